@@ -1,0 +1,35 @@
+"""Submissions of strangers, hostile ones among them: each gets its score, and the machine stays well."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest_examples.grading.conftest import Grader
+
+SUBMISSIONS = Path(__file__).parent / "submissions"
+
+EXPECTED = {
+    "correct": (3, "Succeeded"),
+    "off_by_one": (0, "Succeeded"),
+    "crashes": (0, "Failed"),
+    "thief": (0, "Failed"),
+    "fork_bomb": (0, "Failed"),
+    "memory_bomb": (0, "OutOfMemory"),
+    "never_ends": (0, "TimedOut"),
+    "endless_output": (0, "TimedOut"),
+}
+
+
+@pytest.mark.parametrize("submission", EXPECTED)
+def test_a_submission_gets_its_score(grader: "Grader", submission: str) -> None:
+    score = grader.grade(SUBMISSIONS / f"{submission}.py")
+
+    passed, outcome = EXPECTED[submission]
+    assert score.passed == passed
+    assert {run.outcome for run in score.runs} == {outcome}
+
+
+def test_no_submission_is_forgotten() -> None:
+    assert {path.stem for path in SUBMISSIONS.glob("*.py")} == set(EXPECTED)

@@ -1,0 +1,19 @@
+"""The command-line program under test, as a fixture: a function that runs it in the test's sandbox.
+
+The pool `own-cli` (../pyproject.toml) mounts the project read-only, so an edit is seen at once and no
+installation is needed.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from pytest_arl import SandboxFixture, StepResult
+
+
+@pytest.fixture
+def wordcount(arl_sandbox: SandboxFixture) -> Callable[..., StepResult]:
+    def run(*arguments: str, stdin: str | None = None) -> StepResult:
+        return arl_sandbox.run("python3", "-m", "wordcount", *arguments, stdin=stdin, timeout=10)
+
+    return run

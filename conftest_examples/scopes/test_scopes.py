@@ -1,0 +1,49 @@
+"""Which sandbox a test sees: a new one, a shared one that was set back, or a shared one as the last test left it."""
+
+import pytest
+
+from pytest_arl import SandboxFixture, SandboxSession
+
+
+def files(sandbox: SandboxSession) -> list[str]:
+    return sandbox.run("ls").check().stdout.split()
+
+
+# arl_sandbox: a sandbox for each test (or wider, by `pytest --arl-scope=module`)
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_every_test_has_a_sandbox_of_its_own(arl_sandbox: SandboxFixture, turn: int) -> None:
+    assert files(arl_sandbox) == []
+    arl_sandbox.write(f"left-by-{turn}", "")
+
+
+# a wider scope: one sandbox, set back between tests to how the fixtures prepared it
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_a_shared_sandbox_is_set_back_between_tests(per_module: SandboxSession, dataset: str, turn: int) -> None:
+    assert files(per_module) == [dataset]
+    assert per_module.run("tail", "-n1", dataset).check().stdout == "1000\n"
+    per_module.run("rm", dataset).check()
+    per_module.write(f"left-by-{turn}", "")
+
+
+class TestClass:
+    names: list[str] = []  # noqa: RUF012 - what the two tests tell each other
+
+    @pytest.mark.parametrize("turn", [1, 2])
+    def test_a_class_shares_one(self, per_class: SandboxSession, turn: int) -> None:
+        self.names.append(per_class.name)
+        assert self.names == [per_class.name] * turn
+
+
+# keep_workspace=True: the tests build on one another
+
+
+def test_the_first_leaves_a_file(per_session: SandboxSession) -> None:
+    per_session.write("state.txt", "kept")
+
+
+def test_the_second_finds_it(per_session: SandboxSession) -> None:
+    assert per_session.read_text("state.txt") == "kept"

@@ -1,0 +1,10 @@
+"""A fixture that opens a second sandbox beside the test's own."""
+
+import pytest
+
+from pytest_arl import SandboxFixture, SandboxSession
+
+
+@pytest.fixture
+def small(arl_sandbox: SandboxFixture) -> SandboxSession:
+    return arl_sandbox(pool_ref="small")  # lives as long as arl_sandbox does
