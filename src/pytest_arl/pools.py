@@ -1,0 +1,254 @@
+"""What a pool on this machine is: a table of pyproject.toml, or of the file that ``--arl-pools-file`` names.
+
+Shape only: whether a mount or a root folder exists, and may be used, is judged where sandboxes are made.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pytest_arl.errors import PoolNotFound, UsageError
+from pytest_arl.settings import read_toml
+from pytest_arl.units import parse_quantity
+from pytest_arl.wording import hint, nearest, type_name
+
+if TYPE_CHECKING:
+    from pytest_arl.settings import Settings
+
+__all__ = ["DEFAULT_POOL", "LocalPool", "Mount", "find_pool", "load_pools"]
+
+DEFAULT_POOL = "default"
+"""The pool that is always there."""
+
+_MI = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """More of this machine in a sandbox.
+
+    Attributes:
+        source: here; absolute, not resolved.
+        target: there; absolute.
+        writable: whether the sandbox may write it.
+        text: as it was written, for messages.
+    """
+
+    source: Path
+    target: str
+    writable: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPool:
+    """A template for this machine's sandboxes.
+
+    Attributes:
+        name: the pool's.
+        root: a folder with a root file system, absolute; None is this machine's own (``"host"``).
+        mounts: more of this machine.
+        env: added to the sandbox's environment. Its repr holds no values.
+        network: ``none``, or ``host``, which gives up much of the isolation.
+        memory, workspace, tmp: bytes.
+        output: bytes of each stream that a result keeps.
+        processes: most processes at once.
+        cpus: most CPUs' worth of time, or None for no limit.
+        files: most descriptors of a process.
+        warm: sandboxes kept ready.
+        source: the file that it comes from, or None for the built-in default.
+        base_dir: what its relative paths are relative to.
+    """
+
+    name: str
+    base_dir: Path
+    root: Path | None = None
+    mounts: tuple[Mount, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    network: Literal["none", "host"] = "none"
+    memory: int = 2048 * _MI
+    processes: int = 512
+    cpus: float | None = None
+    files: int = 4096
+    workspace: int = 1024 * _MI
+    tmp: int = 512 * _MI
+    output: int = 16 * _MI
+    warm: int = 0
+    source: Path | None = None
+
+
+class _Tables(NamedTuple):
+    """Pool tables as they stand in their file."""
+
+    tables: Mapping[str, object]
+    source: Path | None
+    base_dir: Path
+
+
+def load_pools(settings: Settings) -> dict[str, LocalPool]:
+    """Every pool there is, ``default`` first. UsageError names the pool, the key and the file of what is wrong."""
+    __tracebackhide__ = True
+    found = _tables(settings)
+    pools = {DEFAULT_POOL: LocalPool(DEFAULT_POOL, found.base_dir)}
+    for name, table in found.tables.items():
+        pools[name] = _pool(name, table, found)
+    return pools
+
+
+def find_pool(settings: Settings, name: str) -> LocalPool:
+    """The pool of that name, or PoolNotFound with those there are and the file they come from."""
+    __tracebackhide__ = True
+    found = _tables(settings)
+    if name in found.tables:
+        return _pool(name, found.tables[name], found)
+    if name == DEFAULT_POOL:
+        return LocalPool(DEFAULT_POOL, found.base_dir)
+    names = sorted({DEFAULT_POOL, *found.tables})
+    best = nearest(name, names)
+    meant = f" (did you mean {best!r}?)" if best else ""
+    if found.source is None:
+        where = f"no pyproject.toml from {settings.start_dir} upward has a [tool.pytest-arl.pools.{name}]"
+    else:
+        where = f"they come from {found.source}"
+    raise PoolNotFound(f"there is no pool {name!r}{meant}; pools: {', '.join(names)}; {where}")
+
+
+def _tables(settings: Settings) -> _Tables:
+    __tracebackhide__ = True
+    path: Path | None = settings.value("pools_file")
+    if path is not None:
+        content = read_toml(path)
+        for key in content:
+            if key != "pools":
+                raise UsageError(f"{path}: unknown table {key!r}: a pools file has [pools.NAME] tables and nothing else")
+        tables = content.get("pools", {})
+        return _Tables(_mapping(tables, f"pools in {path}"), path, path.parent)
+    if settings.project is not None and "pools" in settings.project.table:
+        path = settings.project.path
+        return _Tables(_mapping(settings.project.table["pools"], f"pools of {settings.project.source}"), path, path.parent)
+    return _Tables({}, None, settings.project.path.parent if settings.project else settings.start_dir)
+
+
+def _pool(name: str, table: object, found: _Tables) -> LocalPool:
+    __tracebackhide__ = True
+    where = f"pool {name!r} in {found.source}"
+    values: dict[str, Any] = {}
+    for key, value in _mapping(table, where).items():
+        parse = _PARSERS.get(key)
+        if parse is None:
+            raise UsageError(f"{where}: unknown key {key!r}; {hint(key, _PARSERS)}")
+        try:
+            values[key] = parse(value, found.base_dir)
+        except UsageError as error:
+            raise UsageError(f"{where}: {key} {error}") from None
+    return LocalPool(name, found.base_dir, source=found.source, **values)
+
+
+def _mapping(value: object, where: str) -> Mapping[str, object]:
+    __tracebackhide__ = True
+    if not isinstance(value, dict):
+        raise UsageError(f"{where} must be a table, not {type_name(value)}")
+    return value
+
+
+def _root(value: object, base: Path) -> Path | None:
+    __tracebackhide__ = True
+    if value == "host":
+        return None
+    return _folder(value, base, 'must be "host" or a folder with a root file system')
+
+
+def _folder(value: object, base: Path, rule: str) -> Path:
+    __tracebackhide__ = True
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise UsageError(f"{rule}, not {value!r}")
+    return base / Path(value).expanduser()
+
+
+def _mounts(value: object, base: Path) -> tuple[Mount, ...]:
+    __tracebackhide__ = True
+    if not isinstance(value, list):
+        raise UsageError(f'must be a list such as ["src:/src:ro"], not {type_name(value)}')
+    return tuple(_mount(text, base) for text in value)
+
+
+def _mount(text: object, base: Path) -> Mount:
+    __tracebackhide__ = True
+    rule = 'has %r, which is not of the form "src:/src", "src:/src:ro" or "src:/src:rw"'
+    if not isinstance(text, str):
+        raise UsageError(rule % (text,))
+    parts = text.split(":")
+    option = parts.pop() if len(parts) > 2 and parts[-1] in {"ro", "rw"} else "ro"  # noqa: PLR2004 - source, target, option
+    if len(parts) != 2 or not all(parts) or "\0" in text:  # noqa: PLR2004 - source and target
+        raise UsageError(rule % text)
+    source, target = parts
+    if not target.startswith("/") or ".." in target.split("/"):
+        raise UsageError(f"has {text!r}: {target!r} must be an absolute path without '..'")
+    return Mount(_folder(source, base, rule % text), os.path.normpath(target), option == "rw", text)
+
+
+def _env(value: object, _base: Path) -> dict[str, str]:
+    __tracebackhide__ = True
+    if not isinstance(value, dict):
+        raise UsageError(f'must be a table such as {{ DEBUG = "1" }}, not {type_name(value)}')
+    for name, content in value.items():
+        if not name or "=" in name or "\0" in name:
+            raise UsageError(f"has the name {name!r}: a name is not empty and has no '=' in it")
+        if not isinstance(content, str):
+            raise UsageError(f"[{name!r}] must be a string, not {type_name(content)}")
+        if "\0" in content:
+            raise UsageError(f"[{name!r}] has a NUL byte")
+    return dict(value)
+
+
+def _network(value: object, _base: Path) -> str:
+    __tracebackhide__ = True
+    if value not in ("none", "host"):
+        raise UsageError(f"must be 'none' or 'host', not {value!r}")
+    return str(value)
+
+
+def _size(value: object, _base: Path) -> int:
+    __tracebackhide__ = True
+    size = parse_quantity(value)
+    if not size:
+        raise UsageError("must be more than 0")
+    return size
+
+
+def _whole(least: int) -> Callable[[object, Path], int]:
+    def parse(value: object, _base: Path) -> int:
+        __tracebackhide__ = True
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UsageError(f"must be a whole number, at least {least}, not {value!r}")
+        return value
+
+    return parse
+
+
+def _cpus(value: object, _base: Path) -> float:
+    __tracebackhide__ = True
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise UsageError(f"must be a number of CPUs, more than 0, such as 0.5, not {value!r}")
+    return float(value)
+
+
+_PARSERS: Mapping[str, Callable[[object, Path], object]] = {
+    "root": _root,
+    "mounts": _mounts,
+    "env": _env,
+    "network": _network,
+    "memory": _size,
+    "processes": _whole(1),
+    "cpus": _cpus,
+    "files": _whole(16),
+    "workspace": _size,
+    "tmp": _size,
+    "output": _size,
+    "warm": _whole(0),
+}

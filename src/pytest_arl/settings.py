@@ -1,0 +1,431 @@
+"""Every setting once: its flag, ini key, environment variable, default, and where its value came from.
+
+Precedence, strongest first: what a test says (:func:`override`) > command line > environment > ini >
+``[tool.pytest-arl]`` > default. Explicit arguments of a session beat all of them.
+
+Standard library only: this is read at every start of pytest, used or not. A pyproject.toml is parsed only where its
+bytes mention ``pytest-arl``, so that a project without settings does not pay for a TOML parser.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytest_arl.errors import UsageError
+from pytest_arl.units import parse_duration, parse_timeout
+from pytest_arl.wording import hint, one_of, type_name
+
+__all__ = [
+    "ISOLATION_TIERS",
+    "SCOPES",
+    "SETTINGS",
+    "Project",
+    "Setting",
+    "Settings",
+    "Value",
+    "activate",
+    "current",
+    "override",
+    "read_toml",
+]
+
+SCOPES = ("function", "class", "module", "session")
+"""Scopes that a plugin's fixture can have; pytest knows ``package`` only for fixtures of that package's conftest."""
+
+ISOLATION_TIERS = ("bwrap+cgroup", "bwrap+rlimit", "bwrap, outer /proc", "none")
+"""Of this machine's sandboxes, strongest first."""
+
+_TABLE = "pytest-arl"
+DEFAULT = "default"
+"""The source of a value that nobody set."""
+
+
+def _text(value: object) -> str:
+    __tracebackhide__ = True
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise UsageError(f"must be a name, not {value!r}" if isinstance(value, str) else f"must be a name, not {type_name(value)}")
+    return value.strip()
+
+
+def _optional_text(value: object) -> str | None:
+    __tracebackhide__ = True
+    return None if value is None else _text(value)
+
+
+def _scope(value: object) -> str:
+    __tracebackhide__ = True
+    if value == "package":
+        raise UsageError(
+            'cannot be package (pytest cannot widen a plugin\'s fixture to it): write sandbox_fixture(scope="package") '
+            "in that package's conftest.py"
+        )
+    return _choice(value, SCOPES)
+
+
+def _isolation(value: object) -> str:
+    __tracebackhide__ = True
+    return _choice(value, ISOLATION_TIERS)
+
+
+def _choice(value: object, choices: tuple[str, ...]) -> str:
+    __tracebackhide__ = True
+    if value not in choices:
+        raise UsageError(f"must be {one_of(map(repr, choices))}, not {value!r}")
+    return str(value)
+
+
+def _seconds(value: object) -> float:
+    __tracebackhide__ = True
+    seconds = parse_duration(value)
+    if not seconds:
+        raise UsageError("must be more than 0: nothing waits for ever here, and nothing comes at once")
+    return seconds
+
+
+def _count(value: object, least: int) -> int | None:
+    __tracebackhide__ = True
+    if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+        return None
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"must be a whole number, at least {least}, not {value!r}")
+    return value
+
+
+def _positive(value: object) -> int | None:
+    __tracebackhide__ = True
+    return _count(value, 1)
+
+
+def _natural(value: object) -> int | None:
+    __tracebackhide__ = True
+    return _count(value, 0)
+
+
+def _path(value: object) -> Path | None:
+    __tracebackhide__ = True
+    if value is None:
+        return None
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in str(value):
+        raise UsageError(f"must be a path, not {value!r}")
+    return Path(value).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One option: declared here, and nowhere else.
+
+    Attributes:
+        name: what Python calls it, and its key in ``[tool.pytest-arl]``.
+        default: its value where nobody set it.
+        parse: makes a value of a string or a TOML value, or raises UsageError («must be ...»).
+        help: a line for ``--help``, with its unit.
+        metavar: what stands for the value in ``--help``.
+    """
+
+    name: str
+    default: object
+    parse: Callable[[object], object]
+    help: str
+    metavar: str
+
+    @property
+    def flag(self) -> str:
+        """``--arl-acquire-timeout``."""
+        return "--arl-" + self.name.replace("_", "-")
+
+    @property
+    def ini(self) -> str:
+        """``arl_acquire_timeout``."""
+        return f"arl_{self.name}"
+
+    @property
+    def env(self) -> str:
+        """``PYTEST_ARL_ACQUIRE_TIMEOUT``."""
+        return f"PYTEST_ARL_{self.name.upper()}"
+
+    @property
+    def toml(self) -> str:
+        """Its key in ``[tool.pytest-arl]``: ``acquire_timeout``."""
+        return self.name
+
+
+SETTINGS: Mapping[str, Setting] = {
+    setting.name: setting
+    for setting in (
+        Setting("pool", "default", _text, "pool that sandboxes come from", "NAME"),
+        Setting("backend", "local", _text, "what makes sandboxes: local, or the name that a plugin gave its own", "NAME"),
+        Setting("namespace", None, _optional_text, "Kubernetes namespace; means nothing on this machine", "NAME"),
+        Setting("scope", "function", _scope, f"how long arl_sandbox lives: {one_of(SCOPES)}", "SCOPE"),
+        Setting("timeout", None, parse_timeout, "limit of each execute(), as in 90s; none by default", "DURATION"),
+        Setting("acquire_timeout", 120.0, _seconds, "longest wait for a sandbox to be ready (120s)", "DURATION"),
+        Setting("max_sandboxes", None, _positive, "most sandboxes open at once in a process; none is no limit", "N"),
+        Setting("output", None, _path, "folder for steps.jsonl and full outputs", "DIR"),
+        Setting("durations", None, _natural, "show the N slowest steps (0: all)", "N"),
+        Setting(
+            "isolation_min",
+            "bwrap+rlimit",
+            _isolation,
+            f"weakest isolation to accept: {one_of(ISOLATION_TIERS)}",
+            "TIER",
+        ),
+        Setting("pools_file", None, _path, "TOML file with [pools.NAME] tables, instead of pyproject.toml's", "FILE"),
+    )
+}
+
+
+class Value(NamedTuple):
+    """A setting's value and where it came from, fit to print."""
+
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """The pyproject.toml that has a ``[tool.pytest-arl]``, and that table."""
+
+    path: Path
+    table: Mapping[str, Any]
+
+    @property
+    def source(self) -> str:
+        """``[tool.pytest-arl] in /x/pyproject.toml``."""
+        return f"[tool.{_TABLE}] in {self.path}"
+
+
+class Settings(Mapping[str, Value]):
+    """All settings, frozen: ``settings["pool"].value``, ``settings["pool"].source``, ``settings.value("pool")``."""
+
+    __slots__ = ("_values", "project", "start_dir")
+
+    def __init__(self, values: Mapping[str, Value], start_dir: Path, project: Project | None) -> None:
+        self._values = dict(values)
+        self.start_dir = start_dir
+        """Where the search for a pyproject.toml began: pytest's rootdir, or the working directory."""
+        self.project = project
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        cli: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] | None = None,
+        ini: Mapping[str, object] | None = None,
+        ini_path: Path | None = None,
+        start_dir: Path | None = None,
+    ) -> Settings:
+        """Read every source; raises UsageError that names the option and the source of a bad value.
+
+        Args:
+            cli: values by setting's name; None is not given.
+            environ: the environment; None is none of it.
+            ini: values by setting's name; None and ``""`` are not given.
+            ini_path: the ini file, for the source's name and as the base of its relative paths.
+            start_dir: where to look for pyproject.toml, and upward; None is the working directory.
+        """
+        __tracebackhide__ = True
+        here = Path.cwd()
+        start = here if start_dir is None else start_dir
+        project = _find_project(start)
+        table = _known(project)
+        ini_name = ini_path.name if ini_path else "pytest.ini"
+        ini_base = ini_path.parent if ini_path else start
+        values: dict[str, Value] = {}
+        for setting in SETTINGS.values():
+            name = setting.name
+            if cli and cli.get(name) is not None:
+                values[name] = _value(setting, cli[name], setting.flag, setting.flag, here)
+            elif environ and environ.get(setting.env):
+                values[name] = _value(setting, environ[setting.env], setting.env, setting.env, here)
+            elif ini and ini.get(name) not in (None, ""):
+                source = f"{setting.ini} in {ini_name}"
+                values[name] = _value(setting, ini[name], source, source, ini_base)
+            elif project and name in table:
+                label = f"{name} of {project.source}"
+                values[name] = _value(setting, table[name], project.source, label, project.path.parent)
+            else:
+                values[name] = Value(setting.default, DEFAULT)
+        return cls(values, start, project)
+
+    def value(self, name: str) -> Any:
+        """The value alone."""
+        return self._values[name].value
+
+    def overridden(self, values: Mapping[str, object], source: str) -> Settings:
+        """These settings with some values replaced; ``source`` says by what (``marker arl``, ``parameter``).
+
+        None is a value here, where the setting takes it: a marker's ``timeout=None`` lifts the run's limit.
+        """
+        __tracebackhide__ = True
+        merged = dict(self._values)
+        for name, value in values.items():
+            if name not in SETTINGS:
+                raise UsageError(f"{source}: there is no setting {name!r}; {hint(name, SETTINGS)}")
+            merged[name] = _value(SETTINGS[name], value, source, f"{source}: {name}", Path.cwd())
+        return Settings(merged, self.start_dir, self.project)
+
+    def configured(self) -> dict[str, Value]:
+        """What somebody set, for the header."""
+        return {name: value for name, value in self._values.items() if value.source != DEFAULT}
+
+    def __getitem__(self, name: str) -> Value:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self._values.items()), self.start_dir))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value.value!r} ({value.source})" for name, value in self.configured().items())
+        return f"<Settings {shown or 'all default'}>"
+
+
+def _value(setting: Setting, raw: object, source: str, label: str, base: Path) -> Value:
+    """A parsed value; ``label`` names it in an error, ``base`` is what its path is relative to."""
+    __tracebackhide__ = True
+    try:
+        value = setting.parse(raw)
+    except UsageError as error:
+        raise UsageError(f"{label} {error}") from None
+    return Value(base / value if isinstance(value, Path) else value, source)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file's content; UsageError names the file where it cannot be read or parsed."""
+    __tracebackhide__ = True
+    try:
+        return _parse_toml(path, path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _parse_toml(path: Path, content: bytes) -> dict[str, Any]:
+    __tracebackhide__ = True
+    import tomllib  # noqa: PLC0415 - only who has settings in TOML pays for the parser
+
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from None
+
+
+def _find_project(start: Path) -> Project | None:
+    """The first pyproject.toml with our table, from ``start`` upward."""
+    __tracebackhide__ = True
+    start = Path(os.path.abspath(start))  # noqa: PTH100 - resolve() would leave the folder the user named
+    for folder in (start, *start.parents):
+        path = folder / "pyproject.toml"
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue
+        if _TABLE.encode() not in content:
+            continue
+        tool = _parse_toml(path, content).get("tool")
+        table = tool.get(_TABLE) if isinstance(tool, dict) else None
+        if isinstance(table, dict):
+            return Project(path, table)
+        if table is not None:
+            raise UsageError(f"tool.{_TABLE} in {path} must be a table, not {type_name(table)}")
+    return None
+
+
+def _known(project: Project | None) -> dict[str, object]:
+    """The project's settings, by name; an unknown key is an error, for it would silently do nothing."""
+    __tracebackhide__ = True
+    if project is None:
+        return {}
+    table = {}
+    for key, value in project.table.items():
+        name = key.replace("-", "_")
+        if name in SETTINGS:
+            table[name] = value
+        elif key != "pools":
+            raise UsageError(f"unknown key {key!r} of {project.source}; {hint(key, [*SETTINGS, 'pools'])}")
+    return table
+
+
+class _Active:
+    """The settings in force in this process: a base, and what the running tests lay over it.
+
+    One for the process, not one for each context: a session that a test makes in a thread of its own follows the
+    test's marker too.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._base: Settings | None = None
+        self._built: tuple[object, Settings] | None = None
+        self._overlays: list[tuple[Mapping[str, object], str]] = []
+
+    def activate(self, settings: Settings | None) -> Settings | None:
+        with self._lock:
+            previous, self._base = self._base, settings
+            return previous
+
+    def current(self) -> Settings:
+        __tracebackhide__ = True
+        with self._lock:
+            settings = self._base or self._from_here()
+            overlays = list(self._overlays)
+        for values, source in overlays:
+            settings = settings.overridden(values, source)
+        return settings
+
+    def push(self, overlay: tuple[Mapping[str, object], str]) -> None:
+        with self._lock:
+            self._overlays.append(overlay)
+
+    def remove(self, overlay: tuple[Mapping[str, object], str]) -> None:
+        with self._lock:
+            # By identity: two tests may lay equal values over.
+            self._overlays = [other for other in self._overlays if other is not overlay]
+
+    def _from_here(self) -> Settings:
+        """Settings without pytest, built anew only where the working directory or a variable has changed."""
+        __tracebackhide__ = True
+        here = Path.cwd()
+        seen = (here, tuple(os.environ.get(setting.env) for setting in SETTINGS.values()))
+        if self._built is None or self._built[0] != seen:
+            self._built = (seen, Settings.build(environ=os.environ, start_dir=here))
+        return self._built[1]
+
+
+_active = _Active()
+
+
+def activate(settings: Settings | None) -> Settings | None:
+    """Make these the process's settings, None to read them from the environment again; returns what was there."""
+    return _active.activate(settings)
+
+
+def current() -> Settings:
+    """The settings in force now: what was activated, or else environment and pyproject.toml, with all overrides."""
+    __tracebackhide__ = True
+    return _active.current()
+
+
+@contextmanager
+def override(values: Mapping[str, object], source: str) -> Iterator[Settings]:
+    """Lay values over the settings while a test runs; bad ones are a UsageError that names ``source``."""
+    __tracebackhide__ = True
+    overlay = (dict(values), source)
+    current().overridden(*overlay)
+    _active.push(overlay)
+    try:
+        yield current()
+    finally:
+        _active.remove(overlay)
