@@ -21,7 +21,7 @@ async def test_two_sandboxes_side_by_side() -> None:
         async with SandboxSession(pool_ref="python-39-std") as session:
             return (await session.arun("echo", str(number))).check().stdout
 
-    assert await asyncio.gather(answer(1), answer(2)) == ["1\n", "2\n"]
+    assert [*await asyncio.gather(answer(1), answer(2))] == ["1\n", "2\n"]
 
 
 @pytest.mark.anyio

@@ -16,7 +16,17 @@ SUITE = pytest.StashKey[Counter[str]]()
 def suite(suite_sandbox: SandboxSession, pytestconfig: pytest.Config) -> dict[str, Counter[str]]:
     """For each file of the suite: how many of its tests ended how."""
     run = suite_sandbox.run(
-        *("python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=junit.xml", "--pyargs", "pyflakes.test"),
+        *(
+            "python3",
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--junitxml=junit.xml",
+            "--pyargs",
+            "pyflakes.test",
+        ),
         env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         timeout=300,
     )

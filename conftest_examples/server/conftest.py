@@ -1,6 +1,7 @@
 """A server that lives in a sandbox of its own, started once for the module.
 
-No port of this machine is taken: the sandbox has a loopback interface for itself, so any number of these run side by side.
+No port of this machine is taken: each sandbox has a loopback interface for itself, so any number of these run
+side by side.
 """
 
 import time

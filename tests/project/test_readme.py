@@ -1,0 +1,82 @@
+"""README.md holds: its Python runs as printed, its commands are CI's, its links lead somewhere."""
+
+import itertools
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+
+
+BLOCKS = [Block(*match) for match in re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)]
+SHELL = [block.text.strip() for block in BLOCKS if block.language == "sh"]
+TESTS = [block.text for block in BLOCKS if block.language == "python" and "def test_" in block.text]
+SCRIPTS = [
+    (block.text, following.text)
+    for block, following in itertools.pairwise(BLOCKS)
+    if block.language == "python" and block.text not in TESTS
+]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with the pyproject.toml that README.md prints, and nothing else."""
+    settings = [block.text for block in BLOCKS if block.language == "toml"]
+    (tmp_path / "pyproject.toml").write_text("\n".join(settings))
+    return tmp_path
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_there_are_three_samples_and_one_test_file() -> None:
+    assert len(SCRIPTS) == 3
+    assert len(TESTS) == 1
+
+
+@pytest.mark.parametrize(("code", "printed"), SCRIPTS, ids=["context-manager", "keep-alive", "file-patch"])
+def test_a_sample_prints_what_the_readme_says(project: Path, code: str, printed: str) -> None:
+    (project / "sample.py").write_text(code)
+    run = python("sample.py", cwd=project)
+    assert (run.stdout, run.stderr, run.returncode) == (printed, "", 0)
+
+
+@pytest.mark.parametrize("code", TESTS, ids=["first"])
+def test_a_test_file_passes_and_names_its_isolation(project: Path, code: str) -> None:
+    (project / "test_sample.py").write_text(code)
+    run = python("-m", "pytest", cwd=project)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"^arl: \d+ sandboxes, \d+ steps, 0 left \((?!none)\S.*\)$", run.stdout, re.MULTILINE), run.stdout
+
+
+def test_the_two_commands_are_one_line_each() -> None:
+    assert len(SHELL) == 2
+    assert [len(command.splitlines()) for command in SHELL] == [1, 1]
+
+
+def test_ci_runs_the_commands_of_the_readme_and_no_copies_of_them() -> None:
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "$first" in ci
+    assert "$second" in ci
+    assert ".venv/bin/pytest" not in ci
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
+    assert [link for link in links if not (document.parent / link).exists()] == []
