@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_arl.results import StepResult
     from pytest_arl.steps import Step
 
@@ -108,6 +109,10 @@ class BackendSandbox(Protocol):
     """The tier, as the last line of a run names it: ``bwrap+cgroup``."""
     output_limit: int
     """Bytes of each stream that a result keeps."""
+    partial: list[StepResult]
+    """What is known of the latest task, also when ``execute`` raised: finished steps, and the output so far of the
+    one that ran.
+    """
 
     def execute(self, task: TaskRequest, on_output: OnOutput | None) -> list[StepResult]:
         """Run a task; one result for each step, Skipped ones included.
@@ -142,7 +147,9 @@ class BackendSandbox(Protocol):
         """Remember workspace, /tmp and home, and the background processes that live."""
 
     def restore(self, checkpoint: Checkpoint) -> BackendSandbox:
-        """Return to the checkpoint: gives the sandbox to use from here on, which may be a fresh one (self is then closed)."""
+        """Return to the checkpoint: gives the sandbox to use from here on, which may be a fresh one (self is then
+        closed).
+        """
 
     def alive(self) -> bool:
         """Whether the sandbox can still run a task, as far as is known without asking it."""
@@ -157,7 +164,9 @@ class Backend(Protocol):
     name: str
 
     def acquire(self, request: AcquireRequest) -> BackendSandbox:
-        """A ready sandbox. Raises PoolNotFound, BackendUnavailable, SandboxTimeout, PermissionDenied, UsageError (a pool's own fault)."""
+        """A ready sandbox. Raises PoolNotFound, BackendUnavailable, SandboxTimeout, PermissionDenied, UsageError
+        (a pool's own fault).
+        """
 
     def pools(self) -> tuple[str, ...]:
         """Names of the pools there are, sorted."""

@@ -1,0 +1,24 @@
+"""The agent: PID 1 of every sandbox, which does all the work there.
+
+Only the standard library is imported here, and of that only what starts in no time: builtin and
+C modules. Nothing in this package knows pytest, a backend or a cluster; it serves one stream of
+frames (:mod:`pytest_arl.agent.frames`) and whatever carries them is not its business.
+
+==========  =====================================================================================
+frames      the wire: values, frames, the parser (the host's end uses it too)
+system      what Python's builtins lack: prctl, openat2, limits, becoming another user
+loop        waiting: descriptors, timers, children
+link        the agent's end of the stream: what is to be sent, and when to stop producing
+spool       where output is kept until nobody can ask for it any more
+tree        which processes live, and killing them
+command     one running program: start, stdin, capture, end
+limits      which limit a step ran into
+tasks       steps in order, timeouts, cancelling, each task once
+background  programs that outlive their step
+files       one file: resolve, write atomically, read
+transfer    files and folders, in and out
+server      one message, one method
+main        from exec to serving
+bundle      (host side) the code of all this as one blob, and how to start it
+==========  =====================================================================================
+"""

@@ -1,0 +1,64 @@
+"""(Host side) The agent as one blob of code, and the program that starts it.
+
+The sandbox's interpreter is the host's own, so the code travels compiled: reading it takes 0.3 ms where compiling
+the modules would take 15, and no cache folder has to be found or written.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import marshal
+
+__all__ = ["BOOT", "bundle"]
+
+# In the order of their imports, so that each finds those before it.
+_MODULES = (
+    "frames",
+    "system",
+    "loop",
+    "link",
+    "spool",
+    "tree",
+    "limits",
+    "command",
+    "background",
+    "files",
+    "transfer",
+    "checkpoint",
+    "tasks",
+    "server",
+    "main",
+)
+
+BOOT = """\
+import sys, marshal
+M = type(sys)
+for name in ('pytest_arl', 'pytest_arl.agent'):
+    sys.modules[name] = M(name)
+    sys.modules[name].__path__ = []
+agent = sys.modules['pytest_arl.agent']
+with open(sys.argv[1], 'rb') as file:
+    codes = marshal.load(file)
+for name, code in codes:
+    module = M('pytest_arl.agent.' + name)
+    sys.modules[module.__name__] = module
+    setattr(agent, name, module)
+    exec(code, module.__dict__)
+agent.main.main(int(sys.argv[2]))
+"""
+"""The program for ``python -I -S -B -c BOOT PATH_OF_THE_BUNDLE NUMBER_OF_THE_DESCRIPTOR``."""
+
+
+@functools.cache
+def bundle() -> bytes:
+    """The agent's code objects, for an interpreter of this very version."""
+    codes = []
+    for name in _MODULES:
+        spec = importlib.util.find_spec("pytest_arl.agent." + name)
+        loader = None if spec is None else spec.loader
+        if loader is None or not hasattr(loader, "get_code"):
+            msg = f"the agent's module {name} is not where it was installed"
+            raise ImportError(msg)
+        codes.append((name, loader.get_code(f"pytest_arl.agent.{name}")))
+    return marshal.dumps(codes)

@@ -1,0 +1,55 @@
+"""Returning to a checkpoint in place, for the sandboxes whose checkpoint has living processes.
+
+A server that was started before the checkpoint holds its files open, so files that did not change must stay the
+same files. The manifest tells which did: an inode's change time cannot be set back by a program.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pytest_arl.agent import files, system
+
+__all__ = ["Manifest"]
+
+_Mark = tuple[int, int, int]
+
+
+class Manifest:
+    """What the writable folders held when it was made."""
+
+    def __init__(self, roots: list[bytes]) -> None:
+        self._roots = roots
+        self._marks = dict(_walk(roots))
+
+    def undo(self) -> list[bytes]:
+        """Remove what is new, and give the paths that changed or are gone: their content is the host's to send."""
+        there = dict(_walk(self._roots))
+        for path in sorted(set(there) - set(self._marks)):
+            files.remove_tree(path)
+        system.ipc_remove_all()
+        return [path for path, mark in self._marks.items() if there.get(path) != mark and path not in self._roots]
+
+    def renew(self) -> None:
+        """The host has put everything back: remember the new inodes."""
+        self._marks = dict(_walk(self._roots))
+
+
+def _walk(roots: list[bytes]) -> list[tuple[bytes, _Mark]]:
+    found = []
+    stack = list(roots)
+    while stack:
+        path = stack.pop()
+        try:
+            state = os.lstat(path)
+            if stat.S_ISDIR(state.st_mode):
+                # A folder's change time moves with every file in it: its mode is what matters.
+                found.append((path, (state.st_ino, state.st_mode, 0)))
+                with os.scandir(path) as entries:
+                    stack += [entry.path for entry in entries]
+            else:
+                found.append((path, (state.st_ino, state.st_mode, state.st_ctime_ns)))
+        except OSError:
+            continue
+    return found

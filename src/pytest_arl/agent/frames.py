@@ -1,0 +1,239 @@
+"""The wire: values, frames and their parser. Shared by both ends.
+
+A *frame* is a header (payload length, type, stream) and a payload of at most ``MAX_PAYLOAD`` bytes, so
+that a long transfer never blocks a short answer for long. A *message* is a value (None, bool, int, float,
+bytes, str, list, dict with str keys) in one frame or more: all but its last have the type ``MORE``.
+Streams tell exchanges apart: whoever opens one picks its number and every answer carries it.
+
+Nothing here trusts its input: what is malformed raises :class:`ProtocolError`, never anything else.
+"""
+
+from __future__ import annotations
+
+import _struct
+
+VERSION = 1
+"""Both ends must speak the same version; the first message of either side names it."""
+
+MAX_PAYLOAD = 256 * 1024
+"""Bytes in one frame. 256 KiB is where larger writes to a socket stopped being faster (2 cores, Linux 6)."""
+
+MAX_MESSAGE = 256 * 1024 * 1024
+"""Bytes in one message, all its frames together: bounds what a peer can make this side hold."""
+
+MAX_DEPTH = 8
+"""Nesting of a value. Ours nest four deep."""
+
+# Frame types. 0x00-0x3f carry raw bytes, 0x40-0x7f carry a value.
+MORE = 0x01  # a part of a message that continues in the next frame of its stream
+STDOUT = 0x02  # output of a step as it comes: step (u32), bytes
+STDERR = 0x03
+STDOUT_TAIL = 0x04  # the end of output whose middle is not sent: step (u32), bytes
+STDERR_TAIL = 0x05
+DATA = 0x06  # a piece of a file, of stdin, of kept output
+
+HELLO = 0x40  # agent: who it is; host: what it is to be
+READY = 0x41  # agent: at work
+TASK = 0x42  # host: run these steps
+STEP = 0x43  # agent: a step has ended
+DONE = 0x44  # agent: the task has ended
+CANCEL = 0x45  # host: end the running step of a task
+PROCESS = 0x46  # host: about a background process
+FETCH = 0x47  # host: all of a step's output
+PUT = 0x48  # host: files are coming
+GET = 0x49  # host: send files
+ENTRY = 0x4A  # either: one file, folder or link of a transfer
+END = 0x4B  # either: nothing more of this transfer
+WRITE = 0x4C  # host: one file, whole
+RESET = 0x4D  # host: checkpoints
+REPLY = 0x4E  # agent: the answer to a request that has one
+ERROR = 0x4F  # agent: why there is no answer
+PING = 0x50  # host
+PONG = 0x51  # agent
+
+_VALUE = 0x40
+HEADER = _struct.Struct("!IBI")
+STEP_INDEX = _struct.Struct("!I")
+_U32 = _struct.Struct("!I")
+_I64 = _struct.Struct("!q")
+_F64 = _struct.Struct("!d")
+
+
+class ProtocolError(Exception):
+    """The peer sent what no version of this protocol has, or more than it may."""
+
+
+def encode(value: object) -> bytes:
+    """A value as bytes. TypeError for a type that the wire has not."""
+    out = bytearray()
+    _encode(value, out)
+    return bytes(out)
+
+
+def _encode(value: object, out: bytearray) -> None:  # noqa: C901 - one case for each type
+    if value is None:
+        out += b"N"
+    elif value is True:
+        out += b"T"
+    elif value is False:
+        out += b"F"
+    elif isinstance(value, (bytes, bytearray, memoryview)):
+        out += b"b" + _U32.pack(len(value))
+        out += value
+    elif isinstance(value, str):
+        raw = value.encode("utf-8", "surrogateescape")
+        out += b"s" + _U32.pack(len(raw))
+        out += raw
+    elif isinstance(value, int):
+        out += b"i" + _I64.pack(value)
+    elif isinstance(value, float):
+        out += b"f" + _F64.pack(value)
+    elif isinstance(value, (list, tuple)):
+        out += b"l" + _U32.pack(len(value))
+        for item in value:
+            _encode(item, out)
+    elif isinstance(value, dict):
+        out += b"d" + _U32.pack(len(value))
+        for key, item in value.items():
+            raw = key.encode()
+            out += _U32.pack(len(raw))
+            out += raw
+            _encode(item, out)
+    else:
+        raise TypeError("no place on the wire for " + type(value).__name__)
+
+
+def decode(data: bytes | bytearray | memoryview) -> object:
+    """The value of :func:`encode`'s bytes. ProtocolError for anything else."""
+    raw = bytes(data)
+    try:
+        value, end = _decode(raw, 0, 0)
+    except (_struct.error, IndexError, UnicodeDecodeError) as error:  # type: ignore[attr-defined]  # it is there
+        raise ProtocolError("a value is cut short or garbled: " + str(error)) from None
+    if end != len(raw):
+        raise ProtocolError("bytes follow the value")
+    return value
+
+
+def _take(raw: bytes, at: int) -> tuple[bytes, int]:
+    (size,) = _U32.unpack_from(raw, at)
+    end = at + 4 + size
+    if end > len(raw):
+        raise ProtocolError("a value is longer than its message")
+    return raw[at + 4 : end], end
+
+
+def _decode(raw: bytes, at: int, depth: int) -> tuple[object, int]:  # noqa: C901, PLR0911 - as above
+    kind = raw[at]
+    at += 1
+    if kind == 0x62:  # b
+        return _take(raw, at)
+    if kind == 0x69:  # i
+        return _I64.unpack_from(raw, at)[0], at + 8
+    if kind == 0x73:  # s
+        text, at = _take(raw, at)
+        return text.decode("utf-8", "surrogateescape"), at
+    if kind == 0x4E:  # N
+        return None, at
+    if kind == 0x54:  # T
+        return True, at
+    if kind == 0x46:  # F
+        return False, at
+    if kind == 0x66:  # f
+        return _F64.unpack_from(raw, at)[0], at + 8
+    if depth == MAX_DEPTH:
+        raise ProtocolError("a value nests too deep")
+    if kind == 0x6C:  # l
+        (count,) = _U32.unpack_from(raw, at)
+        at += 4
+        items = []
+        for _ in range(count):
+            item, at = _decode(raw, at, depth + 1)
+            items.append(item)
+        return items, at
+    if kind == 0x64:  # d
+        (count,) = _U32.unpack_from(raw, at)
+        at += 4
+        table = {}
+        for _ in range(count):
+            key, at = _take(raw, at)
+            table[key.decode()], at = _decode(raw, at, depth + 1)
+        return table, at
+    raise ProtocolError("no value begins with " + repr(kind))
+
+
+def frame(kind: int, stream: int, payload: bytes | bytearray | memoryview = b"") -> bytes:
+    """One frame. The payload has at most MAX_PAYLOAD bytes."""
+    return HEADER.pack(len(payload), kind, stream) + payload
+
+
+def message(kind: int, stream: int, value: object) -> bytes:
+    """A value as the frames of one message."""
+    body = encode(value)
+    if len(body) <= MAX_PAYLOAD:
+        return HEADER.pack(len(body), kind, stream) + body
+    if len(body) > MAX_MESSAGE:
+        raise ProtocolError("a message of " + str(len(body)) + " bytes is over the limit of " + str(MAX_MESSAGE))
+    out = bytearray()
+    for at in range(0, len(body), MAX_PAYLOAD):
+        last = at + MAX_PAYLOAD >= len(body)
+        out += frame(kind if last else MORE, stream, body[at : at + MAX_PAYLOAD])
+    return bytes(out)
+
+
+class Parser:
+    """Bytes in, frames and messages out.
+
+    ``feed`` takes bytes as they come and returns what they complete: ``(kind, stream, value)`` with the decoded
+    value for messages and with the bytes for raw frames. After a ProtocolError the parser is of no more use.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._parts: dict[int, bytearray] = {}
+        self._held = 0
+
+    def feed(self, data: bytes | memoryview) -> list[tuple[int, int, object]]:
+        """What ``data`` completes, in order."""
+        buffer = self._buffer
+        buffer += data
+        found: list[tuple[int, int, object]] = []
+        at = 0
+        end = len(buffer)
+        while end - at >= HEADER.size:
+            size, kind, stream = HEADER.unpack_from(buffer, at)
+            if size > MAX_PAYLOAD:
+                raise ProtocolError("a frame of " + str(size) + " bytes is over the limit of " + str(MAX_PAYLOAD))
+            start = at + HEADER.size
+            if end - start < size:
+                break
+            at = start + size
+            with memoryview(buffer) as view:
+                payload = bytes(view[start:at])
+            if kind >= _VALUE or kind == MORE:
+                self._message(kind, stream, payload, found)
+            elif STDOUT <= kind <= DATA:
+                found.append((kind, stream, payload))
+            else:
+                raise ProtocolError("no frame has the type " + str(kind))
+        if at:
+            del buffer[:at]
+        return found
+
+    def _message(self, kind: int, stream: int, payload: bytes, found: list[tuple[int, int, object]]) -> None:
+        parts = self._parts.pop(stream, None) if self._parts else None
+        if kind == MORE:
+            self._held += len(payload)
+            if self._held > MAX_MESSAGE:
+                raise ProtocolError("unfinished messages are over the limit of " + str(MAX_MESSAGE) + " bytes")
+            parts = bytearray() if parts is None else parts
+            parts += payload
+            self._parts[stream] = parts
+            return
+        if kind > PONG:
+            raise ProtocolError("no message has the type " + str(kind))
+        if parts is None:
+            found.append((kind, stream, decode(payload)))
+            return
+        self._held -= len(parts)
+        found.append((kind, stream, decode(parts + payload)))

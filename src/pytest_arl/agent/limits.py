@@ -1,0 +1,167 @@
+"""Which limit a step ran into.
+
+With a cgroup the kernel counts what it refused, and the counters are believed. Without one the agent looks at what
+lives in the sandbox 20 times a second, since nothing else bounds shared memory and tmpfs there. What only
+the program itself learned (EMFILE, ENOSPC) is read from the last lines it wrote to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pytest_arl.agent import system, tree
+
+__all__ = ["SAMPLE_SECONDS", "Limits"]
+
+SAMPLE_SECONDS = 0.05
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_SAID = (
+    (b"Too many open files", "files"),
+    (b"No space left on device", "workspace"),
+    (b"Cannot allocate memory", "memory"),
+    (b"MemoryError", "memory"),
+    (b"bad_alloc", "memory"),
+    (b"Resource temporarily unavailable", "processes"),
+    (b"can't start new thread", "processes"),
+)
+
+
+class Limits:
+    """The limits of one sandbox, and what a step did to them.
+
+    ``folders`` are the writable folders and the pool's key that sizes each; ``memory`` is set (bytes) only where no
+    cgroup bounds it.
+    """
+
+    def __init__(
+        self,
+        *,
+        oom_fd: int | None,
+        pids_fd: int | None,
+        memory: int | None,
+        processes: int,
+        folders: list[tuple[bytes, str]],
+    ) -> None:
+        self._oom_fd = oom_fd
+        self._pids_fd = pids_fd
+        self._memory = memory
+        self._processes = processes
+        self._folders = [(path, key) for path, key in folders if os.path.isdir(path)]
+        self._oom_before = 0
+        self._pids_before = 0
+        self._pids_last = 0
+        self._crowded = 0
+
+    def begin(self) -> None:
+        """A step starts: remember what the counters say."""
+        self._crowded = 0
+        if self._oom_fd is not None:
+            self._oom_before = system.counter(self._oom_fd, b"oom_kill")
+        if self._pids_fd is not None:
+            self._pids_before = self._pids_last = system.counter(self._pids_fd, b"max")
+
+    def sample(self) -> str | None:
+        """The limit that a running step has outgrown and must be ended for, or None."""
+        alive = None
+        if self._pids_fd is not None:
+            refused = system.counter(self._pids_fd, b"max")
+            crowded = refused > self._pids_last
+            self._pids_last = refused
+        else:
+            alive = tree.processes() if self._memory is not None else {}
+            crowded = len(alive) >= self._processes - 2
+        # Once may be a build tool finding its bounds; still refused 50 ms later is a fork bomb, which would go on
+        # for ever.
+        self._crowded = self._crowded + 1 if crowded else 0
+        if self._crowded > 1:
+            return "processes"
+        if self._memory is not None and alive is not None and self._used(alive) > self._memory:
+            return "memory"
+        return None
+
+    def blame(self, stderr_end: bytes) -> str | None:
+        """The limit that a step which failed ran into, or None."""
+        if self.memory_killed():
+            return "memory"
+        if self.refused_processes():
+            return "processes"
+        for path, key in self._folders:
+            state = os.statvfs(path)
+            if state.f_blocks and (state.f_bavail == 0 or (state.f_files and state.f_favail == 0)):
+                return key
+        for text, key in _SAID:
+            if text in stderr_end:
+                return key
+        return None
+
+    def refused_processes(self) -> bool:
+        """Whether the sandbox was refused a process since the step began."""
+        return self._pids_fd is not None and system.counter(self._pids_fd, b"max") > self._pids_before
+
+    def memory_killed(self) -> bool:
+        """Whether the kernel has killed something of the sandbox for its memory since the step began."""
+        return self._oom_fd is not None and system.counter(self._oom_fd, b"oom_kill") > self._oom_before
+
+    def _used(self, alive: tree.Processes) -> int:
+        """Bytes of memory that the sandbox holds now, files in its tmpfs folders included."""
+        files = _kept_in_files([path for path, _ in self._folders]) + _system_v_bytes()
+        private = 0
+        for pid in alive:
+            try:
+                with open("/proc/%d/statm" % pid, "rb") as file:  # noqa: UP031 - as in tree
+                    fields = file.read().split()
+                private += (int(fields[1]) - int(fields[2])) * _PAGE
+            except (OSError, IndexError):
+                continue
+        total = files + private + _unmapped_bytes(alive)
+        if self._memory is not None and total > self._memory:
+            # Pages that forked processes share were counted once for each: ask for the exact, slow figure.
+            total = files + sum(_proportional(pid) for pid in alive)
+        return total
+
+
+def _kept_in_files(folders: list[bytes]) -> int:
+    total = 0
+    seen = set()
+    for path in folders:
+        device = os.stat(path).st_dev
+        if device not in seen:
+            seen.add(device)
+            state = os.statvfs(path)
+            total += (state.f_blocks - state.f_bfree) * state.f_frsize
+    return total
+
+
+def _system_v_bytes() -> int:
+    try:
+        with open("/proc/sysvipc/shm", "rb") as file:
+            rows = file.read().splitlines()[1:]
+    except OSError:
+        return 0
+    return sum(int(row.split()[-2]) for row in rows)
+
+
+def _unmapped_bytes(alive: tree.Processes) -> int:
+    """Bytes in memory files (memfd_create) that processes hold open: no mapping shows them."""
+    seen: dict[tuple[int, int], int] = {}
+    for pid in alive:
+        folder = "/proc/%d/fd/" % pid  # noqa: UP031 - as above
+        try:
+            for name in os.listdir(folder):
+                if os.readlink(folder + name).startswith("/memfd:"):
+                    state = os.stat(folder + name)
+                    seen[state.st_dev, state.st_ino] = state.st_blocks * 512
+        except OSError:
+            continue
+    return sum(seen.values())
+
+
+def _proportional(pid: int) -> int:
+    try:
+        with open("/proc/%d/smaps_rollup" % pid, "rb") as file:  # noqa: UP031 - as above
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0

@@ -1,0 +1,132 @@
+"""Waiting: one place for descriptors, timers and ended children. Nothing else in the agent blocks."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`, which costs a millisecond
+import os
+import select
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["READ", "WRITE", "Loop", "Timer"]
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+
+
+class Timer:
+    """A call that is due at a moment of the monotonic clock, unless cancelled before."""
+
+    __slots__ = ("callback", "when")
+
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        self.when = when
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Forget it. A timer that ran or was cancelled before is no error."""
+        self.callback = None
+
+
+class Loop:
+    """An epoll loop. Handlers get the events of their descriptor; an exception in one ends the agent."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._timers: list[Timer] = []
+        self._children: dict[int, Callable[[int], None]] = {}
+        self.after: Callable[[], None] = lambda: None
+        """Called once after each round, to send what the round produced."""
+        self.reaped: Callable[[], None] = lambda: None
+        """Called after children were collected, orphans too."""
+        self.childless = True
+        """Whether, at the last look, no child was left: PID 1 inherits every orphan, so nothing else then lives in
+        its namespace.
+        """
+        self._watch_children()
+
+    def add(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        """Call ``handler(events)`` when ``fd`` is ready."""
+        self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other events of the same descriptor; 0 waits for errors only."""
+        self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Stop waiting. Before the descriptor is closed."""
+        self._epoll.unregister(fd)
+        del self._handlers[fd]
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call once, at or soon after ``when`` (seconds of time.monotonic())."""
+        timer = Timer(when, callback)
+        self._timers.append(timer)
+        return timer
+
+    def child(self, pid: int, ended: Callable[[int], None]) -> None:
+        """Call ``ended(wait_status)`` once that child is reaped."""
+        self._children[pid] = ended
+        self.childless = False
+
+    def run(self) -> None:
+        """Serve for ever."""
+        handlers = self._handlers
+        poll = self._epoll.poll
+        while True:
+            for fd, events in poll(self._timeout()):
+                handler = handlers.get(fd)  # gone where an earlier event of the round removed it
+                if handler is not None:
+                    handler(events)
+            if self._timers:
+                self._run_due()
+            self.after()
+
+    def reap(self) -> None:
+        """Collect every child that has ended, ours and orphans, and tell who waits for them."""
+        ended = []
+        self.childless = False
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                callback = self._children.pop(pid, None)
+                if callback is not None:
+                    ended.append((callback, status))
+        except ChildProcessError:
+            self.childless = True
+        for callback, status in ended:
+            callback(status)
+        self.reaped()
+
+    def _timeout(self) -> float:
+        if not self._timers:
+            return -1
+        return max(0.0, min(timer.when for timer in self._timers) - time.monotonic())
+
+    def _run_due(self) -> None:
+        now = time.monotonic()
+        due = [timer for timer in self._timers if timer.when <= now or timer.callback is None]
+        if not due:
+            return
+        self._timers = [timer for timer in self._timers if timer not in due]
+        for timer in due:
+            if timer.callback is not None:
+                timer.callback()
+
+    def _watch_children(self) -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)
+
+        def wake(_events: int) -> None:
+            os.read(reader, 4096)
+            self.reap()
+
+        self.add(reader, READ, wake)

@@ -1,0 +1,120 @@
+"""From the exec to serving: close up, introduce oneself, become what the host says, serve."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+
+from pytest_arl.agent import frames, system
+from pytest_arl.agent.loop import READ, Loop
+from pytest_arl.agent.server import Server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["main"]
+
+_EX_SOFTWARE = 70
+
+
+def main(fd: int) -> None:
+    """Serve the host at the other end of ``fd``; never returns."""
+    oom = _oom_score()
+    system.harden()
+    try:
+        wait = Loop()
+        server = Server(wait, fd, oom)
+        config = _introduce(fd)
+        _become(config, fd)
+        server.configure(config)
+        _watch_owner(wait, config.get("owner_fd"))
+        server.link.send(frames.message(frames.READY, 0, {}))
+        server.link.flush()
+        wait.run()
+    except BaseException as error:  # noqa: BLE001 - the last word of PID 1, whatever happened
+        _last_word(fd, error)
+    finally:
+        os._exit(_EX_SOFTWARE)
+
+
+def _oom_score() -> Callable[[bytes], None]:
+    """A function that sets this process's OOM score.
+
+    Opened while the process is still dumpable, as its file belongs to root afterwards. A program inherits the score
+    it is started under, so that the kernel kills steps before the agent.
+    """
+    try:
+        score = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        own = os.pread(score, 16, 0).strip()
+    except OSError:
+        return lambda _value: None
+
+    def write(value: bytes) -> None:
+        try:
+            os.pwrite(score, own if value == b"0" else value, 0)
+        except OSError:
+            pass  # a kernel that refuses it: the step is then no likelier to die than the agent
+
+    return write
+
+
+def _introduce(fd: int) -> dict[str, Any]:
+    """Say hello, and wait for the host's config."""
+    os.set_blocking(fd, True)
+    boot = os.urandom(16).hex()
+    os.write(fd, frames.message(frames.HELLO, 0, {"version": frames.VERSION, "boot": boot, "pid": os.getpid()}))
+    parser = frames.Parser()
+    while True:
+        data = os.read(fd, 65536)
+        if not data:
+            os._exit(0)
+        for kind, _stream, value in parser.feed(data):
+            if kind != frames.HELLO or not isinstance(value, dict) or value.get("version") != frames.VERSION:
+                raise frames.ProtocolError("the host does not speak version " + str(frames.VERSION))
+            os.set_blocking(fd, False)
+            return value
+
+
+def _become(config: dict[str, Any], fd: int) -> None:
+    for name in ("owner_fd", "spool_fd", "oom_fd", "pids_fd", "lock_fd"):
+        descriptor = config.get(name)
+        if isinstance(descriptor, int):
+            os.set_inheritable(descriptor, False)
+    os.set_inheritable(fd, False)
+    uid, gid = config["uid"], config["gid"]
+    if isinstance(uid, int) and isinstance(gid, int):
+        for path in config["chown"]:
+            os.chown(path, uid, gid)
+        system.become(uid, gid)
+    limits: dict[str, int] = config["rlimits"]
+    system.set_limits(limits)
+    os.umask(0o022)
+
+
+def _watch_owner(wait: Loop, owner: object) -> None:
+    """End when the process that made the sandbox ends, even if a child of it keeps our stream open."""
+    if isinstance(owner, int):
+        wait.add(owner, READ, lambda _events: os._exit(0))
+
+
+def _last_word(fd: int, error: BaseException) -> None:
+    trace = error.__traceback__
+    where = []
+    while trace is not None:
+        where.append(os.path.basename(trace.tb_frame.f_code.co_filename) + ":" + str(trace.tb_lineno))
+        trace = trace.tb_next
+    text = type(error).__name__ + ": " + str(error) + " (" + " > ".join(where[-4:]) + ")"
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        poll.poll(100)
+        os.write(fd, frames.message(frames.ERROR, 0, {"text": text, "errno": 0, "path": b""}))
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[-1]))

@@ -1,0 +1,295 @@
+"""One message, one method: what the host may ask of a sandbox."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pytest_arl.agent import files, frames, limits, link, loop, spool, tasks, transfer, tree
+from pytest_arl.agent.checkpoint import Manifest
+from pytest_arl.agent.command import Push
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from pytest_arl.agent.background import Background
+
+    Request = dict[str, Any]
+    """A message's value. What it holds is checked where it is used: a wrong type is that request's error."""
+
+__all__ = ["Server"]
+
+
+class Server:
+    """The parts of one agent, and the methods that messages call."""
+
+    def __init__(self, wait: loop.Loop, fd: int, oom: Callable[[bytes], None]) -> None:
+        self.loop = wait
+        self.oom = oom
+        self.link = link.Link(wait, fd, self._received)
+        self.backgrounds: list[Background] = []
+        self._arrivals: dict[int, transfer.Arrival | None] = {}
+        self._manifests: dict[int, Manifest] = {}
+        self._handlers: dict[int, Callable[[int, Request], None]] = {
+            frames.TASK: self._task,
+            frames.CANCEL: self._cancel,
+            frames.PROCESS: self._process,
+            frames.FETCH: self._fetch,
+            frames.WRITE: self._write,
+            frames.PUT: self._put,
+            frames.ENTRY: self._entry,
+            frames.END: self._end,
+            frames.GET: self._get,
+            frames.RESET: self._reset,
+            frames.PING: self._ping,
+        }
+
+    def configure(self, config: Request) -> None:
+        """Become what the host's CONFIG says; before anything else is served."""
+        self.env: dict[bytes, bytes] = dict(config["env"])
+        workspace: bytes = config["workspace"]
+        folders: list[tuple[bytes, str]] = config["folders"]
+        self.places = files.Places(workspace)
+        self._roots = [path for path, _ in folders]
+        self.spool = spool.Spool(config["spool_fd"])
+        self.limits = limits.Limits(
+            oom_fd=config["oom_fd"],
+            pids_fd=config["pids_fd"],
+            memory=config["memory"],
+            processes=config["processes"],
+            folders=[(path, key) for path, key in folders],
+        )
+        self.tasks = tasks.Tasks(self)
+
+    def refuse(self, stream: int, text: str, *, code: int = 0, path: bytes = b"") -> None:
+        """Answer a request with why it cannot be: ``code`` is an errno, or 0 for what is nobody's file."""
+        self.link.send(frames.message(frames.ERROR, stream, {"text": text, "errno": code, "path": path}))
+
+    def _received(self, kind: int, stream: int, value: object) -> None:
+        if kind == frames.DATA:
+            self._data(stream, bytes(value))  # type: ignore[call-overload]  # the parser gives bytes for DATA
+            return
+        handler = self._handlers.get(kind)
+        if handler is None or not isinstance(value, dict):
+            raise frames.ProtocolError("the host may not send a message of type " + str(kind))
+        try:
+            handler(stream, value)
+        except OSError as error:
+            self._refuse_file(stream, error)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self.refuse(stream, "a request is malformed: " + type(error).__name__ + ": " + str(error))
+
+    def _refuse_file(self, stream: int, error: OSError) -> None:
+        name = error.filename
+        path = name if isinstance(name, bytes) else os.fsencode(name) if isinstance(name, str) else b""
+        self.refuse(stream, error.strerror or str(error), code=error.errno or 5, path=path)
+
+    def _reply(self, stream: int, value: Request) -> None:
+        self.link.send(frames.message(frames.REPLY, stream, value))
+
+    def _ping(self, stream: int, _request: Request) -> None:
+        self.link.send(frames.message(frames.PONG, stream, {"busy": self.tasks.busy}))
+
+    def _task(self, stream: int, request: Request) -> None:
+        self.tasks.submit(stream, request)
+
+    def _cancel(self, _stream: int, request: Request) -> None:
+        self.tasks.cancel(str(request["id"]))
+
+    # Output that is kept
+
+    def _fetch(self, stream: int, request: Request) -> None:
+        task = self.tasks.get(request["task"])
+        step, which = request["step"], request["stream"]
+        if task is None or not isinstance(step, int) or step >= len(task.records) or which not in (0, 1):
+            self.refuse(stream, "the output of that step is no longer kept")
+            return
+        if step in task.background:
+            captures = task.background[step].pipes.captures
+        else:
+            record = task.records[step]
+            if record.captures is None:
+                body: Request = frames.decode(record.body)  # type: ignore[assignment]  # a record's body is a dict
+                text = body["e" if which else "o"]
+                self.link.send(frames.frame(frames.DATA, stream, text))
+                self.link.send(frames.message(frames.END, stream, {"size": len(text), "lost": 0}))
+                return
+            captures = record.captures
+        capture = captures[which]
+        size = capture.size
+
+        def produce() -> Iterator[bytes]:
+            for piece in capture.read(0, size):
+                yield frames.frame(frames.DATA, stream, piece)
+            yield frames.message(frames.END, stream, {"size": size, "lost": capture.lost})
+
+        self.link.send_from(produce())
+
+    # Background processes
+
+    def _process(self, stream: int, request: Request) -> None:
+        task = self.tasks.get(request["task"])
+        process = task.background.get(request["step"]) if task is not None else None
+        if process is None:
+            self.refuse(stream, "there is no such background process")
+            return
+        action = request["do"]
+        feed = process.pipes.feed
+        if action == "wait":
+            self._wait(stream, process, request)
+        elif action == "kill":
+            process.kill("Killed")
+            process.when_ended(lambda: self._reply(stream, {}))
+        elif action == "write" and feed is not None:
+            feed.write(request["data"], lambda taken: self._reply(stream, {"taken": taken}))
+        elif action == "close" and feed is not None:
+            feed.close()
+            self._reply(stream, {})
+        elif action == "output":
+            self._send_process(stream, process, request)
+        else:
+            self.refuse(stream, "a background process has no " + str(action))
+
+    def _wait(self, stream: int, process: Background, request: Request) -> None:
+        answered = False
+
+        def answer() -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                self._send_process(stream, process, request)
+
+        timeout = request["timeout"]
+        if isinstance(timeout, (int, float)):
+            self.loop.call_at(time.monotonic() + timeout, answer)
+        process.when_ended(answer)
+
+    def _send_process(self, stream: int, process: Background, request: Request) -> None:
+        limit: int = request["limit"]
+        for output in process.pipes.outputs:
+            output.catch_up()
+
+        def produce() -> Iterator[bytes]:
+            sizes = []
+            for capture, kind in zip(process.pipes.captures, (frames.STDOUT, frames.STDERR), strict=True):
+                sizes.append(capture.size)
+                yield from Push(self.link, stream, 0, kind, limit=limit, live=False).rest(capture)
+            result: Request = {
+                "out": sizes[0],
+                "err": sizes[1],
+                "at": process.pipes.started_at,
+                "ended": process.status is not None,
+            }
+            if process.status is not None:
+                result |= tasks.ended(process.status, process.reason)
+                result |= {"s": process.ended - process.pipes.started}
+                result |= {"limit": "timeout" if process.reason == "TimedOut" else None}
+            yield frames.message(frames.REPLY, stream, result)
+
+        self.link.send_from(produce())
+
+    # Files
+
+    def _write(self, stream: int, request: Request) -> None:
+        path: bytes = request["path"]
+        files.replace_file(self.places.real(path), request["content"], request["mode"])
+        self._reply(stream, {})
+
+    def _put(self, stream: int, request: Request) -> None:
+        path: bytes = request["path"]
+        self._arrivals[stream] = None  # what follows is thrown away where this fails
+        self._arrivals[stream] = transfer.Arrival(self.places.real(path), merge=bool(request.get("merge")))
+
+    def _entry(self, stream: int, request: Request) -> None:
+        arrival = self._arrivals[stream]
+        if arrival is not None:
+            self._guard(stream, arrival, lambda: arrival.entry(request))
+
+    def _data(self, stream: int, data: bytes) -> None:
+        arrival = self._arrivals[stream]
+        if arrival is not None:
+            self._guard(stream, arrival, lambda: arrival.data(data))
+
+    def _end(self, stream: int, request: Request) -> None:
+        arrival = self._arrivals.pop(stream)
+        if arrival is None:
+            return
+        if "abort" in request:
+            arrival.abandon()
+            self._reply(stream, {})
+            return
+
+        def finish() -> None:
+            self._reply(stream, {"n": arrival.finish(request["crc"])})
+
+        self._guard(stream, arrival, finish)
+        self._arrivals.pop(stream, None)
+
+    def _guard(self, stream: int, arrival: transfer.Arrival, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self._arrivals[stream] = None
+            arrival.abandon()
+            self._refuse_file(stream, error)
+
+    def _get(self, stream: int, request: Request) -> None:
+        path: bytes = request["path"]
+        most_bytes: int = request["bytes"]
+        most_entries: int = request["entries"]
+        root = self.places.real(path)
+
+        def produce() -> Iterator[bytes]:
+            try:
+                yield from transfer.depart(root, stream, most_bytes=most_bytes, most_entries=most_entries)
+            except OSError as error:
+                self._refuse_file(stream, error)
+            except transfer.Limit as error:
+                self.refuse(stream, str(error), code=27)  # EFBIG
+
+        self.link.send_from(produce())
+
+    # Checkpoints where processes live on
+
+    def _reset(self, stream: int, request: Request) -> None:
+        action, number = request["do"], request["id"]
+        if not isinstance(number, int):
+            raise TypeError("a checkpoint's id is a number")
+        if action == "alive":
+            alive = [[task, step] for task, step, process in self._living() if process.status is None]
+            self._reply(stream, {"alive": alive})
+        elif action == "mark":
+            self._manifests[number] = Manifest(self._roots)
+            self._reply(stream, {})
+        elif action == "forget":
+            self._manifests.pop(number, None)
+            self._reply(stream, {})
+        elif action == "return":
+            keep: list[tuple[str, int]] = request["keep"]
+            wanted = {(task, step) for task, step in keep}
+            for task, step, process in self._living():
+                if (task, step) not in wanted:
+                    process.kill("Killed")
+            self._return_when_alone(stream, self._manifests[number], time.monotonic() + 2)
+        else:
+            self.refuse(stream, "a checkpoint has no " + str(action))
+
+    def _living(self) -> list[tuple[str, int, Background]]:
+        return [
+            (task.id, step, process)
+            for task in self.tasks.all()
+            for step, process in task.background.items()
+            if process.alive
+        ]
+
+    def _return_when_alone(self, stream: int, manifest: Manifest, deadline: float) -> None:
+        """Once only the kept processes live, put files and IPC objects back and say what the host must send."""
+        keep = {process.supervisor for process in self.backgrounds if process.alive and process.reason is None}
+        if tree.kill_outside(keep):
+            self._reply(stream, {"changed": manifest.undo()})
+        elif time.monotonic() > deadline:
+            self.refuse(stream, "processes that should end live on")
+        else:
+            self.loop.call_at(time.monotonic() + 0.005, lambda: self._return_when_alone(stream, manifest, deadline))

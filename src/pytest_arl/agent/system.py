@@ -1,0 +1,131 @@
+"""What the agent needs of Linux and Python's builtins lack.
+
+System calls go through ``_ctypes`` itself: ``import ctypes`` would cost 3 ms of every sandbox's start.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`, which costs a millisecond
+import os
+from _struct import pack
+
+__all__ = ["become", "counter", "harden", "ipc_remove_all", "open_plain", "set_limits", "subreaper"]
+
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_LAST_CAPABILITY = 63  # more than Linux has; those that are not there answer EINVAL
+_SYS_OPENAT2 = 437  # one number on every architecture: it came after they were unified
+_AT_FDCWD = -100
+_RESOLVE_NO_SYMLINKS = 0x04
+_IPC_RMID = 0
+
+
+class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001 - the C half of ctypes, half typed
+    _type_ = "l"
+
+
+class _Call(_ctypes.CFuncPtr):
+    _flags_ = 0x1 | 0x8  # cdecl, and errno is kept
+    _restype_ = _Long
+
+
+_LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is this program itself
+
+
+def _call(name: str, *args: object) -> int:
+    """A function of the C library; OSError where it answers -1."""
+    function = _Call(_ctypes.dlsym(_LIBC, name))
+    result: int = function(*(_Long(arg) if isinstance(arg, int) else arg for arg in args))
+    if result == -1:
+        code = _ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def harden() -> None:
+    """Close the agent to the steps that will run beside it, before anything else is done.
+
+    Not dumpable: /proc/1/{fd,mem,environ}, ptrace and pidfd_getfd are then closed to a process of the same user.
+    It is never set back: a moment of it before an exec has exposed the agent's memory. Python's own SIGINT handler
+    would make PID 1 killable from inside, where a process without a handler ignores its namespace's signals.
+    """
+    _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
+
+
+def become(uid: int, gid: int) -> None:
+    """Turn from a privileged process into the plain user that the steps run as; no way back is left.
+
+    Needs CAP_SETUID, CAP_SETGID and CAP_SETPCAP in this user namespace.
+    """
+    for capability in range(_LAST_CAPABILITY + 1):
+        try:
+            _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+        except OSError:
+            break  # EINVAL: the kernel's last one was before
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    # The change of user made the kernel set the flag from fs.suid_dumpable, which may be 2.
+    _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def subreaper() -> None:
+    """Make this process the parent of its orphaned descendants."""
+    _call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def set_limits(limits: dict[str, int]) -> None:
+    """Set resource limits of this process and so of everything it starts. Keys as in RLIMIT_*; never above what is
+    allowed.
+    """
+    import resource  # noqa: PLC0415 - C module, wanted once
+
+    for name, value in limits.items():
+        kind = getattr(resource, "RLIMIT_" + name)
+        _, hard = resource.getrlimit(kind)
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bound, bound))
+
+
+def open_plain(path: bytes, flags: int, mode: int = 0) -> int:
+    """open(2) that follows no symbolic link anywhere in ``path``, so that none of /proc leads to the agent's own
+    descriptors.
+    """
+    how = pack("=QQQ", flags | os.O_CLOEXEC, mode, _RESOLVE_NO_SYMLINKS)
+    return _call("syscall", _SYS_OPENAT2, _AT_FDCWD, path, how, len(how))
+
+
+def counter(fd: int, key: bytes) -> int:
+    """The number after ``key`` in a cgroup file such as memory.events; 0 where it is not there."""
+    for line in os.pread(fd, 4096, 0).splitlines():
+        name, _, value = line.partition(b" ")
+        if name == key:
+            return int(value)
+    return 0
+
+
+def ipc_remove_all() -> None:
+    """Remove every System V segment, queue and semaphore of this IPC namespace that is ours: they outlive their
+    processes.
+    """
+    for table, remove, last in (("shm", "shmctl", 0), ("msg", "msgctl", 0), ("sem", "semctl", 0)):
+        try:
+            with open("/proc/sysvipc/" + table, "rb") as file:
+                rows = file.read().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            identifier = int(row.split()[1])
+            try:
+                if table == "sem":
+                    _call(remove, identifier, 0, _IPC_RMID, last)
+                else:
+                    _call(remove, identifier, _IPC_RMID, last)
+            except OSError:
+                continue

@@ -1,0 +1,190 @@
+"""Files and folders in and out, in pieces, with sizes and a checksum.
+
+A transfer is a row of entries, each followed by its data: ``{"p": path below the transfer's root ("" is the root
+itself), "t": "d" | "f" | "l", "m": mode, "n": size, "to": target of a link, "at": mtime in ns}``, and an END with
+the CRC-32 of all data. What comes in is built beside its destination and moved there when it is complete and
+checked, so that a transfer that fails leaves nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from binascii import crc32
+
+from pytest_arl.agent import files, frames
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+__all__ = ["Arrival", "Limit", "depart"]
+
+_PIECE = frames.MAX_PAYLOAD
+
+
+class Limit(Exception):
+    """The transfer is larger than its receiver wants."""
+
+
+class Arrival:
+    """Files that come in, until ``finish``."""
+
+    def __init__(self, destination: bytes, *, merge: bool) -> None:
+        self._destination = destination
+        files.make_parents(destination)
+        inside = merge and os.path.isdir(destination)
+        folder = destination if inside else os.path.dirname(destination)
+        self._root = os.path.join(folder, b".arl-arriving-%d.tmp" % os.getpid())
+        files.remove_tree(self._root)
+        self._fd = -1
+        self._left = 0
+        self._crc = 0
+        self._count = 0
+        self._folders: list[tuple[bytes, int, int]] = []
+
+    def entry(self, entry: dict[str, Any]) -> None:
+        """The next file, folder or link."""
+        self._complete()
+        path = self._below(entry["p"])
+        kind, mode, mtime = entry["t"], entry["m"], entry["at"]
+        if not isinstance(mode, int) or not isinstance(mtime, int):
+            raise OSError(errno.EINVAL, "an entry without mode or time")
+        self._count += 1
+        if kind == "d":
+            os.mkdir(path, 0o700)
+            self._folders.append((path, mode, mtime))
+        elif kind == "l":
+            os.symlink(entry["to"], path)
+        else:
+            size = entry["n"]
+            if not isinstance(size, int):
+                raise OSError(errno.EINVAL, "an entry without size")
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._left = size
+            self._mode, self._mtime = mode, mtime
+
+    def data(self, data: bytes) -> None:
+        """More of the file that the last entry named."""
+        if self._fd < 0 or len(data) > self._left:
+            raise OSError(errno.EIO, "more data than the entry announced")
+        files.write_all(self._fd, data)
+        self._crc = crc32(data, self._crc)
+        self._left -= len(data)
+
+    def finish(self, crc: int) -> int:
+        """Everything has come: check it, move it to its place, and give the number of entries."""
+        self._complete()
+        if crc != self._crc:
+            raise OSError(errno.EIO, "the checksum of what came in is wrong")
+        if not self._count:
+            raise OSError(errno.EINVAL, "a transfer without entries")
+        if os.path.isdir(self._root) and not os.path.islink(self._root) and os.path.isdir(self._destination):
+            self._check(b"")
+            self._merge(b"")
+            files.remove_tree(self._root)
+        else:
+            os.rename(self._root, self._destination)
+        for path, mode, mtime in reversed(self._folders):
+            final = self._destination + path[len(self._root) :]
+            os.chmod(final, mode)
+            os.utime(final, ns=(mtime, mtime))
+        return self._count
+
+    def abandon(self) -> None:
+        """Leave nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        files.remove_tree(self._root)
+
+    def _complete(self) -> None:
+        if self._fd >= 0:
+            if self._left:
+                raise OSError(errno.EIO, "less data than the entry announced")
+            os.fchmod(self._fd, self._mode)
+            os.utime(self._fd, ns=(self._mtime, self._mtime))
+            os.close(self._fd)
+            self._fd = -1
+
+    def _below(self, name: object) -> bytes:
+        if not isinstance(name, bytes) or name.startswith(b"/") or b".." in name.split(b"/") or b"\0" in name:
+            raise OSError(errno.EINVAL, "an entry that is not below the transfer's root")
+        return self._root + b"/" + name if name else self._root
+
+    def _check(self, below: bytes) -> None:
+        """Find out that nothing stands in the way before anything is moved."""
+        for name in os.listdir(self._root + below):
+            here, there = self._root + below + b"/" + name, self._destination + below + b"/" + name
+            if os.path.isdir(here) and not os.path.islink(here):
+                if os.path.isdir(there):
+                    self._check(below + b"/" + name)
+                elif os.path.lexists(there):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), there)
+            elif os.path.isdir(there) and not os.path.islink(there):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), there)
+
+    def _merge(self, below: bytes) -> None:
+        for name in os.listdir(self._root + below):
+            here, there = self._root + below + b"/" + name, self._destination + below + b"/" + name
+            if os.path.isdir(here) and not os.path.islink(here) and os.path.isdir(there):
+                self._merge(below + b"/" + name)
+            else:
+                os.rename(here, there)
+
+
+def depart(root: bytes, stream: int, *, most_bytes: int, most_entries: int) -> Iterator[bytes]:
+    """The frames of a transfer out of the sandbox. OSError and Limit end it."""
+    count = total = crc = 0
+    stack = [b""]
+    while stack:
+        below = stack.pop()
+        path = root + b"/" + below if below else root
+        state = os.lstat(path)
+        kind = _kind(state.st_mode)
+        if kind is None:
+            continue  # a socket or a device means nothing elsewhere
+        count += 1
+        entry = {"p": below, "t": kind, "m": stat.S_IMODE(state.st_mode), "at": state.st_mtime_ns, "n": 0}
+        if count > most_entries:
+            raise Limit("more than " + str(most_entries) + " files and folders")
+        if kind == "l":
+            entry["to"] = os.readlink(path)
+            yield frames.message(frames.ENTRY, stream, entry)
+            continue
+        fd, state = files.open_for_reading(path)
+        try:
+            if kind == "d":
+                stack += [
+                    below + b"/" + os.fsencode(name) if below else os.fsencode(name)
+                    for name in sorted(os.listdir(fd), reverse=True)
+                ]
+                yield frames.message(frames.ENTRY, stream, entry)
+                continue
+            entry["n"] = left = state.st_size
+            total += left
+            if total > most_bytes:
+                raise Limit("more than " + str(most_bytes) + " bytes")
+            yield frames.message(frames.ENTRY, stream, entry)
+            while left:
+                data = os.read(fd, min(left, _PIECE))
+                if not data:
+                    raise OSError(errno.EIO, "the file shrank while it was read", path)
+                crc = crc32(data, crc)
+                left -= len(data)
+                yield frames.frame(frames.DATA, stream, data)
+        finally:
+            os.close(fd)
+    yield frames.message(frames.END, stream, {"crc": crc, "n": count})
+
+
+def _kind(mode: int) -> str | None:
+    if stat.S_ISREG(mode):
+        return "f"
+    if stat.S_ISDIR(mode):
+        return "d"
+    if stat.S_ISLNK(mode):
+        return "l"
+    return None

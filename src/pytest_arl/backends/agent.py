@@ -1,0 +1,285 @@
+"""A sandbox that is reached through its agent's channel: what every backend with an agent shares.
+
+A backend starts the agent and says how to end it; everything a sandbox does is here, so that it does the same on a
+laptop and on a cluster.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pytest_arl.agent import frames
+from pytest_arl.backends.process import AgentProcess
+from pytest_arl.backends.task_run import STREAMS, TaskRun, task_message
+from pytest_arl.backends.transfer import Archive, receive_file, receive_tree, send_archive, send_bytes, send_tree
+from pytest_arl.channel import AgentError, Channel, ChannelLost
+from pytest_arl.errors import InfrastructureError, SandboxClosed, SandboxLost, UsageError
+from pytest_arl.results import StepResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from pytest_arl.backends.base import Checkpoint, OnOutput, StreamName, TaskRequest
+    from pytest_arl.steps import Step
+
+__all__ = ["AgentCheckpoint", "AgentSandbox"]
+
+_REQUEST_SECONDS = 60.0
+_WRITE_WHOLE = 32 * 1024 * 1024
+
+
+class AgentSandbox:
+    """One sandbox behind a channel. See :class:`pytest_arl.backends.base.BackendSandbox`.
+
+    ``on_close`` ends what the backend started, ``kill`` ends the agent at once, ``replace`` gives a fresh sandbox
+    of the same pool. ``limits`` has the pool's value for each limit (``{"memory": "512Mi"}``), for messages.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        name: str,
+        pool_ref: str,
+        isolation: str,
+        output_limit: int,
+        on_close: Callable[[], None],
+        kill: Callable[[], None],
+        replace: Callable[[], AgentSandbox],
+        limits: dict[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.pool_ref = pool_ref
+        self.isolation = isolation
+        self.output_limit = output_limit
+        self.partial: list[StepResult] = []
+        self._channel = channel
+        self._on_close = on_close
+        self._kill = kill
+        self._replace = replace
+        self._limits = limits or {}
+        self._roots = (b"/workspace", b"/tmp", b"/home/arl", b"/dev/shm")
+        self._pristine = True
+        self._background: dict[tuple[str, int], Step] = {}
+        self._closed = False
+        self._closing = threading.Lock()
+
+    # Tasks
+
+    def execute(self, task: TaskRequest, on_output: OnOutput | None) -> list[StepResult]:
+        """Run a task; one result for each step."""
+        self._pristine = False
+        results: list[StepResult] = []
+        self.partial = results
+        self._remember_background(task)
+        run = TaskRun(task, on_output, results, limit=self.output_limit, label=self.label)
+        with self.asking() as channel, channel.open() as stream:
+            try:
+                stream.send(frames.TASK, task_message(task, self.output_limit, live=on_output is not None))
+                run.collect(stream)
+            except (ChannelLost, AgentError, TimeoutError):
+                run.keep_partial()
+                raise
+            except BaseException:
+                if not run.cancel(stream):
+                    self.kill()
+                raise
+        results += [StepResult.skipped(step) for step in task.steps[len(results) :]]
+        return results
+
+    def cancel(self, task_id: str) -> None:
+        """End the running step of that task."""
+        with suppress(ChannelLost), self._channel.open() as stream:
+            stream.send(frames.CANCEL, {"id": task_id})
+
+    def process(self, task_id: str, step: int) -> AgentProcess:
+        """The background process that this step started."""
+        return AgentProcess(self, task_id, step, self._background[task_id, step])
+
+    def _remember_background(self, task: TaskRequest) -> None:
+        for index, step in enumerate(task.steps):
+            if step.type == "Command" and step.background:
+                self._background[task.id, index] = step
+
+    def output(self, task_id: str, step: int, stream: StreamName) -> Iterator[bytes]:
+        """All of a step's stream that is kept."""
+        with self.asking() as channel, channel.open() as exchange:
+            exchange.send(frames.FETCH, {"task": task_id, "step": step, "stream": STREAMS.index(stream)})
+            while True:
+                kind, value = exchange.receive()
+                if kind == frames.DATA:
+                    if value:
+                        yield value
+                    continue
+                if value["lost"]:
+                    raise InfrastructureError(
+                        f"{value['lost']} of the {value['size']} bytes of {stream} are no longer kept: "
+                        "the sandbox keeps 4 GiB of output, less where the disk of TMPDIR is full"
+                    )
+                return
+
+    # Files
+
+    def read(self, path: str) -> bytes:
+        """A file's content."""
+        with self.asking() as channel, channel.open() as stream:
+            return receive_file(stream, _raw(path))
+
+    def write(self, path: str, content: bytes, mode: int | None) -> None:
+        """Write a file, whole or not at all."""
+        self._pristine = False
+        with self.asking() as channel, channel.open() as stream:
+            if len(content) <= _WRITE_WHOLE:
+                stream.send(frames.WRITE, {"path": _raw(path), "content": content, "mode": mode})
+                stream.reply(time.monotonic() + _REQUEST_SECONDS)
+            else:
+                send_bytes(stream, _raw(path), content, 0o644 if mode is None else mode)
+
+    def upload(self, local: Path, remote: str) -> None:
+        """Copy a file or folder in."""
+        self._pristine = False
+        if remote.endswith("/"):
+            remote += local.name
+        with self.asking() as channel, channel.open() as stream:
+            send_tree(stream, local, _raw(remote))
+
+    def download(self, remote: str, local: Path) -> None:
+        """Copy a file or folder out."""
+        with self.asking() as channel, channel.open() as stream:
+            receive_tree(stream, _raw(remote), local)
+
+    # Checkpoints
+
+    def checkpoint(self) -> AgentCheckpoint:
+        """Remember the writable folders, and the background processes that live."""
+        if self._pristine:
+            return AgentCheckpoint([], [])
+        archives = []
+        with self.asking():
+            try:
+                for root in self._roots:
+                    archive = Archive(root)
+                    archives.append(archive)
+                    with self._channel.open() as stream:
+                        archive.fill(stream)
+                checkpoint = AgentCheckpoint(archives, self._ask("alive", 0)["alive"])
+                if checkpoint.alive:
+                    self._ask("mark", checkpoint.number)
+            except BaseException:
+                for archive in archives:
+                    archive.close()
+                raise
+        return checkpoint
+
+    def restore(self, checkpoint: Checkpoint) -> AgentSandbox:
+        """Return to a checkpoint: in place where its processes live, else with a fresh sandbox."""
+        if not isinstance(checkpoint, AgentCheckpoint):
+            raise UsageError(f"{checkpoint!r} is no checkpoint of this backend")
+        if checkpoint.alive:
+            self._restore_in_place(checkpoint)
+            return self
+        if self._pristine and self.alive() and not checkpoint.archives:
+            return self
+        fresh = self._replace()
+        try:
+            for archive in checkpoint.archives:
+                fresh._put(archive, None)  # noqa: SLF001 - another one of this class
+        except BaseException:
+            fresh.close()
+            raise
+        self.close()
+        return fresh
+
+    def _restore_in_place(self, checkpoint: AgentCheckpoint) -> None:
+        with self.asking():
+            changed = set(self._ask("return", checkpoint.number, checkpoint.alive)["changed"])
+            if changed:
+                for archive in checkpoint.archives:
+                    self._put(archive, changed)
+                self._ask("mark", checkpoint.number)
+
+    def _put(self, archive: Archive, only: set[bytes] | None) -> None:
+        self._pristine = False
+        with self.asking() as channel, channel.open() as stream:
+            send_archive(stream, archive, only)
+
+    def _ask(self, what: str, number: int, keep: list[Any] | None = None) -> Any:
+        with self._channel.open() as stream:
+            stream.send(frames.RESET, {"do": what, "id": number, "keep": keep or []})
+            return stream.reply(time.monotonic() + _REQUEST_SECONDS)
+
+    # Its end
+
+    def alive(self) -> bool:
+        """Whether it can still run a task, as far as is known without asking it."""
+        return not self._closed and not self._channel.broken
+
+    def close(self) -> None:
+        """End the sandbox and everything in it."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        self._channel.close()
+        self._on_close()
+
+    def kill(self) -> None:
+        """End the agent at once: it no longer does what it should."""
+        self._kill()
+
+    def lost(self, reason: str) -> NoReturn:
+        """Raise what a sandbox that is gone is to its caller."""
+        if self._closed:
+            raise SandboxClosed(f"sandbox {self.name} is closed") from None
+        raise SandboxLost(f"sandbox {self.name} (pool {self.pool_ref}) was lost: {reason}") from None
+
+    def label(self, limit: str | None) -> str | None:
+        """A limit with the pool's value: ``memory 512Mi``."""
+        return f"{limit} {self._limits[limit]}" if limit in self._limits else limit
+
+    @contextmanager
+    def asking(self) -> Iterator[Channel]:
+        """The channel, where what goes wrong with it becomes what a caller of a backend expects."""
+        __tracebackhide__ = True
+        if not self.alive():
+            self.lost("it ended before this was asked of it")
+        try:
+            yield self._channel
+        except ChannelLost as error:
+            self.lost(str(error))
+        except TimeoutError as error:
+            if error.errno:
+                raise
+            self.kill()
+            self.lost("its agent did not answer in time")
+        except AgentError as error:
+            if error.errno:
+                raise OSError(error.errno, error.text, os.fsdecode(error.path) or None) from None
+            raise UsageError(error.text) from None
+
+
+class AgentCheckpoint:
+    """Files of the writable folders, and the background processes that lived: pairs of task and step."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, archives: list[Archive], alive: list[list[Any]]) -> None:
+        self.archives = archives
+        self.alive = alive
+        self.number = next(self._numbers)
+
+    def close(self) -> None:
+        """Free the archives."""
+        for archive in self.archives:
+            archive.close()
+        self.archives = []
+
+
+def _raw(path: str) -> bytes:
+    return os.fsencode(path)

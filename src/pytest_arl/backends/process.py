@@ -1,0 +1,76 @@
+"""The handle of a background process behind a channel."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.agent import frames
+from pytest_arl.backends.task_run import STREAMS, Collected, step_result
+from pytest_arl.errors import UsageError
+
+if TYPE_CHECKING:
+    from pytest_arl.backends.agent import AgentSandbox
+    from pytest_arl.backends.base import StreamName
+    from pytest_arl.results import StepResult
+    from pytest_arl.steps import Step
+
+__all__ = ["AgentProcess"]
+
+_ANSWER_SECONDS = 10.0
+_STDIN_PIECE = 64 * 1024
+
+
+class AgentProcess:
+    """One background process. See :class:`pytest_arl.backends.base.BackgroundProcess`."""
+
+    def __init__(self, sandbox: AgentSandbox, task_id: str, index: int, step: Step) -> None:
+        self._sandbox = sandbox
+        self._which = {"task": task_id, "step": index}
+        self._step = step
+
+    def wait(self, timeout: float | None) -> StepResult | None:
+        """The result once the process has ended; None when ``timeout`` seconds pass first."""
+        deadline = None if timeout is None else time.monotonic() + timeout + _ANSWER_SECONDS
+        value, streams = self._ask_with_output("wait", deadline, timeout=timeout)
+        if not value["ended"]:
+            return None
+        return step_result(self._step, value, streams, self._sandbox.label(value.get("limit")))
+
+    def kill(self) -> None:
+        """Kill the process and everything it started."""
+        self._ask("kill")
+
+    def write(self, data: bytes) -> None:
+        """Append to the process's stdin; returns once its pipe has taken all of it."""
+        view = memoryview(data)
+        for at in range(0, len(view), _STDIN_PIECE):
+            if not self._ask("write", data=view[at : at + _STDIN_PIECE])["taken"]:
+                raise BrokenPipeError(f"nobody reads the stdin of step {self._step.name!r} any more")
+
+    def close_stdin(self) -> None:
+        """Let the process read end-of-file."""
+        self._ask("close")
+
+    def output(self, stream: StreamName) -> bytes:
+        """What the process printed so far, bounded like a result's."""
+        _, streams = self._ask_with_output("output", time.monotonic() + _ANSWER_SECONDS)
+        return streams[STREAMS.index(stream)]
+
+    def _ask(self, action: str, **more: object) -> Any:
+        with self._sandbox.asking() as channel, channel.open() as stream:
+            stream.send(frames.PROCESS, {**self._which, "do": action, **more})
+            return stream.reply()
+
+    def _ask_with_output(self, action: str, deadline: float | None, **more: object) -> tuple[Any, tuple[bytes, bytes]]:
+        limit = self._sandbox.output_limit
+        collected = Collected(limit)
+        with self._sandbox.asking() as channel, channel.open() as stream:
+            stream.send(frames.PROCESS, {**self._which, "do": action, "limit": limit, **more})
+            while True:
+                kind, value = stream.receive(deadline)
+                if kind == frames.REPLY:
+                    return value, collected.streams()
+                if not frames.STDOUT <= kind <= frames.STDERR_TAIL:
+                    raise UsageError(f"the agent answered with a frame of type {kind:#x}")
+                collected.take(kind, value[frames.STEP_INDEX.size :])

@@ -1,0 +1,200 @@
+"""One task on its way through a channel: what is sent, what comes back, when it is no longer believed in."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.agent import frames
+from pytest_arl.channel import AgentError, ChannelLost, Stream
+from pytest_arl.results import StepResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_arl.backends.base import OnOutput, StreamName, TaskRequest
+    from pytest_arl.steps import Step
+
+__all__ = ["GRACE_SECONDS", "STREAMS", "Collected", "TaskRun", "step_result", "task_message"]
+
+GRACE_SECONDS = 5.0
+"""How long after a timeout of its own the agent may take to report it; then it is not believed to live."""
+
+STREAMS: tuple[StreamName, StreamName] = ("stdout", "stderr")
+_CANCEL_SECONDS = 2.0
+
+
+class Collected:
+    """What has come of one step's output: the head, and the end where the middle was left out."""
+
+    def __init__(self, limit: int) -> None:
+        self._head_limit = limit // 2
+        self.heads = (bytearray(), bytearray())
+        self.tails = (bytearray(), bytearray())
+
+    def take(self, kind: int, data: bytes) -> StreamName:
+        """Keep a frame of output; which stream it is of."""
+        which = (kind - frames.STDOUT) % 2
+        if kind >= frames.STDOUT_TAIL:
+            self.tails[which].extend(data)
+        else:
+            head = self.heads[which]
+            head += data[: self._head_limit - len(head)]
+        return STREAMS[which]
+
+    def streams(self) -> tuple[bytes, bytes]:
+        """What is kept of stdout and of stderr."""
+        stdout, stderr = (bytes(head + tail) for head, tail in zip(self.heads, self.tails, strict=True))
+        return stdout, stderr
+
+
+class TaskRun:
+    """One task on its way: its results as they come, the host's own deadline, cancelling."""
+
+    def __init__(
+        self,
+        task: TaskRequest,
+        on_output: OnOutput | None,
+        results: list[StepResult],
+        *,
+        limit: int,
+        label: Callable[[str | None], str | None],
+    ) -> None:
+        self._task = task
+        self._limit = limit
+        self._label = label
+        self._on_output = on_output
+        self._results = results
+        self._collected: dict[int, Collected] = {}
+        self._began = self._step_began = time.monotonic()
+        self._cancel_until: float | None = None
+
+    def collect(self, stream: Stream) -> None:
+        """Take frames until the task is done."""
+        while True:
+            kind, value = stream.receive(self._deadline())
+            if kind == frames.DONE:
+                return
+            if kind == frames.STEP:
+                self._results.append(self._result(value))
+                self._step_began = time.monotonic()
+            elif frames.STDOUT <= kind <= frames.STDERR_TAIL:
+                self._take(kind, value)
+
+    def cancel(self, stream: Stream) -> bool:
+        """The caller was interrupted: end the step in the sandbox, wait a little for what is known of it; whether
+        the agent answered.
+        """
+        self._on_output = None
+        self._cancel_until = time.monotonic() + _CANCEL_SECONDS
+        try:
+            stream.send(frames.CANCEL, {"id": self._task.id})
+            self.collect(stream)
+        except (ChannelLost, AgentError, TimeoutError):
+            self.keep_partial()
+            return False
+        return True
+
+    def keep_partial(self) -> None:
+        """Keep what came of the step that ran when the sandbox was lost."""
+        index = len(self._results)
+        collected = self._collected.get(index)
+        if collected is None or index >= len(self._task.steps):
+            return
+        step = self._task.steps[index]
+        stdout, stderr = collected.streams()
+        self._results.append(
+            StepResult(
+                name=step.name,
+                type=step.type,
+                outcome="Cancelled",
+                exit_code=137,
+                stdout_bytes=stdout,
+                stderr_bytes=stderr,
+                started_at=time.time() - (time.monotonic() - self._step_began),
+                duration=time.monotonic() - self._step_began,
+            )
+        )
+
+    def _deadline(self) -> float | None:
+        """When the host stops to believe that the agent keeps its own deadlines (monotonic seconds)."""
+        if self._cancel_until is not None:
+            return self._cancel_until
+        ends = [] if self._task.timeout is None else [self._began + self._task.timeout]
+        index = len(self._results)
+        if index < len(self._task.steps):
+            step = self._task.steps[index]
+            if step.type == "Command" and step.timeout is not None:
+                ends.append(self._step_began + step.timeout)
+        return min(ends) + GRACE_SECONDS if ends else None
+
+    def _take(self, kind: int, value: bytes) -> None:
+        (index,) = frames.STEP_INDEX.unpack_from(value)
+        collected = self._collected.get(index)
+        if collected is None:
+            collected = self._collected[index] = Collected(self._limit)
+        data = value[frames.STEP_INDEX.size :]
+        which = collected.take(kind, data)
+        if self._on_output is not None and kind < frames.STDOUT_TAIL:
+            self._on_output(self._task.steps[index].name, which, data)
+
+    def _result(self, value: dict[str, Any]) -> StepResult:
+        index = value["i"]
+        step = self._task.steps[index]
+        collected = self._collected.pop(index, None)
+        if collected is None:
+            streams = value.get("o", b""), value.get("e", b"")
+            if self._on_output is not None:
+                for which, data in zip(STREAMS, streams, strict=True):
+                    if data:
+                        self._on_output(step.name, which, data)
+        else:
+            streams = collected.streams()
+        return step_result(step, value, streams, self._label(value.get("limit")))
+
+
+def step_result(step: Step, value: dict[str, Any], streams: tuple[bytes, bytes], limit: str | None) -> StepResult:
+    """A step's result as the agent sent it, as the type that callers get."""
+    return StepResult(
+        name=step.name,
+        type=step.type,
+        outcome=value["outcome"],
+        exit_code=value["code"],
+        signal=value.get("signal"),
+        stdout_bytes=streams[0],
+        stderr_bytes=streams[1],
+        stdout_size=value["out"],
+        stderr_size=value["err"],
+        limit=limit,
+        started_at=value.get("at"),
+        duration=value.get("s", 0.0),
+    )
+
+
+def task_message(task: TaskRequest, limit: int, *, live: bool) -> dict[str, object]:
+    """A task as the agent takes it. ``live`` asks for output as it comes."""
+    return {
+        "id": task.id,
+        "timeout": task.timeout,
+        "limit": limit,
+        "live": live,
+        "steps": [_step_message(step) for step in task.steps],
+    }
+
+
+def _step_message(step: Step) -> dict[str, object]:
+    if step.type == "FilePatch":
+        return {"type": "FilePatch", "path": os.fsencode(step.path), "content": step.content, "mode": step.mode}
+    message: dict[str, object] = {"type": "Command", "argv": [os.fsencode(word) for word in step.command]}
+    if step.env:
+        message["env"] = [os.fsencode(f"{name}={value}") for name, value in step.env.items()]
+    if step.work_dir is not None:
+        message["cwd"] = os.fsencode(step.work_dir)
+    if step.stdin is not None:
+        message["stdin"] = step.stdin
+    if step.timeout is not None:
+        message["timeout"] = step.timeout
+    if step.background:
+        message["background"] = True
+    return message

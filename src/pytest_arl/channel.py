@@ -1,0 +1,348 @@
+"""The host's end of the agent's protocol: streams of frames over one socket.
+
+There is no reading thread: whoever waits for an answer reads the socket, and hands what is not for him to those who
+wait beside him. So a step's answer arrives in the thread that asked, with no switch in between, and an idle sandbox
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.agent import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+__all__ = ["AgentConfig", "AgentError", "Channel", "ChannelLost", "Stream"]
+
+_READ_SIZE = 1024 * 1024
+_SILENCE_SECONDS = 15.0  # then the agent is asked whether it lives
+_ANSWER_SECONDS = 30.0  # generous: a machine under load must not look like a dead agent
+_SEND_SECONDS = 30.0
+
+
+class ChannelLost(Exception):
+    """The agent is gone, or does not keep to the protocol. Nothing more can be asked of it."""
+
+
+class AgentError(Exception):
+    """The agent refused a request.
+
+    Attributes:
+        text: why.
+        errno: the number of the OSError behind it, or 0.
+        path: the file concerned, or empty.
+    """
+
+    def __init__(self, text: str, errno: int, path: bytes) -> None:
+        super().__init__(text)
+        self.text = text
+        self.errno = errno
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What an agent is to be, told once, before it serves.
+
+    Attributes:
+        uid, gid: whom to become, where it starts with the capabilities for that; None to stay who it is.
+        workspace, home, tmp: its writable folders.
+        env: the base environment of steps.
+        rlimits: resource limits by name (``NOFILE``), for the agent and so for everything it starts.
+        owner_fd: a pidfd whose process the sandbox must not outlive.
+        spool_fd: an open file without a name, for output that is too long for memory.
+        oom_fd, pids_fd: the cgroup's files that count ``oom_kill`` and ``max``, open for reading.
+        lock_fd: held open for as long as the agent lives.
+        memory: bytes for everything in the sandbox, where no cgroup bounds it.
+        processes: how many may live at once.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+    workspace: str = "/workspace"
+    home: str = "/home/arl"
+    tmp: str = "/tmp"  # noqa: S108 - the sandbox's own
+    env: Mapping[str, str] = field(default_factory=dict)
+    rlimits: Mapping[str, int] = field(default_factory=dict)
+    owner_fd: int | None = None
+    spool_fd: int | None = None
+    oom_fd: int | None = None
+    pids_fd: int | None = None
+    lock_fd: int | None = None
+    memory: int | None = None
+    processes: int = 512
+
+    def message(self) -> dict[str, object]:
+        """The config as the wire has it."""
+        folders = [(self.workspace, "workspace"), (self.tmp, "tmp"), (self.home, "tmp"), ("/dev/shm", "shm")]  # noqa: S108 - as above
+        return {
+            "version": frames.VERSION,
+            "uid": self.uid,
+            "gid": self.gid,
+            "workspace": _bytes(self.workspace),
+            "folders": [[_bytes(path), key] for path, key in folders],
+            "chown": [_bytes(path) for path, _ in folders],
+            "env": [[_bytes(key), _bytes(value)] for key, value in self.env.items()],
+            "rlimits": dict(self.rlimits),
+            "owner_fd": self.owner_fd,
+            "spool_fd": self.spool_fd,
+            "oom_fd": self.oom_fd,
+            "pids_fd": self.pids_fd,
+            "lock_fd": self.lock_fd,
+            "memory": self.memory,
+            "processes": self.processes,
+        }
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+class Stream:
+    """One exchange: a request, and everything that answers it."""
+
+    def __init__(self, channel: Channel, number: int) -> None:
+        self._channel = channel
+        self.number = number
+        self.inbox: deque[tuple[int, Any]] = deque()
+
+    def send(self, kind: int, value: object) -> None:
+        """Send a message. ChannelLost."""
+        self._channel.send(frames.message(kind, self.number, value))
+
+    def send_data(self, data: bytes | memoryview) -> None:
+        """Send one frame of bytes, MAX_PAYLOAD at the most. ChannelLost."""
+        self._channel.send(frames.frame(frames.DATA, self.number, data))
+
+    def receive(self, deadline: float | None = None) -> tuple[int, Any]:
+        """The next frame or message of this stream.
+
+        Raises ChannelLost, AgentError for an answer that is a refusal, TimeoutError at ``deadline`` (monotonic
+        seconds; None waits for as long as the agent shows that it lives).
+        """
+        kind, value = self._channel.receive(self, deadline)
+        if kind == frames.ERROR:
+            raise AgentError(value["text"], value["errno"], value["path"])
+        return kind, value
+
+    def pending(self) -> bool:
+        """Whether something has arrived that ``receive`` would give without waiting."""
+        return bool(self.inbox)
+
+    def reply(self, deadline: float | None = None) -> Any:
+        """The answer to a request that has one."""
+        kind, value = self.receive(deadline)
+        if kind != frames.REPLY:
+            raise self._channel.fail(f"the agent answered with a frame of type {kind:#x}")
+        return value
+
+
+class Channel:
+    """Streams over one connected socket. Thread-safe; owns the socket."""
+
+    def __init__(self, connection: socket.socket, *, lost: Callable[[], str]) -> None:
+        """``lost()`` says what the backend knows of an agent that is gone (an exit code, a killed pod)."""
+        self._socket = connection
+        self._socket.setblocking(False)
+        self._owner = os.getpid()
+        self._lost = lost
+        self._parser = frames.Parser()
+        self._streams: dict[int, Stream] = {}
+        self._next = 1
+        self._state = threading.Condition()
+        self._reading = False
+        self._sending = threading.Lock()
+        self._broken: str | None = None
+        self._heard = time.monotonic()
+        self._pinged = False
+        self.boot_id = ""
+
+    def handshake(self, config: AgentConfig, deadline: float) -> None:
+        """Wait for the agent's hello, tell it what it is to be, wait until it is. ChannelLost, TimeoutError."""
+        self.greet(deadline)
+        self.configure(config, deadline)
+
+    def greet(self, deadline: float) -> None:
+        """Wait for the agent's hello."""
+        with self._stream(0) as stream:
+            kind, value = stream.receive(deadline)
+            if kind != frames.HELLO or value.get("version") != frames.VERSION:
+                raise self.fail(f"the agent is not of version {frames.VERSION}")
+            self.boot_id = value["boot"]
+
+    def configure(self, config: AgentConfig, deadline: float) -> None:
+        """Tell the agent what it is to be, and wait until it is."""
+        with self._stream(0) as stream:
+            stream.send(frames.HELLO, config.message())
+            kind, _ = self._receive_or_explain(stream, deadline)
+            if kind != frames.READY:
+                raise self.fail("the agent did not get ready")
+
+    @contextmanager
+    def open(self) -> Iterator[Stream]:
+        """A new stream; what still arrives for it after the block is dropped."""
+        with self._state:
+            number = self._next
+            self._next = number + 1 if number < 0xFFFF_FFFF else 1
+            if not self._streams:
+                self._heard = time.monotonic()  # silence counts while somebody waits
+        with self._stream(number) as stream:
+            yield stream
+
+    @contextmanager
+    def _stream(self, number: int) -> Iterator[Stream]:
+        stream = self._streams[number] = Stream(self, number)
+        try:
+            yield stream
+        finally:
+            del self._streams[number]
+
+    def _receive_or_explain(self, stream: Stream, deadline: float) -> tuple[int, Any]:
+        try:
+            return stream.receive(deadline)
+        except AgentError as error:
+            raise self.fail(f"the agent gave up: {error.text}") from None
+
+    @property
+    def broken(self) -> bool:
+        """Whether the channel is known to be of no more use."""
+        return self._broken is not None
+
+    def send(self, data: bytes) -> None:
+        """Send frames, whole. ChannelLost."""
+        with self._sending:
+            if self._broken is not None:
+                raise ChannelLost(self._broken)
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[self._send_some(view) :]
+            except ChannelLost:
+                raise
+            except OSError as error:
+                raise self.fail(self._reason(error)) from None
+            except BaseException:
+                if len(view) < len(data):
+                    self.fail("a request was interrupted in the middle")
+                raise
+
+    def _send_some(self, view: memoryview) -> int:
+        try:
+            return self._socket.send(view)
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(self._socket, select.POLLOUT)
+            if not poll.poll(_SEND_SECONDS * 1000):
+                raise self.fail(f"the agent took nothing for {_SEND_SECONDS:.0f} s") from None
+            return 0
+
+    def receive(self, stream: Stream, deadline: float | None) -> tuple[int, Any]:
+        """See Stream.receive; refusals are values here."""
+        while True:
+            with self._state:
+                while not stream.inbox:
+                    if self._broken is not None:
+                        raise ChannelLost(self._broken)
+                    if not self._reading:
+                        self._reading = True
+                        break
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise TimeoutError
+                    self._state.wait(left)
+                else:
+                    return stream.inbox.popleft()
+            try:
+                found = self._read(deadline)
+            finally:
+                with self._state:
+                    self._reading = False
+                    self._state.notify_all()
+            if found is None:
+                raise TimeoutError
+
+    def _read(self, deadline: float | None) -> bool | None:
+        """Read once and hand out what came; None where the deadline passed first."""
+        if self._wait_readable(deadline) is None:
+            return None
+        try:
+            data = self._socket.recv(_READ_SIZE)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            raise self.fail(self._reason(error)) from None
+        if not data:
+            raise self.fail(self._reason(None))
+        self._heard = time.monotonic()
+        self._pinged = False
+        try:
+            arrived = self._parser.feed(data)
+        except frames.ProtocolError as error:
+            raise self.fail(f"the agent does not keep to the protocol: {error}") from None
+        for kind, number, value in arrived:
+            self._hand_out(kind, number, value)
+        return True
+
+    def _hand_out(self, kind: int, number: int, value: Any) -> None:
+        if kind == frames.ERROR and not isinstance(value, dict):
+            raise self.fail("the agent does not keep to the protocol: a refusal without a reason")
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream.inbox.append((kind, value))
+        elif kind == frames.ERROR and number == 0:
+            raise self.fail(f"the agent gave up: {value.get('text')}")
+
+    def _wait_readable(self, deadline: float | None) -> bool | None:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while True:
+            now = time.monotonic()
+            silence = self._heard + _SILENCE_SECONDS
+            if now >= silence and not self._pinged:
+                self._pinged = True
+                self.send(frames.message(frames.PING, 0, {}))
+            until = silence + _ANSWER_SECONDS if self._pinged else silence
+            if self._pinged and now >= until:
+                raise self.fail(f"the agent has not answered for {now - self._heard:.0f} s")
+            if deadline is not None:
+                if now >= deadline:
+                    return None
+                until = min(until, deadline)
+            if poll.poll(max(0.0, until - now) * 1000 + 0.5):
+                return True
+
+    def fail(self, reason: str) -> ChannelLost:
+        """Break the channel for good, and give the exception that says why."""
+        with self._state:
+            if self._broken is None:
+                self._broken = reason
+            self._state.notify_all()
+            return ChannelLost(self._broken)
+
+    def _reason(self, error: OSError | None) -> str:
+        known = self._lost()
+        return known or (
+            f"the connection to the agent broke: {error.strerror}" if error else "the agent closed the connection"
+        )
+
+    def close(self) -> None:
+        """Close the socket; the agent ends when it notices. Idempotent.
+
+        A process forked from this one holds a copy of the socket, so closing alone would not be noticed; and such a
+        process must not end what is not its own.
+        """
+        self.fail("the sandbox is closed")
+        if os.getpid() == self._owner:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
