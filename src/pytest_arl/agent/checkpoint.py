@@ -38,16 +38,18 @@ class Manifest:
 
 def _walk(roots: list[bytes]) -> list[tuple[bytes, _Mark]]:
     found = []
-    stack = list(roots)
+    stack = [(root, os.lstat(root).st_dev) for root in roots]
     while stack:
-        path = stack.pop()
+        path, device = stack.pop()
         try:
             state = os.lstat(path)
+            if state.st_dev != device:
+                continue  # mounted there
             if stat.S_ISDIR(state.st_mode):
                 # A folder's change time moves with every file in it: its mode is what matters.
                 found.append((path, (state.st_ino, state.st_mode, 0)))
                 with os.scandir(path) as entries:
-                    stack += [entry.path for entry in entries]
+                    stack += [(entry.path, device) for entry in entries]
             else:
                 found.append((path, (state.st_ino, state.st_mode, state.st_ctime_ns)))
         except OSError:

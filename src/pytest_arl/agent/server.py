@@ -239,11 +239,14 @@ class Server:
         path: bytes = request["path"]
         most_bytes: int = request["bytes"]
         most_entries: int = request["entries"]
+        alone = bool(request.get("one_filesystem"))
         root = self.places.real(path)
 
         def produce() -> Iterator[bytes]:
             try:
-                yield from transfer.depart(root, stream, most_bytes=most_bytes, most_entries=most_entries)
+                yield from transfer.depart(
+                    root, stream, most_bytes=most_bytes, most_entries=most_entries, one_filesystem=alone
+                )
             except OSError as error:
                 self._refuse_file(stream, error)
             except transfer.Limit as error:

@@ -17,6 +17,7 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _LAST_CAPABILITY = 63  # more than Linux has; those that are not there answer EINVAL
+_CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: three sets of 64 bits
 _SYS_OPENAT2 = 437  # one number on every architecture: it came after they were unified
 _AT_FDCWD = -100
 _RESOLVE_NO_SYMLINKS = 0x04
@@ -71,6 +72,7 @@ def become(uid: int, gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+    _call("capset", pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24))  # the inheritable ones would stay
     # The change of user made the kernel set the flag from fs.suid_dumpable, which may be 2.
     _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 

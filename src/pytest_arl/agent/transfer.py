@@ -89,8 +89,9 @@ class Arrival:
             os.rename(self._root, self._destination)
         for path, mode, mtime in reversed(self._folders):
             final = self._destination + path[len(self._root) :]
-            os.chmod(final, mode)
-            os.utime(final, ns=(mtime, mtime))
+            if os.lstat(final).st_uid == os.getuid():  # one that was there may be the sandbox's own
+                os.chmod(final, mode)
+                os.utime(final, ns=(mtime, mtime))
         return self._count
 
     def abandon(self) -> None:
@@ -135,16 +136,22 @@ class Arrival:
                 os.rename(here, there)
 
 
-def depart(root: bytes, stream: int, *, most_bytes: int, most_entries: int) -> Iterator[bytes]:
-    """The frames of a transfer out of the sandbox. OSError and Limit end it."""
+def depart(
+    root: bytes, stream: int, *, most_bytes: int, most_entries: int, one_filesystem: bool = False
+) -> Iterator[bytes]:
+    """The frames of a transfer out of the sandbox, without what is mounted below ``root`` if ``one_filesystem``.
+
+    OSError and Limit end it.
+    """
     count = total = crc = 0
+    device = os.lstat(root).st_dev
     stack = [b""]
     while stack:
         below = stack.pop()
         path = root + b"/" + below if below else root
         state = os.lstat(path)
         kind = _kind(state.st_mode)
-        if kind is None:
+        if kind is None or (one_filesystem and state.st_dev != device):
             continue  # a socket or a device means nothing elsewhere
         count += 1
         entry = {"p": below, "t": kind, "m": stat.S_IMODE(state.st_mode), "at": state.st_mtime_ns, "n": 0}

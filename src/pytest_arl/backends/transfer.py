@@ -44,7 +44,8 @@ class Archive:
 
     def fill(self, stream: Stream) -> None:
         """Take everything that the sandbox has in the folder."""
-        stream.send(frames.GET, {"path": self.root, "bytes": MOST_BYTES, "entries": MOST_ENTRIES})
+        limits = {"bytes": MOST_BYTES, "entries": MOST_ENTRIES}
+        stream.send(frames.GET, {"path": self.root, "one_filesystem": True, **limits})
         for kind, value in _incoming(stream):
             body = frames.encode(value) if kind == frames.ENTRY else value
             self._file.write(frames.HEADER.pack(len(body), kind, 0))
