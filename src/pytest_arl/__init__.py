@@ -20,7 +20,8 @@ if TYPE_CHECKING:
         StepFailed,
         UsageError,
     )
-    from pytest_arl.plugin.fixtures import SandboxFactory, SandboxFixture, sandbox_fixture
+    from pytest_arl.plugin.fixtures import sandbox_fixture
+    from pytest_arl.plugin.handles import SandboxFactory, SandboxFixture
     from pytest_arl.results import StepResult, TaskResult
     from pytest_arl.session import Process, SandboxSession
     from pytest_arl.steps import Command, FilePatch
@@ -60,7 +61,8 @@ _HOMES = {
         "StepFailed",
         "UsageError",
     ),
-    "plugin.fixtures": ("SandboxFactory", "SandboxFixture", "sandbox_fixture"),
+    "plugin.fixtures": ("sandbox_fixture",),
+    "plugin.handles": ("SandboxFactory", "SandboxFixture"),
     "results": ("StepResult", "TaskResult"),
     "session": ("Process", "SandboxSession"),
     "steps": ("Command", "FilePatch"),

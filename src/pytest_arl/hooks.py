@@ -16,7 +16,6 @@ import importlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -25,6 +24,8 @@ from pytest_arl.errors import UsageError
 from pytest_arl.wording import hint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from pytest_arl.backends.base import Backend
     from pytest_arl.settings import Settings
 
@@ -137,7 +138,9 @@ class _Backends:
         )
 
     def names(self) -> tuple[str, ...]:
-        names = {str(name) for caller in self._callers("pytest_arl_backend_names") for found in caller() for name in found}
+        names = {
+            str(name) for caller in self._callers("pytest_arl_backend_names") for found in caller() for name in found
+        }
         return tuple(sorted(names))
 
     def _callers(self, hook: str) -> list[Callable[..., Any]]:

@@ -7,7 +7,6 @@ Standard library only.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,6 +17,8 @@ from pytest_arl.units import parse_quantity
 from pytest_arl.wording import hint, nearest, type_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from pytest_arl.settings import Settings
 
 __all__ = ["DEFAULT_POOL", "LocalPool", "Mount", "find_pool", "load_pools"]
@@ -125,12 +126,16 @@ def _tables(settings: Settings) -> _Tables:
         content = read_toml(path)
         for key in content:
             if key != "pools":
-                raise UsageError(f"{path}: unknown table {key!r}: a pools file has [pools.NAME] tables and nothing else")
+                raise UsageError(
+                    f"{path}: unknown table {key!r}: a pools file has [pools.NAME] tables and nothing else"
+                )
         tables = content.get("pools", {})
         return _Tables(_mapping(tables, f"pools in {path}"), path, path.parent)
     if settings.project is not None and "pools" in settings.project.table:
         path = settings.project.path
-        return _Tables(_mapping(settings.project.table["pools"], f"pools of {settings.project.source}"), path, path.parent)
+        return _Tables(
+            _mapping(settings.project.table["pools"], f"pools of {settings.project.source}"), path, path.parent
+        )
     return _Tables({}, None, settings.project.path.parent if settings.project else settings.start_dir)
 
 
@@ -183,8 +188,8 @@ def _mount(text: object, base: Path) -> Mount:
     if not isinstance(text, str):
         raise UsageError(rule % (text,))
     parts = text.split(":")
-    option = parts.pop() if len(parts) > 2 and parts[-1] in {"ro", "rw"} else "ro"  # noqa: PLR2004 - source, target, option
-    if len(parts) != 2 or not all(parts) or "\0" in text:  # noqa: PLR2004 - source and target
+    option = parts.pop() if len(parts) > 2 and parts[-1] in {"ro", "rw"} else "ro"
+    if len(parts) != 2 or not all(parts) or "\0" in text:
         raise UsageError(rule % text)
     source, target = parts
     if not target.startswith("/") or ".." in target.split("/"):

@@ -35,7 +35,7 @@ class _Result(BaseModel):
 
     def __eq__(self, other: object) -> bool:
         # Two results are equal when they say the same; who asked for them (a private attribute) is no part of that.
-        return type(self) is type(other) and self._values() == other._values()  # type: ignore[attr-defined] # same type
+        return type(self) is type(other) and self._values() == other._values()
 
     def __hash__(self) -> int:
         return hash(self._values())
@@ -218,7 +218,7 @@ class TaskResult(_Result, Mapping[str, Any]):
         """The Task as the cluster has it: ``metadata``, ``spec`` and ``status``, JSON types only."""
         return {"metadata": self._metadata(), "spec": self._spec(), "status": self._status()}
 
-    def __getitem__(self, key: str) -> Any:  # noqa: ANN401 - JSON
+    def __getitem__(self, key: str) -> Any:
         parts = {"metadata": self._metadata, "spec": self._spec, "status": self._status}
         return parts[key]()
 
@@ -286,6 +286,12 @@ def bind(result: TaskResult, asked: tuple[Step, ...], timeout: float | None, ses
     result._timeout = timeout  # noqa: SLF001
     for index, (step, of) in enumerate(zip(result.steps, asked, strict=False)):
         step._origin = _Origin(session, result.id, index, len(asked), of)  # noqa: SLF001
+    return result
+
+
+def bind_step(result: StepResult, like: StepResult) -> StepResult:
+    """Tell the result of a background process which step started it."""
+    result._origin = like._origin  # noqa: SLF001 - this module's own
     return result
 
 

@@ -49,7 +49,9 @@ DEFAULT = "default"
 def _text(value: object) -> str:
     __tracebackhide__ = True
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise UsageError(f"must be a name, not {value!r}" if isinstance(value, str) else f"must be a name, not {type_name(value)}")
+        raise UsageError(
+            f"must be a name, not {value!r}" if isinstance(value, str) else f"must be a name, not {type_name(value)}"
+        )
     return value.strip()
 
 
@@ -161,7 +163,9 @@ SETTINGS: Mapping[str, Setting] = {
     setting.name: setting
     for setting in (
         Setting("pool", "default", _text, "pool that sandboxes come from", "NAME"),
-        Setting("backend", "local", _text, "what makes sandboxes: local, or the name that a plugin gave its own", "NAME"),
+        Setting(
+            "backend", "local", _text, "what makes sandboxes: local, or the name that a plugin gave its own", "NAME"
+        ),
         Setting("namespace", None, _optional_text, "Kubernetes namespace; means nothing on this machine", "NAME"),
         Setting("scope", "function", _scope, f"how long arl_sandbox lives: {one_of(SCOPES)}", "SCOPE"),
         Setting("timeout", None, parse_timeout, "limit of each execute(), as in 90s; none by default", "DURATION"),

@@ -14,8 +14,8 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
@@ -23,7 +23,19 @@ from pytest_arl.errors import UsageError
 from pytest_arl.units import go_duration, parse_duration, parse_timeout
 from pytest_arl.wording import command_line, hint, nearest, one_of, shorten, type_name
 
-__all__ = ["Command", "FilePatch", "HiddenValues", "Step", "parse_duration", "parse_steps"]
+__all__ = [
+    "Command",
+    "FilePatch",
+    "HiddenValues",
+    "Step",
+    "check_content",
+    "check_mode",
+    "check_path",
+    "parse_duration",
+    "parse_steps",
+]
+
+T = TypeVar("T")
 
 _MODES = 0o7777
 """Every permission bit a file has; more is a mistake, often a decimal that was meant to be octal."""
@@ -156,10 +168,36 @@ def _mode(value: object) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"must be an integer such as 0o755, not {type_name(value)}")
+        raise ValueError(f"must be an integer such as 0o755, not {type_name(value)}")  # noqa: TRY004 - as above
     if not 0 <= value <= _MODES:
         raise ValueError(f"must be from 0 to 0o7777, not {value:#o}")
     return value
+
+
+def check_path(value: object, what: str) -> str:
+    """A path that a method was given, as a step's is checked."""
+    __tracebackhide__ = True
+    return _checked(_path, value, f"{what}: the path")
+
+
+def check_content(value: object, what: str) -> bytes:
+    """Content that a method was given, as a step's is checked."""
+    __tracebackhide__ = True
+    return _checked(_bytes, value, f"{what}: the content")
+
+
+def check_mode(value: object, what: str) -> int | None:
+    """A mode that a method was given, as a step's is checked."""
+    __tracebackhide__ = True
+    return _checked(_mode, value, f"{what}: the mode")
+
+
+def _checked(check: Callable[[object], T], value: object, what: str) -> T:
+    __tracebackhide__ = True
+    try:
+        return check(value)
+    except ValueError as error:
+        raise UsageError(f"{what} {error}") from None
 
 
 _STRING = {"type": "string"}
@@ -183,7 +221,7 @@ _Mode = Annotated[int | None, PlainValidator(_mode), WithJsonSchema({"type": "in
 class _Step(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
 
-    def __init__(self, /, **data: Any) -> None:  # noqa: ANN401 - pydantic checks what this passes on
+    def __init__(self, /, **data: Any) -> None:
         __tracebackhide__ = True
         try:
             super().__init__(**data)
@@ -218,7 +256,7 @@ class Command(_Step):
 
     if TYPE_CHECKING:
 
-        def __init__(  # noqa: PLR0913 - one for each field
+        def __init__(
             self,
             *,
             command: Sequence[str | os.PathLike[str]],
@@ -271,7 +309,7 @@ class FilePatch(_Step):
 
     if TYPE_CHECKING:
 
-        def __init__(  # noqa: PLR0913 - one for each field
+        def __init__(
             self,
             *,
             path: str | os.PathLike[str],
@@ -284,14 +322,14 @@ class FilePatch(_Step):
 
     else:
 
-        def __init__(self, /, **data: Any) -> None:  # noqa: ANN401 - pydantic checks what this passes on
+        def __init__(self, /, **data: Any) -> None:
             __tracebackhide__ = True
             if data.get("encoding") == "base64" and isinstance(data.get("content"), str):
                 try:
                     data["content"] = base64.b64decode("".join(data["content"].split()), validate=True)
                 except (binascii.Error, ValueError) as error:
-                    label = _label(FilePatch, data)
-                    raise UsageError(f"{label}: 'content' is no base64 ({error}); a plain string needs no 'encoding'") from None
+                    what = f"'content' is no base64 ({error}); a plain string needs no 'encoding'"
+                    raise UsageError(f"{_label(FilePatch, data)}: {what}") from None
             super().__init__(**data)
 
     def __repr__(self) -> str:

@@ -79,7 +79,7 @@ def format_duration(seconds: float) -> str:
     """A duration for people: ``12 ms``, ``4.1 s``, ``130 s``."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.0f} s" if seconds >= 100 or seconds == int(seconds) else f"{seconds:.1f} s"  # noqa: PLR2004
+    return f"{seconds:.0f} s" if seconds >= 100 or seconds == int(seconds) else f"{seconds:.1f} s"
 
 
 def go_duration(seconds: float) -> str:

@@ -1,0 +1,146 @@
+"""One sandbox in a session's hands: acquired, swapped for a fresh one, and let go exactly once.
+
+Apart from the session, so that a session that is garbage collected can still be cleaned up after.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import threading
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from pytest_arl.errors import SandboxClosed, SandboxTimeout
+from pytest_arl.turns import Cancellation, Ticket, Turns
+from pytest_arl.units import format_duration
+
+if TYPE_CHECKING:
+    from pytest_arl.backends.base import AcquireRequest, Backend, BackendSandbox, Checkpoint
+
+__all__ = ["Holding", "acquire", "close_unowned"]
+
+_logger = logging.getLogger("pytest_arl")
+
+
+class _Places:
+    """How many sandboxes this process may have open (``--arl-max-sandboxes``); a forked child counts anew."""
+
+    def __init__(self) -> None:
+        self.turns = Turns(None)
+        os.register_at_fork(after_in_child=self._anew)
+
+    def _anew(self) -> None:
+        self.turns = Turns(None)
+
+
+_places = _Places()
+
+
+class Holding:
+    """A sandbox, its last checkpoint, and its place among those that may be open.
+
+    Attributes:
+        sandbox: the backend's; another one after a reset.
+        uses: how often something was done that can change what is in it; it only grows, over resets too.
+        opener: the cancellable call that opened it, if that was one.
+        pid: the process whose it is.
+    """
+
+    def __init__(self, sandbox: BackendSandbox, place: Ticket) -> None:
+        self.sandbox = sandbox
+        self.uses = 0
+        self.opener: Cancellation | None = None
+        self.pid = os.getpid()
+        self._checkpoint: Checkpoint | None = None
+        self._clean = 0
+        self._place = place
+        self._turns = _places.turns
+        self._closing = threading.Lock()
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was let go of."""
+        return self._closed
+
+    @property
+    def untouched(self) -> bool:
+        """Whether all that is in it is its checkpoint: a fresh one in its place would go unnoticed."""
+        return self.uses == self._clean
+
+    def start_counting(self, uses: int) -> None:
+        """Go on with the count of the sandbox before this one."""
+        self.uses = self._clean = uses
+
+    def remember(self) -> None:
+        """Make a checkpoint; the one before it is given up."""
+        __tracebackhide__ = True
+        uses = self.uses
+        before, self._checkpoint = self._checkpoint, self.sandbox.checkpoint()
+        self._clean = uses
+        if before is not None:
+            before.close()
+
+    def renew(self) -> None:
+        """Return to the checkpoint, in a fresh sandbox if the backend likes that better."""
+        __tracebackhide__ = True
+        if self._checkpoint is None:
+            return
+        uses = self.uses
+        self.sandbox = self.sandbox.restore(self._checkpoint)
+        self._clean = uses
+        if self._closed:
+            # Deleted meanwhile, and the sandbox of that moment is closed: this one must not stay either.
+            self.sandbox.close()
+            raise SandboxClosed(f"{self.sandbox.name}: deleted while it was reset")
+
+    def close(self) -> None:
+        """Let go of everything. Idempotent; in a forked child it does nothing, for the sandbox is the parent's."""
+        if os.getpid() != self.pid or not self._closing.acquire(blocking=False):
+            return
+        self._closed = True
+        try:
+            self.sandbox.close()
+            if self._checkpoint is not None:
+                self._checkpoint.close()
+        except Exception:  # a backend promised not to; nobody can do anything about it here
+            _logger.exception("closing the sandbox %s failed", self.sandbox.name)
+        finally:
+            self._turns.leave(self._place)
+
+
+def acquire(
+    backend: Backend, request: AcquireRequest, most: int | None, cancellation: Cancellation | None
+) -> tuple[Holding, float]:
+    """A sandbox that is ready, and the seconds that took. Waits for a place where ``most`` are open."""
+    __tracebackhide__ = True
+    began = perf_counter()
+    place = Ticket()
+    turns = _places.turns
+    holding: Holding | None = None
+    try:
+        turns.set_limit(most)
+        if not turns.enter(place, timeout=request.acquire_timeout, cancellation=cancellation):
+            raise SandboxTimeout(  # noqa: TRY301 - the place is left below
+                f"no sandbox of pool {request.pool_ref!r} after {format_duration(request.acquire_timeout)}: {most} are "
+                f"open in this process, and --arl-max-sandboxes allows no more; close one, or allow more"
+            )
+        holding = Holding(backend.acquire(request), place)
+        holding.remember()
+        return holding, perf_counter() - began
+    except BaseException:
+        if holding is None:
+            turns.leave(place)
+        else:
+            holding.close()
+        raise
+
+
+def close_unowned(holding: Holding) -> None:
+    """Close the sandbox of a session that was garbage collected."""
+    if os.getpid() == holding.pid:
+        # In a thread: the collection may have begun while this very thread holds a lock of the backend. This is the
+        # one way to start a thread that takes no lock itself.
+        _thread.start_new_thread(holding.close, ())

@@ -1,0 +1,125 @@
+"""Whose turn it is: a lock that serves in the order of asking, and a bound on how many may be inside.
+
+threading.Lock wakes anyone; a sandbox promises its callers their order. A ticket makes leaving idempotent, so that an
+interrupt at any point while waiting or inside is made good by one ``leave`` in a ``finally``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pytest_arl.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Abandoned", "Cancellation", "Ticket", "Turns"]
+
+
+class Abandoned(BaseException):
+    """The caller stopped waiting for its turn (an await was cancelled); nobody sees it but the waiting thread."""
+
+
+class Cancellation:
+    """A cancelled await's word to the thread that works for it.
+
+    Attributes:
+        requested: whether the await was cancelled.
+        hook: ends what the thread does at the moment; called again until the thread is done, so that no instant
+            between two hooks is missed.
+    """
+
+    __slots__ = ("hook", "requested")
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.hook: Callable[[], object] | None = None
+
+    def watch(self, hook: Callable[[], object]) -> None:
+        """Let ``hook`` end what comes next; raises Abandoned where that need not begin."""
+        self.hook = hook
+        if self.requested:
+            raise Abandoned
+
+    def cancel(self) -> None:
+        """Ask the thread to end. Any thread, any number of times."""
+        self.requested = True
+        hook = self.hook
+        if hook is not None:
+            hook()
+
+
+class Ticket:
+    """One caller's place. Made before the ``try`` that enters with it, so that no interrupt can lose it."""
+
+    __slots__ = ("abandoned", "gate", "thread")
+
+    def __init__(self) -> None:
+        self.abandoned = False
+        self.thread = threading.get_ident()
+        self.gate: threading.Lock | None = None
+
+
+class Turns:
+    """At most ``limit`` callers inside, in the order in which they asked; None is no limit."""
+
+    def __init__(self, limit: int | None = 1) -> None:
+        # Reentrant: a garbage collection inside may close a session, whose place is given back right here.
+        self._mutex = threading.RLock()
+        self._limit = limit
+        self._inside: set[Ticket] = set()
+        self._waiting: deque[Ticket] = deque()
+
+    def set_limit(self, limit: int | None) -> None:
+        """Change how many may be inside; those who are stay."""
+        with self._mutex:
+            self._limit = limit
+            self._let_in()
+
+    def enter(self, ticket: Ticket, *, timeout: float = -1, cancellation: Cancellation | None = None) -> bool:
+        """Wait for this ticket's turn; False when ``timeout`` seconds pass first (-1 waits as long as it takes).
+
+        Whatever happens, the caller leaves with the ticket afterwards.
+        """
+        __tracebackhide__ = True
+        with self._mutex:
+            if self._limit == 1 and any(other.thread == ticket.thread for other in self._inside):
+                raise UsageError(
+                    "this sandbox is busy with a task of this very thread (are you in its on_output?): "
+                    "it could never get its turn"
+                )
+            self._waiting.append(ticket)
+            gate = ticket.gate = threading.Lock()
+            gate.acquire()
+            self._let_in()
+        if cancellation is not None:
+            cancellation.watch(lambda: self._abandon(ticket))
+        entered = gate.acquire(timeout=timeout)
+        if ticket.abandoned:
+            raise Abandoned
+        return entered
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give the place, or the place in the queue, to the next. Idempotent."""
+        with self._mutex:
+            self._inside.discard(ticket)
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+            self._let_in()
+
+    def _abandon(self, ticket: Ticket) -> None:
+        with self._mutex:
+            if ticket in self._waiting and ticket.gate is not None:
+                ticket.abandoned = True
+                self._waiting.remove(ticket)
+                ticket.gate.release()
+
+    def _let_in(self) -> None:
+        while self._waiting and (self._limit is None or len(self._inside) < self._limit):
+            ticket = self._waiting[0]
+            self._inside.add(ticket)
+            self._waiting.popleft()
+            if ticket.gate is not None:
+                ticket.gate.release()
