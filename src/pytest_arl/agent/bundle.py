@@ -7,8 +7,10 @@ the modules would take 15, and no cache folder has to be found or written.
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib.machinery
 import marshal
+
+import pytest_arl.agent
 
 __all__ = ["BOOT", "bundle"]
 
@@ -39,7 +41,7 @@ for name in ('pytest_arl', 'pytest_arl.agent'):
     sys.modules[name].__path__ = []
 agent = sys.modules['pytest_arl.agent']
 with open(sys.argv[1], 'rb') as file:
-    codes = marshal.load(file)
+    codes = marshal.loads(file.read())
 for name, code in codes:
     module = M('pytest_arl.agent.' + name)
     sys.modules[module.__name__] = module
@@ -55,7 +57,8 @@ def bundle() -> bytes:
     """The agent's code objects, for an interpreter of this very version."""
     codes = []
     for name in _MODULES:
-        spec = importlib.util.find_spec("pytest_arl.agent." + name)
+        # By path: pytest's assertion rewriter answers for a plugin's modules first, with a loader that gives no code.
+        spec = importlib.machinery.PathFinder.find_spec(f"pytest_arl.agent.{name}", pytest_arl.agent.__path__)
         loader = None if spec is None else spec.loader
         if loader is None or not hasattr(loader, "get_code"):
             msg = f"the agent's module {name} is not where it was installed"
