@@ -1,4 +1,4 @@
-"""A backend that a third party could have written: commands by subprocess, in a temporary folder, isolated from nothing.
+"""A backend that a third party could have written: commands by subprocess in a temporary folder, isolated from nothing.
 
 It proves that the hook is all one needs, and is the fast, honest sandbox under the session's own tests. Use it in a
 conftest.py by ``from tests.toy_backend import pytest_arl_backend``, or register this module with ``pytest_arl.hooks``.
@@ -191,7 +191,8 @@ class ToySandbox:
 
     def execute(self, task: TaskRequest, on_output: OnOutput | None) -> list[StepResult]:
         self.executed.append(task.id)
-        self.partial = results = []
+        results: list[StepResult] = []
+        self.partial = results
         deadline = None if task.timeout is None else time.monotonic() + task.timeout
         try:
             for index, step in enumerate(task.steps):

@@ -47,7 +47,8 @@ def command(
         )
     except UsageError as error:
         _, _, rest = str(error).partition(": ")
-        raise UsageError(f"{method}: {rest.replace("'command' item", 'word')}") from None
+        rest = rest.replace("'command' item", "word")
+        raise UsageError(f"{method}: {rest}") from None
 
 
 def _refuse_common_slips(method: str, argv: tuple[object, ...]) -> None:
