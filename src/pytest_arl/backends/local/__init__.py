@@ -1,0 +1,20 @@
+"""Sandboxes on this machine: bubblewrap around the agent, with limits by cgroup where there is one.
+
+============ ======================================================================================
+backend      acquire, replace, close: the protocol of :mod:`pytest_arl.backends.base`
+probe        which bubblewrap works here and how strong it is; ``cures`` what to do where none does
+plan         from a pool to a command line, by way of ``layout``, ``mounts``, ``roots``, ``identity``, ``interpreter``
+namespaces   what sets a sandbox apart; ``seccomp`` and ``syscalls`` what it may not ask of the kernel
+enclosure    one sandbox's processes and what they hold, started by ``spawner``
+cgroups      limits, in the folders that ``hierarchies`` finds; ``uids`` one uid for each of root's sandboxes
+janitor      cleans up after a pytest that was killed (``janitor_program`` is its process)
+warm, slots  sandboxes kept ready, and how many may be open
+============ ======================================================================================
+"""
+
+from __future__ import annotations
+
+from pytest_arl.backends.local.backend import LocalBackend, create_backend
+from pytest_arl.backends.local.probe import Host, probe
+
+__all__ = ["Host", "LocalBackend", "create_backend", "probe"]

@@ -1,0 +1,275 @@
+"""The built-in backend: sandboxes on this machine."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import secrets
+import threading
+import time
+import weakref
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from pytest_arl.backends.agent import AgentSandbox
+from pytest_arl.backends.local.cgroups import RunCgroups, sweep
+from pytest_arl.backends.local.enclosure import Enclosure, Surroundings
+from pytest_arl.backends.local.janitor import Janitor
+from pytest_arl.backends.local.plan import Plan, make_plan
+from pytest_arl.backends.local.probe import Host, probe
+from pytest_arl.backends.local.slots import Slots
+from pytest_arl.backends.local.warm import WarmPools
+from pytest_arl.channel import Channel, ChannelLost
+from pytest_arl.errors import BackendUnavailable, SandboxTimeout
+from pytest_arl.pools import LocalPool, find_pool, load_pools
+from pytest_arl.settings import Settings, current
+from pytest_arl.units import format_quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_arl.backends.base import AcquireRequest, Backend
+
+__all__ = ["LocalBackend", "create_backend"]
+
+_logger = logging.getLogger("pytest_arl")
+_WARM_SECONDS = 120.0
+
+
+class _Prepared:
+    """A sandbox that is ready and nobody's yet."""
+
+    def __init__(self, plan: Plan, surroundings: Surroundings, deadline: float) -> None:
+        """Make one. Raises BackendUnavailable, SandboxTimeout."""
+        self.plan = plan
+        self.enclosure = Enclosure(plan, surroundings, deadline)
+        try:
+            self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph)
+            self._greet(deadline)
+        except BaseException:
+            self.enclosure.close()
+            raise
+
+    def _greet(self, deadline: float) -> None:
+        try:
+            self.channel.handshake(self.enclosure.config, deadline)
+        except ChannelLost as error:
+            raise BackendUnavailable(f"{self.enclosure.explain()} [{error}]") from None
+        except TimeoutError:
+            pool = self.plan.pool.name
+            raise SandboxTimeout(
+                f"a sandbox of pool {pool!r} was started, but its agent was not ready in time"
+            ) from None
+
+    def alive(self) -> bool:
+        """Whether it can be handed out."""
+        return not self.channel.broken and self.enclosure.alive()
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+        self.channel.close()
+        self.enclosure.close()
+
+
+class _Slot:
+    """One place among ``--arl-max-sandboxes``, shared by a sandbox and those that replace it."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._holders = 1
+        self._lock = threading.Lock()
+
+    def share(self) -> None:
+        with self._lock:
+            self._holders += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            last = self._holders == 0
+        if last:
+            self._slots.free()
+
+
+class LocalBackend:
+    """Sandboxes under bubblewrap. See :class:`pytest_arl.backends.base.Backend`.
+
+    Nothing is looked for or started before the first :meth:`acquire`.
+    """
+
+    name = "local"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._owner = os.getpid()
+        self._lock = threading.RLock()
+        self._slots = Slots()
+        self._plans: dict[str, Plan] = {}
+        self._open: dict[str, _Prepared] = {}
+        self._surroundings: Surroundings | None = None
+        self._stack = ExitStack()
+        self._janitor: Janitor | None = None
+        self._closed = False
+        self._warm: WarmPools[_Prepared] = WarmPools(self._make_warm, self._has_room)
+        _backends.add(self)
+        atexit.register(self.close)
+
+    def pools(self) -> tuple[str, ...]:
+        """Names of the pools there are, sorted."""
+        return tuple(sorted(load_pools(self._settings)))
+
+    def acquire(self, request: AcquireRequest) -> AgentSandbox:
+        """A ready sandbox."""
+        __tracebackhide__ = True
+        deadline = time.monotonic() + request.acquire_timeout
+        plan = self._plan(find_pool(self._settings, request.pool_ref))
+        self._slots.take(current().value("max_sandboxes"), deadline)
+        slot = _Slot(self._slots)
+        try:
+            return self._hand_out(plan, slot, deadline)
+        except BaseException:
+            slot.release()
+            raise
+
+    def _plan(self, pool: LocalPool) -> Plan:
+        __tracebackhide__ = True
+        with self._lock:
+            plan = self._plans.get(pool.name)
+            if plan is None or plan.pool != pool:
+                host = probe()
+                host.require(self._settings.value("isolation_min"))
+                plan = self._plans[pool.name] = make_plan(pool, host)
+                self._surround(host)
+            return plan
+
+    def _surround(self, host: Host) -> None:
+        """What all sandboxes of this process share; made with the first one."""
+        if self._surroundings is not None:
+            return
+        owner = os.pidfd_open(os.getpid())
+        self._stack.callback(os.close, owner)
+        cgroups = None
+        if host.hierarchies is not None:
+            try:
+                cgroups = RunCgroups(host.hierarchies)
+            except OSError as error:
+                raise BackendUnavailable(f"cgroups for sandboxes cannot be made: {error}") from None
+            self._janitor = Janitor.start(cgroups)
+            self._stack.callback(self._janitor.close)
+            self._stack.callback(cgroups.close)
+            threading.Thread(target=sweep, args=(host.hierarchies,), name="arl-sweep", daemon=True).start()
+        self._surroundings = Surroundings(owner, host.privileged, cgroups)
+
+    def _hand_out(self, plan: Plan, slot: _Slot, deadline: float) -> AgentSandbox:
+        """A warm sandbox or a fresh one, as its holder will have it."""
+        __tracebackhide__ = True
+        prepared = self._warm.take(plan)
+        if prepared is None:
+            if self._warm.count() and not self._has_room(self._warm.count() - 1):
+                self._warm.give_up_one()
+            with self._warm.paused():
+                prepared = self._make(plan, deadline)
+        name = f"{plan.pool.name}-{secrets.token_hex(3)}"
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._open[name] = prepared
+        if closed:
+            prepared.close()
+            raise BackendUnavailable("the local backend is closed")
+        return AgentSandbox(
+            prepared.channel,
+            name=name,
+            pool_ref=plan.pool.name,
+            isolation=plan.isolation,
+            output_limit=plan.pool.output,
+            on_close=self._closer(name, slot),
+            kill=prepared.enclosure.kill,
+            replace=lambda: self._replace(plan, slot),
+            limits=_shown_limits(plan.pool),
+        )
+
+    def _replace(self, plan: Plan, slot: _Slot) -> AgentSandbox:
+        """A sandbox in the place of one that is about to be closed."""
+        slot.share()
+        try:
+            return self._hand_out(plan, slot, time.monotonic() + self._settings.value("acquire_timeout"))
+        except BaseException:
+            slot.release()
+            raise
+
+    def _closer(self, name: str, slot: _Slot) -> Callable[[], None]:
+        def close() -> None:
+            with self._lock:
+                prepared = self._open.pop(name, None)
+            if prepared is not None:
+                prepared.close()
+                slot.release()
+
+        return close
+
+    def _make(self, plan: Plan, deadline: float) -> _Prepared:
+        with self._lock:
+            if self._closed or self._surroundings is None:
+                raise BackendUnavailable("the local backend is closed")
+            surroundings = self._surroundings
+        return _Prepared(plan, surroundings, deadline)
+
+    def _make_warm(self, plan: Plan) -> _Prepared:
+        return self._make(plan, time.monotonic() + _WARM_SECONDS)
+
+    def _has_room(self, beside: int) -> bool:
+        return self._slots.room(current().value("max_sandboxes"), beside)
+
+    def close(self) -> None:
+        """Close every sandbox that is still open and free everything. Idempotent."""
+        if self._owner != os.getpid():
+            return
+        atexit.unregister(self.close)
+        with self._lock:
+            self._closed = True
+            left, self._open = list(self._open.values()), {}
+        self._warm.close()
+        for prepared in left:
+            prepared.close()
+        with self._lock:
+            self._surroundings = None
+            self._stack.close()
+
+    def forget(self) -> None:
+        """In a forked child: everything here is the parent's, and stays as it is."""
+        self._lock = threading.RLock()
+        self._closed = True
+        self._stack.pop_all()
+        for prepared in self._open.values():
+            prepared.enclosure.forget()
+        if self._surroundings is not None:
+            os.close(self._surroundings.owner)
+            if self._surroundings.cgroups is not None:
+                self._surroundings.cgroups.forget()
+        if self._janitor is not None:
+            self._janitor.forget()
+        atexit.unregister(self.close)
+
+
+def _shown_limits(pool: LocalPool) -> dict[str, str]:
+    sizes = {"memory": pool.memory, "workspace": pool.workspace, "tmp": pool.tmp, "shm": pool.memory}
+    counts = {"processes": pool.processes, "files": pool.files}
+    return {name: format_quantity(size) for name, size in sizes.items()} | {name: str(n) for name, n in counts.items()}
+
+
+_backends: weakref.WeakSet[LocalBackend] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for backend in list(_backends):
+        backend.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def create_backend(settings: Settings) -> Backend:
+    """The backend that the hook gives out for the name ``local``."""
+    return LocalBackend(settings)

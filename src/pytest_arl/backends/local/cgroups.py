@@ -1,0 +1,227 @@
+"""The limits of a sandbox, kept by the kernel: one cgroup for each, below one folder for the run.
+
+The run's folder (one in each hierarchy) is locked with flock by the process that made it, so that a later run can
+tell a dead owner's folder from a living one's, whatever became of pids meanwhile. Three parties remove cgroups:
+the sandbox's own close, the janitor when this process dies, and :func:`sweep` at the next run's first use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import signal
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pytest_arl.backends.local.hierarchies import Hierarchies
+
+__all__ = ["Cgroup", "Limits", "RunCgroups", "sweep"]
+
+_PREFIX = "pytest-arl-"
+_CPU_PERIOD = 100_000
+"""Microseconds; the kernel's default."""
+_SPARE_PROCESSES = 8
+"""The agent, and what it forks beside the steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one sandbox may use: bytes (of processes and files together), processes, processors (None: all)."""
+
+    memory: int
+    processes: int
+    cpus: float | None
+
+
+class Cgroup:
+    """One sandbox's cgroup: a folder in each hierarchy.
+
+    Attributes:
+        oom_descriptor, pids_descriptor: where the agent reads how often the limits were hit
+            (``oom_kill N`` of memory.oom_control or memory.events, ``max N`` of pids.events).
+        limits_cpus: whether its share of the processors is bounded here.
+    """
+
+    def __init__(self, folders: Mapping[str, Path], limits: Limits, version: int) -> None:
+        self._folders = tuple(dict.fromkeys(folders.values()))
+        self.limits_cpus = "cpu" in folders and limits.cpus is not None
+        self._stack = ExitStack()
+        try:
+            for folder in self._folders:
+                folder.mkdir()
+                self._stack.callback(_remove, folder)
+            _set_limits(folders, limits, version)
+            oom = folders["memory"] / ("memory.oom_control" if version == 1 else "memory.events")
+            self.oom_descriptor = self._open(oom)
+            self.pids_descriptor = self._open(folders["pids"] / "pids.events")
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _open(self, path: Path) -> int:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._stack.callback(os.close, descriptor)
+        return descriptor
+
+    def add(self, pid: int) -> None:
+        """Place a process, which must not have children yet."""
+        for folder in self._folders:
+            _write(folder / "cgroup.procs", pid)
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel ever killed something here for the memory limit."""
+        text = os.pread(self.oom_descriptor, 4096, 0).decode()
+        return any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in text.splitlines())
+
+    def remove(self) -> None:
+        """Kill what is left inside, and remove it. Idempotent."""
+        self._stack.close()
+
+
+class RunCgroups:
+    """This process's part of the tree, and the sandboxes' cgroups in it.
+
+    Attributes:
+        folders: the run's folders, for the janitor.
+        locks: descriptors that hold them, for the janitor to inherit.
+    """
+
+    def __init__(self, hierarchies: Hierarchies) -> None:
+        self._hierarchies = hierarchies
+        self._stack = ExitStack()
+        parents = tuple(dict.fromkeys(hierarchies.folders.values()))
+        while True:
+            name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+            try:
+                self.locks = tuple(self._make(parent / name) for parent in parents)
+            except _TakenError:
+                self._stack.close()
+            else:
+                break
+        self.folders = tuple(parent / name for parent in parents)
+        self._name = name
+        if hierarchies.version == 2:
+            _write(self.folders[0] / "cgroup.subtree_control", " ".join(f"+{name}" for name in hierarchies.folders))
+
+    def _make(self, folder: Path) -> int:
+        folder.mkdir()
+        self._stack.callback(_remove, folder)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._stack.callback(os.close, descriptor)
+        if not _lock(descriptor) or not folder.exists():
+            raise _TakenError
+        return descriptor
+
+    def create(self, limits: Limits) -> Cgroup:
+        """A cgroup for one sandbox. Raises OSError."""
+        name = secrets.token_hex(4)
+        wanted = {
+            controller: parent / self._name / name
+            for controller, parent in self._hierarchies.folders.items()
+            if controller != "cpu" or limits.cpus is not None
+        }
+        return Cgroup(wanted, limits, self._hierarchies.version)
+
+    def close(self) -> None:
+        """Remove everything. Idempotent."""
+        self._stack.close()
+
+    def forget(self) -> None:
+        """In a forked child: close its copies of the descriptors and leave the rest to the parent."""
+        self._stack.pop_all()
+        for descriptor in self.locks:
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+class _TakenError(Exception):
+    """Another run's sweep took the folder between our making and locking it."""
+
+
+def sweep(hierarchies: Hierarchies) -> int:
+    """Remove the folders of runs whose owner is dead. Gives how many."""
+    removed = 0
+    for parent in dict.fromkeys(hierarchies.folders.values()):
+        for folder in parent.glob(f"{_PREFIX}*"):
+            with suppress(OSError):
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    if _lock(descriptor):
+                        for child in _children(folder):
+                            _remove(child)
+                        _remove(folder)
+                        removed += 1
+                finally:
+                    os.close(descriptor)
+    return removed
+
+
+def _children(folder: Path) -> Iterable[Path]:
+    return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _write(path: Path, value: object) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, str(value).encode())
+    finally:
+        os.close(descriptor)
+
+
+def _set_limits(folders: Mapping[str, Path], limits: Limits, version: int) -> None:
+    memory, quota = folders["memory"], None
+    if limits.cpus is not None:
+        quota = max(1000, int(limits.cpus * _CPU_PERIOD))
+    if version == 1:
+        _write(memory / "memory.limit_in_bytes", limits.memory)
+        with suppress(OSError):  # absent without swap accounting
+            _write(memory / "memory.memsw.limit_in_bytes", limits.memory)
+        if quota is not None and "cpu" in folders:
+            _write(folders["cpu"] / "cpu.cfs_quota_us", quota)
+    else:
+        _write(memory / "memory.max", limits.memory)
+        with suppress(OSError):  # absent without swap
+            _write(memory / "memory.swap.max", 0)
+        if quota is not None and "cpu" in folders:
+            _write(folders["cpu"] / "cpu.max", f"{quota} {_CPU_PERIOD}")
+    _write(folders["pids"] / "pids.max", limits.processes + _SPARE_PROCESSES)
+
+
+def _remove(folder: Path, patience: float = 2.0) -> None:
+    """Remove a cgroup; while processes are in it, kill them. After ``patience`` seconds it is left to a later sweep."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            if time.monotonic() > end:
+                return
+            _kill_all(folder)
+            time.sleep(0.001)
+        else:
+            return
+
+
+def _kill_all(folder: Path) -> None:
+    with suppress(OSError):
+        for pid in (folder / "cgroup.procs").read_text().split():
+            if pid != "0":  # a process of another pid namespace cannot be named here
+                with suppress(OSError):
+                    os.kill(int(pid), signal.SIGKILL)

@@ -1,0 +1,309 @@
+"""One sandbox's processes, as this side sees them: started, bounded, ended.
+
+An :class:`Enclosure` owns everything of a sandbox that is outside of it (bubblewrap's process, descriptors, the cgroup,
+the uid) and gives all of it back in :meth:`Enclosure.close`, once, from any thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_arl.backends.local import spawner
+from pytest_arl.backends.local.cures import cure_for
+from pytest_arl.backends.local.layout import UID, Argument, Content
+from pytest_arl.backends.local.namespaces import INNER_ID
+from pytest_arl.backends.local.plan import HOME, TMP, WORKSPACE, Plan
+from pytest_arl.backends.local.uids import UidLease
+from pytest_arl.channel import AgentConfig
+from pytest_arl.errors import BackendUnavailable, SandboxTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_arl.backends.local.cgroups import Cgroup, RunCgroups
+
+__all__ = ["Enclosure", "Surroundings"]
+
+_END_SECONDS = 5.0
+"""For a killed sandbox to be gone. Freeing a full workspace and 6,500 processes took less than one."""
+_cpus = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a process's sandboxes share.
+
+    Attributes:
+        owner: a pidfd of this process.
+        privileged: whether each sandbox gets a uid.
+        cgroups: where their limits are, or None.
+    """
+
+    owner: int
+    privileged: bool
+    cgroups: RunCgroups | None
+
+
+class Enclosure:
+    """A started sandbox, whose agent waits for its config on :attr:`connection`."""
+
+    def __init__(self, plan: Plan, surroundings: Surroundings, deadline: float) -> None:
+        """Start one. Raises BackendUnavailable, SandboxTimeout (at ``deadline``, in monotonic seconds)."""
+        self._plan = plan
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        self._child = -1
+        try:
+            self._start(surroundings, deadline)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _start(self, surroundings: Surroundings, deadline: float) -> None:
+        plan, keep = self._plan, self._stack
+        lease = UidLease.take() if surroundings.privileged else None
+        if lease is not None:
+            keep.callback(lease.close)
+        self._cgroup = self._make_cgroup(surroundings.cgroups)
+        self._stderr = os.memfd_create("arl-bwrap-stderr")
+        keep.callback(os.close, self._stderr)
+        with ExitStack() as passed:
+            self.connection, inner = socket.socketpair()
+            keep.callback(self.connection.close)
+            passed.callback(inner.close)
+            spool = _unnamed_file()
+            passed.callback(os.close, spool)
+            self.config = self._configure(lease, surroundings.owner, spool)
+            start = _Start(passed, keep)
+            inherited = [inner.fileno(), surroundings.owner, spool]
+            inherited += [lease.descriptor] if lease is not None else []
+            inherited += [self._cgroup.oom_descriptor, self._cgroup.pids_descriptor] if self._cgroup is not None else []
+            uid = lease.uid if lease is not None else INNER_ID
+            argv = [*plan.command, str(inner.fileno())]
+            self._process = start.bubblewrap(plan.bwrap, plan.arguments, argv, inherited, uid, self._stderr)
+            keep.callback(self._end)
+        child = start.child_pid(deadline)
+        if child is None:
+            raise self._failure(deadline)
+        self._place(child)
+        start.go()
+
+    def _make_cgroup(self, run: RunCgroups | None) -> Cgroup | None:
+        if run is None:
+            return None
+        try:
+            cgroup = run.create(self._plan.limits)
+        except OSError as error:
+            raise BackendUnavailable(f"a cgroup for a sandbox cannot be made: {error}") from None
+        self._stack.callback(cgroup.remove)
+        return cgroup
+
+    def _configure(self, lease: UidLease | None, owner: int, spool: int) -> AgentConfig:
+        plan, cgroup = self._plan, self._cgroup
+        return AgentConfig(
+            uid=lease.uid if lease else None,
+            gid=lease.uid if lease else None,
+            workspace=WORKSPACE,
+            home=HOME,
+            tmp=TMP,
+            env=plan.env,
+            rlimits=plan.rlimits,
+            owner_fd=owner,
+            spool_fd=spool,
+            oom_fd=cgroup.oom_descriptor if cgroup else None,
+            pids_fd=cgroup.pids_descriptor if cgroup else None,
+            lock_fd=lease.descriptor if lease else None,
+            memory=plan.memory,
+            processes=plan.pool.processes,
+        )
+
+    def _place(self, child: int) -> None:
+        """Bound PID 1 of the sandbox while it still waits: it has no children yet, so nothing escapes."""
+        try:
+            self._child = os.pidfd_open(child)
+            if self._cgroup is not None:
+                self._cgroup.add(child)
+            if self._plan.limits.cpus is not None and (self._cgroup is None or not self._cgroup.limits_cpus):
+                os.sched_setaffinity(child, _share_of_cpus(self._plan.limits.cpus))
+        except OSError as error:
+            raise BackendUnavailable(f"the sandbox cannot be bounded: {error}{_said(self._stderr)}") from None
+
+    def _failure(self, deadline: float) -> Exception:
+        if time.monotonic() >= deadline:
+            return SandboxTimeout(
+                f"bubblewrap did not start a sandbox of pool {self._plan.pool.name!r} in time{_said(self._stderr)}"
+            )
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        return BackendUnavailable(self.explain())
+
+    def explain(self) -> str:
+        """Why there is no sandbox, from what bubblewrap said."""
+        said = _said(self._stderr)
+        cure = cure_for(said, self._plan.bwrap)
+        return f"bubblewrap could not make a sandbox of pool {self._plan.pool.name!r}{said}. {cure}".rstrip()
+
+    def epitaph(self) -> str:
+        """What is known of an agent that is gone; empty where that is nothing."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+        code = self._process.returncode
+        if self._cgroup is not None and self._cgroup.out_of_memory():
+            return f"it ran out of memory (limit {self._plan.limits.memory} bytes, files in it included)"
+        if code is None:
+            return f"its agent closed the connection, but is still running{_said(self._stderr)}"
+        if code > 128:
+            with suppress(ValueError):
+                return f"its agent was killed by {signal.Signals(code - 128).name}{_said(self._stderr)}"
+        return f"its agent ended with exit code {code}{_said(self._stderr)}"
+
+    def kill(self) -> None:
+        """Kill PID 1 of the sandbox, and with it everything inside, at once."""
+        if self._owner == os.getpid() and self._child >= 0:
+            with suppress(OSError):
+                signal.pidfd_send_signal(self._child, signal.SIGKILL)
+
+    def alive(self) -> bool:
+        """Whether PID 1 of the sandbox runs."""
+        poll = select.poll()
+        poll.register(self._child, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """End the sandbox and give back what it held. Idempotent; nothing in a forked child, which owns none of it."""
+        with self._lock:
+            if self._owner == os.getpid():
+                self._stack.close()
+
+    def forget(self) -> None:
+        """In a forked child: the sandbox is the parent's."""
+        self._lock = threading.Lock()
+        self._stack.pop_all()
+        self.connection.close()
+        self._process.returncode = 0  # nothing for Popen to wait for, or to warn of
+
+    def _end(self) -> None:
+        """Kill what runs, and see it gone."""
+        if self._child >= 0:
+            self.kill()
+        else:
+            self._process.kill()
+        with suppress(OSError):
+            ended = os.pidfd_open(self._process.pid)
+            poll = select.poll()
+            poll.register(ended, select.POLLIN)
+            if not poll.poll(_END_SECONDS * 1000):
+                self._process.kill()
+            os.close(ended)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        if self._child >= 0:
+            os.close(self._child)
+            self._child = -1
+
+
+class _Start:
+    """The few moments between the fork of bubblewrap and the agent's exec."""
+
+    def __init__(self, passed: ExitStack, keep: ExitStack) -> None:
+        self._passed = passed
+        self._info, self._info_in = os.pipe()
+        self._block_out, self._block = os.pipe()
+        for descriptor in (self._info_in, self._block_out):
+            passed.callback(os.close, descriptor)
+        self._mine = keep.enter_context(ExitStack())
+        for descriptor in (self._info, self._block):
+            self._mine.callback(os.close, descriptor)
+
+    def bubblewrap(
+        self, bwrap: str, arguments: Sequence[Argument], argv: list[str], inherited: list[int], uid: int, stderr: int
+    ) -> subprocess.Popen[bytes]:
+        """Start it. Its options go through a memory file, so that ``ps`` shows none of them."""
+        descriptors = [*inherited, self._info_in, self._block_out]
+        words = ["--info-fd", str(self._info_in), "--block-fd", str(self._block_out)]
+        for argument in arguments:
+            if isinstance(argument, Content):
+                descriptors.append(self._memory_file(argument.data.replace(UID, b"%d" % uid)))
+                words.append(str(descriptors[-1]))
+            else:
+                words.append(argument)
+        descriptors.append(self._memory_file(b"".join(os.fsencode(word) + b"\0" for word in words)))
+        try:
+            return spawner.spawn(
+                [bwrap, "--args", str(descriptors[-1]), "--", *argv], descriptors=descriptors, stderr=stderr
+            )
+        except OSError as error:
+            raise BackendUnavailable(f"{bwrap} cannot be started: {error}") from None
+
+    def _memory_file(self, data: bytes) -> int:
+        descriptor = os.memfd_create("arl")
+        self._passed.callback(os.close, descriptor)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def child_pid(self, deadline: float) -> int | None:
+        """The pid of PID 1 of the sandbox out here; None where bubblewrap failed or the deadline passed."""
+        poll = select.poll()
+        poll.register(self._info, select.POLLIN)
+        text = b""
+        while b"}" not in text:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                return None
+            piece = os.read(self._info, 4096)
+            if not piece:
+                return None
+            text += piece
+        found = re.search(rb'"child-pid": *(\d+)', text)
+        return int(found[1]) if found else None
+
+    def go(self) -> None:
+        """Let PID 1 go on to the agent."""
+        with suppress(BrokenPipeError):
+            os.write(self._block, b"x")
+        self._mine.close()
+
+
+def _unnamed_file() -> int:
+    """A file that has no name and so cannot be left behind, on the disk of TMPDIR."""
+    folder = tempfile.gettempdir()
+    with suppress(OSError):
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor, path = tempfile.mkstemp(prefix="pytest-arl-")
+    os.unlink(path)  # noqa: PTH108 - a string in, a string out
+    return descriptor
+
+
+def _share_of_cpus(cpus: float) -> set[int]:
+    """As many of our processors as that is, other ones for the next sandbox."""
+    ours = sorted(os.sched_getaffinity(0))
+    count = min(len(ours), max(1, math.ceil(cpus)))
+    first = next(_cpus) * count
+    return {ours[(first + offset) % len(ours)] for offset in range(count)}
+
+
+def _said(descriptor: int) -> str:
+    """The last lines bubblewrap or the agent wrote to stderr, for the end of a message."""
+    try:
+        size = os.fstat(descriptor).st_size
+        text = os.pread(descriptor, 2000, max(0, size - 2000)).decode(errors="replace")
+    except OSError:
+        return ""
+    lines = [line.removeprefix("bwrap: ") for line in text.splitlines() if line.strip()]
+    return f" ({'; '.join(lines[-3:])})" if lines else ""

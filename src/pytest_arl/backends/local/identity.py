@@ -1,0 +1,76 @@
+"""The files of /etc that say who and where a sandbox is, and which of this machine's it may see."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pytest_arl.backends.local.layout import UID, Layout
+from pytest_arl.backends.local.namespaces import HOSTNAME
+
+__all__ = ["USER", "add_host_files", "add_resolver", "identity_files"]
+
+USER = "arl"
+_LONGEST = 1024 * 1024
+
+_SHARED = (
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+    # Certificates, not /etc/ssl as a whole: it holds private keys.
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/ca-certificates",
+    "/etc/crypto-policies",
+    "/etc/localtime",
+)
+
+
+def identity_files(root: Path | None) -> dict[str, bytes]:
+    """Path and content of the generated files; users and groups of a root folder are kept beside the sandbox's own."""
+    user, hostname = USER.encode(), HOSTNAME.encode()
+    users = _without(root, "etc/passwd") or [b"root:x:0:0:root:/root:/sbin/nologin"]
+    groups = _without(root, "etc/group") or [b"root:x:0:"]
+    users.append(b"%s:x:%s:%s:%s:/home/arl:/bin/sh" % (user, UID, UID, user))
+    groups.append(b"%s:x:%s:" % (user, UID))
+    return {
+        "/etc/passwd": b"\n".join(users) + b"\n",
+        "/etc/group": b"\n".join(groups) + b"\n",
+        "/etc/hosts": b"127.0.0.1 localhost %s\n::1 localhost ip6-localhost ip6-loopback\n" % hostname,
+        "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
+    }
+
+
+def _without(root: Path | None, path: str) -> list[bytes]:
+    """The lines of a root folder's user or group file that do not claim our name."""
+    if root is None:
+        return []
+    try:
+        descriptor = os.open(root / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        lines = os.read(descriptor, _LONGEST).splitlines()
+    except OSError:
+        return []
+    finally:
+        os.close(descriptor)
+    return [line for line in lines if line.strip() and not line.startswith(USER.encode() + b":")]
+
+
+def add_host_files(layout: Layout) -> None:
+    """This machine's files of /etc that programs of its /usr need."""
+    for name in _SHARED:
+        path = Path(name)
+        if path.is_symlink() and str(path.resolve()).startswith("/usr/") and path.exists():
+            layout.symlink(str(path.resolve()), name)
+        elif path.exists():
+            layout.bind(path.resolve(), name)
+
+
+def add_resolver(layout: Layout) -> None:
+    """How names are resolved on this machine's network."""
+    resolver = Path("/etc/resolv.conf")
+    if resolver.exists():
+        layout.bind(resolver.resolve(), str(resolver))

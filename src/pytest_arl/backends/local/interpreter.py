@@ -1,0 +1,143 @@
+"""Which Python runs the agent, and how it gets into a sandbox.
+
+A sandbox that shows this machine's /usr also shows the Python environment that pytest runs in, under the same
+paths. A root folder may hold no Python, no C library and no shell: the interpreter is then bound in under /arl together
+with its loader and libraries, and started through that loader, so that nothing of the image is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_arl.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from pytest_arl.backends.local.layout import Layout
+
+__all__ = ["add_companion", "add_environment", "host_command", "search_path"]
+
+_FLAGS = ("-I", "-S", "-B")
+_HOME = "/arl/python"
+_LIBRARIES = "/arl/lib"
+_LIST_MAPS = "import _ctypes, fcntl, resource, select, binascii, marshal; print(open('/proc/self/maps').read())"
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def _base_executable() -> str:
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def host_command() -> tuple[str, ...]:
+    """The interpreter as this machine has it, with the flags of the agent."""
+    return (_base_executable(), *_FLAGS)
+
+
+def search_path(*, host: bool) -> str:
+    """PATH for steps: where the sandbox shows this machine, its Python environment's programs come first."""
+    prefix = Path(sys.prefix)
+    if not host or prefix in (Path("/"), Path("/usr")):
+        return _SYSTEM_PATH
+    return f"{prefix / 'bin'}:{_SYSTEM_PATH}"
+
+
+def add_environment(layout: Layout) -> None:
+    """Show the Python environment that this process runs in: programs, libraries, headers; no more of its folders."""
+    for prefix in dict.fromkeys((sys.base_prefix, sys.prefix)):
+        _add_prefix(layout, Path(prefix))
+    for path in (sys.executable, _home_of_environment()):
+        if path:
+            _add_links(layout, path)
+    executable = _base_executable()
+    if not layout.covers(executable):
+        layout.bind(Path(executable), executable)
+
+
+def _add_prefix(layout: Layout, prefix: Path) -> None:
+    if layout.covers(str(prefix)):
+        return
+    for entry in sorted(os.scandir(prefix), key=lambda entry: entry.name):
+        if entry.name in {"bin", "include", "pyvenv.cfg"} or entry.name.startswith("lib"):
+            if entry.is_symlink():
+                layout.symlink(str(Path(entry.path).readlink()), entry.path)
+            else:
+                layout.bind(Path(entry.path), entry.path)
+
+
+def _home_of_environment() -> str:
+    """The interpreter that pyvenv.cfg names, whose path may lead through links that the prefix does not show."""
+    try:
+        text = Path(sys.prefix, "pyvenv.cfg").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    found = re.search(r"^home\s*=\s*(.+?)\s*$", text, re.MULTILINE)
+    return os.path.join(found[1], "python3") if found else ""  # noqa: PTH118 - a string in, a string out
+
+
+def _add_links(layout: Layout, path: str) -> None:
+    """Make the symbolic links on the way to ``path`` that nothing bound brings along."""
+    seen: set[str] = set()
+    pending = list(Path(path).parts)
+    here = Path(pending.pop(0))
+    while pending:
+        part = pending.pop(0)
+        here = here.parent if part == ".." else here / part
+        if not here.is_symlink() or str(here) in seen:
+            continue
+        seen.add(str(here))
+        text = str(here.readlink())
+        if not layout.covers(str(here.parent)) and not layout.covers(str(here)):
+            layout.symlink(text, str(here))
+        rest = [*Path(text).parts, *pending]
+        here, pending = (Path(rest[0]), rest[1:]) if text.startswith("/") else (here.parent, rest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Companion:
+    """An interpreter that can be carried: its parts on the host."""
+
+    executable: Path
+    stdlib: Path
+    libraries: tuple[Path, ...]
+    loader: Path | None
+
+
+def add_companion(layout: Layout) -> tuple[str, ...]:
+    """Bind the interpreter in beside a root folder, and give the command that starts it there."""
+    companion = _companion()
+    executable = f"{_HOME}/bin/{companion.executable.name}"
+    layout.bind(companion.executable, executable)
+    layout.bind(companion.stdlib, f"{_HOME}/{sys.platlibdir}/{companion.stdlib.name}")
+    for library in companion.libraries:
+        layout.bind(library, f"{_LIBRARIES}/{library.name}")
+    if companion.loader is None:
+        return (executable, *_FLAGS)
+    loader = f"{_LIBRARIES}/{companion.loader.name}"
+    return (loader, "--library-path", _LIBRARIES, executable, *_FLAGS)
+
+
+@functools.cache
+def _companion() -> _Companion:
+    """Ask a running interpreter what it is made of: the only list that is right on every distribution."""
+    executable = Path(_base_executable())
+    try:
+        maps = subprocess.run(
+            [executable, *_FLAGS, "-c", _LIST_MAPS], capture_output=True, text=True, check=True, timeout=30, env={}
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BackendUnavailable(f"the interpreter for sandboxes, {executable}, cannot be run: {error}") from None
+    stdlib = Path(os.__file__).parent
+    mapped = {Path(found[0]) for line in maps.splitlines() if (found := re.findall(r" (/\S.*)$", line))}
+    libraries = sorted(
+        path
+        for path in mapped
+        if re.search(r"\.so(\.|$)", path.name) and not path.is_relative_to(stdlib) and path.exists()
+    )
+    loader = next((path for path in libraries if re.match(r"ld[-.]", path.name)), None)
+    return _Companion(executable, stdlib, tuple(libraries), loader)

@@ -1,0 +1,146 @@
+"""What a sandbox's file system is made of, collected in the order in which bubblewrap makes it.
+
+A layout knows what lies where, and so can tell before the start whether a mount point would be made through a symbolic
+link or inside a folder of the host: bubblewrap follows such a link and makes folders on the *host*, even
+below a read-only bind.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_arl.errors import UsageError
+
+__all__ = ["UID", "Argument", "Content", "Layout"]
+
+UID = b"\x01uid\x01"
+"""Stands for the sandbox's uid in a :class:`Content`: it is not known while the layout is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Bytes that bubblewrap reads from a descriptor, whose number takes this argument's place."""
+
+    data: bytes
+
+
+Argument = str | Content
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    source: Path
+    writable: bool
+
+
+@dataclass(slots=True)
+class Layout:
+    """Collects bubblewrap's arguments; each method appends one thing."""
+
+    arguments: list[Argument] = field(default_factory=list)
+    _bound: dict[str, _Bound | None] = field(default_factory=dict)
+    """What covers what: a folder of the host, or None where the sandbox's own memory is."""
+    _made: set[str] = field(default_factory=set)
+
+    def bind(self, source: Path, target: str, *, writable: bool = False) -> None:
+        """Show a folder or file of the host, submounts included."""
+        self._make_parents(target)
+        self.arguments += ["--bind" if writable else "--ro-bind", str(source), target]
+        self._bound[target] = _Bound(source, writable)
+
+    def overlay(self, source: Path) -> None:
+        """The whole root: a folder of the host below, memory above."""
+        self.arguments += ["--overlay-src", str(source), "--tmp-overlay", "/"]
+
+    def tmpfs(self, target: str, size: int, mode: int) -> None:
+        """An empty folder in memory that holds so many bytes."""
+        self._make_parents(target)
+        self.arguments += ["--perms", f"{mode:04o}", "--size", str(size), "--tmpfs", target]
+        self._bound[target] = None
+
+    def folder(self, target: str, mode: int = 0o755) -> None:
+        """A plain folder in what is already there."""
+        self._make_parents(target)
+        self.arguments += ["--perms", f"{mode:04o}", "--dir", target]
+
+    def symlink(self, text: str, target: str) -> None:
+        """A symbolic link in what is already there."""
+        self._make_parents(target)
+        self.arguments += ["--symlink", text, target]
+
+    def file(self, target: str, data: bytes) -> None:
+        """A plain file in memory; the root must not be the host's."""
+        self._make_parents(target)
+        self.arguments += ["--perms", "0644", "--file", Content(data), target]
+
+    def cover(self, target: str, data: bytes) -> None:
+        """A read-only file over whatever is there."""
+        self._make_parents(target)
+        self.arguments += ["--perms", "0644", "--ro-bind-data", Content(data), target]
+
+    def proc(self, *, outer: bool) -> None:
+        """The process table: the sandbox's own, or the host's where a masked /proc forbids a new one."""
+        self.arguments += ["--ro-bind", "/proc", "/proc"] if outer else ["--proc", "/proc"]
+        self._bound["/proc"] = None
+
+    def dev(self) -> None:
+        """The usual devices."""
+        self.arguments += ["--dev", "/dev"]
+        self._bound["/dev"] = None
+
+    def finish(self, *options: str) -> None:
+        """Options as bubblewrap has them."""
+        self.arguments += options
+
+    def _make_parents(self, target: str) -> None:
+        """Folders above a target, open to everybody: those that bubblewrap makes by itself root alone can enter."""
+        for parent in reversed([str(path) for path in Path(target).parents][:-1]):
+            nearest = self._nearest(parent)
+            if parent not in self._made and (nearest is None or nearest[1] is None) and parent not in self._bound:
+                self.arguments += ["--perms", "0755", "--dir", parent]
+                self._made.add(parent)
+
+    def covers(self, path: str) -> bool:
+        """Whether the host's own file of that path is in the sandbox under the same path."""
+        bound = self._nearest(path)
+        return bound is not None and bound[1] is not None and str(bound[1].source) == bound[0]
+
+    def check_target(self, target: str, what: str) -> None:
+        """Raise UsageError where making this mount point would touch the host, or cannot be done."""
+        top, bound = self._nearest(target) or ("", None)
+        if bound is None:
+            return
+        source = bound.source
+        check_components(source, os.path.relpath(target, top), what)
+        there = source / os.path.relpath(target, top)
+        if not os.path.lexists(there):
+            kind = "writable" if bound.writable else "read-only"
+            raise UsageError(
+                f"{what}: {target} lies in the {kind} {top} and does not exist there, and nothing is made on this "
+                f"machine for a sandbox: make {there} first, or choose another target"
+            )
+
+    def _nearest(self, path: str) -> tuple[str, _Bound | None] | None:
+        for candidate in (path, *map(str, Path(path).parents)):
+            if candidate in self._bound:
+                return candidate, self._bound[candidate]
+        return None
+
+
+def check_components(root: Path, inside: str, what: str) -> None:
+    """Raise UsageError where a component of the path ``inside`` a folder of the host is a symbolic link."""
+    path = root
+    for part in Path(inside.lstrip("/")).parts:
+        path = path / part
+        try:
+            mode = path.lstat().st_mode
+        except OSError:
+            return
+        if stat.S_ISLNK(mode):
+            raise UsageError(
+                f"{what}: {path} is a symbolic link (to {path.readlink()}), and a mount point is never made "
+                f"through one: use the path it leads to, or replace it by a folder"
+            )

@@ -1,0 +1,173 @@
+"""Which folders of this machine a pool may show, judged before anything is started.
+
+What a mount can give away is not obvious: a socket or FIFO in a read-only mount still connects to whoever serves it, a
+writable mount with a ``.git`` lets a sandbox plant hooks that run on the host. Each refusal is a UsageError with the
+way out.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_arl.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_arl.backends.local.layout import Layout
+    from pytest_arl.pools import LocalPool, Mount
+
+__all__ = ["RESERVED", "add_mounts", "refuse_source", "refuse_special_files"]
+
+RESERVED = ("/arl", "/dev", "/proc", "/sys")
+"""Neither these nor anything below them can be a mount's target."""
+_OWN = ("/", "/workspace", "/tmp", "/home", "/home/arl", "/etc")  # noqa: S108 - the sandbox's own
+_HOSTS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_KERNEL = ("/dev", "/proc", "/sys")
+_REPOSITORIES = (".git", ".hg")
+_KINDS = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "FIFO", stat.S_IFBLK: "block device", stat.S_IFCHR: "character device"}
+
+
+def add_mounts(layout: Layout, pool: LocalPool, *, as_other_user: bool) -> None:
+    """Check and bind the pool's mounts, outer ones first.
+
+    Args:
+        layout: where to.
+        pool: whose.
+        as_other_user: whether the sandbox runs as a uid that owns nothing, as it does where pytest is root.
+    """
+    seen: set[str] = set()
+    for mount in sorted(pool.mounts, key=lambda mount: (mount.target.count("/"), mount.target)):
+        what = f"pool {pool.name!r}: mount {mount.text!r}"
+        source = _check_source(mount, pool, what)
+        _check_target(mount.target, pool, what)
+        if mount.target in seen:
+            raise UsageError(f"{what}: another mount has the target {mount.target} already")
+        seen.add(mount.target)
+        layout.check_target(mount.target, what)
+        repositories = refuse_special_files(source, what)
+        if as_other_user:
+            _check_rights(source, what, writable=mount.writable)
+        layout.bind(source, mount.target, writable=mount.writable)
+        if mount.writable:
+            _protect(layout, source, mount.target, repositories, what)
+
+
+def refuse_source(source: Path, what: str) -> None:
+    """Raise UsageError for the folders that hold everything: /, /run, /tmp, the home folder, and what is above them."""
+    homes = {Path(pwd.getpwuid(os.getuid()).pw_dir)} if _has_entry() else set()
+    if home := os.environ.get("HOME"):
+        homes.add(Path(home))
+    for kept in (Path("/run"), Path("/tmp"), *homes):  # noqa: S108 - the sandbox's own
+        with suppress(OSError):
+            if kept.resolve() == source or source in kept.resolve().parents:
+                raise UsageError(
+                    f"{what}: {source} holds more of this machine than a sandbox may see: name a folder below it"
+                )
+    for top in _KERNEL:
+        if source.is_relative_to(top):
+            raise UsageError(f"{what}: {source} belongs to the kernel of this machine, which no sandbox may see")
+
+
+def _has_entry() -> bool:
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    return True
+
+
+def _check_source(mount: Mount, pool: LocalPool, what: str) -> Path:
+    try:
+        source = mount.source.resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise UsageError(f"{what}: {mount.source} does not exist (relative paths start at {pool.base_dir})") from None
+    if not mount.text.startswith(("/", "~")) and not source.is_relative_to(pool.base_dir.resolve()):
+        raise UsageError(f"{what}: leads out of {pool.base_dir}, to {source}: write the absolute path if it is meant")
+    refuse_source(source, what)
+    if not source.is_dir() and not source.is_file():
+        raise UsageError(f"{what}: {source} is neither a folder nor a regular file")
+    return source
+
+
+def _check_target(target: str, pool: LocalPool, what: str) -> None:
+    if any(target == top or target.startswith(f"{top}/") for top in RESERVED):
+        raise UsageError(f"{what}: {target} is the sandbox's own: choose another target, such as /src")
+    refused = (*_OWN, *_HOSTS) if pool.root is None else _OWN
+    if target in refused:
+        raise UsageError(f"{what}: {target} is the sandbox's own: choose a target below it, or another, such as /src")
+    if pool.root is None and Path("/", Path(target).parts[1]).is_symlink() and f"/{Path(target).parts[1]}" in _HOSTS:
+        raise UsageError(f"{what}: {target} leads through a symbolic link: write the path it leads to")
+
+
+def refuse_special_files(source: Path, what: str, *, without: tuple[str, ...] = (), devices: bool = False) -> list[str]:
+    """Raise UsageError where something that is no file, folder or link lies in ``source``.
+
+    Args:
+        source: a file or folder of the host.
+        what: whose, for the message.
+        without: names at the top that are not looked at.
+        devices: whether device nodes are refused too.
+
+    Returns: the version control folders found, relative to ``source``.
+    """
+    refused = tuple(_KINDS) if devices else (stat.S_IFSOCK, stat.S_IFIFO)
+    repositories = []
+    for path, kind in _walk(source, without):
+        if kind in refused:
+            raise UsageError(
+                f"{what}: {path} is a {_KINDS[kind]}, and even a read-only mount connects through it: remove it, "
+                "or mount a folder without it"
+            )
+        if os.path.basename(path) in _REPOSITORIES:  # noqa: PTH119 - a string in, a string out
+            repositories.append(os.path.relpath(path, source))
+    return repositories
+
+
+def _walk(source: Path, without: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """Path and kind of everything below, links not followed; what cannot be read shows nothing to a sandbox either."""
+    pending = [str(source)] if source.is_dir() else []
+    top = True
+    while pending:
+        folder = pending.pop()
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if top and entry.name in without:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                    yield entry.path, stat.S_IFDIR
+                elif entry.is_symlink():
+                    yield entry.path, stat.S_IFLNK
+                elif not entry.is_file(follow_symlinks=False):
+                    yield entry.path, stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+                elif entry.name in _REPOSITORIES:
+                    yield entry.path, stat.S_IFREG
+        top = False
+
+
+def _check_rights(source: Path, what: str, *, writable: bool) -> None:
+    """As root, a sandbox runs as a uid of its own: what it may do is what everybody may."""
+    mode = source.stat().st_mode
+    needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0) | (stat.S_IWOTH if writable else 0)
+    if mode & needed != needed:
+        verb, letters = ("write", "rwX") if writable else ("read", "rX")
+        raise UsageError(
+            f"{what}: pytest runs as root, so the sandbox runs as a user of its own, which cannot {verb} {source}: "
+            f"`chmod -R o+{letters} {source}`, or run pytest as the user who owns it"
+        )
+
+
+def _protect(layout: Layout, source: Path, target: str, repositories: list[str], what: str) -> None:
+    """Keep version control read-only in a writable mount: its hooks and settings run on the host."""
+    for name in sorted(repositories):
+        if (source / name).is_symlink():
+            raise UsageError(
+                f"{what}: {source / name} is a symbolic link, which cannot be kept read-only: mount it :ro"
+            )
+        layout.bind(source / name, f"{target}/{name}")

@@ -1,0 +1,32 @@
+"""How a sandbox is set apart: namespaces, capabilities, and what ends it."""
+
+from __future__ import annotations
+
+__all__ = ["CAPABILITIES", "HOSTNAME", "INNER_ID", "namespace_arguments"]
+
+HOSTNAME = "arl"
+
+INNER_ID = 1000
+"""Uid and gid inside where a user namespace maps an ordinary user's own."""
+
+CAPABILITIES = ("CAP_CHOWN", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID")
+"""What the agent needs to become an unused user when it is started by root; it gives all of them up."""
+
+
+def namespace_arguments(*, privileged: bool, network: str = "none") -> list[str]:
+    """The options for them.
+
+    As root there is no user namespace: in one, the step would be the kernel's uid 0 outside. Instead the agent keeps
+    the few capabilities with which it becomes an unused user.
+    """
+    arguments = ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
+    if network == "none":
+        arguments.append("--unshare-net")
+    arguments += ["--die-with-parent", "--as-pid-1", "--new-session", "--clearenv", "--hostname", HOSTNAME]
+    arguments += ["--cap-drop", "ALL"]
+    if privileged:
+        for capability in CAPABILITIES:
+            arguments += ["--cap-add", capability]
+    else:
+        arguments += ["--unshare-user", "--disable-userns", "--uid", str(INNER_ID), "--gid", str(INNER_ID)]
+    return arguments

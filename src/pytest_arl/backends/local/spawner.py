@@ -1,0 +1,93 @@
+"""The one thread that starts processes.
+
+bubblewrap's ``--die-with-parent`` asks for a signal at the death of the *thread* that started it: a sandbox made
+in a thread that ends would end with it. So all are started by a thread that lives as long as the process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["spawn"]
+
+_UMASK = 0o022
+
+
+class _Order:
+    """One process asked for; ``done`` is set when ``process`` or ``error`` is there."""
+
+    def __init__(self, argv: Sequence[str], descriptors: Sequence[int], stderr: int) -> None:
+        self.argv = argv
+        self.descriptors = descriptors
+        self.stderr = stderr
+        self.done = threading.Event()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.error: BaseException | None = None
+
+    def carry_out(self) -> None:
+        try:
+            self.process = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self.stderr,
+                pass_fds=self.descriptors,
+                close_fds=True,
+                env={},
+                cwd="/",
+                start_new_session=True,
+                umask=_UMASK,
+            )
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+            self.error = error
+        finally:
+            self.done.set()
+
+
+class _Spawner:
+    """A daemon thread and its queue; made on first use, and anew in a forked child."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._orders: SimpleQueue[_Order] | None = None
+
+    def submit(self, order: _Order) -> None:
+        with self._lock:
+            if self._orders is None:
+                self._orders = SimpleQueue()
+                threading.Thread(target=self._serve, args=(self._orders,), name="arl-spawner", daemon=True).start()
+            self._orders.put(order)
+
+    @staticmethod
+    def _serve(orders: SimpleQueue[_Order]) -> None:
+        while True:
+            orders.get().carry_out()
+
+    def forget(self) -> None:
+        """In a forked child the thread is gone, and the lock may be held by a thread that is, too."""
+        self.__init__()  # type: ignore[misc]  # the same fresh state as at import
+
+
+_spawner = _Spawner()
+os.register_at_fork(after_in_child=_spawner.forget)
+
+
+def spawn(argv: Sequence[str], *, descriptors: Sequence[int], stderr: int) -> subprocess.Popen[bytes]:
+    """Start a process with an empty environment, in a session of its own, with these descriptors and no others.
+
+    Raises OSError as Popen does. The caller owns the process.
+    """
+    order = _Order(argv, descriptors, stderr)
+    _spawner.submit(order)
+    order.done.wait()
+    if order.error is not None:
+        raise order.error
+    assert order.process is not None
+    return order.process
