@@ -141,6 +141,9 @@ def depart(
 ) -> Iterator[bytes]:
     """The frames of a transfer out of the sandbox, without what is mounted below ``root`` if ``one_filesystem``.
 
+    The folders and links that lead to those mounts are left out too: they are not the sandbox's own, a step can have
+    made nothing in them, and they cannot be written back.
+
     OSError and Limit end it.
     """
     count = total = crc = 0
@@ -151,7 +154,7 @@ def depart(
         path = root + b"/" + below if below else root
         state = os.lstat(path)
         kind = _kind(state.st_mode)
-        if kind is None or (one_filesystem and state.st_dev != device):
+        if kind is None or (one_filesystem and (state.st_dev != device or state.st_uid != os.getuid())):
             continue  # a socket or a device means nothing elsewhere
         count += 1
         entry = {"p": below, "t": kind, "m": stat.S_IMODE(state.st_mode), "at": state.st_mtime_ns, "n": 0}
