@@ -59,7 +59,7 @@ def test_a_sample_prints_what_the_readme_says(project: Path, code: str, printed:
 @pytest.mark.parametrize("code", TESTS, ids=["first"])
 def test_a_test_file_passes_and_names_its_isolation(project: Path, code: str) -> None:
     (project / "test_sample.py").write_text(code)
-    run = python("-m", "pytest", cwd=project)
+    run = python("-m", "pytest", "-p", "no:asyncio", cwd=project)
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(r"^arl: \d+ sandboxes, \d+ steps, 0 left \((?!none)\S.*\)$", run.stdout, re.MULTILINE), run.stdout
 
