@@ -330,6 +330,8 @@ class Channel:
             return ChannelLost(self._broken)
 
     def _reason(self, error: OSError | None) -> str:
+        if self._broken is not None:  # closed from this side: the backend has given up what it would look at
+            return self._broken
         known = self._lost()
         return known or (
             f"the connection to the agent broke: {error.strerror}" if error else "the agent closed the connection"
