@@ -1,0 +1,102 @@
+"""The record in the words of other plugins: each only when that plugin is on.
+
+``pytest-reportlog`` needs nothing here: it writes reports as JSON, and the record is an attribute of them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.plugin.sections import failing_step
+from pytest_arl.plugin.text import cut_line, neutralise, quoted_command, tail
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_arl.plugin.record import StepRecord, TestRecord
+
+__all__ = ["MAX_PROPERTIES", "add_allure", "add_html", "add_properties"]
+
+MAX_PROPERTIES = 100
+"""junitxml properties of a test; the failing step comes first, so that it is always among them."""
+
+_PREFIX = "arl."
+_LINES = 20
+
+
+def add_properties(item: pytest.Item, record: TestRecord, *, failed: bool) -> None:
+    """Say in ``user_properties`` what ran, in place of what an earlier phase or attempt said."""
+    item.user_properties[:] = [pair for pair in item.user_properties if not str(pair[0]).startswith(_PREFIX)]
+    item.user_properties += _properties(record, failed=failed)[:MAX_PROPERTIES]
+
+
+def _properties(record: TestRecord, *, failed: bool) -> list[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = [(f"{_PREFIX}sandbox", name) for name in list(record.sandboxes)[:4]]
+    pairs += [(f"{_PREFIX}isolation", tier) for tier in _tiers(record)]
+    if not record.steps:
+        return pairs
+    pairs.append((f"{_PREFIX}pool", record.steps[-1]["pool"]))
+    worst = failing_step(record.steps)
+    rest = [step for step in record.steps if step is not worst]
+    if failed or worst["outcome"] != "Succeeded":
+        return pairs + _of_step(worst, ends=True) + [pair for step in rest for pair in _of_step(step)]
+    return pairs + [pair for step in record.steps for pair in _of_step(step)]
+
+
+def _tiers(record: TestRecord) -> list[str]:
+    return sorted({where["isolation"] for where in record.sandboxes.values() if "isolation" in where})
+
+
+def _of_step(step: StepRecord, *, ends: bool = False) -> list[tuple[str, object]]:
+    name = f"{_PREFIX}step.{step['number']}"
+    asked = quoted_command(step["command"]) if step["type"] == "Command" else step["path"]
+    code = step["exitCode"]
+    pairs = [
+        (f"{name}.name", neutralise(step["name"])),
+        (f"{name}.command", neutralise(cut_line(asked, 1000))),
+        (f"{name}.outcome", step["outcome"] or "no result"),
+        (f"{name}.exit_code", "" if code is None else code),
+        (f"{name}.duration", round(step["duration"] or 0.0, 6)),
+    ]
+    if ends:
+        pairs += [
+            (f"{name}.{stream}", "\n".join(tail(neutralise(step[stream]), _LINES)[0]))
+            for stream in ("stdout", "stderr")
+            if step[stream]
+        ]
+    return pairs
+
+
+def add_html(config: pytest.Config, report: Any, part: dict[str, Any]) -> None:
+    """A text extra with the steps of this phase, where pytest-html writes a report."""
+    if not config.getoption("htmlpath", None):
+        return
+    extra = {
+        "name": f"arl steps ({report.when})",
+        "format_type": "text",
+        "content": _as_text(part["steps"]),
+        "mime_type": "text/plain",
+        "extension": "txt",
+    }
+    report.extras = [*getattr(report, "extras", []), extra]
+
+
+def add_allure(config: pytest.Config, part: dict[str, Any]) -> None:
+    """The phase's record as an attachment, where allure writes results."""
+    if not config.getoption("allure_report_dir", None):
+        return
+    import allure
+
+    body = json.dumps(part, indent=2)
+    allure.attach(body, name="arl steps", attachment_type=allure.attachment_type.JSON)
+
+
+def _as_text(steps: list[StepRecord]) -> str:
+    parts = []
+    for step in steps:
+        head = {
+            key: value for key, value in step.items() if key not in {"stdout", "stderr"} and value not in (None, [])
+        }
+        parts.append("\n".join([json.dumps(head), step["stdout"], step["stderr"]]))
+    return neutralise("\n".join(parts))

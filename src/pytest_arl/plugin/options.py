@@ -1,0 +1,58 @@
+"""The command line and the ini file, read into settings; and the header that shows them.
+
+Nothing is declared here: every option comes from the table in :mod:`pytest_arl.settings`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_arl.errors import UsageError
+from pytest_arl.settings import SETTINGS, Settings
+from pytest_arl.wording import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["add_options", "header", "read_settings"]
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register each setting as an option and as an ini key."""
+    group = parser.getgroup("arl", "sandboxes (pytest-arl)")
+    for setting in SETTINGS.values():
+        # Any text is taken here: what is wrong with it is said once, by the setting's own parser.
+        group.addoption(setting.flag, dest=setting.ini, metavar=setting.metavar, default=None, help=setting.help)
+        parser.addini(setting.ini, f"{setting.help} ({setting.flag})", default="")
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """The settings of a run. What is wrong is a usage error of pytest: exit code 4, no traceback."""
+    ini_path: Path | None = config.inipath
+    try:
+        return Settings.build(
+            cli={name: config.getoption(setting.ini, None) for name, setting in SETTINGS.items()},
+            environ=os.environ,
+            ini={name: config.getini(setting.ini) for name, setting in SETTINGS.items()},
+            ini_path=ini_path,
+            start_dir=config.rootpath,
+        )
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-arl: {error}") from None
+
+
+def header(settings: Settings) -> str | None:
+    """``arl: backend local (default), pool ci (--arl-pool)``; None where nothing is configured."""
+    configured = settings.configured()
+    if not configured:
+        return None
+    names = ["backend", "pool", *(name for name in configured if name not in {"backend", "pool"})]
+    return "arl: " + ", ".join(f"{name.replace('_', '-')} {_shown(settings, name)}" for name in names)
+
+
+def _shown(settings: Settings, name: str) -> str:
+    value, source = settings[name]
+    return printable(f"{value} ({source})")

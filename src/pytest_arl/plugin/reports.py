@@ -1,0 +1,137 @@
+"""What pytest's report of a phase carries for us, and what it must not carry."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.plugin.recorder import RECORD
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_arl.plugin.record import StepRecord, TestRecord
+
+__all__ = ["ATTRIBUTE", "attach", "prepare", "shorten_class"]
+
+_OUR_MODULE = re.compile(r"\Apytest_arl(?:\.\w+)*\.(?=[A-Z])")
+
+ATTRIBUTE = "arl"
+"""Attribute of a report: ``{"schema": 1, "attempt": 1, "sandboxes": {...}, "steps": [...], "omitted": 0}``."""
+
+
+def prepare(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Before pytest makes the report of a phase: it copies the item's properties."""
+    if item.config.getoption("xmlpath", None):
+        from pytest_arl.plugin.exporters import add_properties
+
+        add_properties(item, item.stash[RECORD], failed=call.excinfo is not None)
+
+
+def attach(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport, *, subtest: bool) -> None:
+    """Give the report its part of the record, and a failing one the steps to look at."""
+    record = item.stash[RECORD]
+    if report.outcome == "failed":
+        _harmless(report)
+        report.sections += _sections(item, record, call, subtest=subtest)
+    if subtest:
+        return
+    part = _part(record, everything=report.outcome == "failed" or _has_readers(item.config))
+    setattr(report, ATTRIBUTE, part)
+    if part["steps"]:
+        from pytest_arl.plugin.exporters import add_allure, add_html
+
+        add_html(item.config, report, part)
+        add_allure(item.config, part)
+    if call.when == "teardown":
+        # An item lives as long as the run.
+        del item.stash[RECORD]
+
+
+def shorten_class(report: pytest.TestReport) -> None:
+    """«SandboxLost: ...» instead of the module's name first, which takes a third of a line of the short summary."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        crash.message = _OUR_MODULE.sub("", crash.message)
+
+
+def _part(record: TestRecord, *, everything: bool) -> dict[str, Any]:
+    """What the record has that no report of this attempt carries yet."""
+    from pytest_arl.plugin.record import SCHEMA, without_output
+
+    steps = record.since(record.reported)
+    record.reported = record.count
+    return {
+        "schema": SCHEMA,
+        "attempt": record.attempt,
+        "sandboxes": dict(record.sandboxes),
+        "steps": steps if everything else [without_output(step) for step in steps],
+        "omitted": record.omitted,
+    }
+
+
+def _has_readers(config: pytest.Config) -> bool:
+    """Whether a plugin is on that reads outputs of passing tests too."""
+    return any(config.getoption(option, None) for option in ("report_log", "htmlpath", "allure_report_dir"))
+
+
+def _sections(
+    item: pytest.Item, record: TestRecord, call: pytest.CallInfo[None], *, subtest: bool
+) -> list[tuple[str, str]]:
+    from pytest_arl.plugin.sections import sections
+
+    steps = _of_subtest(record, call) if subtest else record.since(record.shown)
+    if not subtest:
+        record.shown = record.count
+    blamed = getattr(getattr(call.excinfo.value if call.excinfo else None, "step", None), "name", None)
+    everything = item.config.get_verbosity() > 1
+    return sections(record, steps, str(call.when), blamed=blamed, everything=everything)
+
+
+def _of_subtest(record: TestRecord, call: pytest.CallInfo[None]) -> list[StepRecord]:
+    # unittest's subtests come without a time; then all steps so far are shown.
+    return [step for step in record.steps if step["endedAt"] >= call.start]
+
+
+def _harmless_capture(text: str) -> str:
+    """What a test printed may be what its sandbox printed. Colours are harmless and may be the test's own."""
+    from pytest_arl.plugin.text import neutralise
+
+    return neutralise(text, keep_colours=True)
+
+
+def _harmless(report: pytest.TestReport) -> None:
+    """Take the teeth out of a failure's text: an assertion, an error or a print may quote what the sandbox printed."""
+    report.sections[:] = [(title, _harmless_capture(text)) for title, text in report.sections]
+    longrepr: Any = report.longrepr
+    chain = getattr(longrepr, "chain", None)
+    parts = [(part[0], part[1]) for part in chain] if chain else []
+    if not chain and hasattr(longrepr, "reprtraceback"):
+        parts = [(longrepr.reprtraceback, getattr(longrepr, "reprcrash", None))]
+    for traceback, crash in parts:
+        _disarm_crash(crash)
+        for entry in getattr(traceback, "reprentries", ()):
+            _disarm_entry(entry)
+    _disarm_crash(getattr(longrepr, "reprcrash", None))
+    for _, lines in getattr(longrepr, "reprlocation_lines", ()):  # a doctest's
+        lines[:] = [_harmless_capture(line) for line in lines]
+    if isinstance(longrepr, str):
+        report.longrepr = _harmless_capture(longrepr)
+
+
+def _disarm_crash(crash: Any) -> None:
+    from pytest_arl.plugin.text import neutralise
+
+    if crash is not None:
+        crash.message = neutralise(crash.message)
+
+
+def _disarm_entry(entry: Any) -> None:
+    from pytest_arl.plugin.text import neutralise
+
+    for owner in (entry, getattr(entry, "reprlocals", None)):
+        if owner is not None and hasattr(owner, "lines"):
+            owner.lines[:] = [neutralise(line) for line in owner.lines]
+    arguments = getattr(entry, "reprfuncargs", None)
+    if arguments is not None:
+        arguments.args[:] = [(name, neutralise(text)) for name, text in arguments.args]

@@ -1,0 +1,219 @@
+"""One run of pytest in this process: its settings, its recorder, its shared sandboxes, its reports.
+
+Runs nest, where a test of a plugin runs pytest inside pytest; the innermost one records.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+
+import pytest
+
+from pytest_arl import hooks, listeners, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_arl.backends.base import TaskRequest
+    from pytest_arl.plugin.choices import Choice
+    from pytest_arl.plugin.fixtures import ScopeName
+    from pytest_arl.plugin.recorder import Recorder
+    from pytest_arl.plugin.shared import SharedSandboxes
+    from pytest_arl.results import TaskResult
+    from pytest_arl.session import SandboxSession
+
+__all__ = ["SETTING_OF", "Run", "run_of"]
+
+__tracebackhide__ = True
+
+SETTING_OF = {
+    "pool_ref": "pool",
+    "backend": "backend",
+    "namespace": "namespace",
+    "timeout": "timeout",
+    "acquire_timeout": "acquire_timeout",
+}
+"""Options of a session that have a setting: by these, what a test asks reaches sessions made in its body too."""
+
+
+_Session = TypeVar("_Session", bound="SandboxSession")
+
+
+class Run:
+    """What the hooks of one run share."""
+
+    KEY: ClassVar[pytest.StashKey[Run]] = pytest.StashKey()
+
+    def __init__(self, config: pytest.Config, chosen: settings.Settings) -> None:
+        self.config = config
+        self.settings = chosen
+        self.asked: dict[str, Choice] = {}
+        self._recorder: Recorder | None = None
+        self._shared: SharedSandboxes | None = None
+        self._overlay = ExitStack()
+        self._outer: tuple[settings.Settings | None, Any] = (None, None)
+
+    # the run
+
+    def start(self) -> None:
+        """Settings, hooks and recorder of this run become those of the process."""
+        self.config.stash[self.KEY] = self
+        self._outer = (settings.activate(self.settings), hooks.set_pytest_hook(self.config.hook))
+        _listen(self)
+
+    def prepare(self) -> None:
+        """Tests are to run: register what records and reports them. Raises pytest's usage error."""
+        from pytest_arl.plugin import running
+        from pytest_arl.plugin.summary import Summary
+
+        manager = self.config.pluginmanager
+        manager.register(running, "arl-running")
+        manager.register(Summary(self.recorder, self.settings.value("durations")), "arl-summary")
+        if self.settings.value("output") is not None:
+            self._open_output()
+
+    def _open_output(self) -> None:
+        from pytest_arl.plugin.output import OutputFolder
+
+        folder, source = self.settings["output"]
+        output = OutputFolder(folder, self.recorder.worker)
+        try:
+            if self.recorder.worker is None:
+                output.start()
+        except OSError as error:
+            raise pytest.UsageError(f"pytest-arl: cannot write to {folder} ({source}): {error.strerror}") from None
+        self.recorder.output = output
+
+    def finish(self) -> None:
+        """The tests are over: close what nobody closed, but what was asked to be kept."""
+        for session in self.recorder.still_open():
+            if not session.keep_alive:
+                session.delete_sandbox()
+        if _runs == [self]:
+            hooks.close_backends()
+
+    def stop(self) -> None:
+        """Close what is open; an enclosing run goes on where it was."""
+        self._overlay.close()
+        settings.activate(self._outer[0])
+        hooks.set_pytest_hook(self._outer[1])
+        if _runs == [self]:
+            hooks.close_backends()
+        _stop_listening(self)
+
+    @property
+    def recorder(self) -> Recorder:
+        """Who ran what."""
+        if self._recorder is None:
+            from pytest_arl.plugin.recorder import Recorder
+
+            self._recorder = Recorder(self.config)
+        return self._recorder
+
+    @property
+    def scope(self) -> ScopeName:
+        """The scope of ``arl_sandbox``."""
+        return cast("ScopeName", self.settings.value("scope"))
+
+    @property
+    def shared(self) -> SharedSandboxes:
+        """Sandboxes that outlive a test."""
+        if self._shared is None:
+            from pytest_arl.plugin.shared import SharedSandboxes
+
+            self._shared = SharedSandboxes()
+        return self._shared
+
+    @property
+    def shares(self) -> bool:
+        """Whether there are any."""
+        return self._shared is not None
+
+    # the running test
+
+    def begin(self, item: pytest.Item) -> None:
+        """A test's setup starts."""
+        self._overlay.close()
+        self.asked = {}
+        self.recorder.begin(item)
+
+    def lay_over(self, asked: dict[str, Choice]) -> None:
+        """What the test asks stands above the command line, until its end. Raises UsageError for a bad value."""
+        self.asked = asked
+        for key, choice in asked.items():
+            if key in SETTING_OF:
+                values = {SETTING_OF[key]: choice.value}
+                self._overlay.enter_context(settings.override(values, choice.origin))
+
+    def end(self) -> None:
+        """A test's teardown is over and reported."""
+        self._overlay.close()
+        self.asked = {}
+        self.recorder.end()
+
+    # sandboxes
+
+    def session(self, kind: type[_Session], options: Mapping[str, Any], scope: str, *, follows_test: bool) -> _Session:
+        """A session that is not open yet.
+
+        With ``follows_test``, what is not given is as the running test asks, else as the run's settings have it.
+        """
+        options = {**self._labels(scope), **options}
+        if follows_test:
+            return kind(**options)
+        configured = {name: self.settings.value(name) for name in SETTING_OF.values()}
+        with settings.override(configured, "the settings of the run"):
+            # A session without a timeout of its own asks the settings for each task: this one must not.
+            return kind(**{"timeout": configured["timeout"], **options})
+
+    def _labels(self, scope: str) -> dict[str, Any]:
+        item = self.recorder.item
+        labels = {"worker": self.recorder.worker or "main", "scope": scope}
+        return {"labels": labels if item is None else {**labels, "test": item.nodeid}}
+
+    def asked_options(self) -> dict[str, Any]:
+        """What the running test asks beside settings: those are laid over the run's while it runs."""
+        return {key: choice.value for key, choice in self.asked.items() if key not in SETTING_OF}
+
+
+def run_of(config: pytest.Config) -> Run:
+    """The run that a configuration belongs to."""
+    return config.stash[Run.KEY]
+
+
+_runs: list[Run] = []
+"""Those of this process that have not ended, the innermost last."""
+
+
+class _Listener:
+    """The process's one listener: hands on what sessions say."""
+
+    def sandbox_ready(self, session: SandboxSession, seconds: float, isolation: str) -> None:
+        _runs[-1].recorder.sandbox_ready(session, seconds, isolation)
+
+    def task_finished(
+        self, session: SandboxSession, task: TaskRequest, result: TaskResult | None, error: BaseException | None
+    ) -> None:
+        _runs[-1].recorder.task_finished(session, task, result, error)
+
+    def sandbox_closed(self, session: SandboxSession) -> None:
+        # Whoever knows it: a sandbox of an outer run may be closed while an inner one runs.
+        for run in _runs:
+            run.recorder.sandbox_closed(session)
+
+
+_listener = _Listener()
+
+
+def _listen(run: Run) -> None:
+    if not _runs:
+        listeners.add_listener(_listener)
+    _runs.append(run)
+
+
+def _stop_listening(run: Run) -> None:
+    if run in _runs:
+        _runs.remove(run)
+    if not _runs:
+        listeners.remove_listener(_listener)

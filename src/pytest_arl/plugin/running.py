@@ -1,0 +1,123 @@
+"""pytest's hooks while tests run, each a line or two that says which room does the work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_arl.plugin import choices, infrastructure, reports
+from pytest_arl.plugin.recorder import RECORD
+from pytest_arl.plugin.run import run_of
+from pytest_arl.plugin.workers import ATTRIBUTE as TOTALS
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+__all__ = [
+    "pytest_fixture_setup",
+    "pytest_report_teststatus",
+    "pytest_runtest_call",
+    "pytest_runtest_makereport",
+    "pytest_runtest_setup",
+    "pytest_runtest_teardown",
+    "pytest_sessionfinish",
+]
+
+__tracebackhide__ = True
+
+_STATUS = tuple[str, str, "str | tuple[str, Mapping[str, bool]]"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The test starts: what it asks of its sandbox holds until its end.
+
+    Neither first nor a wrapper: a test that is skipped is not looked at, and an error finds every other plugin set up.
+    """
+    run = run_of(item.config)
+    run.begin(item)
+    infrastructure.forget_subtests(item)
+    if item.get_closest_marker(choices.MARKER) is not None:
+        run.lay_over(choices.asked_by(item))
+        if run.shares:
+            run.shared.before_test(item, run.asked)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """The test's body."""
+    run_of(item.config).recorder.phase = "call"
+    item.stash[infrastructure.IN_BODY] = True
+    try:
+        return (yield)
+    finally:
+        del item.stash[infrastructure.IN_BODY]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """The test's end: sandboxes that outlive it return to their checkpoint."""
+    run = run_of(item.config)
+    run.recorder.phase = "teardown"
+    try:
+        result = yield
+    except Exception:
+        if run.shares:
+            run.shared.after_test()
+        raise
+    if run.shares:
+        run.shared.after_test()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """What a fixture wider than function prepared in a shared sandbox is what tests find."""
+    run = run_of(request.config)
+    if fixturedef.scope == "function":
+        return (yield)
+    before = run.shared.uses() if run.shares else {}
+    result = yield
+    if run.shares:
+        run.shared.checkpoint(before)
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Everything a report carries for us is put on it here, once."""
+    run = run_of(item.config)
+    subtest = infrastructure.IN_BODY in item.stash
+    if RECORD in item.stash:
+        reports.prepare(item, call)
+    report = yield
+    infrastructure.mark_report(item, call, report, subtest=subtest)
+    if report.outcome == "failed":
+        reports.shorten_class(report)
+    if RECORD in item.stash:
+        reports.attach(item, call, report, subtest=subtest)
+    if run.recorder.worker is not None and run.recorder.heard:
+        setattr(report, TOTALS, run.recorder.totals())
+    if call.when == "teardown":
+        run.end()
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> Generator[None, _STATUS, _STATUS]:
+    """An error of the infrastructure counts as an error."""
+    return infrastructure.status(report, (yield))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The tests are over: close what they left open; a worker says what it used."""
+    run = run_of(session.config)
+    run.finish()
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output[TOTALS] = run.recorder.totals()

@@ -1,0 +1,129 @@
+"""What a failing test shows of its steps: one line each, then the end of what the failing one printed.
+
+It must fit a screen, and its titles start with ``Captured stdout`` and ``Captured stderr``, so that
+``--show-capture``, junitxml, allure and everything else that reads captured output treat it alike.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_arl.plugin.text import cut_line, duration, neutralise, quoted_command, tail
+
+if TYPE_CHECKING:
+    from pytest_arl.plugin.record import StepRecord, TestRecord
+
+__all__ = ["failing_step", "how_it_ended", "sections"]
+
+_LINES_OF_STEPS = 12
+_LINES_OF_OUTPUT = 10
+"""For each stream. With 12 lines of steps, titles and the command, a screen of 40 lines holds it all."""
+
+
+def sections(
+    record: TestRecord, steps: list[StepRecord], when: str, *, blamed: str | None, everything: bool
+) -> list[tuple[str, str]]:
+    """Titles and contents for a report of phase ``when``; none where nothing ran.
+
+    ``blamed`` is the name of the step that an error names; ``everything`` shows all that was recorded (``-vv``).
+    """
+    if not steps:
+        return []
+    step = failing_step(steps, blamed)
+    most = 10**9 if everything else _LINES_OF_OUTPUT
+    lines = [_sandbox_line(record, steps), *_step_lines(steps, step, everything=everything)]
+    lines += [f"{_title(step)}: {_asked(step)}", *_stream(step, "stdout", most)]
+    made = [(f"Captured stdout {when}: arl steps", "\n".join(lines) + "\n")]
+    if err := _stream(step, "stderr", most):
+        title = neutralise(cut_line(step["name"], 40)).replace("\n", "\\n")
+        made.append((f"Captured stderr {when}: arl step {title}", "\n".join([f"{_title(step)}", *err]) + "\n"))
+    return made
+
+
+def failing_step(steps: list[StepRecord], blamed: str | None = None) -> StepRecord:
+    """The step an error names, else the last that did not succeed, else the last that ran."""
+    ran = [step for step in steps if step["outcome"] != "Skipped"] or steps
+    for step in reversed(ran):
+        if step["name"] == blamed:
+            return step
+    for step in reversed(ran):
+        if step["outcome"] != "Succeeded":
+            return step
+    return ran[-1]
+
+
+def how_it_ended(step: StepRecord) -> str:
+    """``Failed, exit 2``, ``TimedOut, exit 124``, ``Killed by SIGSEGV, exit 139``."""
+    if step["outcome"] is None:
+        return "no result"
+    words = str(step["outcome"])
+    if step["signal"]:
+        words += f" by {step['signal']}"
+    if step["limit"]:
+        words += f" ({step['limit']})"
+    return words
+
+
+def _sandbox_line(record: TestRecord, steps: list[StepRecord]) -> str:
+    names = list(dict.fromkeys(step["sandbox"] for step in steps))
+    if len(names) > 1:
+        return f"arl: {len(steps)} steps in {len(names)} sandboxes ({', '.join(map(_word, names[:4]))})"
+    where = record.sandboxes.get(names[0], {})
+    facts = [f"pool {steps[0]['pool']}", *([where["isolation"]] if "isolation" in where else [])]
+    return f"arl: sandbox {_word(names[0])} ({_word(', '.join(facts))})"
+
+
+def _step_lines(steps: list[StepRecord], failing: StepRecord, *, everything: bool) -> list[str]:
+    shown = steps if everything or len(steps) <= _LINES_OF_STEPS else _around(steps, failing)
+    several = len({step["sandbox"] for step in shown}) > 1
+    phases = len({step["phase"] for step in shown}) > 1 or shown[0]["phase"] != "call"
+    rows = [_row(step, several=several, phase=phases) for step in shown]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        f"{'>' if step is failing else ' '} "
+        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for step, row in zip(shown, rows, strict=True)
+    ]
+    if len(shown) < len(steps):
+        lines.insert(0, f"  {len(steps) - len(shown)} more steps are not shown (-vv shows them)")
+    return lines
+
+
+def _around(steps: list[StepRecord], failing: StepRecord) -> list[StepRecord]:
+    place = next(index for index, step in enumerate(steps) if step is failing)
+    first = max(0, min(place - _LINES_OF_STEPS // 2, len(steps) - _LINES_OF_STEPS))
+    return steps[first : first + _LINES_OF_STEPS]
+
+
+def _row(step: StepRecord, *, several: bool, phase: bool) -> list[str]:
+    code = "exit -" if step["exitCode"] is None else f"exit {step['exitCode']}"
+    row = [str(step["number"]), _word(step["name"]), how_it_ended(step), code, duration(step["duration"] or 0.0)]
+    return row + [step["phase"]] * phase + [_word(step["sandbox"])] * several
+
+
+def _title(step: StepRecord) -> str:
+    return f"step {step['number']} '{_word(step['name'])}'"
+
+
+def _asked(step: StepRecord) -> str:
+    if step["type"] == "FilePatch":
+        return f"wrote {step['size']} bytes to {_word(step['path'], 120)}"
+    where = f" (in {_word(step['workDir'])})" if step["workDir"] else ""
+    return neutralise(cut_line(quoted_command(step["command"]).replace("\n", "\\n"))) + where
+
+
+def _stream(step: StepRecord, name: str, most: int) -> list[str]:
+    size = step[f"{name}Size"]
+    if not size:
+        return []
+    shown, count = tail(neutralise(step[name]), most)
+    cut = size > len(step[name].encode())
+    if not shown:
+        return [f"{name}: {size} bytes, no longer kept"]
+    if count > len(shown) or cut:
+        return [f"{name} ({size} bytes; its last {len(shown)} lines):", *shown]
+    return [f"{name}:", *shown]
+
+
+def _word(text: str, width: int = 40) -> str:
+    return cut_line(neutralise(text).replace("\n", "\\n"), width)

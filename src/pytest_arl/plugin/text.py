@@ -1,0 +1,102 @@
+"""Text that came out of a sandbox, made safe and short enough to print.
+
+A sandbox may print anything: sequences that rename the terminal, erase lines above it or write to the
+clipboard, and lines that a CI runner obeys (``::add-path::``, ``##vso[...]``). Here they become visible
+characters. What is kept in files by ``--arl-output`` is left as it was: a file does nothing by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+__all__ = [
+    "bounded",
+    "cut_line",
+    "disarm_workflow_commands",
+    "duration",
+    "neutralise",
+    "printable",
+    "quoted_command",
+    "tail",
+]
+
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""C0 and C1 but newline and tab, line separators, what turns the direction of writing, and lone surrogates."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+_LINE_COMMAND = re.compile(r"^(\s*)::(?=[A-Za-z])", re.MULTILINE)
+"""GitHub's runner obeys it at the start of a line, white space allowed."""
+
+_INLINE_COMMAND = re.compile(r"##(?=(?:vso|teamcity)?\[)|(?<![\w.])(?=section_(?:start|end):\d)")
+"""Azure's and GitHub's older form act anywhere in a line, as does GitLab's section."""
+
+
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def printable(text: str) -> str:
+    """The text with every control character spelled out, as in ``repr``; newlines and tabs stay."""
+    return _CONTROL.sub(_visible, text.replace("\r\n", "\n"))
+
+
+def disarm_workflow_commands(text: str) -> str:
+    """The text with a backslash in front of what a CI runner would obey."""
+    return _INLINE_COMMAND.sub(lambda match: "\\" + match[0], _LINE_COMMAND.sub(r"\1\\::", text))
+
+
+def neutralise(text: str, *, keep_colours: bool = False) -> str:
+    """Neither a terminal nor a CI runner acts on what this returns; colours may stay."""
+    if not keep_colours:
+        return disarm_workflow_commands(printable(text))
+    parts = re.split(f"({_COLOUR.pattern})", text)
+    return disarm_workflow_commands("".join(part if index % 2 else printable(part) for index, part in enumerate(parts)))
+
+
+def bounded(data: bytes, limit: int) -> str:
+    """Decode, keeping head and tail, such that the text takes at most ``limit`` bytes as JSON."""
+    text = _cut_middle(data, limit).decode("utf-8", "replace") if len(data) > limit else data.decode("utf-8", "replace")
+    while (size := len(json.dumps(text))) > limit:
+        keep = int(len(text) * limit / size * 0.95) // 2
+        text = f"{text[:keep]}\n[...]\n{text[-keep:] if keep else ''}" if keep > 10 else ""
+    return text
+
+
+def _cut_middle(data: bytes, limit: int) -> bytes:
+    half = max(0, limit // 2 - 8)
+    return data[:half] + b"\n[...]\n" + data[-half:]
+
+
+def cut_line(line: str, width: int = 200) -> str:
+    """One line, at most ``width`` characters, with the end kept as well as the start."""
+    if len(line) <= width:
+        return line
+    half = (width - 5) // 2
+    return f"{line[:half]} ... {line[-half:]}"
+
+
+def tail(text: str, lines: int) -> tuple[list[str], int]:
+    """The last lines of a text, none of them overlong, and how many there were."""
+    everything = text.splitlines()
+    return [cut_line(line) for line in everything[-lines:]] if lines else [], len(everything)
+
+
+def quoted_command(argv: list[str]) -> str:
+    """An argv as one line that could be pasted into a shell."""
+    import shlex  # noqa: PLC0415 - only failing tests need it
+
+    return shlex.join(argv)
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: ``0.8 ms``, ``41 ms``, ``4.10 s``."""
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.2f} s"

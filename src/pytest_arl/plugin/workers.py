@@ -1,0 +1,54 @@
+"""Sums over pytest-xdist's workers: each sends its own, the controller adds them up.
+
+A worker says its totals at its end. One that crashes cannot, so reports carry a running total too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_arl.plugin.recorder import Totals
+
+__all__ = ["ATTRIBUTE", "Workers"]
+
+ATTRIBUTE = "arl_totals"
+"""Attribute of a report from a worker: the worker's totals so far. Key of its ``workeroutput`` too."""
+
+
+class Workers:
+    """The controller's book of its workers' totals."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Totals] = {}
+        self.crashed: list[str] = []
+
+    def report(self, report: object) -> None:
+        """A report came in; take the running total off it."""
+        totals = getattr(report, ATTRIBUTE, None)
+        node = getattr(report, "node", None)
+        if totals is not None and node is not None:
+            self._latest[node.gateway.id] = totals
+            delattr(report, ATTRIBUTE)
+
+    def down(self, node: Any) -> None:
+        """A worker ended, or crashed."""
+        name = node.gateway.id
+        output = getattr(node, "workeroutput", None)
+        if output is None:
+            if name in self._latest:
+                # Its sandboxes ended with it: nothing in them outlives the process that made them.
+                self._latest[name] = {**self._latest[name], "open": 0}
+                self.crashed.append(name)
+        elif ATTRIBUTE in output:
+            self._latest[name] = output[ATTRIBUTE]
+
+    def totals(self, own: Totals) -> Totals:
+        """The sum over processes, this one included."""
+        several = [own, *self._latest.values()]
+        return {
+            "sandboxes": sum(totals["sandboxes"] for totals in several),
+            "steps": sum(totals["steps"] for totals in several),
+            "open": sum(totals["open"] for totals in several),
+            "isolation": sorted({tier for totals in several for tier in totals["isolation"]}),
+        }

@@ -1,0 +1,269 @@
+"""Shared sandboxes: what a fixture prepared stays, what a test left does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+WIDER = pytest.mark.parametrize("scope", ["class", "module", "session"])
+
+
+@WIDER
+def test_a_test_finds_nothing_of_the_one_before(project: Project, scope: str) -> None:
+    project.test("""
+        class TestIt:
+            def test_leaves(self, arl_sandbox):
+                arl_sandbox.write("left", "x")
+                arl_sandbox.write("/tmp/left", "x")
+                arl_sandbox.start("sleep", "1000")
+
+            def test_finds(self, arl_sandbox):
+                assert arl_sandbox.run("ls", "-A", "/workspace", "/tmp").check().stdout.count("left") == 0
+                processes = arl_sandbox.run("sh", "-c", "cat /proc/[0-9]*/cmdline").stdout
+                assert "sleep" not in processes
+    """)
+    outcome = project.run(f"--arl-scope={scope}")
+    outcome.passes(2)
+    assert outcome.used[0] == 1
+
+
+def test_the_handle_and_its_name_stay_over_a_reset(project: Project) -> None:
+    project.test("""
+        seen = []
+
+        @pytest.mark.parametrize("turn", range(3))
+        def test_it(arl_sandbox, turn):
+            arl_sandbox.write("left", "x")
+            seen.append((arl_sandbox, arl_sandbox.name))
+            assert seen.count(seen[0]) == turn + 1
+    """)
+    project.run("--arl-scope=module").passes(3)
+
+
+def test_what_a_wider_fixture_prepared_stays(project: Project) -> None:
+    project.test("""
+        @pytest.fixture(scope="module")
+        def prepared(arl_sandbox):
+            arl_sandbox.write("database", "fresh")
+            return arl_sandbox
+
+        @pytest.mark.parametrize("turn", range(2))
+        def test_it(prepared, turn):
+            assert prepared.read_text("database") == "fresh"
+            prepared.write("database", "spoiled")
+    """)
+    project.run("--arl-scope=module").passes(2)
+
+
+def test_what_a_wider_fixture_prepared_by_a_command_stays(project: Project) -> None:
+    project.test("""
+        @pytest.fixture(scope="module")
+        def prepared(arl_sandbox):
+            arl_sandbox.run("sh", "-c", "echo fresh > database").check()
+            return arl_sandbox
+
+        @pytest.mark.parametrize("turn", range(2))
+        def test_it(prepared, turn):
+            assert prepared.run("cat", "database").stdout == "fresh\\n"
+            prepared.run("sh", "-c", "echo spoiled > database").check()
+    """)
+    project.run("--arl-scope=module").passes(2)
+
+
+def test_a_wider_fixture_that_is_set_up_late_makes_a_checkpoint_too(project: Project) -> None:
+    project.test("""
+        @pytest.fixture(scope="module")
+        def late(arl_sandbox):
+            arl_sandbox.write("late", "yes")
+            return arl_sandbox
+
+        def test_1_without(arl_sandbox):
+            arl_sandbox.write("left", "x")
+
+        def test_2_sets_it_up(late):
+            assert late.run("ls").stdout == "late\\n"
+            late.write("late", "spoiled")
+
+        def test_3_finds_it(arl_sandbox):
+            assert arl_sandbox.read_text("late") == "yes"
+    """)
+    project.run("--arl-scope=module").passes(3)
+
+
+def test_a_wider_fixture_that_asks_for_the_sandbox_as_it_runs_makes_a_checkpoint_too(project: Project) -> None:
+    project.test("""
+        @pytest.fixture(scope="module")
+        def dynamic(request):
+            request.getfixturevalue("arl_sandbox").write("dynamic", "yes")
+
+        @pytest.mark.parametrize("turn", range(2))
+        def test_it(dynamic, arl_sandbox, turn):
+            assert arl_sandbox.read_text("dynamic") == "yes"
+            arl_sandbox.write("dynamic", "spoiled")
+    """)
+    project.run("--arl-scope=module").passes(2)
+
+
+def test_a_wider_fixture_that_did_not_use_the_sandbox_keeps_nothing_of_the_test(project: Project) -> None:
+    project.test("""
+        @pytest.fixture(scope="module")
+        def unrelated():
+            return 1
+
+        def test_1_uses_then_sets_it_up(arl_sandbox, request):
+            arl_sandbox.write("left", "x")
+            request.getfixturevalue("unrelated")
+
+        def test_2(arl_sandbox):
+            assert arl_sandbox.run("ls").stdout == ""
+    """)
+    project.run("--arl-scope=module").passes(2)
+
+
+def test_what_a_function_fixture_did_goes(project: Project) -> None:
+    project.test("""
+        @pytest.fixture
+        def prepared(arl_sandbox):
+            assert arl_sandbox.run("ls").stdout == ""
+            arl_sandbox.write("mine", "x")
+
+        @pytest.mark.parametrize("turn", range(2))
+        def test_it(prepared, turn): pass
+    """)
+    project.run("--arl-scope=module").passes(2)
+
+
+def test_a_checkpoint_by_hand_is_what_later_tests_find(project: Project) -> None:
+    project.test("""
+        def test_1(arl_sandbox):
+            arl_sandbox.write("kept", "yes")
+            arl_sandbox.checkpoint()
+            arl_sandbox.write("left", "x")
+
+        def test_2(arl_sandbox):
+            assert arl_sandbox.run("ls").stdout == "kept\\n"
+    """)
+    project.run("--arl-scope=module").passes(2)
+
+
+def test_a_reset_by_hand_returns_within_a_test(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            arl_sandbox.write("left", "x")
+            arl_sandbox.reset()
+            assert arl_sandbox.run("ls").stdout == ""
+    """)
+    project.run().passes(1)
+
+
+def test_a_process_of_the_checkpoint_lives_on_and_a_tests_own_does_not(project: Project) -> None:
+    project.test("""
+        @pytest.fixture(scope="module")
+        def server(arl_sandbox):
+            return arl_sandbox.start("sleep", "1001")
+
+        @pytest.mark.parametrize("turn", range(2))
+        def test_it(server, arl_sandbox, turn):
+            assert server.poll() is None
+            processes = arl_sandbox.run("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\\\0' ' '").stdout
+            assert "sleep 1001" in processes
+            assert "sleep 1002" not in processes
+            arl_sandbox.start("sleep", "1002")
+    """)
+    project.run("--arl-scope=module").passes(2)
+
+
+@pytest.mark.parametrize("how", ["marker", "sandbox_fixture"])
+def test_keep_workspace_turns_it_off(project: Project, how: str) -> None:
+    if how == "marker":
+        project.test(
+            "pytestmark = pytest.mark.arl(keep_workspace=True)\nkept = pytest.fixture(lambda arl_sandbox: arl_sandbox)\n"
+        )
+    else:
+        project.test(
+            "from pytest_arl import sandbox_fixture\nkept = sandbox_fixture(scope='module', keep_workspace=True)\n"
+        )
+    path = project.path / "test_it.py"
+    path.write_text(
+        path.read_text()
+        + "def test_1(kept): kept.write('f', 'x')\ndef test_2(kept): assert kept.read_text('f') == 'x'\n"
+    )
+    project.run("--arl-scope=module").passes(2)
+
+
+def test_sandbox_fixture_returns_to_its_checkpoint(project: Project) -> None:
+    project.test("""
+        from pytest_arl import sandbox_fixture
+        ours = sandbox_fixture(scope="module")
+
+        @pytest.fixture(scope="module")
+        def prepared(ours):
+            ours.write("kept", "yes")
+            return ours
+
+        @pytest.mark.parametrize("turn", range(2))
+        def test_it(prepared, turn):
+            assert prepared.run("ls").stdout == "kept\\n"
+            prepared.write("left", "x")
+    """)
+    project.run().passes(2)
+
+
+def test_what_a_shared_sandbox_opened_by_a_call_returns_too(project: Project) -> None:
+    project.test("""
+        @pytest.fixture(scope="module")
+        def second(arl_sandbox):
+            return arl_sandbox(pool_ref="b")
+
+        @pytest.mark.parametrize("turn", range(2))
+        def test_it(second, turn):
+            assert second.run("ls").stdout == ""
+            second.write("left", "x")
+    """)
+    project.run("--arl-scope=module").passes(2)
+
+
+def test_the_factorys_sandboxes_return_only_when_asked(project: Project) -> None:
+    project.test("""
+        @pytest.fixture(scope="module")
+        def made(arl_sandbox_factory):
+            return arl_sandbox_factory()
+
+        def test_1(made): made.write("f", "x")
+        def test_2(made): assert made.read_text("f") == "x"
+        def test_3(made):
+            made.reset()
+            assert made.run("ls").stdout == ""
+    """)
+    project.run("--arl-scope=module").passes(3)
+
+
+def test_a_test_that_loses_the_sandbox_does_not_take_the_next_one_with_it(project: Project) -> None:
+    project.test("""
+        import pytest_arl
+
+        def test_1(arl_sandbox):
+            arl_sandbox.delete_sandbox()
+            with pytest.raises(pytest_arl.SandboxClosed):
+                arl_sandbox.run("true")
+
+        def test_2(arl_sandbox):
+            arl_sandbox.run("true").check()
+    """)
+    project.run("--arl-scope=module").passes(2)
+
+
+def test_a_failing_test_leaves_nothing_either(project: Project) -> None:
+    project.test("""
+        def test_1(arl_sandbox):
+            arl_sandbox.write("left", "x")
+            assert False
+
+        def test_2(arl_sandbox):
+            assert arl_sandbox.run("ls").stdout == ""
+    """)
+    project.run("--arl-scope=module").counts(failed=1, passed=1)

@@ -1,0 +1,281 @@
+"""What a failing test shows of its steps."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Outcome, Project
+
+THREE_STEPS = """[
+        {"name": "write", "type": "FilePatch", "path": "app.py", "content": "import sys\\nprint('out-end')\\nsys.exit('err-end')\\n"},
+        {"name": "build", "type": "Command", "command": ["true"]},
+        {"name": "test", "type": "Command", "command": ["python3", "app.py"]},
+    ]"""
+
+
+def shows_three_steps(outcome: Outcome) -> None:
+    """Each step in a line with outcome, exit code and duration; the failing one's command, stdout and stderr."""
+    text = outcome.text
+    assert re.search(r"1  write +Succeeded +exit 0 +[\d.]+ m?s", text), text
+    assert re.search(r"2  build +Succeeded +exit 0 +[\d.]+ m?s", text), text
+    assert re.search(r"> 3  test +Failed +exit 1 +[\d.]+ m?s", text), text
+    assert "step 3 'test': python3 app.py" in text
+    assert "\nout-end\n" in text
+    assert "\nerr-end\n" in text
+
+
+MODES = pytest.mark.parametrize("args", [[], ["-n2"], ["-s"]], ids=["alone", "n2", "s"])
+
+
+@MODES
+def test_plain_assert(project: Project, args: list[str]) -> None:
+    project.test(
+        f"def test_it(arl_sandbox):\n    result = arl_sandbox.execute({THREE_STEPS})\n    assert result.exit_code == 0"
+    )
+    outcome = project.run(*args)
+    outcome.counts(failed=1)
+    shows_three_steps(outcome)
+
+
+@MODES
+def test_check(project: Project, args: list[str]) -> None:
+    project.test(f"def test_it(arl_sandbox):\n    arl_sandbox.execute({THREE_STEPS}).check()")
+    outcome = project.run(*args)
+    outcome.counts(failed=1)
+    shows_three_steps(outcome)
+
+
+@MODES
+def test_in_setup(project: Project, args: list[str]) -> None:
+    project.test(f"""
+@pytest.fixture
+def prepared(arl_sandbox):
+    arl_sandbox.execute({THREE_STEPS}).check()
+
+def test_it(prepared): pass
+""")
+    outcome = project.run(*args)
+    outcome.counts(errors=1)
+    shows_three_steps(outcome)
+
+
+@MODES
+def test_in_teardown(project: Project, args: list[str]) -> None:
+    project.test(f"""
+@pytest.fixture
+def cleaned(arl_sandbox):
+    yield
+    assert arl_sandbox.execute({THREE_STEPS}).exit_code == 0
+
+def test_it(cleaned): pass
+""")
+    outcome = project.run(*args)
+    outcome.counts(passed=1, errors=1)
+    shows_three_steps(outcome)
+
+
+def test_it_fits_a_screen(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            steps = [{"name": f"s{n}", "type": "Command", "command": ["true"]} for n in range(30)]
+            noise = "import sys; [print(n, file=f) for n in range(5000) for f in (sys.stdout, sys.stderr)]; sys.exit(3)"
+            arl_sandbox.execute([*steps, {"name": "noisy", "type": "Command", "command": ["python3", "-c", noise]}])
+            assert False
+    """)
+    outcome = project.run()
+    text = outcome.text
+    assert "noisy" in text
+    assert text.count("\n4999\n") == 2
+    assert len(outcome.section("arl steps").splitlines()) + len(outcome.section("arl step noisy").splitlines()) < 40
+    assert "its last 10 lines" in text
+
+
+def test_vv_shows_everything(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            for n in range(20):
+                arl_sandbox.run("seq", "100")
+            assert False
+    """)
+    section = project.run("-vv").section("arl steps")
+    assert section.count("Succeeded") == 20
+    assert "\n42\n" in section
+
+
+def test_the_last_step_is_shown_where_none_failed(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            arl_sandbox.run("echo", "first")
+            assert arl_sandbox.run("echo", "second").stdout == "third"
+    """)
+    section = project.run().section("arl steps")
+    assert "step 2 'echo': echo second" in section
+    assert "\nsecond" in section
+
+
+def test_the_step_that_check_names_is_shown_and_not_a_later_one(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            bad = arl_sandbox.execute([{"name": "bad", "type": "Command", "command": ["sh", "-c", "echo one; exit 4"]}])
+            arl_sandbox.execute([{"name": "late", "type": "Command", "command": ["sh", "-c", "echo two; exit 5"]}])
+            bad.check()
+    """)
+    section = project.run().section("arl steps")
+    assert "step 1 'bad'" in section
+    assert "exit 5" in section
+    assert "\ntwo" not in section
+
+
+def test_a_step_that_never_finished_is_shown(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            arl_sandbox.run("sleep", "100", timeout=0.2).check()
+    """)
+    outcome = project.run()
+    outcome.counts(failed=1)
+    assert re.search(r"> 1  sleep +TimedOut.* exit 124", outcome.section("arl steps"))
+
+
+def test_a_passing_test_shows_nothing(project: Project) -> None:
+    project.test("def test_it(arl_sandbox): arl_sandbox.run('echo', 'hi')")
+    text = project.run("-rA").text
+    assert "Captured" not in text
+    assert "echo" not in text
+
+
+def test_steps_of_setup_are_shown_with_those_of_the_body(project: Project) -> None:
+    project.test("""
+        @pytest.fixture
+        def prepared(arl_sandbox):
+            arl_sandbox.run("echo", "preparing")
+
+        def test_it(prepared, arl_sandbox):
+            arl_sandbox.run("false")
+            assert False
+    """)
+    section = project.run().section("arl steps")
+    assert re.search(r"1  echo .* setup", section)
+    assert re.search(r"> 2  false .* call", section)
+
+
+def test_steps_of_a_session_made_in_the_body_are_shown(project: Project) -> None:
+    project.test("""
+        from pytest_arl import SandboxSession
+        def test_it():
+            with SandboxSession(pool_ref="b") as sandbox:
+                sandbox.run("echo", "hello")
+                assert False
+    """)
+    section = project.run().section("arl steps")
+    assert "pool b" in section
+    assert "step 1 'echo': echo hello" in section
+
+
+def test_a_shared_sandbox_shows_each_test_its_own_steps(project: Project) -> None:
+    project.test("""
+        def test_1(arl_sandbox): arl_sandbox.run("echo", "of-the-first")
+        def test_2(arl_sandbox):
+            arl_sandbox.run("echo", "of-the-second")
+            assert False
+    """)
+    text = project.run("--arl-scope=module").text
+    assert "of-the-second" in text
+    assert "of-the-first" not in text
+
+
+def test_two_sandboxes_are_told_apart(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            with arl_sandbox(pool_ref="b", name="other") as other:
+                arl_sandbox.run("true")
+                other.run("true")
+            assert False
+    """)
+    section = project.run().section("arl steps")
+    assert "2 steps in 2 sandboxes" in section
+    assert re.search(r"> 2  true .* other", section)
+
+
+def test_a_failing_subtest_shows_its_own_steps(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox, subtests):
+            with subtests.test("one"):
+                arl_sandbox.run("echo", "in-one")
+            with subtests.test("two"):
+                arl_sandbox.run("echo", "in-two")
+                assert False
+    """)
+    section = project.run().section("arl steps")
+    assert "in-two" in section
+    assert "in-one" not in section
+
+
+@pytest.mark.parametrize(
+    ("shown", "out", "err"), [("no", False, False), ("stdout", True, False), ("stderr", False, True)]
+)
+def test_show_capture_is_obeyed(project: Project, shown: str, out: bool, err: bool) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            arl_sandbox.run("sh", "-c", "echo on-out; echo on-err >&2; exit 1")
+            assert False
+    """)
+    text = project.run(f"--show-capture={shown}", "--tb=no" if shown == "no" else "--tb=short").text
+    assert ("\non-out" in text, "\non-err" in text) == (out, err)
+
+
+def test_the_same_facts_are_in_junitxml(project: Project) -> None:
+    project.test(f"def test_it(arl_sandbox):\n    arl_sandbox.execute({THREE_STEPS}).check()")
+    project.run("--junitxml=j.xml")
+    properties = {one.attrib["name"]: one.attrib["value"] for one in ET.parse(project.path / "j.xml").iter("property")}
+    assert properties["arl.step.3.name"] == "test"
+    assert properties["arl.step.3.command"] == "python3 app.py"
+    assert properties["arl.step.3.exit_code"] == "1"
+    assert float(properties["arl.step.3.duration"]) > 0
+    assert properties["arl.step.3.stdout"] == "out-end"
+    assert properties["arl.step.3.stderr"] == "err-end"
+    assert properties["arl.step.1.outcome"] == "Succeeded"
+    assert properties["arl.sandbox"]
+
+
+def test_reruns_show_each_attempts_own_steps(project: Project) -> None:
+    project.test("""
+        attempts = []
+        def test_it(arl_sandbox):
+            attempts.append(1)
+            arl_sandbox.run("echo", f"attempt-{len(attempts)}")
+            assert len(attempts) == 3
+    """)
+    outcome = project.run("--reruns=1", "--junitxml=j.xml")
+    assert outcome.result.parseoutcomes()["failed"] == 1
+    section = outcome.section("arl steps")
+    assert "step 1 'echo': echo attempt-2" in section
+    assert "attempt-1" not in section
+    commands = [
+        one.attrib["value"]
+        for one in ET.parse(project.path / "j.xml").iter("property")
+        if "command" in one.attrib["name"]
+    ]
+    assert commands == ["echo attempt-2"]
+
+
+def test_live_progress(project: Project) -> None:
+    project.test("def test_it(arl_sandbox): arl_sandbox.run('echo', 'hi')")
+    text = project.run("--log-cli-level=INFO").text
+    assert "live log setup" in text
+    assert "live log call" in text
+    assert "echo" in text
+
+
+def test_frames_of_ours_are_hidden(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            arl_sandbox.run("false", env={"TOKEN": "s3cret"}).check()
+    """)
+    text = project.run("-l").text
+    assert "pytest_arl/" not in text
+    assert "results.py" not in text
