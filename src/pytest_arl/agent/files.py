@@ -28,7 +28,7 @@ class Places:
         """The path from the root, its links not followed. OSError for one that no file can have."""
         if not path or b"\0" in path:
             raise OSError(errno.EINVAL, "a path is empty or holds a NUL byte")
-        return os.path.normpath(path) if path.startswith(b"/") else os.path.join(self._workspace, path)
+        return os.path.join(self._workspace, path)
 
     def real(self, path: bytes) -> bytes:
         """The path from the root with every link resolved, that of its last part too."""
@@ -99,9 +99,7 @@ def replace_file(path: bytes, content: bytes, mode: int | None) -> None:
     temporary = b".arl-%d.tmp" % os.getpid()
     try:
         mode = _mode_for(name, parent) if mode is None else mode
-        fd = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent
-        )
+        fd = _open_new(temporary, parent)
         try:
             write_all(fd, content)
             os.fchmod(fd, mode)
@@ -114,6 +112,16 @@ def replace_file(path: bytes, content: bytes, mode: int | None) -> None:
             os.close(fd)
     finally:
         os.close(parent)
+
+
+def _open_new(name: bytes, parent: int) -> int:
+    """A new file. One of that name is a step's doing (a FIFO there would block us for ever), and goes."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, 0o600, dir_fd=parent)
+    except FileExistsError:
+        os.unlink(name, dir_fd=parent)
+        return os.open(name, flags, 0o600, dir_fd=parent)
 
 
 def _check_size(fd: int, size: int) -> None:

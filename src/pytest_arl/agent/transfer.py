@@ -154,6 +154,8 @@ def depart(
         path = root + b"/" + below if below else root
         state = os.lstat(path)
         kind = _kind(state.st_mode)
+        if kind is None and not below:
+            raise OSError(errno.EINVAL, "neither a file nor a folder")
         if kind is None or (one_filesystem and (state.st_dev != device or state.st_uid != os.getuid())):
             continue  # a socket or a device means nothing elsewhere
         count += 1
