@@ -60,7 +60,9 @@ class Project:
 
     def run(self, *args: str) -> Outcome:
         """Pytest, in a process of its own."""
-        return Outcome(self.pytester.runpytest_subprocess(*_QUIET, "-rN", *args), self)
+        # No short summary, unless a test asks for it: it repeats names that tests look for.
+        summary = () if "no:terminal" in args else ("-rN",)
+        return Outcome(self.pytester.runpytest_subprocess(*_QUIET, *summary, *args), self)
 
     def run_with_everything(self, *args: str) -> Outcome:
         """Pytest with every plugin that is installed."""
