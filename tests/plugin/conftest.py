@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["pytester"]
-
 POOLS = """
 [tool.pytest-arl.pools.a]
 env = { POOL = "a" }
