@@ -256,11 +256,10 @@ def test_reruns_show_each_attempts_own_steps(project: Project) -> None:
     assert "step 1 'echo': echo attempt-2" in section
     assert "attempt-1" not in section
     commands = [
-        one.attrib["value"]
-        for one in ET.parse(project.path / "j.xml").iter("property")
-        if "command" in one.attrib["name"]
+        [one.attrib["value"] for one in case.iter("property") if "command" in one.attrib["name"]]
+        for case in ET.parse(project.path / "j.xml").iter("testcase")
     ]
-    assert commands == ["echo attempt-2"]
+    assert commands == [["echo attempt-1"], ["echo attempt-2"]]
 
 
 def test_live_progress(project: Project) -> None:

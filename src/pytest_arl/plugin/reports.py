@@ -31,8 +31,8 @@ def prepare(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
 def attach(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport, *, subtest: bool) -> None:
     """Give the report its part of the record, and a failing one the steps to look at."""
     record = item.stash[RECORD]
+    _harmless(report)
     if report.outcome == "failed":
-        _harmless(report)
         report.sections += _sections(item, record, call, subtest=subtest)
     if subtest:
         return
