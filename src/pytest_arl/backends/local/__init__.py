@@ -15,6 +15,5 @@ warm, slots  sandboxes kept ready, and how many may be open
 from __future__ import annotations
 
 from pytest_arl.backends.local.backend import LocalBackend, create_backend
-from pytest_arl.backends.local.probe import Host, probe
 
-__all__ = ["Host", "LocalBackend", "create_backend", "probe"]
+__all__ = ["LocalBackend", "create_backend"]

@@ -55,7 +55,7 @@ class _Prepared:
         try:
             self.channel.handshake(self.enclosure.config, deadline)
         except ChannelLost as error:
-            raise BackendUnavailable(f"{self.enclosure.explain()} [{error}]") from None
+            raise BackendUnavailable(self.enclosure.explain(str(error))) from None
         except TimeoutError:
             pool = self.plan.pool.name
             raise SandboxTimeout(

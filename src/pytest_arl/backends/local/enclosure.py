@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import re
 import select
 import signal
 import socket
@@ -21,9 +20,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.cures import cure_for
-from pytest_arl.backends.local.layout import UID, Argument, Content
+from pytest_arl.backends.local.launch import Launch
 from pytest_arl.backends.local.namespaces import INNER_ID
 from pytest_arl.backends.local.plan import HOME, TMP, WORKSPACE, Plan
 from pytest_arl.backends.local.uids import UidLease
@@ -31,8 +29,6 @@ from pytest_arl.channel import AgentConfig
 from pytest_arl.errors import BackendUnavailable, SandboxTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pytest_arl.backends.local.cgroups import Cgroup, RunCgroups
 
 __all__ = ["Enclosure", "Surroundings"]
@@ -88,7 +84,7 @@ class Enclosure:
             spool = _unnamed_file()
             passed.callback(os.close, spool)
             self.config = self._configure(lease, surroundings.owner, spool)
-            start = _Start(passed, keep)
+            start = Launch(passed, keep)
             inherited = [inner.fileno(), surroundings.owner, spool]
             inherited += [lease.descriptor] if lease is not None else []
             inherited += [self._cgroup.oom_descriptor, self._cgroup.pids_descriptor] if self._cgroup is not None else []
@@ -151,11 +147,12 @@ class Enclosure:
             self._process.wait(1)
         return BackendUnavailable(self.explain())
 
-    def explain(self) -> str:
-        """Why there is no sandbox, from what bubblewrap said."""
+    def explain(self, reason: str = "") -> str:
+        """Why there is no sandbox, from what bubblewrap or the agent said."""
         said = _said(self._stderr)
+        why = reason or f"bubblewrap failed{said}"
         cure = cure_for(said, self._plan.bwrap)
-        return f"bubblewrap could not make a sandbox of pool {self._plan.pool.name!r}{said}. {cure}".rstrip()
+        return f"no sandbox of pool {self._plan.pool.name!r} could be made: {why}. {cure}".rstrip()
 
     def epitaph(self) -> str:
         """What is known of an agent that is gone; empty where that is nothing."""
@@ -216,73 +213,12 @@ class Enclosure:
             self._child = -1
 
 
-class _Start:
-    """The few moments between the fork of bubblewrap and the agent's exec."""
-
-    def __init__(self, passed: ExitStack, keep: ExitStack) -> None:
-        self._passed = passed
-        self._info, self._info_in = os.pipe()
-        self._block_out, self._block = os.pipe()
-        for descriptor in (self._info_in, self._block_out):
-            passed.callback(os.close, descriptor)
-        self._mine = keep.enter_context(ExitStack())
-        for descriptor in (self._info, self._block):
-            self._mine.callback(os.close, descriptor)
-
-    def bubblewrap(
-        self, bwrap: str, arguments: Sequence[Argument], argv: list[str], inherited: list[int], uid: int, stderr: int
-    ) -> subprocess.Popen[bytes]:
-        """Start it. Its options go through a memory file, so that ``ps`` shows none of them."""
-        descriptors = [*inherited, self._info_in, self._block_out]
-        words = ["--info-fd", str(self._info_in), "--block-fd", str(self._block_out)]
-        for argument in arguments:
-            if isinstance(argument, Content):
-                descriptors.append(self._memory_file(argument.data.replace(UID, b"%d" % uid)))
-                words.append(str(descriptors[-1]))
-            else:
-                words.append(argument)
-        descriptors.append(self._memory_file(b"".join(os.fsencode(word) + b"\0" for word in words)))
-        try:
-            return spawner.spawn(
-                [bwrap, "--args", str(descriptors[-1]), "--", *argv], descriptors=descriptors, stderr=stderr
-            )
-        except OSError as error:
-            raise BackendUnavailable(f"{bwrap} cannot be started: {error}") from None
-
-    def _memory_file(self, data: bytes) -> int:
-        descriptor = os.memfd_create("arl")
-        self._passed.callback(os.close, descriptor)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        return descriptor
-
-    def child_pid(self, deadline: float) -> int | None:
-        """The pid of PID 1 of the sandbox out here; None where bubblewrap failed or the deadline passed."""
-        poll = select.poll()
-        poll.register(self._info, select.POLLIN)
-        text = b""
-        while b"}" not in text:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                return None
-            piece = os.read(self._info, 4096)
-            if not piece:
-                return None
-            text += piece
-        found = re.search(rb'"child-pid": *(\d+)', text)
-        return int(found[1]) if found else None
-
-    def go(self) -> None:
-        """Let PID 1 go on to the agent."""
-        with suppress(BrokenPipeError):
-            os.write(self._block, b"x")
-        self._mine.close()
-
-
 def _unnamed_file() -> int:
-    """A file that has no name and so cannot be left behind, on the disk of TMPDIR."""
-    folder = tempfile.gettempdir()
+    """A file that has no name and so cannot be left behind, on the disk of TMPDIR, else of /var/tmp.
+
+    /tmp is often a tmpfs, whose pages the kernel counts as memory of the sandbox that prints.
+    """
+    folder = os.environ.get("TMPDIR", "/var/tmp")  # noqa: S108 - the file gets no name there
     with suppress(OSError):
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     descriptor, path = tempfile.mkstemp(prefix="pytest-arl-")

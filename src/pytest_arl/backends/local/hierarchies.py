@@ -69,7 +69,9 @@ def find(proc: Path = Path("/proc"), *, root: bool | None = None) -> Hierarchies
 def _mounts(proc: Path) -> list[_Mount]:
     found = []
     for line in (proc / "self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
+        fields, separator, rest = line.partition(" - ")
+        if not separator:
+            continue
         kind, _, options = rest.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
             root, point = (_unescape(text) for text in fields.split()[3:5])

@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_arl.backends.local.elf import soname
 from pytest_arl.errors import BackendUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_arl.backends.local.layout import Layout
 
 __all__ = ["add_companion", "add_environment", "host_command", "search_path"]
@@ -100,12 +103,12 @@ def _add_links(layout: Layout, path: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Companion:
-    """An interpreter that can be carried: its parts on the host."""
+    """An interpreter that can be carried: its parts on the host, and the name of the one that loads the others."""
 
     executable: Path
     stdlib: Path
-    libraries: tuple[Path, ...]
-    loader: Path | None
+    libraries: Mapping[str, Path]
+    loader: str | None
 
 
 def add_companion(layout: Layout) -> tuple[str, ...]:
@@ -114,12 +117,11 @@ def add_companion(layout: Layout) -> tuple[str, ...]:
     executable = f"{_HOME}/bin/{companion.executable.name}"
     layout.bind(companion.executable, executable)
     layout.bind(companion.stdlib, f"{_HOME}/{sys.platlibdir}/{companion.stdlib.name}")
-    for library in companion.libraries:
-        layout.bind(library, f"{_LIBRARIES}/{library.name}")
+    for name, library in companion.libraries.items():
+        layout.bind(library, f"{_LIBRARIES}/{name}")
     if companion.loader is None:
         return (executable, *_FLAGS)
-    loader = f"{_LIBRARIES}/{companion.loader.name}"
-    return (loader, "--library-path", _LIBRARIES, executable, *_FLAGS)
+    return (f"{_LIBRARIES}/{companion.loader}", "--library-path", _LIBRARIES, executable, *_FLAGS)
 
 
 @functools.cache
@@ -134,10 +136,10 @@ def _companion() -> _Companion:
         raise BackendUnavailable(f"the interpreter for sandboxes, {executable}, cannot be run: {error}") from None
     stdlib = Path(os.__file__).parent
     mapped = {Path(found[0]) for line in maps.splitlines() if (found := re.findall(r" (/\S.*)$", line))}
-    libraries = sorted(
-        path
-        for path in mapped
+    libraries = {
+        soname(path): path
+        for path in sorted(mapped)
         if re.search(r"\.so(\.|$)", path.name) and not path.is_relative_to(stdlib) and path.exists()
-    )
-    loader = next((path for path in libraries if re.match(r"ld[-.]", path.name)), None)
-    return _Companion(executable, stdlib, tuple(libraries), loader)
+    }
+    loader = next((name for name in libraries if re.match(r"ld[-.]", name)), None)
+    return _Companion(executable, stdlib, libraries, loader)

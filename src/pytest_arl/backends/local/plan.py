@@ -33,6 +33,9 @@ AGENT = "/arl/agent"
 _RESERVE = 32 * 2**20
 """Bytes beside what the pool says: the agent, and the kernel's own bookkeeping for the sandbox."""
 
+_KEYRINGS = ("/proc/keys", "/proc/key-users")
+"""No namespace sets keys apart: an ordinary user's own would be listed inside."""
+
 _TOPS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
@@ -147,6 +150,9 @@ def _add_own(layout: Layout, pool: LocalPool, host: Host) -> None:
 def _close(layout: Layout, *, read_only_root: bool) -> None:
     """Last: what bubblewrap leaves writable of its own making."""
     layout.finish("--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev")
+    for keys in _KEYRINGS:
+        if Path(keys).exists():
+            layout.finish("--ro-bind", "/dev/null", keys)
     if read_only_root:
         layout.finish("--remount-ro", "/")
     layout.finish("--chdir", WORKSPACE)

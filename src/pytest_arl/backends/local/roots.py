@@ -50,8 +50,8 @@ def _check_shape(root: Path, what: str) -> None:
         )
     if "rootfs" in names and not names.intersection(_SIGNS):
         raise UsageError(f"{what} is no root file system; did you mean {str(root / 'rootfs')!r}?")
-    programs = (entry for entry in os.scandir(root) if entry.is_file() and entry.stat().st_mode & stat.S_IXUSR)
-    if not names.intersection(_SIGNS) and not any(programs):
+    programs = [name for name in names if (root / name).is_file() and os.access(root / name, os.X_OK)]
+    if not names.intersection(_SIGNS) and not programs:
         raise UsageError(f"{what} is no root file system: it has none of {', '.join(_SIGNS)}, and no program either")
 
 

@@ -1,0 +1,53 @@
+"""The name by which programs ask for a shared library: ``libc.so.6`` may be the file ``libc-2.31.so``."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["soname"]
+
+_LOAD, _DYNAMIC = 1, 2
+_STRINGS, _SONAME = 5, 14
+
+
+def soname(path: Path) -> str:
+    """The DT_SONAME of a 64-bit little-endian library; the file's name where it has none."""
+    image = path.read_bytes()
+    try:
+        return _find(image) or path.name
+    except (struct.error, ValueError):
+        return path.name
+
+
+def _find(image: bytes) -> str:
+    if image[:6] != b"\x7fELF\x02\x01":
+        return ""
+    segments = list(_segments(image))
+    strings = name = None
+    for kind, offset, _, size in segments:
+        if kind != _DYNAMIC:
+            continue
+        for tag, value in struct.iter_unpack("<qQ", image[offset : offset + size]):
+            strings = value if tag == _STRINGS else strings
+            name = value if tag == _SONAME else name
+    if strings is None or name is None:
+        return ""
+    for kind, offset, address, size in segments:
+        if kind == _LOAD and address <= strings < address + size:
+            start = strings - address + offset + name
+            return image[start : image.index(b"\0", start)].decode()
+    return ""
+
+
+def _segments(image: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Kind, offset in the file, address, size in the file of each program header."""
+    (table,) = struct.unpack_from("<Q", image, 0x20)
+    size, count = struct.unpack_from("<HH", image, 0x36)
+    for index in range(count):
+        kind, _, offset, address, _, length = struct.unpack_from("<IIQQQQ", image, table + index * size)
+        yield kind, offset, address, length

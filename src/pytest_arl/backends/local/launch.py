@@ -1,0 +1,91 @@
+"""The few moments between the fork of bubblewrap and the agent's exec.
+
+bubblewrap tells the pid of the sandbox's PID 1 through one pipe and holds it back until something comes through
+another: in between it can be given its limits, before it has any child that would escape them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import time
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+from pytest_arl.backends.local import spawner
+from pytest_arl.backends.local.layout import UID, Content
+from pytest_arl.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Sequence
+
+    from pytest_arl.backends.local.layout import Argument
+
+__all__ = ["Launch"]
+
+
+class Launch:
+    """The few moments between the fork of bubblewrap and the agent's exec."""
+
+    def __init__(self, passed: ExitStack, keep: ExitStack) -> None:
+        """``passed`` closes what the child inherits once it is started, ``keep`` what is ours when the sandbox ends."""
+        self._passed = passed
+        self._info, self._info_in = os.pipe()
+        self._block_out, self._block = os.pipe()
+        for descriptor in (self._info_in, self._block_out):
+            passed.callback(os.close, descriptor)
+        self._mine = keep.enter_context(ExitStack())
+        for descriptor in (self._info, self._block):
+            self._mine.callback(os.close, descriptor)
+
+    def bubblewrap(
+        self, bwrap: str, arguments: Sequence[Argument], argv: list[str], inherited: list[int], uid: int, stderr: int
+    ) -> subprocess.Popen[bytes]:
+        """Start it. Its options go through a memory file, so that ``ps`` shows none of them."""
+        descriptors = [*inherited, self._info_in, self._block_out]
+        words = ["--info-fd", str(self._info_in), "--block-fd", str(self._block_out)]
+        for argument in arguments:
+            if isinstance(argument, Content):
+                descriptors.append(self._memory_file(argument.data.replace(UID, b"%d" % uid)))
+                words.append(str(descriptors[-1]))
+            else:
+                words.append(argument)
+        descriptors.append(self._memory_file(b"".join(os.fsencode(word) + b"\0" for word in words)))
+        try:
+            return spawner.spawn(
+                [bwrap, "--args", str(descriptors[-1]), "--", *argv], descriptors=descriptors, stderr=stderr
+            )
+        except OSError as error:
+            raise BackendUnavailable(f"{bwrap} cannot be started: {error}") from None
+
+    def _memory_file(self, data: bytes) -> int:
+        descriptor = os.memfd_create("arl")
+        self._passed.callback(os.close, descriptor)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def child_pid(self, deadline: float) -> int | None:
+        """The pid of PID 1 of the sandbox out here; None where bubblewrap failed or the deadline passed."""
+        poll = select.poll()
+        poll.register(self._info, select.POLLIN)
+        text = b""
+        while b"}" not in text:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                return None
+            piece = os.read(self._info, 4096)
+            if not piece:
+                return None
+            text += piece
+        found = re.search(rb'"child-pid": *(\d+)', text)
+        return int(found[1]) if found else None
+
+    def go(self) -> None:
+        """Let PID 1 go on to the agent."""
+        with suppress(BrokenPipeError):
+            os.write(self._block, b"x")
+        self._mine.close()

@@ -1,0 +1,338 @@
+"""Acquiring, keeping ready, counting and closing."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_arl import settings as settings_module
+from pytest_arl.backends.local import LocalBackend, create_backend
+from pytest_arl.backends.local import backend as backend_module
+from pytest_arl.backends.local.plan import Plan
+from pytest_arl.errors import BackendUnavailable, PoolNotFound, SandboxLost, SandboxTimeout, UsageError
+from pytest_arl.hooks import get_backend
+from pytest_arl.settings import Settings
+from tests.local.conftest import MakeBackend, acquire, run, sh
+
+
+@pytest.fixture
+def two_at_most(make_backend: MakeBackend) -> Iterator[MakeBackend]:
+    """Backends under --arl-max-sandboxes=2."""
+    with settings_module.override({"max_sandboxes": 2}, "this test"):
+        yield make_backend
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_the_hook_gives_this_backend(folder: Path) -> None:
+    settings = Settings.build(start_dir=folder)
+    backend = get_backend("local", settings)
+    assert isinstance(backend, LocalBackend)
+    assert get_backend("local", settings) is backend
+    assert create_backend(settings).name == "local"
+    backend.close()
+
+
+def test_making_a_backend_looks_for_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "probe", lambda: pytest.fail("probed"))
+    backend = LocalBackend(Settings.build(start_dir=folder))
+    assert backend.pools() == ("default",)
+    backend.close()
+
+
+def test_a_sandbox_says_what_it_is(make_backend: MakeBackend) -> None:
+    backend = make_backend('[pools.small]\noutput = "4Ki"\n')
+    first, second = acquire(backend, "small"), acquire(backend, "small")
+    assert first.pool_ref == "small"
+    assert first.name.startswith("small-")
+    assert first.name != second.name
+    assert first.output_limit == 4096
+    assert first.isolation in ("bwrap+cgroup", "bwrap+rlimit")
+
+
+def test_an_unknown_pool_is_an_error_that_lists_those_there_are(make_backend: MakeBackend) -> None:
+    backend = make_backend("[pools.a]\n[pools.b]\n")
+    assert backend.pools() == ("a", "b", "default")
+    with pytest.raises(PoolNotFound, match="a, b, default"):
+        acquire(backend, "c")
+
+
+def test_the_pools_environment_and_path_reach_steps(make_backend: MakeBackend) -> None:
+    sandbox = acquire(make_backend('[pools.p]\nenv = { A = "1", PATH = "/usr/bin:/bin" }\n'), "p")
+    assert sh(sandbox, "echo $A $PATH $HOME $USER $LANG") == "1 /usr/bin:/bin /home/arl arl C.UTF-8\n"
+
+
+def test_many_threads_each_get_a_sandbox(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    results: list[str] = []
+
+    def use(number: int) -> None:
+        sandbox = acquire(backend)
+        results.append(sh(sandbox, f"echo {number} > file; sleep 0.05; cat file"))
+        sandbox.close()
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [f"{number}\n" for number in range(8)]
+
+
+def test_a_sandbox_outlives_the_thread_that_acquired_it(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    made = []
+    thread = threading.Thread(target=lambda: made.append(acquire(backend)))
+    thread.start()
+    thread.join()
+    time.sleep(0.1)
+    assert sh(made[0], "echo alive") == "alive\n"
+
+
+def test_acquiring_has_a_deadline(make_backend: MakeBackend, folder: Path) -> None:
+    backend = make_backend()
+    acquire(backend)  # what is made once is made
+    plan = backend._plans["default"]
+    stuck = folder / "stuck"
+    stuck.write_text("#!/bin/sh\nsleep 60\n")
+    stuck.chmod(0o755)
+    backend._plans["default"] = replaced(plan, bwrap=str(stuck))
+    start = time.monotonic()
+    with pytest.raises(SandboxTimeout, match="in time"):
+        acquire(backend, timeout=0.3)
+    assert time.monotonic() - start < 2
+    backend._plans["default"] = replaced(plan, command=("/usr/bin/sleep", "60"))
+    with pytest.raises(SandboxTimeout, match="agent was not ready in time"):
+        acquire(backend, timeout=0.3)
+    assert len(backend._open) == 1
+
+
+def replaced(plan: Plan, **changes: object) -> Plan:
+    return dataclasses.replace(plan, **changes)  # type: ignore[arg-type]  # a test's own
+
+
+def test_a_bubblewrap_that_fails_is_quoted(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    acquire(backend)
+    plan = backend._plans["default"]
+    backend._plans["default"] = replaced(plan, arguments=(*plan.arguments, "--ro-bind", "/not/there", "/x"))
+    with pytest.raises(BackendUnavailable, match="Can't find source path /not/there"):
+        acquire(backend)
+    backend._plans["default"] = replaced(plan, command=("/not/there",))
+    with pytest.raises(BackendUnavailable, match="/not/there"):
+        acquire(backend)
+    assert len(backend._open) == 1
+
+
+def test_a_killed_agent_is_lost_with_what_is_known(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    sandbox = acquire(backend)
+    timer = threading.Timer(0.2, next(iter(backend._open.values())).enclosure.kill)
+    timer.start()
+    with pytest.raises(SandboxLost, match="SIGKILL"):
+        run(sandbox, "sleep", "30")
+    assert not sandbox.alive()
+    sandbox.close()
+
+
+def test_close_is_idempotent_and_closes_everything(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    sandboxes = [acquire(backend) for _ in range(3)]
+    sandboxes[0].close()
+    sandboxes[0].close()
+    backend.close()
+    backend.close()
+    assert not any(sandbox.alive() for sandbox in sandboxes)
+    with pytest.raises(BackendUnavailable, match="closed"):
+        acquire(backend)
+
+
+def test_closing_gives_back_every_descriptor(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    acquire(backend).close()
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        acquire(backend).close()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_failed_start_gives_back_every_descriptor(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    acquire(backend).close()
+    plan = backend._plans["default"]
+    before = sorted(os.listdir("/proc/self/fd"))
+    for changes in ({"bwrap": "/not/there"}, {"bwrap": "/bin/false"}, {"command": ("/not/there",)}):
+        backend._plans["default"] = replaced(plan, **changes)
+        with pytest.raises(BackendUnavailable):
+            acquire(backend)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_restored_sandbox_is_a_fresh_one_and_its_files_come_along(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    sandbox = acquire(backend)
+    sandbox.write("kept", b"kept", None)
+    checkpoint = sandbox.checkpoint()
+    sh(sandbox, "touch dropped; ipcmk -Q || true")
+    fresh = sandbox.restore(checkpoint)
+    assert sh(fresh, "ls; cat kept") == "kept\nkept"
+    assert not sandbox.alive()
+    assert len(backend._open) == 1
+    checkpoint.close()
+
+
+# --arl-max-sandboxes
+
+
+def test_no_more_sandboxes_than_allowed_are_open_and_the_next_waits_its_turn(two_at_most: MakeBackend) -> None:
+    backend = two_at_most()
+    first, second = acquire(backend), acquire(backend)
+    with pytest.raises(SandboxTimeout, match=r"2 are open.*--arl-max-sandboxes is 2"):
+        acquire(backend, timeout=0.1)
+    order: list[int] = []
+
+    def queue(number: int) -> None:
+        sandbox = acquire(backend)
+        order.append(number)
+        sandbox.close()
+
+    threads = [threading.Thread(target=queue, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    assert order == []
+    first.close()
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2]
+    second.close()
+
+
+def test_a_reset_needs_no_place_beside_the_one_it_has(two_at_most: MakeBackend) -> None:
+    backend = two_at_most()
+    sandbox, other = acquire(backend), acquire(backend)
+    checkpoint = sandbox.checkpoint()
+    sh(sandbox, "touch x")
+    fresh = sandbox.restore(checkpoint)
+    assert sh(fresh, "ls") == ""
+    with pytest.raises(SandboxTimeout):
+        acquire(backend, timeout=0.05)
+    fresh.close()
+    acquire(backend, timeout=5).close()
+    other.close()
+
+
+def test_a_failed_start_gives_its_place_back(two_at_most: MakeBackend) -> None:
+    backend = two_at_most('[pools.bad]\nmounts = ["missing:/x"]\n')
+    for _ in range(3):
+        with pytest.raises(UsageError):
+            acquire(backend, "bad", timeout=5)
+    acquire(backend)
+    plan = backend._plans["default"]
+    backend._plans["default"] = replaced(plan, command=("/not/there",))
+    for _ in range(3):
+        with pytest.raises(BackendUnavailable):
+            acquire(backend, timeout=5)
+    backend._plans["default"] = plan
+    acquire(backend, timeout=5)
+
+
+# warm
+
+
+WARM = "[pools.w]\nwarm = 2\n[pools.cold]\n"
+
+
+def test_a_warm_pool_hands_out_what_is_ready_and_fills_up_again(make_backend: MakeBackend) -> None:
+    backend = make_backend(WARM)
+    acquire(backend, "w")
+    wait_for(lambda: backend._warm.count() == 2)
+    ready = {id(one) for shelf in backend._warm._ready.values() for one in shelf}
+    sandbox = acquire(backend, "w")
+    assert id(backend._open[sandbox.name]) in ready
+    assert sh(sandbox, "echo works") == "works\n"
+    wait_for(lambda: backend._warm.count() == 2)
+
+
+def test_a_warm_sandbox_that_died_is_not_handed_out(make_backend: MakeBackend) -> None:
+    backend = make_backend(WARM)
+    acquire(backend, "w")
+    wait_for(lambda: backend._warm.count() == 2)
+    ready = list(backend._warm._ready["w"])
+    for one in ready:
+        one.enclosure.kill()
+    wait_for(lambda: not any(one.enclosure.alive() for one in ready))
+    assert sh(acquire(backend, "w"), "echo works") == "works\n"
+
+
+def test_warm_sandboxes_count_and_give_way(two_at_most: MakeBackend) -> None:
+    backend = two_at_most(WARM)
+    acquire(backend, "w")
+    wait_for(lambda: backend._warm.count() == 1)
+    time.sleep(0.1)
+    assert backend._warm.count() == 1  # one open, one ready: two
+    cold = acquire(backend, "cold", timeout=5)
+    assert backend._warm.count() == 0
+    cold.close()
+
+
+def test_nothing_is_kept_warm_before_it_is_used_nor_after_the_end(make_backend: MakeBackend) -> None:
+    backend = make_backend(WARM)
+    acquire(backend, "cold")
+    time.sleep(0.1)
+    assert backend._warm.count() == 0
+    acquire(backend, "w")
+    wait_for(lambda: backend._warm.count() == 2)
+    pids = [one.enclosure._process.pid for one in backend._warm._ready["w"]]
+    backend.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not [thread for thread in threading.enumerate() if thread.name == "arl-warm"]
+
+
+def test_filling_waits_while_somebody_waits_for_a_sandbox(make_backend: MakeBackend) -> None:
+    backend = make_backend(WARM)
+    with backend._warm.paused():
+        acquire(backend, "w")
+        time.sleep(0.1)
+        assert backend._warm.count() == 0
+    wait_for(lambda: backend._warm.count() == 2)
+
+
+def test_a_pool_that_cannot_be_kept_warm_says_so_and_is_tried_at_the_next_use(
+    make_backend: MakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = make_backend(WARM)
+    acquire(backend, "w")
+    wait_for(lambda: backend._warm.count() == 2)
+    plan = backend._plans["w"]
+    with caplog.at_level(logging.WARNING, "pytest_arl"):
+        backend._plans["w"] = replaced(plan, command=("/not/there",))
+        with pytest.raises(BackendUnavailable):
+            acquire(backend, "w")
+        wait_for(lambda: "not kept warm" in caplog.text)
+    backend._plans["w"] = plan
+    acquire(backend, "w")
+    wait_for(lambda: backend._warm.count() == 2)
+
+
+def test_warm_sandboxes_make_resets_quick(make_backend: MakeBackend) -> None:
+    backend = make_backend(WARM)
+    sandbox = acquire(backend, "w")
+    checkpoint = sandbox.checkpoint()
+    run(sandbox, "true")
+    wait_for(lambda: backend._warm.count() == 2)
+    ready = {id(one) for one in backend._warm._ready["w"]}
+    fresh = sandbox.restore(checkpoint)
+    assert id(backend._open[fresh.name]) in ready

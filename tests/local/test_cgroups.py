@@ -1,0 +1,185 @@
+"""Limits by cgroup: the real kernel's where this user may, a folder's where that is enough."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_arl.backends.local.cgroups import Cgroup, Limits, RunCgroups, sweep
+from pytest_arl.backends.local.hierarchies import Hierarchies
+from pytest_arl.backends.local.probe import probe
+from tests.local.conftest import MakeBackend, acquire, needs_cgroups, python, run, sh
+
+LIMITS = Limits(memory=64 * 2**20, processes=20, cpus=0.5)
+
+
+@pytest.fixture
+def cgroups() -> Iterator[RunCgroups]:
+    found = probe().hierarchies
+    assert found
+    run_cgroups = RunCgroups(found)
+    yield run_cgroups
+    run_cgroups.close()
+
+
+def test_version_2_limits_are_written_where_the_kernel_reads_them(tmp_path: Path) -> None:
+    folder = tmp_path / "group"
+    real_mkdir = Path.mkdir
+
+    def mkdir(path: Path) -> None:  # a new cgroup comes with its files
+        real_mkdir(path)
+        for name in ("memory.max", "memory.swap.max", "cpu.max", "pids.max", "memory.events", "pids.events"):
+            (path / name).write_text("")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "mkdir", mkdir)
+        group = Cgroup(dict.fromkeys(("memory", "pids", "cpu"), folder), LIMITS, version=2)
+    read = {path.name: path.read_text() for path in folder.iterdir()}
+    assert read["memory.max"] == str(64 * 2**20)
+    assert read["memory.swap.max"] == "0"
+    assert read["cpu.max"] == "50000 100000"
+    assert read["pids.max"] == "28"  # and the agent's few
+    assert group.limits_cpus
+    (folder / "memory.events").write_text("low 0\noom 1\noom_kill 0\n")
+    assert not group.out_of_memory()
+    (folder / "memory.events").write_text("low 0\noom 1\noom_kill 3\n")
+    assert group.out_of_memory()
+
+
+@needs_cgroups
+def test_the_kernel_has_the_pools_limits(make_backend: MakeBackend) -> None:
+    table = '[pools.p]\nmemory = "100Mi"\nworkspace = "50Mi"\ntmp = "10Mi"\nprocesses = 30\ncpus = 0.5\n'
+    backend = make_backend(table)
+    acquire(backend, "p")
+    (prepared,) = backend._open.values()
+    cgroup = prepared.enclosure._cgroup
+    assert cgroup
+    folders = cgroup._folders
+
+    def value(*names: str) -> str:
+        (path,) = [folder / name for folder in folders for name in names if (folder / name).exists()]
+        return path.read_text().strip()
+
+    assert int(value("memory.limit_in_bytes", "memory.max")) == (100 + 50 + 2 * 10 + 32) * 2**20
+    assert value("pids.max") == "38"
+    assert value("cpu.cfs_quota_us", "cpu.max").startswith("50000")
+    for folder in folders:
+        assert len((folder / "cgroup.procs").read_text().split()) == 1  # the agent, and not bubblewrap's monitor
+
+
+@needs_cgroups
+def test_a_memory_bomb_ends_the_step_and_names_the_limit(make_backend: MakeBackend) -> None:
+    sandbox = acquire(make_backend('[pools.p]\nmemory = "40Mi"\nworkspace = "8Mi"\ntmp = "8Mi"\n'), "p")
+    result = python(sandbox, "x = []\nwhile True: x.append(bytearray(10**6))")
+    assert result.outcome == "OutOfMemory"
+    assert result.limit == "memory 40Mi"
+    assert sh(sandbox, "echo alive") == "alive\n"
+
+
+@needs_cgroups
+def test_a_fork_bomb_is_bounded(make_backend: MakeBackend) -> None:
+    sandbox = acquire(make_backend("[pools.p]\nprocesses = 40\n"), "p")
+    script = "import os\nn = 0\ntry:\n  while True:\n    n += 1\n    os.fork() or os.pause()\nexcept OSError: print(n)"
+    script = script.replace("os.pause()", "__import__('signal').pause()")
+    result = python(sandbox, script)
+    assert 20 < int(result.stdout) < 50
+    assert result.limit in (None, "processes 40")
+
+
+@needs_cgroups
+def test_processor_time_is_shared_out(make_backend: MakeBackend) -> None:
+    backend = make_backend("[pools.fifth]\ncpus = 0.2\n")
+    burn = "import time; e = time.monotonic() + .6\nwhile time.monotonic() < e: pass\nprint(time.process_time())"
+    bounded = float(python(acquire(backend, "fifth"), burn).stdout)
+    assert bounded < 0.3
+    assert float(python(acquire(backend), burn).stdout) > bounded * 1.3  # the control, on a machine that may be busy
+
+
+@needs_cgroups
+def test_closing_removes_the_cgroup_and_what_is_left_in_it(cgroups: RunCgroups) -> None:
+    cgroup = cgroups.create(LIMITS)
+    process = subprocess.Popen(["sleep", "60"])
+    cgroup.add(process.pid)
+    assert str(process.pid) in (cgroup._folders[0] / "cgroup.procs").read_text().split()
+    cgroup.remove()
+    assert process.wait(5) == -signal.SIGKILL
+    assert not any(folder.exists() for folder in cgroup._folders)
+    cgroup.remove()  # idempotent
+
+
+@needs_cgroups
+def test_the_sweep_takes_a_dead_owners_cgroups_and_leaves_the_livings(cgroups: RunCgroups) -> None:
+    living = cgroups.create(LIMITS)
+    dead = RunCgroups(cgroups._hierarchies)
+    left = dead.create(LIMITS)
+    process = subprocess.Popen(["sleep", "60"])
+    left.add(process.pid)
+    dead.forget()  # as the kernel does with a dead process's locks
+    assert sweep(cgroups._hierarchies) >= 1
+    assert process.wait(5) == -signal.SIGKILL
+    assert not any(folder.exists() for folder in (*left._folders, *dead.folders))
+    assert all(folder.exists() for folder in living._folders)
+
+
+def test_the_sweep_ignores_what_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "somebody").mkdir()
+    (tmp_path / "pytest-arl-1-dead").mkdir()
+    assert sweep(Hierarchies(1, {"memory": tmp_path})) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["somebody"]
+
+
+def test_without_a_cgroup_processors_are_set_by_affinity(
+    make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_arl.backends.local.hierarchies.find", no_cgroups)
+    probe.cache_clear()
+    try:
+        backend = make_backend("[pools.one]\ncpus = 0.5\n")
+        seen = python(acquire(backend, "one"), "import os; print(len(os.sched_getaffinity(0)))")
+        assert seen.stdout == "1\n"
+        assert len(os.sched_getaffinity(0)) == int(
+            python(acquire(backend), "import os; print(len(os.sched_getaffinity(0)))").stdout
+        )
+    finally:
+        probe.cache_clear()
+
+
+def no_cgroups() -> Hierarchies:
+    from pytest_arl.backends.local.hierarchies import NoCgroups
+
+    raise NoCgroups("none in this test")
+
+
+def test_the_rlimit_tier_bounds_memory_and_processes(
+    make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_arl.backends.local.hierarchies.find", no_cgroups)
+    probe.cache_clear()
+    try:
+        backend = make_backend('[pools.p]\nmemory = "300Mi"\nprocesses = 30\n')
+        sandbox = acquire(backend, "p")
+        assert sandbox.isolation == "bwrap+rlimit"
+        result = python(sandbox, "x = bytearray(400 * 2**20)")
+        assert result.exit_code != 0
+        assert result.limit == "memory 300Mi"
+        forks = python(
+            sandbox,
+            "import os, signal\ntry:\n  for n in range(200): os.fork() or signal.pause()\nexcept OSError: print(n)",
+        )
+        assert int(forks.stdout) < 30
+        start = time.monotonic()
+        shared = python(
+            sandbox,
+            "import mmap, time\nm = open('/dev/shm/x', 'wb')\nfor _ in range(400): m.write(bytes(2**20))\ntime.sleep(9)",
+        )
+        assert shared.exit_code != 0
+        assert time.monotonic() - start < 5
+        assert run(sandbox, "true").exit_code == 0
+    finally:
+        probe.cache_clear()

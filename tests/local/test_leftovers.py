@@ -1,0 +1,232 @@
+"""Nothing is left behind, however the process ends that made the sandboxes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pytest_arl.backends.local.probe import probe
+from tests.local.conftest import needs_cgroups
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+PRELUDE = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from pytest_arl.backends.base import AcquireRequest, TaskRequest
+from pytest_arl.backends.local import LocalBackend
+from pytest_arl.settings import Settings
+from pytest_arl.steps import parse_steps
+backend = LocalBackend(Settings.build(start_dir=Path("/")))
+sandbox = backend.acquire(AcquireRequest("default"))
+def run(*argv, background=False):
+    steps = parse_steps([{"type": "Command", "command": list(argv), "background": background}])
+    return sandbox.execute(TaskRequest(os.urandom(8).hex(), steps), None)[0]
+def report():
+    monitors = [prepared.enclosure._process.pid for prepared in backend._open.values()]
+    pids = [*monitors]
+    for pid in monitors:
+        pids += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    if backend._janitor: pids.append(backend._janitor.pid)
+    cgroups = backend._surroundings.cgroups
+    print(*pids, "|", *(cgroups.folders if cgroups else ()), flush=True)
+"""
+
+
+@dataclass
+class Run:
+    """A process that has a sandbox, and what belongs to it."""
+
+    process: subprocess.Popen[str]
+    pids: list[int]
+    folders: list[Path]
+
+    def left(self, seconds: float = 5.0) -> list[str]:
+        """What is still there after that long."""
+        end = time.monotonic() + seconds
+        while left := [*map(str, filter(alive, self.pids)), *map(str, filter(Path.exists, self.folders))]:
+            if time.monotonic() > end:
+                return left
+            time.sleep(0.01)
+        return []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(body: str, **options: object) -> Run:
+        script = PRELUDE + textwrap.dedent(body)
+        process = subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+            start_new_session=True,
+            **options,  # type: ignore[call-overload]  # a test's own
+        )
+        processes.append(process)
+        pids, _, folders = process.stdout.readline().partition("|")
+        run = Run(process, [int(pid) for pid in pids.split()], [Path(path) for path in folders.split()])
+        assert len(run.pids) >= 2
+        assert all(alive(pid) for pid in run.pids)
+        assert bool(run.folders) == probe().cgroups
+        assert all(path.is_dir() for path in run.folders)
+        return run
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_a_normal_end_leaves_nothing(start: Start) -> None:
+    run = start("report(); sys.stdin.read()")
+    run.process.communicate(timeout=20)
+    assert run.process.returncode == 0
+    assert run.left(0) == []  # at once: the end waited for it
+
+
+def test_an_uncaught_exception_leaves_nothing(start: Start) -> None:
+    run = start("report(); sys.stdin.read(); sys.stderr.close(); raise RuntimeError")
+    run.process.communicate(timeout=20)
+    assert run.left(0) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_to_the_process_leaves_nothing(start: Start, number: int) -> None:
+    run = start("report(); time.sleep(60)")
+    run.process.send_signal(number)
+    run.process.wait(20)
+    assert run.left() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_signal_to_the_whole_process_group_leaves_nothing(start: Start, number: int) -> None:
+    run = start("report(); time.sleep(60)")
+    os.killpg(run.process.pid, number)
+    run.process.wait(20)
+    assert run.left() == []
+
+
+def test_os_exit_leaves_nothing(start: Start) -> None:
+    run = start("report(); sys.stdin.read(); os._exit(3)")
+    run.process.communicate(timeout=20)
+    assert run.process.returncode == 3
+    assert run.left() == []
+
+
+def test_a_kill_in_the_middle_of_a_step_leaves_nothing(start: Start) -> None:
+    run = start("""
+        threading.Timer(0.3, report).start()
+        run("sh", "-c", "trap '' TERM HUP INT; setsid sleep 60 & setsid sleep 60 & wait")
+    """)
+    agent_children = Path(f"/proc/{run.pids[1]}/task/{run.pids[1]}/children").read_text().split()
+    assert agent_children
+    run.process.kill()
+    run.process.wait(20)
+    run.pids += [int(pid) for pid in agent_children]
+    assert run.left() == []
+
+
+def test_a_forked_child_that_outlives_the_process_keeps_nothing_alive(start: Start) -> None:
+    run = start("""
+        report()
+        if os.fork() == 0:
+            sys.stdout.close()
+            time.sleep(3)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    run.process.wait(20)
+    assert run.left(2) == []
+
+
+def test_a_kill_while_sandboxes_are_made_leaves_nothing(start: Start) -> None:
+    run = start("""
+        def make():
+            while True:
+                backend.acquire(AcquireRequest("default")).close()
+        for _ in range(2):
+            threading.Thread(target=make, daemon=True).start()
+        report()
+        time.sleep(60)
+    """)
+    time.sleep(0.5)
+    run.process.kill()
+    run.process.wait(20)
+    assert run.left() == []
+    assert not sandboxes_of(run.process.pid)
+
+
+def sandboxes_of(pid: int) -> list[str]:
+    """Cgroups that carry the name of a process."""
+    found = probe().hierarchies
+    return (
+        [str(path) for folder in set(found.folders.values()) for path in folder.glob(f"pytest-arl-{pid}-*")]
+        if found
+        else []
+    )
+
+
+@needs_cgroups
+def test_where_the_janitor_was_killed_too_the_next_run_sweeps(start: Start) -> None:
+    run = start("report(); time.sleep(60)")
+    os.kill(run.pids[-1], signal.SIGKILL)
+    run.process.kill()
+    run.process.wait(20)
+    time.sleep(0.3)
+    assert any(path.exists() for path in run.folders)  # the control: somebody has to
+    again = start("report(); sys.stdin.read()")
+    assert run.left(3) == []
+    assert all(path.exists() for path in again.folders)
+
+
+def test_nothing_is_written_to_the_disk(start: Start, tmp_path: Path) -> None:
+    run = start("report(); sys.stdin.read()", cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    run.process.kill()
+    run.process.wait(20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forked_child_neither_ends_nor_uses_its_parents_sandbox(start: Start) -> None:
+    run = start("""
+        report()
+        pid = os.fork()
+        if pid == 0:
+            sandbox.close()
+            backend.close()
+            mine = LocalBackend(Settings.build(start_dir=Path("/")))
+            mine.acquire(AcquireRequest("default")).close()
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        print(run("echo", "still here").stdout.strip(), flush=True)
+        sys.stdin.read()
+    """)
+    assert run.process.stdout
+    assert run.process.stdout.readline() == "still here\n"
+    assert all(alive(pid) for pid in run.pids)
+    assert all(path.exists() for path in run.folders)
+    run.process.communicate(timeout=20)
+    assert run.process.returncode == 0
+    assert run.left(0) == []

