@@ -28,6 +28,7 @@ _READ_SIZE = 1024 * 1024
 _SILENCE_SECONDS = 15.0  # then the agent is asked whether it lives
 _ANSWER_SECONDS = 30.0  # generous: a machine under load must not look like a dead agent
 _SEND_SECONDS = 30.0
+_LEAVE_SECONDS = 1.0
 
 
 class ChannelLost(Exception):
@@ -160,7 +161,7 @@ class Channel:
         self._streams: dict[int, Stream] = {}
         self._next = 1
         self._state = threading.Condition()
-        self._reading = False
+        self._reader: int | None = None
         self._sending = threading.Lock()
         self._broken: str | None = None
         self._heard = time.monotonic()
@@ -253,8 +254,8 @@ class Channel:
                 while not stream.inbox:
                     if self._broken is not None:
                         raise ChannelLost(self._broken)
-                    if not self._reading:
-                        self._reading = True
+                    if self._reader is None:
+                        self._reader = threading.get_ident()
                         break
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
@@ -266,7 +267,7 @@ class Channel:
                 found = self._read(deadline)
             finally:
                 with self._state:
-                    self._reading = False
+                    self._reader = None
                     self._state.notify_all()
             if found is None:
                 raise TimeoutError
@@ -347,4 +348,21 @@ class Channel:
         if os.getpid() == self._owner:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
+            if not self._left_alone():
+                return
         self._socket.close()
+
+    def _left_alone(self) -> bool:
+        """Wait for threads that are still at the socket, which the shutdown woke; whether all have left.
+
+        A descriptor closed under a thread that polls it can become another file meanwhile, and that thread sleep on.
+        """
+        with self._state:
+            if self._reader == threading.get_ident():  # in a signal's handler
+                return False
+            if not self._state.wait_for(lambda: self._reader is None, _LEAVE_SECONDS):
+                return False
+        if not self._sending.acquire(timeout=_LEAVE_SECONDS):
+            return False
+        self._sending.release()
+        return True
