@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +90,10 @@ class _Running:
         for thread in self._threads:
             thread.start()
         if not step.background:
-            self.feed(step.stdin or b"")
-            self.end_of_input()
+            with suppress(BrokenPipeError):  # it need not read all of it
+                self.feed(step.stdin or b"")
+            with suppress(BrokenPipeError):
+                self.end_of_input()
 
     def _read(self, name: StreamName) -> None:
         stream: Any = getattr(self.process, name)

@@ -35,6 +35,7 @@ class _Call(Generic[T]):
         self._function = function
         self._value: T | None = None
         self._error: BaseException | None = None
+        self._over = threading.Event()
 
     def start(self, done: Callable[[], object]) -> None:
         # The context goes along, so that what a test set there is seen by listeners and callbacks.
@@ -47,7 +48,17 @@ class _Call(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - it is raised where the call was awaited
             self._error = error
         finally:
+            self._over.set()
             done()
+
+    def press(self, cancellation: Cancellation) -> None:
+        """Cancel until the thread is done, from another thread: the coroutine is being closed and may not await."""
+
+        def again() -> None:
+            while not self._over.wait(_AGAIN):
+                cancellation.cancel()
+
+        threading.Thread(target=again, name="pytest-arl cancel", daemon=True).start()
 
     def result(self) -> T:
         __tracebackhide__ = True
@@ -75,7 +86,8 @@ async def in_thread(function: Callable[[], T], cancellation: Cancellation | None
     except BaseException as error:
         if cancellation is not None:
             cancellation.cancel()
-        # A coroutine that is being closed may not await any more.
+            if isinstance(error, GeneratorExit):
+                call.press(cancellation)
         if not leave and not isinstance(error, GeneratorExit):
             await loop.until(done, again=cancellation)
         raise

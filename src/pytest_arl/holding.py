@@ -6,11 +6,13 @@ Apart from the session, so that a session that is garbage collected can still be
 from __future__ import annotations
 
 import _thread
+import atexit
 import logging
 import os
 import threading
+import weakref
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_arl.errors import SandboxClosed, SandboxTimeout
 from pytest_arl.turns import Cancellation, Ticket, Turns
@@ -43,13 +45,17 @@ class Holding:
 
     Attributes:
         sandbox: the backend's; another one after a reset.
+        keep_alive: whether it may outlive its session.
         uses: how often something was done that can change what is in it; it only grows, over resets too.
         opener: the cancellable call that opened it, if that was one.
         pid: the process whose it is.
     """
 
-    def __init__(self, sandbox: BackendSandbox, place: Ticket) -> None:
+    _open: ClassVar[weakref.WeakSet[Holding]] = weakref.WeakSet()
+
+    def __init__(self, sandbox: BackendSandbox, place: Ticket, *, keep_alive: bool) -> None:
         self.sandbox = sandbox
+        self.keep_alive = keep_alive
         self.uses = 0
         self.opener: Cancellation | None = None
         self.pid = os.getpid()
@@ -59,6 +65,7 @@ class Holding:
         self._turns = _places.turns
         self._closing = threading.Lock()
         self._closed = False
+        self._open.add(self)
 
     @property
     def closed(self) -> bool:
@@ -109,6 +116,23 @@ class Holding:
             _logger.exception("closing the sandbox %s failed", self.sandbox.name)
         finally:
             self._turns.leave(self._place)
+            self._open.discard(self)
+
+    def close_at_exit(self) -> None:
+        """Leave nothing of this process; a kept sandbox is its backend's business."""
+        if not self.keep_alive:
+            self.close()
+        elif self._checkpoint is not None and self.pid == os.getpid():
+            self._checkpoint.close()
+
+    @classmethod
+    def close_all(cls) -> None:
+        """The interpreter ends."""
+        for holding in list(cls._open):
+            holding.close_at_exit()
+
+
+atexit.register(Holding.close_all)
 
 
 def acquire(
@@ -127,7 +151,7 @@ def acquire(
                 f"no sandbox of pool {request.pool_ref!r} after {format_duration(request.acquire_timeout)}: {most} are "
                 f"open in this process, and --arl-max-sandboxes allows no more; close one, or allow more"
             )
-        holding = Holding(backend.acquire(request), place)
+        holding = Holding(backend.acquire(request), place, keep_alive=request.keep_alive)
         holding.remember()
         return holding, perf_counter() - began
     except BaseException:

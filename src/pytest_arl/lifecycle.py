@@ -222,7 +222,7 @@ class Lifecycle:
                 self._tasks.forget()
                 if not self.keep_alive:
                     self._finalizer = weakref.finalize(self, close_unowned, held)
-                    # At the interpreter's end the backend closes all that is left, with no thread of ours.
+                    # At the interpreter's end no thread can be waited for: Holding.close_all does it.
                     self._finalizer.atexit = False
                 self._holding = held
         if unwanted:

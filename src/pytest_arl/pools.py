@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -179,7 +180,7 @@ def _mounts(value: object, base: Path) -> tuple[Mount, ...]:
     __tracebackhide__ = True
     if not isinstance(value, list):
         raise UsageError(f'must be a list such as ["src:/src:ro"], not {type_name(value)}')
-    return tuple(_mount(text, base) for text in value)
+    return tuple(map(_mount, value, repeat(base)))
 
 
 def _mount(text: object, base: Path) -> Mount:

@@ -373,7 +373,8 @@ class _Active:
         self._lock = threading.Lock()
         self._base: Settings | None = None
         self._built: tuple[object, Settings] | None = None
-        self._overlays: list[tuple[Mapping[str, object], str]] = []
+        self._overlays: tuple[tuple[Mapping[str, object], str], ...] = ()
+        self._folded: tuple[object, object, Settings] | None = None
 
     def activate(self, settings: Settings | None) -> Settings | None:
         with self._lock:
@@ -383,20 +384,24 @@ class _Active:
     def current(self) -> Settings:
         __tracebackhide__ = True
         with self._lock:
-            settings = self._base or self._from_here()
-            overlays = list(self._overlays)
+            base, overlays = self._base or self._from_here(), self._overlays
+            if self._folded is not None and self._folded[0] is base and self._folded[1] is overlays:
+                return self._folded[2]
+        settings = base
         for values, source in overlays:
             settings = settings.overridden(values, source)
+        with self._lock:
+            self._folded = (base, overlays, settings)
         return settings
 
     def push(self, overlay: tuple[Mapping[str, object], str]) -> None:
         with self._lock:
-            self._overlays.append(overlay)
+            self._overlays = (*self._overlays, overlay)
 
     def remove(self, overlay: tuple[Mapping[str, object], str]) -> None:
         with self._lock:
             # By identity: two tests may lay equal values over.
-            self._overlays = [other for other in self._overlays if other is not overlay]
+            self._overlays = tuple(other for other in self._overlays if other is not overlay)
 
     def _from_here(self) -> Settings:
         """Settings without pytest, built anew only where the working directory or a variable has changed."""

@@ -15,6 +15,7 @@ import base64
 import binascii
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
@@ -363,7 +364,8 @@ def parse_steps(steps: Iterable[Step | Mapping[str, Any]]) -> tuple[Step, ...]:
     __tracebackhide__ = True
     if isinstance(steps, (str, bytes, Mapping, Command, FilePatch)) or not isinstance(steps, Iterable):
         raise UsageError(f"steps must be a list such as {_EXAMPLE}, not {type_name(steps)}")
-    parsed = tuple([_parse(step, number) for number, step in enumerate(steps, start=1)])
+    # map, unlike a comprehension, puts no frame of ours into the traceback of what it raises.
+    parsed = tuple(map(_parse, steps, count(1)))
     if not parsed:
         raise UsageError(f"steps is empty: a task needs at least one, such as {_EXAMPLE}")
     if len(parsed) > 1:

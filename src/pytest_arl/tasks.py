@@ -88,7 +88,7 @@ class Tasks:
             sent = True
             answer = sandbox.execute(task, on_output)
             result = self._result(session, task, answer, began, perf_counter() - clock)
-            _judge(session, result)
+            _judge(session, task, result)
         except BaseException as error:
             partial = None
             if sent:
@@ -143,14 +143,13 @@ class Tasks:
         return bind(result, task.steps, task.timeout, self._token)
 
 
-def _judge(session: SandboxSession, result: TaskResult) -> None:
+def _judge(session: SandboxSession, task: TaskRequest, result: TaskResult) -> None:
     """Refuse an answer that cannot be true."""
     __tracebackhide__ = True
-    asked = [step["name"] for step in result["spec"]["steps"]] if len(result.steps) != result.total else None
-    if asked is not None:
+    wanted, got = [step.name for step in task.steps], [step.name for step in result.steps]
+    if wanted != got:
         raise InfrastructureError(
-            f"{session.name}: the backend {session.backend!r} was asked for the steps {asked} "
-            f"and answered for {[step.name for step in result.steps]}"
+            f"{session.name}: the backend {session.backend!r} was asked for the steps {wanted} and answered for {got}"
         )
     for step in result.steps:
         if step.ok != (step.exit_code == 0) or (step.outcome == "Skipped") != (step.exit_code is None):

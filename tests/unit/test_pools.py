@@ -1,0 +1,150 @@
+from pathlib import Path
+
+import pytest
+
+from pytest_arl import PoolNotFound, UsageError
+from pytest_arl.pools import LocalPool, Mount, find_pool, load_pools
+from pytest_arl.settings import Settings
+
+
+def project(folder: Path, tables: str) -> Settings:
+    (folder / "pyproject.toml").write_text(tables)
+    return Settings.build(start_dir=folder)
+
+
+def pool(folder: Path, body: str) -> LocalPool:
+    return find_pool(project(folder, f"[tool.pytest-arl.pools.p]\n{body}"), "p")
+
+
+def test_the_default_pool_is_always_there(tmp_path: Path) -> None:
+    pools = load_pools(Settings.build(start_dir=tmp_path))
+    assert list(pools) == ["default"]
+    default = pools["default"]
+    assert (default.root, default.mounts, default.env, default.network, default.warm) == (None, (), {}, "none", 0)
+    assert (default.memory, default.workspace, default.tmp, default.output) == (2**31, 2**30, 2**29, 2**24)
+    assert (default.processes, default.cpus, default.files, default.source) == (512, None, 4096, None)
+    assert find_pool(Settings.build(start_dir=tmp_path), "default") == default
+
+
+def test_a_table_sets_every_key(tmp_path: Path) -> None:
+    found = pool(
+        tmp_path,
+        'root = "image"\nmounts = ["src:/src", "/data:/data:rw"]\nenv = { DEBUG = "1" }\nnetwork = "host"\n'
+        'memory = "512Mi"\nprocesses = 64\ncpus = 1\nfiles = 128\nworkspace = "1M"\ntmp = 1024\n'
+        'output = "64Ki"\nwarm = 2\n',
+    )  # fmt: skip
+    assert found == LocalPool(
+        name="p",
+        base_dir=tmp_path,
+        root=tmp_path / "image",
+        mounts=(
+            Mount(tmp_path / "src", "/src", writable=False, text="src:/src"),
+            Mount(Path("/data"), "/data", writable=True, text="/data:/data:rw"),
+        ),
+        env={"DEBUG": "1"},
+        network="host",
+        memory=512 * 2**20,
+        processes=64,
+        cpus=1.0,
+        files=128,
+        workspace=10**6,
+        tmp=1024,
+        output=65536,
+        warm=2,
+        source=tmp_path / "pyproject.toml",
+    )
+
+
+def test_the_default_pool_can_be_changed(tmp_path: Path) -> None:
+    settings = project(tmp_path, "[tool.pytest-arl.pools.default]\nwarm = 3")
+    assert load_pools(settings)["default"].warm == find_pool(settings, "default").warm == 3
+
+
+def test_root_host_is_this_machine(tmp_path: Path) -> None:
+    assert pool(tmp_path, 'root = "host"').root is None
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("memry = 1", ["unknown key 'memry'", "did you mean 'memory'?"]),
+        ('memory = "1Q"', ['memory must be bytes or a size such as "512Mi"', "'1Q'"]),
+        ("memory = 0", ["memory must be more than 0"]),
+        ("memory = -1", ["memory must be bytes"]),
+        ("memory = true", ["memory must be bytes", "True"]),
+        ('processes = "many"', ["processes must be a whole number, at least 1"]),
+        ("processes = 0", ["processes must be a whole number, at least 1"]),
+        ("warm = -1", ["warm must be a whole number, at least 0"]),
+        ("files = 3", ["files must be a whole number, at least 16"]),
+        ("cpus = 0", ["cpus must be a number of CPUs"]),
+        ("cpus = nan", ["cpus must be a number of CPUs"]),
+        ('network = "bridge"', ["network must be 'none' or 'host', not 'bridge'"]),
+        ('mounts = "src:/src"', ["mounts must be a list"]),
+        ('mounts = ["src"]', ["mounts has 'src'", "src:/src:ro"]),
+        ('mounts = ["src:/src:wr"]', ["mounts has 'src:/src:wr'"]),
+        ('mounts = ["src:dst"]', ["mounts has 'src:dst'", "must be an absolute path"]),
+        ('mounts = ["src:/a/../b"]', ["without '..'"]),
+        ('mounts = [":/src"]', ["mounts has ':/src'"]),
+        ("mounts = [3]", ["mounts has 3"]),
+        ("env = { A = 1 }", ["env ['A'] must be a string, not an int"]),
+        ('env = { A = "hunter2\\u0000" }', ["env ['A'] has a NUL byte"]),
+        ('env = { "A=B" = "1" }', ["env has the name 'A=B'"]),
+        ('env = "A=1"', ["env must be a table"]),
+        ("root = 3", ['root must be "host" or a folder']),
+        ('root = ""', ['root must be "host" or a folder']),
+    ],
+)
+def test_a_bad_key_names_pool_file_key_and_fix(tmp_path: Path, body: str, says: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        pool(tmp_path, body)
+    for part in [f"pool 'p' in {tmp_path / 'pyproject.toml'}: ", *says]:
+        assert part in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_one_bad_pool_does_not_stop_another(tmp_path: Path) -> None:
+    settings = project(tmp_path, "[tool.pytest-arl.pools.bad]\nx = 1\n[tool.pytest-arl.pools.good]\nwarm = 1")
+    assert find_pool(settings, "good").warm == 1
+
+
+def test_an_unknown_pool_lists_those_there_are_and_their_file(tmp_path: Path) -> None:
+    settings = project(tmp_path, "[tool.pytest-arl.pools.node-20]\n[tool.pytest-arl.pools.redis-7]")
+    with pytest.raises(PoolNotFound) as caught:
+        find_pool(settings, "node20")
+    said = str(caught.value)
+    assert "'node20' (did you mean 'node-20'?); pools: default, node-20, redis-7" in said
+    assert str(tmp_path / "pyproject.toml") in said
+
+
+def test_an_unknown_pool_with_no_file_says_where_one_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(PoolNotFound, match=rf"pools: default; no pyproject.toml from {tmp_path} upward"):
+        find_pool(Settings.build(start_dir=tmp_path), "ci")
+
+
+def test_a_pools_file_takes_the_place_of_pyproject(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    file = tmp_path / "f" / "pools.toml"
+    file.write_text('[pools.a]\nmounts = ["src:/src"]')
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest-arl.pools.b]")
+    settings = Settings.build(start_dir=tmp_path, cli={"pools_file": str(file)})
+    pools = load_pools(settings)
+    assert list(pools) == ["default", "a"]
+    assert pools["a"].mounts[0].source == tmp_path / "f" / "src"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(None, "cannot read"), ("[pools", "is no TOML"), ("pools = 3", "must be a table"), ("[pool.a]", "'pool'")],
+)
+def test_a_bad_pools_file_is_named(tmp_path: Path, text: str | None, says: str) -> None:
+    file = tmp_path / "pools.toml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_pools(Settings.build(cli={"pools_file": file}))
+    assert str(file) in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_a_pools_repr_holds_no_values_of_variables(tmp_path: Path) -> None:
+    assert "hunter2" not in repr(pool(tmp_path, 'env = { TOKEN = "hunter2" }'))
