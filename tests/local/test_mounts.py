@@ -188,3 +188,22 @@ def test_files_of_other_users_stay_out_of_reach_in_a_mount(make_backend: MakeBac
     sandbox = acquire(make_backend(pool("src:/src")), "p")
     assert run(sandbox, "cat", "/src/file").exit_code == 0
     assert run(sandbox, "cat", "/src/secret").exit_code == 1
+
+
+def test_a_sandbox_cannot_move_the_way_to_what_is_protected(
+    make_backend: MakeBackend, folder: Path, project: Path
+) -> None:
+    (project / "a/b/.git").mkdir(parents=True)
+    (project / "c/d").mkdir(parents=True)
+    (project / "free").mkdir()
+    (folder / "inner").mkdir()
+    for path in (project, *project.rglob("*")):
+        path.chmod(0o777)
+    sandbox = acquire(make_backend(pool("src:/src:rw", "inner:/src/c/d")), "p")
+    for name in ("a", "a/b", "a/b/.git", "c", "c/d"):
+        assert run(sandbox, "mv", f"/src/{name}", "/src/moved").exit_code == 1, name
+        assert run(sandbox, "rm", "-rf", f"/src/{name}").exit_code == 1, name
+    assert run(sandbox, "mv", "/src/free", "/src/moved").exit_code == 0  # the control
+    sh(sandbox, "touch /src/a/new /src/a/b/new /src/c/new")
+    assert (project / "a/b/.git").is_dir()
+    assert (project / "a/b/new").exists()

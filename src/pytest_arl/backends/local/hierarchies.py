@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Hierarchies", "NoCgroups", "find"]
 
 _HOST_LEAF = "arl-host"
-_DELEGATE = "`systemd-run --user --scope -p Delegate=yes pytest ...` gives a cgroup of one's own"
+_DELEGATE = "`systemd-run {user}--scope -p Delegate=yes pytest ...` gives a cgroup of one's own"
 _NEEDED = ("memory", "pids")
 _WANTED = (*_NEEDED, "cpu")
 
@@ -126,7 +126,7 @@ def _version_2(mounts: list[_Mount], paths: dict[str, str]) -> Hierarchies:
         )
         raise NoCgroups(message)
     if not _delegated(folder, is_top=folder == mount.point):
-        raise NoCgroups(f"{folder} is not delegated to this process; {_DELEGATE}")
+        raise NoCgroups(f"{folder} is not delegated to this process; {_delegate()}")
     available = (folder / "cgroup.controllers").read_text().split()
     for controller in _NEEDED:
         if controller not in available:
@@ -134,6 +134,10 @@ def _version_2(mounts: list[_Mount], paths: dict[str, str]) -> Hierarchies:
     usable = [controller for controller in _WANTED if controller in available]
     _enable(folder, usable)
     return Hierarchies(2, dict.fromkeys(usable, folder))
+
+
+def _delegate() -> str:
+    return _DELEGATE.format(user="" if os.geteuid() == 0 else "--user ")
 
 
 def _delegated(folder: Path, *, is_top: bool) -> bool:
@@ -154,17 +158,21 @@ def _enable(folder: Path, controllers: list[str]) -> None:
     missing = [name for name in controllers if name not in control.read_text().split()]
     if not missing:
         return
-    leaf = folder / _HOST_LEAF
-    leaf.mkdir(exist_ok=True)
+    wanted = " ".join(f"+{name}" for name in missing)
     last: OSError | None = None
-    for _ in range(5):  # a process may be started meanwhile in the folder we are emptying
-        for pid in (folder / "cgroup.procs").read_text().split():
-            with suppress(ProcessLookupError):
-                (leaf / "cgroup.procs").write_text(pid)
+    for _ in range(5):  # a process may be started meanwhile in the folder that is being emptied
         try:
-            control.write_text(" ".join(f"+{name}" for name in missing))
+            control.write_text(wanted)
         except OSError as error:
             last = error
+            _move_processes(folder, folder / _HOST_LEAF)
         else:
             return
     raise NoCgroups(f"the controllers {', '.join(missing)} cannot be enabled in {folder}: {last}")
+
+
+def _move_processes(folder: Path, leaf: Path) -> None:
+    leaf.mkdir(exist_ok=True)
+    for pid in (folder / "cgroup.procs").read_text().split():
+        with suppress(ProcessLookupError):
+            (leaf / "cgroup.procs").write_text(pid)

@@ -12,6 +12,10 @@ __all__ = ["USER", "add_host_files", "add_resolver", "identity_files"]
 
 USER = "arl"
 _LONGEST = 1024 * 1024
+_SMALL = 64 * 1024
+"""Bytes: what is smaller is copied, for each further mount costs a sandbox's start more than that."""
+_USERS = (b"root:x:0:0:root:/root:/sbin/nologin", b"nobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin")
+_GROUPS = (b"root:x:0:", b"nogroup:x:65534:")
 
 _SHARED = (
     "/etc/ld.so.cache",
@@ -30,8 +34,8 @@ _SHARED = (
 def identity_files(root: Path | None) -> dict[str, bytes]:
     """Path and content of the generated files; users and groups of a root folder are kept beside the sandbox's own."""
     user, hostname = USER.encode(), HOSTNAME.encode()
-    users = _without(root, "etc/passwd") or [b"root:x:0:0:root:/root:/sbin/nologin"]
-    groups = _without(root, "etc/group") or [b"root:x:0:"]
+    users = _without(root, "etc/passwd") or list(_USERS)
+    groups = _without(root, "etc/group") or list(_GROUPS)
     users.append(b"%s:x:%s:%s:%s:/home/arl:/bin/sh" % (user, UID, UID, user))
     groups.append(b"%s:x:%s:" % (user, UID))
     return {
@@ -65,6 +69,8 @@ def add_host_files(layout: Layout) -> None:
         path = Path(name)
         if path.is_symlink() and str(path.resolve()).startswith("/usr/") and path.exists():
             layout.symlink(str(path.resolve()), name)
+        elif path.is_file() and path.stat().st_size <= _SMALL:
+            layout.file(name, path.read_bytes())
         elif path.exists():
             layout.bind(path.resolve(), name)
 

@@ -123,6 +123,20 @@ class Layout:
                 f"machine for a sandbox: make {there} first, or choose another target"
             )
 
+    def pin(self, target: str) -> None:
+        """Before a mount point in a writable mount: make the folders above it mount points themselves.
+
+        A sandbox could otherwise rename one of them, put a symbolic link in its place, and so choose what of the host
+        the next sandbox gets to see.
+        """
+        top, bound = self._nearest(str(Path(target).parent)) or ("", None)
+        if bound is None or not bound.writable:
+            return
+        for folder in reversed(
+            [path for path in Path(target).parents if path.is_relative_to(top) and path != Path(top)]
+        ):
+            self.bind(bound.source / folder.relative_to(top), str(folder), writable=True)
+
     def _nearest(self, path: str) -> tuple[str, _Bound | None] | None:
         for candidate in (path, *map(str, Path(path).parents)):
             if candidate in self._bound:

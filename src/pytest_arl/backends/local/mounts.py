@@ -53,6 +53,7 @@ def add_mounts(layout: Layout, pool: LocalPool, *, as_other_user: bool) -> None:
         repositories = refuse_special_files(source, what)
         if as_other_user:
             _check_rights(source, what, writable=mount.writable)
+        layout.pin(mount.target)
         layout.bind(source, mount.target, writable=mount.writable)
         if mount.writable:
             _protect(layout, source, mount.target, repositories, what)
@@ -170,4 +171,5 @@ def _protect(layout: Layout, source: Path, target: str, repositories: list[str],
             raise UsageError(
                 f"{what}: {source / name} is a symbolic link, which cannot be kept read-only: mount it :ro"
             )
+        layout.pin(f"{target}/{name}")
         layout.bind(source / name, f"{target}/{name}")

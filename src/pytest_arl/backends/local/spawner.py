@@ -28,10 +28,14 @@ class _Order:
         self.descriptors = descriptors
         self.stderr = stderr
         self.done = threading.Event()
+        self.cancelled = False
         self.process: subprocess.Popen[bytes] | None = None
         self.error: BaseException | None = None
 
     def carry_out(self) -> None:
+        if self.cancelled:
+            self.done.set()
+            return
         try:
             self.process = subprocess.Popen(
                 self.argv,
@@ -86,7 +90,16 @@ def spawn(argv: Sequence[str], *, descriptors: Sequence[int], stderr: int) -> su
     """
     order = _Order(argv, descriptors, stderr)
     _spawner.submit(order)
-    order.done.wait()
+    try:
+        order.done.wait()
+    except BaseException:
+        # Interrupted: the caller is about to close the descriptors, whose numbers then mean something else.
+        order.cancelled = True
+        order.done.wait()
+        if order.process is not None:
+            order.process.kill()
+            order.process.wait()
+        raise
     if order.error is not None:
         raise order.error
     assert order.process is not None
