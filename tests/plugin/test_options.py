@@ -187,7 +187,9 @@ def test_fixtures_are_documented(project: Project) -> None:
 
 
 def test_a_conftest_brings_a_backend(project: Project) -> None:
-    project.write("conftest.py", """
+    project.write(
+        "conftest.py",
+        """
         class Nowhere:
             name = "nowhere"
             def acquire(self, request):
@@ -198,7 +200,8 @@ def test_a_conftest_brings_a_backend(project: Project) -> None:
 
         def pytest_arl_backend(name, settings):
             return Nowhere() if name == "nowhere" else None
-    """)
+    """,
+    )
     project.test("def test_it(arl_sandbox): pass")
     outcome = project.run("--arl-backend=nowhere")
     outcome.counts(errors=1)

@@ -128,7 +128,9 @@ def test_junit_properties_are_bounded_and_the_failing_step_is_among_them(project
             arl_sandbox.execute([*steps, {"name": "bad", "type": "Command", "command": ["false"]}]).check()
     """)
     project.run("--junitxml=j.xml")
-    properties = [(one.attrib["name"], one.attrib["value"]) for one in ET.parse(project.path / "j.xml").iter("property")]
+    properties = [
+        (one.attrib["name"], one.attrib["value"]) for one in ET.parse(project.path / "j.xml").iter("property")
+    ]
     assert len(properties) == 100
     assert ("arl.step.61.name", "bad") in properties
     assert ("arl.step.61.exit_code", "1") in properties
@@ -198,7 +200,7 @@ def test_a_steps_name_stays_within_the_output_folder(project: Project) -> None:
             arl_sandbox.execute([{"name": "../../../x", "type": "Command", "command": ["echo", "hi"]}])
     """)
     project.run("--arl-output=deep/out")
-    (path,) = [path for path in (project.path / "deep").rglob("*.stdout")]
+    (path,) = (project.path / "deep").rglob("*.stdout")
     assert path.is_relative_to(project.path / "deep/out/output")
 
 
@@ -218,14 +220,17 @@ def test_allure_has_the_steps(project: Project) -> None:
 
 
 def test_reports_do_not_keep_a_whole_runs_output_in_memory(project: Project) -> None:
-    project.write("conftest.py", """
+    project.write(
+        "conftest.py",
+        """
         import json
 
         def pytest_terminal_summary(terminalreporter):
             reports = [report for reports in terminalreporter.stats.values() for report in reports]
             parts = [report.arl for report in reports if getattr(report, "arl", None)]
             print("KEPT", len(json.dumps(parts)), sum(len(part["steps"]) for part in parts))
-    """)
+    """,
+    )
     project.test("""
         @pytest.mark.parametrize("number", range(5))
         def test_it(arl_sandbox, number):

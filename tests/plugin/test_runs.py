@@ -121,7 +121,10 @@ def test_a_rerun_has_a_record_of_its_own(project: Project) -> None:
     project.run("--reruns=2", "--report-log=log.jsonl")
     lines = [json.loads(line) for line in (project.path / "log.jsonl").read_text().splitlines()]
     parts = [line["arl"] for line in lines if line.get("arl", {}).get("steps")]
-    assert [(part["attempt"], [step["stdout"] for step in part["steps"]]) for part in parts] == [(1, ["1\n"]), (2, ["2\n"])]
+    assert [(part["attempt"], [step["stdout"] for step in part["steps"]]) for part in parts] == [
+        (1, ["1\n"]),
+        (2, ["2\n"]),
+    ]
 
 
 def test_a_rerun_starts_from_the_checkpoint(project: Project) -> None:
@@ -181,26 +184,32 @@ def test_a_unittest_case_may_use_a_session(project: Project) -> None:
 
 
 def test_doctests_are_recorded_too(project: Project) -> None:
-    project.write("test_doc.txt", """
+    project.write(
+        "test_doc.txt",
+        """
         >>> from pytest_arl import SandboxSession
         >>> with SandboxSession() as sandbox:
         ...     print(sandbox.run("echo", "hi").stdout)
         ho
-    """)
+    """,
+    )
     outcome = project.run()
     outcome.counts(failed=1)
     assert "step 1 'echo': echo hi" in outcome.text
 
 
 def test_a_full_disk_for_the_output_folder_is_told_and_changes_no_test(project: Project) -> None:
-    project.write("conftest.py", """
+    project.write(
+        "conftest.py",
+        """
         import pytest_arl.plugin.output
 
         def full(*args, **more):
             raise OSError(28, "No space left on device")
 
         pytest_arl.plugin.output.OutputFolder.write = full
-    """)
+    """,
+    )
     project.test("def test_it(arl_sandbox): arl_sandbox.run('true').check()")
     outcome = project.run("--arl-output=out")
     outcome.passes(1)

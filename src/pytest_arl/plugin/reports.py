@@ -84,7 +84,7 @@ def _sections(
     if not subtest:
         record.shown = record.count
     blamed = getattr(getattr(call.excinfo.value if call.excinfo else None, "step", None), "name", None)
-    everything = item.config.get_verbosity() > 1
+    everything = item.config.getoption("verbose", 0) > 1
     return sections(record, steps, str(call.when), blamed=blamed, everything=everything)
 
 

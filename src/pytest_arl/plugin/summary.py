@@ -56,7 +56,7 @@ class Summary:
         """What was used, after everything else; nothing where no sandbox was, in a worker, or with ``-qq``."""
         terminal = config.pluginmanager.get_plugin("terminalreporter")
         line = last_line(self._workers.totals(self._recorder.totals()), self._workers.crashed)
-        if line and terminal is not None and self._recorder.worker is None and config.get_verbosity() > -2:
+        if line and terminal is not None and self._recorder.worker is None and config.getoption("verbose") > -2:
             terminal.write_line(line)
 
 

@@ -88,7 +88,7 @@ def tail(text: str, lines: int) -> tuple[list[str], int]:
 
 def quoted_command(argv: list[str]) -> str:
     """An argv as one line that could be pasted into a shell."""
-    import shlex  # noqa: PLC0415 - only failing tests need it
+    import shlex
 
     return shlex.join(argv)
 
