@@ -222,21 +222,28 @@ def test_a_machine_without_a_filter_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 ASK = """
-import sys; sys.path.insert(0, sys.argv[1])
+import os, sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from pytest_arl.backends.base import AcquireRequest
+from pytest_arl.backends.base import AcquireRequest, TaskRequest
 from pytest_arl.backends.local import LocalBackend
 from pytest_arl.backends.local.probe import probe
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.settings import Settings
+from pytest_arl.steps import parse_steps
 print(probe().tier, [said for _, said in probe().tried], probe().cure, flush=True)
 if len(sys.argv) > 2:
     backend = LocalBackend(Settings.build(cli={"isolation_min": sys.argv[2]}, start_dir=Path("/")))
     sandbox = backend.acquire(AcquireRequest("default"))
     sandbox.write("file", b"in " + sandbox.isolation.encode(), None)
     print(sandbox.read("file"))
+    steps = parse_steps([{"type": "Command", "command": ["cat", *(f"/proc/{os.getpid()}/{x}" for x in sys.argv[3:])]}])
+    print("reached", sandbox.execute(TaskRequest("t", steps), None)[0].stdout)
+    print("refused", sandbox.execute(TaskRequest("u", steps), None)[0].stderr)
     backend.close()
 """
+
+
+PRIVATE = ("root/etc/hostname", "cwd/x", "environ", "mem", "maps", "fd/0", "fd/1")
 
 
 def ask_inside(*options: str, isolation: str | None = None) -> str:
@@ -254,7 +261,7 @@ def ask_inside(*options: str, isolation: str | None = None) -> str:
         "/",
         *options,
     ]
-    inner = [sys.executable, "-c", ASK, str(SOURCE), *([isolation] if isolation else [])]
+    inner = [sys.executable, "-c", ASK, str(SOURCE), *([isolation, *PRIVATE] if isolation else [])]
     done = subprocess.run([*outer, "--", *inner], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -265,6 +272,8 @@ def test_a_real_masked_proc_is_told_and_the_weaker_tier_works_there() -> None:
     assert "mount proc" in found
     assert "systempaths=unconfined" in found
     assert "b'in bwrap, outer /proc'" in found
+    assert "reached \n" in found  # processes of this machine can be seen there, but not entered
+    assert found.count("Permission denied") == len(PRIVATE)
     control = ask_inside("--proc", "/proc")
     assert control.startswith("bwrap+rlimit ['']")
 

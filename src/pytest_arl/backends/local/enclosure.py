@@ -241,5 +241,5 @@ def _said(descriptor: int) -> str:
         text = os.pread(descriptor, 2000, max(0, size - 2000)).decode(errors="replace")
     except OSError:
         return ""
-    lines = [line.removeprefix("bwrap: ") for line in text.splitlines() if line.strip()]
+    lines = [line.strip().removeprefix("bwrap: ") for line in text.splitlines() if line.strip()]
     return f" ({'; '.join(lines[-3:])})" if lines else ""
