@@ -14,7 +14,7 @@ from pytest_arl.agent import system, tree
 __all__ = ["SAMPLE_SECONDS", "Limits"]
 
 SAMPLE_SECONDS = 0.05
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_INODE = 1024  # bytes that the kernel takes for a file without content, about
 _SAID = (
     (b"Too many open files", "files"),
     (b"No space left on device", "workspace"),
@@ -22,6 +22,7 @@ _SAID = (
     (b"MemoryError", "memory"),
     (b"bad_alloc", "memory"),
     (b"Resource temporarily unavailable", "processes"),
+    (b"Cannot fork", "processes"),  # dash
     (b"can't start new thread", "processes"),
 )
 
@@ -104,19 +105,14 @@ class Limits:
 
     def _used(self, alive: tree.Processes) -> int:
         """Bytes of memory that the sandbox holds now, files in its tmpfs folders included."""
-        files = _kept_in_files([path for path, _ in self._folders]) + _system_v_bytes()
-        private = 0
-        for pid in alive:
-            try:
-                with open("/proc/%d/statm" % pid, "rb") as file:  # noqa: UP031 - as in tree
-                    fields = file.read().split()
-                private += (int(fields[1]) - int(fields[2])) * _PAGE
-            except (OSError, IndexError):
-                continue
-        total = files + private + _unmapped_bytes(alive)
+        files = _kept_in_files([path for path, _ in self._folders]) + _system_v_bytes() + _unmapped_bytes(alive)
+        total = files + sum(_sum_of(b"/proc/%d/status" % pid, b"RssAnon:", b"RssShmem:") for pid in alive)
         if self._memory is not None and total > self._memory:
-            # Pages that forked processes share were counted once for each: ask for the exact, slow figure.
-            total = files + sum(_proportional(pid) for pid in alive)
+            # Pages that processes share, with each other or with files, were counted more than once: ask for the
+            # exact, slow figures.
+            shared = sum(_sum_of(b"/proc/%d/smaps_rollup" % pid, b"Pss_Shmem:") for pid in alive)
+            private = sum(_sum_of(b"/proc/%d/smaps_rollup" % pid, b"Pss_Anon:") for pid in alive)
+            total = private + max(files, shared)
         return total
 
 
@@ -128,7 +124,7 @@ def _kept_in_files(folders: list[bytes]) -> int:
         if device not in seen:
             seen.add(device)
             state = os.statvfs(path)
-            total += (state.f_blocks - state.f_bfree) * state.f_frsize
+            total += (state.f_blocks - state.f_bfree) * state.f_frsize + (state.f_files - state.f_ffree) * _INODE
     return total
 
 
@@ -156,12 +152,14 @@ def _unmapped_bytes(alive: tree.Processes) -> int:
     return sum(seen.values())
 
 
-def _proportional(pid: int) -> int:
+def _sum_of(path: bytes, *keys: bytes) -> int:
+    """Bytes that these lines of a file of /proc count in kB; 0 where the process is gone."""
+    total = 0
     try:
-        with open("/proc/%d/smaps_rollup" % pid, "rb") as file:  # noqa: UP031 - as above
+        with open(path, "rb") as file:
             for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024
+                if line.startswith(keys):
+                    total += int(line.split()[1]) * 1024
     except OSError:
         pass
-    return 0
+    return total
