@@ -3,6 +3,8 @@
 The expected answers never enter a sandbox: what a submission prints is compared out here.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Runs the test suite of pyflakes (its wheel brings it along) in a sandbox, and reports it here, file by file."""
 
+from __future__ import annotations
+
 import xml.etree.ElementTree as ET
 from collections import Counter
 
