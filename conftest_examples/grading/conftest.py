@@ -41,7 +41,7 @@ class Grader:
         for question, answer in CASES.items():
             with self.factory(pool_ref="grading") as sandbox:
                 sandbox.upload(submission, "solution.py")
-                run = sandbox.run("python3", "solution.py", stdin=question, timeout=2)
+                run = sandbox.run("python3", "solution.py", stdin=question, timeout=4)
             runs.append(run)
             passed += run.ok and run.stdout.strip() == answer
             if run.limit:
