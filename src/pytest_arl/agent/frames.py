@@ -2,7 +2,7 @@
 
 A *frame* is a header (payload length, type, stream) and a payload of at most ``MAX_PAYLOAD`` bytes, so
 that a long transfer never blocks a short answer for long. A *message* is a value (None, bool, int, float,
-bytes, str, list, dict with str keys) in one frame or more: all but its last have the type ``MORE``.
+bytes, str, list, dict with str keys) in one frame or more: all but its last are full and have the type ``MORE``.
 Streams tell exchanges apart: whoever opens one picks its number and every answer carries it.
 
 Nothing here trusts its input: what is malformed raises :class:`ProtocolError`, never anything else.
@@ -23,6 +23,9 @@ MAX_MESSAGE = 256 * 1024 * 1024
 
 MAX_DEPTH = 8
 """Nesting of a value. Ours nest four deep."""
+
+MAX_ITEMS = 2_000_000
+"""Items of all lists and dicts of one message: five bytes of it become an empty dict of 64."""
 
 # Frame types. 0x00-0x3f carry raw bytes, 0x40-0x7f carry a value.
 MORE = 0x01  # a part of a message that continues in the next frame of its stream
@@ -64,13 +67,16 @@ class ProtocolError(Exception):
 
 
 def encode(value: object) -> bytes:
-    """A value as bytes. TypeError for a type that the wire has not."""
+    """A value as bytes. TypeError for a type that the wire has not, ValueError for a number too large for it."""
     out = bytearray()
-    _encode(value, out)
+    try:
+        _encode(value, out)
+    except _struct.error as error:  # type: ignore[attr-defined]  # it is there
+        raise ValueError("no place on the wire for a value: " + str(error)) from None
     return bytes(out)
 
 
-def _encode(value: object, out: bytearray) -> None:  # noqa: C901 - one case for each type
+def _encode(value: object, out: bytearray) -> None:  # noqa: C901, PLR0912 - one case for each type
     if value is None:
         out += b"N"
     elif value is True:
@@ -95,6 +101,8 @@ def _encode(value: object, out: bytearray) -> None:  # noqa: C901 - one case for
     elif isinstance(value, dict):
         out += b"d" + _U32.pack(len(value))
         for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError("no place on the wire for a key that is " + type(key).__name__)
             raw = key.encode()
             out += _U32.pack(len(raw))
             out += raw
@@ -107,7 +115,7 @@ def decode(data: bytes | bytearray | memoryview) -> object:
     """The value of :func:`encode`'s bytes. ProtocolError for anything else."""
     raw = bytes(data)
     try:
-        value, end = _decode(raw, 0, 0)
+        value, end = _decode(raw, 0, 0, [MAX_ITEMS])
     except (_struct.error, IndexError, UnicodeDecodeError) as error:  # type: ignore[attr-defined]  # it is there
         raise ProtocolError("a value is cut short or garbled: " + str(error)) from None
     if end != len(raw):
@@ -123,7 +131,9 @@ def _take(raw: bytes, at: int) -> tuple[bytes, int]:
     return raw[at + 4 : end], end
 
 
-def _decode(raw: bytes, at: int, depth: int) -> tuple[object, int]:  # noqa: C901, PLR0911 - as above
+def _decode(  # noqa: C901, PLR0911, PLR0912 - as above
+    raw: bytes, at: int, depth: int, left: list[int]
+) -> tuple[object, int]:
     kind = raw[at]
     at += 1
     if kind == 0x62:  # b
@@ -141,25 +151,28 @@ def _decode(raw: bytes, at: int, depth: int) -> tuple[object, int]:  # noqa: C90
         return False, at
     if kind == 0x66:  # f
         return _F64.unpack_from(raw, at)[0], at + 8
+    if kind not in (0x6C, 0x64):
+        raise ProtocolError("no value begins with " + repr(kind))
     if depth == MAX_DEPTH:
         raise ProtocolError("a value nests too deep")
+    (count,) = _U32.unpack_from(raw, at)
+    at += 4
+    left[0] -= count
+    if left[0] < 0:
+        raise ProtocolError("a value has more than " + str(MAX_ITEMS) + " items")
     if kind == 0x6C:  # l
-        (count,) = _U32.unpack_from(raw, at)
-        at += 4
         items = []
         for _ in range(count):
-            item, at = _decode(raw, at, depth + 1)
+            item, at = _decode(raw, at, depth + 1, left)
             items.append(item)
         return items, at
-    if kind == 0x64:  # d
-        (count,) = _U32.unpack_from(raw, at)
-        at += 4
-        table = {}
-        for _ in range(count):
-            key, at = _take(raw, at)
-            table[key.decode()], at = _decode(raw, at, depth + 1)
-        return table, at
-    raise ProtocolError("no value begins with " + repr(kind))
+    table = {}  # d
+    for _ in range(count):
+        key, at = _take(raw, at)
+        table[key.decode()], at = _decode(raw, at, depth + 1, left)
+    if len(table) != count:
+        raise ProtocolError("a value has a key twice")
+    return table, at
 
 
 def frame(kind: int, stream: int, payload: bytes | bytearray | memoryview = b"") -> bytes:
@@ -168,12 +181,16 @@ def frame(kind: int, stream: int, payload: bytes | bytearray | memoryview = b"")
 
 
 def message(kind: int, stream: int, value: object) -> bytes:
-    """A value as the frames of one message."""
-    body = encode(value)
+    """A value as the frames of one message. TypeError and ValueError as ``encode`` has them."""
+    return split(kind, stream, encode(value))
+
+
+def split(kind: int, stream: int, body: bytes) -> bytes:
+    """An encoded value as the frames of one message."""
     if len(body) <= MAX_PAYLOAD:
         return HEADER.pack(len(body), kind, stream) + body
     if len(body) > MAX_MESSAGE:
-        raise ProtocolError("a message of " + str(len(body)) + " bytes is over the limit of " + str(MAX_MESSAGE))
+        raise ValueError("a message of " + str(len(body)) + " bytes is over the limit of " + str(MAX_MESSAGE))
     out = bytearray()
     for at in range(0, len(body), MAX_PAYLOAD):
         last = at + MAX_PAYLOAD >= len(body)
@@ -193,47 +210,64 @@ class Parser:
         self._parts: dict[int, bytearray] = {}
         self._held = 0
 
-    def feed(self, data: bytes | memoryview) -> list[tuple[int, int, object]]:
+    def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, int, object]]:
         """What ``data`` completes, in order."""
-        buffer = self._buffer
-        buffer += data
         found: list[tuple[int, int, object]] = []
-        at = 0
-        end = len(buffer)
-        while end - at >= HEADER.size:
-            size, kind, stream = HEADER.unpack_from(buffer, at)
-            if size > MAX_PAYLOAD:
-                raise ProtocolError("a frame of " + str(size) + " bytes is over the limit of " + str(MAX_PAYLOAD))
-            start = at + HEADER.size
-            if end - start < size:
-                break
-            at = start + size
-            with memoryview(buffer) as view:
-                payload = bytes(view[start:at])
-            if kind >= _VALUE or kind == MORE:
-                self._message(kind, stream, payload, found)
-            elif STDOUT <= kind <= DATA:
-                found.append((kind, stream, payload))
-            else:
-                raise ProtocolError("no frame has the type " + str(kind))
-        if at:
-            del buffer[:at]
+        if self._buffer:
+            self._buffer += data
+            at = self._cut(self._buffer, found)
+            if at:
+                del self._buffer[:at]
+        else:
+            at = self._cut(data, found)
+            if at < len(data):
+                self._buffer += memoryview(data)[at:]
         return found
 
+    @property
+    def between(self) -> bool:
+        """Whether nothing has begun that is not complete."""
+        return not self._buffer and not self._parts
+
+    def _cut(self, buffer: bytes | bytearray | memoryview, found: list[tuple[int, int, object]]) -> int:
+        """Cut off every complete frame; where the first incomplete one begins."""
+        at = 0
+        end = len(buffer)
+        with memoryview(buffer) as view:
+            while end - at >= HEADER.size:
+                size, kind, stream = HEADER.unpack_from(view, at)
+                if size > MAX_PAYLOAD:
+                    raise ProtocolError("a frame of " + str(size) + " bytes is over the limit of " + str(MAX_PAYLOAD))
+                start = at + HEADER.size
+                if end - start < size:
+                    break
+                at = start + size
+                if kind >= _VALUE:
+                    self._message(kind, stream, bytes(view[start:at]), found)
+                elif STDOUT <= kind <= DATA:
+                    found.append((kind, stream, bytes(view[start:at])))
+                elif kind == MORE:
+                    self._part(stream, view[start:at])
+                else:
+                    raise ProtocolError("no frame has the type " + str(kind))
+        return at
+
+    def _part(self, stream: int, payload: memoryview) -> None:
+        # Were shorter ones allowed, empty parts of many streams would be held and not be counted.
+        if len(payload) != MAX_PAYLOAD:
+            raise ProtocolError("a part of a message has " + str(len(payload)) + " bytes: only the last may be short")
+        self._held += len(payload)
+        if self._held > MAX_MESSAGE:
+            raise ProtocolError("unfinished messages are over the limit of " + str(MAX_MESSAGE) + " bytes")
+        self._parts.setdefault(stream, bytearray()).extend(payload)
+
     def _message(self, kind: int, stream: int, payload: bytes, found: list[tuple[int, int, object]]) -> None:
-        parts = self._parts.pop(stream, None) if self._parts else None
-        if kind == MORE:
-            self._held += len(payload)
-            if self._held > MAX_MESSAGE:
-                raise ProtocolError("unfinished messages are over the limit of " + str(MAX_MESSAGE) + " bytes")
-            parts = bytearray() if parts is None else parts
-            parts += payload
-            self._parts[stream] = parts
-            return
         if kind > PONG:
             raise ProtocolError("no message has the type " + str(kind))
+        parts = self._parts.pop(stream, None) if self._parts else None
         if parts is None:
             found.append((kind, stream, decode(payload)))
             return
         self._held -= len(parts)
-        found.append((kind, stream, decode(parts + payload)))
+        parts += payload
+        found.append((kind, stream, decode(parts)))
