@@ -55,33 +55,49 @@ class Spool:
         self._free += extents
 
 
+class _Extent:
+    """Where an extent lies in the file (None: there was no room), and how many bytes of it were written."""
+
+    __slots__ = ("filled", "place")
+
+    def __init__(self, place: int | None) -> None:
+        self.place = place
+        self.filled = 0
+
+
 class Capture:
     """One stream of one step: everything it printed, as far as it is kept.
+
+    ``keep_ends`` bytes of the beginning and of the end are given up last.
 
     Attributes:
         size: bytes produced.
     """
 
-    __slots__ = ("_dropped", "_extents", "_head", "_memory", "_missing", "_spool", "size")
+    __slots__ = ("_dropped", "_extents", "_head", "_memory", "_spool", "size")
 
     def __init__(self, spool: Spool, keep_ends: int) -> None:
         self._spool = spool
         self._memory: bytearray | None = bytearray()
-        self._extents: list[int | None] = []  # None: there was no room
-        self._head = keep_ends // EXTENT + 1
-        self._dropped = 0
-        self._missing = 0
+        self._extents: list[_Extent] = []
+        self._head = keep_ends // EXTENT + 1  # how many extents from the beginning are never given up
+        self._dropped = 0  # how many after those are
         self.size = 0
 
     @property
     def lost(self) -> int:
         """Bytes that are kept no more: of the middle, or of the end where the disk filled up."""
-        return self._dropped * EXTENT + self._missing
+        return 0 if self._memory is not None else self.size - sum(extent.filled for extent in self._extents)
 
     @property
     def inline(self) -> bytes | None:
         """All of it, where it is short enough for memory."""
         return None if self._memory is None else bytes(self._memory)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes, about."""
+        return 64 * len(self._extents) if self._memory is None else len(self._memory)
 
     def append(self, data: bytes) -> None:
         """Keep more."""
@@ -95,62 +111,65 @@ class Capture:
             self._memory = None
         view = memoryview(data)
         while view:
-            room = EXTENT - at % EXTENT
-            self._write(at, view[:room])
-            at += len(view[:room])
-            view = view[room:]
+            inside = at % EXTENT
+            piece = view[: EXTENT - inside]
+            if not inside:
+                self._extents.append(_Extent(self._room()))
+            self._write(self._extents[-1], inside, piece)
+            at += len(piece)
+            view = view[len(piece) :]
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from ``start`` up to ``end``, in pieces; what is lost is left out."""
+        """The bytes from ``start`` up to ``end``, in pieces; what is lost is left out, then or while it is read."""
         if self._memory is not None:
-            if start < end:
+            if start < min(end, len(self._memory)):
                 yield bytes(self._memory[start:end])
             return
         while start < end:
-            place = self._place(start)
-            if place is None:
-                start = (start // EXTENT + 1) * EXTENT
+            extent, inside = self._extent(start), start % EXTENT
+            size = 0 if extent is None else min(_PIECE, end - start, extent.filled - inside)
+            if extent is None or extent.place is None or size <= 0:
+                start += EXTENT - inside
                 continue
-            size = min(_PIECE, end - start, EXTENT - start % EXTENT)
-            yield os.pread(self._spool.fd, size, place)
+            try:
+                data = os.pread(self._spool.fd, size, extent.place + inside)
+            except OSError:
+                data = b""  # a disk that cannot be read
+            if data:
+                yield data
             start += size
 
     def release(self) -> None:
         """Give everything back. The capture is empty from here on."""
-        self._spool.give([extent for extent in self._extents if extent is not None])
+        self._spool.give([extent.place for extent in self._extents if extent.place is not None])
         self._extents = []
         self._memory = bytearray()
         self.size = 0
 
-    def _place(self, at: int) -> int | None:
+    def _extent(self, at: int) -> _Extent | None:
         index = at // EXTENT
         if index >= self._head:
             index -= self._dropped
             if index < self._head:
                 return None
-        extent = self._extents[index]
-        return None if extent is None else extent + at % EXTENT
+        return self._extents[index] if index < len(self._extents) else None
 
-    def _write(self, at: int, data: memoryview) -> None:
-        """Write within one extent."""
-        if at % EXTENT == 0 and at // EXTENT - self._dropped >= len(self._extents):
-            self._grow()
-        place = self._place(at)
-        while data:
+    def _write(self, extent: _Extent, inside: int, data: memoryview) -> None:
+        """Write into one extent; what follows a failed write is lost up to its end, so that no hole is read."""
+        while data and extent.place is not None and extent.filled == inside:
             try:
-                written = os.pwrite(self._spool.fd, data, place) if place is not None else 0
+                written = os.pwrite(self._spool.fd, data, extent.place + inside)
             except OSError:
                 self._spool.refuse_growth()
-                written = 0
-            if place is None or not written:
-                self._missing += len(data)
                 return
-            place += written
+            inside += written
+            extent.filled = inside
             data = data[written:]
 
-    def _grow(self) -> None:
-        extent = self._spool.take()
-        if extent is None and len(self._extents) > 2 * self._head:
-            extent = self._extents.pop(self._head)
+    def _room(self) -> int | None:
+        """Room for one more extent, of the middle of this capture if there is no other."""
+        place = self._spool.take()
+        while place is None and len(self._extents) > 2 * self._head:
+            place = self._extents.pop(self._head).place
             self._dropped += 1
-        self._extents.append(extent)
+        return place
