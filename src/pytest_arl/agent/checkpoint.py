@@ -21,37 +21,47 @@ class Manifest:
 
     def __init__(self, roots: list[bytes]) -> None:
         self._roots = roots
-        self._marks = dict(_walk(roots))
+        self._marks = _walk(roots)
 
     def undo(self) -> list[bytes]:
-        """Remove what is new, and give the paths that changed or are gone: their content is the host's to send."""
-        there = dict(_walk(self._roots))
-        for path in sorted(set(there) - set(self._marks)):
-            files.remove_tree(path)
+        """Remove what is new or of another kind now, and give the paths that changed or are gone: their content is
+        the host's to send.
+        """
+        there = _walk(self._roots)
+        with files.OpenedUp() as opened:
+            for path, mark in sorted(there.items()):
+                before = self._marks.get(path)
+                if before is None or stat.S_IFMT(before[1]) != stat.S_IFMT(mark[1]):
+                    folder = os.path.dirname(path)
+                    if os.path.lexists(path):  # not gone with a folder above
+                        opened.add(folder, os.lstat(folder))
+                        files.remove_tree(path)
         system.ipc_remove_all()
         return [path for path, mark in self._marks.items() if there.get(path) != mark and path not in self._roots]
 
-    def renew(self) -> None:
-        """The host has put everything back: remember the new inodes."""
-        self._marks = dict(_walk(self._roots))
 
-
-def _walk(roots: list[bytes]) -> list[tuple[bytes, _Mark]]:
-    found = []
-    stack = [(root, os.lstat(root).st_dev) for root in roots]
-    while stack:
-        path, device = stack.pop()
+def _walk(roots: list[bytes]) -> dict[bytes, _Mark]:
+    found = {}
+    stack = []
+    for root in roots:
         try:
-            state = os.lstat(path)
-            if state.st_dev != device:
-                continue  # mounted there
-            if stat.S_ISDIR(state.st_mode):
-                # A folder's change time moves with every file in it: its mode is what matters.
-                found.append((path, (state.st_ino, state.st_mode, 0)))
-                with os.scandir(path) as entries:
-                    stack += [(entry.path, device) for entry in entries]
-            else:
-                found.append((path, (state.st_ino, state.st_mode, state.st_ctime_ns)))
+            stack.append((root, os.lstat(root).st_dev))
         except OSError:
-            continue
+            continue  # a step has removed it
+    with files.OpenedUp() as opened:
+        while stack:
+            path, device = stack.pop()
+            try:
+                state = os.lstat(path)
+                if state.st_dev != device:
+                    continue  # mounted there
+                if stat.S_ISDIR(state.st_mode):
+                    # A folder's change time moves with every file in it: its mode is what matters.
+                    found[path] = (state.st_ino, state.st_mode, 0)
+                    opened.add(path, state)
+                    stack += [(path + b"/" + name, device) for name in os.listdir(path)]
+                else:
+                    found[path] = (state.st_ino, state.st_mode, state.st_ctime_ns)
+            except OSError:
+                continue
     return found

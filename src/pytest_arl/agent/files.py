@@ -13,7 +13,20 @@ import stat
 
 from pytest_arl.agent import system
 
-__all__ = ["Places", "make_parents", "open_for_reading", "remove_tree", "replace_file", "write_all"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = [
+    "OpenedUp",
+    "Places",
+    "make_parents",
+    "open_for_reading",
+    "remove_tree",
+    "replace_file",
+    "temporary_name",
+    "write_all",
+]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
@@ -25,7 +38,7 @@ class Places:
         self._workspace = workspace
 
     def absolute(self, path: bytes) -> bytes:
-        """The path from the root, its links not followed. OSError for one that no file can have."""
+        """The path from the root, as it stands. OSError for one that no file can have."""
         if not path or b"\0" in path:
             raise OSError(errno.EINVAL, "a path is empty or holds a NUL byte")
         return os.path.join(self._workspace, path)
@@ -34,20 +47,21 @@ class Places:
         """The path from the root with every link resolved, that of its last part too."""
         return os.path.realpath(self.absolute(path))
 
-    def real_parent(self, path: bytes) -> bytes:
-        """The same, but a link in the last part is meant itself."""
-        folder, name = os.path.split(self.absolute(path))
-        if name in (b"", b".", b".."):
-            return self.real(path)
-        return os.path.join(os.path.realpath(folder), name)
-
 
 def make_parents(path: bytes) -> None:
     """Make the folders above a resolved path, 0755."""
+    missing = []
     folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        make_parents(folder)
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for folder in reversed(missing):
         os.mkdir(folder, 0o755)
+
+
+def temporary_name() -> bytes:
+    """A name that nothing has: what a step could know beforehand, it could put a FIFO at."""
+    return b".arl-" + os.urandom(8).hex().encode() + b".tmp"
 
 
 def open_for_reading(path: bytes) -> tuple[int, os.stat_result]:
@@ -59,12 +73,12 @@ def open_for_reading(path: bytes) -> tuple[int, os.stat_result]:
     state = os.fstat(fd)
     problem = None
     if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
-        problem = OSError(errno.EINVAL, "neither a file nor a folder")
-    elif state.st_dev == os.stat("/proc").st_dev:
-        problem = OSError(errno.EACCES, "nothing of /proc is read from outside; run cat in the sandbox")
+        problem = errno.EINVAL, "neither a file nor a folder"
+    elif path.startswith(b"/proc/") or state.st_dev == os.stat("/proc").st_dev:
+        problem = errno.EACCES, "nothing of /proc is read from outside; run cat in the sandbox"
     if problem is not None:
         os.close(fd)
-        raise problem
+        raise OSError(*problem, path)
     return fd, state
 
 
@@ -72,7 +86,7 @@ def _open_own_unreadable(path: bytes) -> int:
     """Open a file whose mode forbids even its owner to read: its owner may change that, for the moment."""
     state = os.lstat(path)
     if not stat.S_ISREG(state.st_mode) or state.st_uid != os.getuid():
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     os.chmod(path, state.st_mode | stat.S_IRUSR)
     try:
         return system.open_plain(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -93,13 +107,15 @@ def replace_file(path: bytes, content: bytes, mode: int | None) -> None:
     ``mode`` None keeps the mode of the file that was there, or is 0644. OSError leaves everything as it was, but
     for new folders above.
     """
+    if mode is not None and mode & ~0o7777:
+        raise OSError(errno.EINVAL, "a mode is a number from 0 to 0o7777")
     make_parents(path)
     folder, name = os.path.split(path)
     parent = system.open_plain(folder, _DIRECTORY)
-    temporary = b".arl-%d.tmp" % os.getpid()
+    temporary = temporary_name()
     try:
         mode = _mode_for(name, parent) if mode is None else mode
-        fd = _open_new(temporary, parent)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
         try:
             write_all(fd, content)
             os.fchmod(fd, mode)
@@ -112,16 +128,6 @@ def replace_file(path: bytes, content: bytes, mode: int | None) -> None:
             os.close(fd)
     finally:
         os.close(parent)
-
-
-def _open_new(name: bytes, parent: int) -> int:
-    """A new file. One of that name is a step's doing (a FIFO there would block us for ever), and goes."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        return os.open(name, flags, 0o600, dir_fd=parent)
-    except FileExistsError:
-        os.unlink(name, dir_fd=parent)
-        return os.open(name, flags, 0o600, dir_fd=parent)
 
 
 def _check_size(fd: int, size: int) -> None:
@@ -141,14 +147,50 @@ def _mode_for(name: bytes, parent: int) -> int:
 
 def remove_tree(path: bytes) -> None:
     """Remove a file, a link, or a folder with all it holds; its modes are no obstacle, its absence no error."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-    except (IsADirectoryError, PermissionError):
-        os.chmod(path, 0o700)
-        with os.scandir(path) as entries:
-            names = [entry.path for entry in entries]
-        for name in names:
-            remove_tree(name)
-        os.rmdir(path)
+    stack = [path]
+    listed = set()
+    while stack:
+        top = stack[-1]
+        try:
+            os.unlink(top)
+        except FileNotFoundError:
+            pass
+        except (IsADirectoryError, PermissionError):
+            mode = os.lstat(top).st_mode
+            if not stat.S_ISDIR(mode):
+                raise
+            if top not in listed:
+                listed.add(top)
+                _open_up(top, mode)
+                stack += [top + b"/" + name for name in os.listdir(top)]
+                continue
+            os.rmdir(top)
+        stack.pop()
+
+
+def _open_up(folder: bytes, mode: int) -> None:
+    if mode & 0o700 != 0o700:
+        os.chmod(folder, stat.S_IMODE(mode) | 0o700)
+
+
+class OpenedUp:
+    """Folders whose modes forbid even their owner to work in them, changed until the end of a ``with`` block."""
+
+    def __init__(self) -> None:
+        self._modes: list[tuple[bytes, int]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for folder, mode in reversed(self._modes):
+            try:
+                os.chmod(folder, mode)
+            except OSError:
+                pass  # it was removed meanwhile
+
+    def add(self, folder: bytes, state: os.stat_result) -> None:
+        """Open up a folder, if it is the sandbox's own and needs it."""
+        if state.st_mode & 0o700 != 0o700 and state.st_uid == os.getuid():
+            _open_up(folder, state.st_mode)
+            self._modes.append((folder, stat.S_IMODE(state.st_mode)))

@@ -69,8 +69,8 @@ class Limits:
             crowded = refused > self._pids_last
             self._pids_last = refused
         else:
-            alive = tree.processes() if self._memory is not None else {}
-            crowded = len(alive) >= self._processes - 2
+            alive = tree.processes() if self._memory is not None else None
+            crowded = alive is not None and len(alive) >= self._processes - 2
         # Once may be a build tool finding its bounds; still refused 50 ms later is a fork bomb, which would go on
         # for ever.
         self._crowded = self._crowded + 1 if crowded else 0
@@ -87,8 +87,7 @@ class Limits:
         if self.refused_processes():
             return "processes"
         for path, key in self._folders:
-            state = os.statvfs(path)
-            if state.f_blocks and (state.f_bavail == 0 or (state.f_files and state.f_favail == 0)):
+            if _is_full(path):
                 return key
         for text, key in _SAID:
             if text in stderr_end:
@@ -116,14 +115,24 @@ class Limits:
         return total
 
 
+def _is_full(folder: bytes) -> bool:
+    try:
+        state = os.statvfs(folder)
+    except OSError:
+        return False  # a step has removed it
+    return bool(state.f_blocks and (state.f_bavail == 0 or (state.f_files and state.f_favail == 0)))
+
+
 def _kept_in_files(folders: list[bytes]) -> int:
     total = 0
     seen = set()
     for path in folders:
-        device = os.stat(path).st_dev
+        try:
+            device, state = os.stat(path).st_dev, os.statvfs(path)
+        except OSError:
+            continue  # as above
         if device not in seen:
             seen.add(device)
-            state = os.statvfs(path)
             total += (state.f_blocks - state.f_bfree) * state.f_frsize + (state.f_files - state.f_ffree) * _INODE
     return total
 

@@ -100,7 +100,10 @@ def open_plain(path: bytes, flags: int, mode: int = 0) -> int:
     descriptors.
     """
     how = pack("=QQQ", flags | os.O_CLOEXEC, mode, _RESOLVE_NO_SYMLINKS)
-    return _call("syscall", _SYS_OPENAT2, _AT_FDCWD, path, how, len(how))
+    try:
+        return _call("syscall", _SYS_OPENAT2, _AT_FDCWD, path, how, len(how))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def counter(fd: int, key: bytes) -> int:

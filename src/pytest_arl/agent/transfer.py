@@ -37,8 +37,7 @@ class Arrival:
         files.make_parents(destination)
         inside = merge and os.path.isdir(destination)
         folder = destination if inside else os.path.dirname(destination)
-        self._root = os.path.join(folder, b".arl-arriving-%d.tmp" % os.getpid())
-        files.remove_tree(self._root)
+        self._root = os.path.join(folder, files.temporary_name())
         self._fd = -1
         self._left = 0
         self._crc = 0
@@ -81,9 +80,9 @@ class Arrival:
             raise OSError(errno.EIO, "the checksum of what came in is wrong")
         if not self._count:
             raise OSError(errno.EINVAL, "a transfer without entries")
-        if os.path.isdir(self._root) and not os.path.islink(self._root) and os.path.isdir(self._destination):
-            self._check(b"")
-            self._merge(b"")
+        if _is_folder(self._root) and os.path.isdir(self._destination):
+            self._check()
+            self._merge()
             files.remove_tree(self._root)
         else:
             os.rename(self._root, self._destination)
@@ -115,25 +114,34 @@ class Arrival:
             raise OSError(errno.EINVAL, "an entry that is not below the transfer's root")
         return self._root + b"/" + name if name else self._root
 
-    def _check(self, below: bytes) -> None:
+    def _check(self) -> None:
         """Find out that nothing stands in the way before anything is moved."""
-        for name in os.listdir(self._root + below):
-            here, there = self._root + below + b"/" + name, self._destination + below + b"/" + name
-            if os.path.isdir(here) and not os.path.islink(here):
-                if os.path.isdir(there):
-                    self._check(below + b"/" + name)
-                elif os.path.lexists(there):
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), there)
-            elif os.path.isdir(there) and not os.path.islink(there):
+        for here, there in self._arrived():
+            if _is_folder(here) and not _is_folder(there) and os.path.lexists(there):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), there)
+            if _is_folder(there) and not _is_folder(here):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), there)
 
-    def _merge(self, below: bytes) -> None:
-        for name in os.listdir(self._root + below):
-            here, there = self._root + below + b"/" + name, self._destination + below + b"/" + name
-            if os.path.isdir(here) and not os.path.islink(here) and os.path.isdir(there):
-                self._merge(below + b"/" + name)
-            else:
+    def _merge(self) -> None:
+        for here, there in self._arrived():
+            if not _is_folder(there):
                 os.rename(here, there)
+
+    def _arrived(self) -> Iterator[tuple[bytes, bytes]]:
+        """What came and where it belongs, and what is in it where both are folders."""
+        stack = [b""]
+        while stack:
+            below = stack.pop()
+            for name in os.listdir(self._root + below):
+                path = below + b"/" + name
+                here, there = self._root + path, self._destination + path
+                if _is_folder(here) and _is_folder(there):
+                    stack.append(path)
+                yield here, there
+
+
+def _is_folder(path: bytes) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def depart(
@@ -149,47 +157,70 @@ def depart(
     count = total = crc = 0
     device = os.lstat(root).st_dev
     stack = [b""]
-    while stack:
-        below = stack.pop()
-        path = root + b"/" + below if below else root
-        state = os.lstat(path)
-        kind = _kind(state.st_mode)
-        if kind is None and not below:
-            raise OSError(errno.EINVAL, "neither a file nor a folder")
-        if kind is None or (one_filesystem and (state.st_dev != device or state.st_uid != os.getuid())):
-            continue  # a socket or a device means nothing elsewhere
-        count += 1
-        entry = {"p": below, "t": kind, "m": stat.S_IMODE(state.st_mode), "at": state.st_mtime_ns, "n": 0}
-        if count > most_entries:
-            raise Limit("more than " + str(most_entries) + " files and folders")
-        if kind == "l":
-            entry["to"] = os.readlink(path)
-            yield frames.message(frames.ENTRY, stream, entry)
-            continue
-        fd, state = files.open_for_reading(path)
-        try:
-            if kind == "d":
-                stack += [
-                    below + b"/" + os.fsencode(name) if below else os.fsencode(name)
-                    for name in sorted(os.listdir(fd), reverse=True)
-                ]
-                yield frames.message(frames.ENTRY, stream, entry)
+    with files.OpenedUp() as opened:
+        while stack:
+            below = stack.pop()
+            path = root + b"/" + below if below else root
+            state = _there(path, below)
+            kind = None if state is None else _kind(state.st_mode)
+            if kind is None and not below:
+                raise OSError(errno.EINVAL, "neither a file nor a folder", path)
+            if state is None or kind is None:
+                continue  # a socket or a device means nothing elsewhere
+            if one_filesystem and (state.st_dev != device or state.st_uid != os.getuid()):
                 continue
-            entry["n"] = left = state.st_size
-            total += left
-            if total > most_bytes:
-                raise Limit("more than " + str(most_bytes) + " bytes")
-            yield frames.message(frames.ENTRY, stream, entry)
-            while left:
-                data = os.read(fd, min(left, _PIECE))
-                if not data:
-                    raise OSError(errno.EIO, "the file shrank while it was read", path)
-                crc = crc32(data, crc)
-                left -= len(data)
-                yield frames.frame(frames.DATA, stream, data)
-        finally:
-            os.close(fd)
+            count += 1
+            if count > most_entries:
+                raise Limit("more than " + str(most_entries) + " files and folders")
+            entry = {"p": below, "t": kind, "m": stat.S_IMODE(state.st_mode), "at": state.st_mtime_ns, "n": 0}
+            if kind == "l":
+                yield frames.message(frames.ENTRY, stream, entry | {"to": os.readlink(path)})
+            elif kind == "d":
+                opened.add(path, state)
+                stack += sorted(_below(path, below), reverse=True)
+                yield frames.message(frames.ENTRY, stream, entry)
+            else:
+                fd, state = files.open_for_reading(path)
+                size = state.st_size
+                try:
+                    total += size
+                    if total > most_bytes:
+                        raise Limit("more than " + str(most_bytes) + " bytes")
+                    yield frames.message(frames.ENTRY, stream, entry | {"n": size})
+                    for data in _content(fd, size, path):
+                        crc = crc32(data, crc)
+                        yield frames.frame(frames.DATA, stream, data)
+                finally:
+                    os.close(fd)
     yield frames.message(frames.END, stream, {"crc": crc, "n": count})
+
+
+def _there(path: bytes, below: bytes) -> os.stat_result | None:
+    """What there is; None where a running program has removed it since its folder was listed."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        if not below:
+            raise
+        return None
+
+
+def _below(path: bytes, below: bytes) -> list[bytes]:
+    fd, _ = files.open_for_reading(path)
+    try:
+        names = [os.fsencode(name) for name in os.listdir(fd)]
+    finally:
+        os.close(fd)
+    return [below + b"/" + name for name in names] if below else names
+
+
+def _content(fd: int, size: int, path: bytes) -> Iterator[bytes]:
+    while size:
+        data = os.read(fd, min(size, _PIECE))
+        if not data:
+            raise OSError(errno.EIO, "the file shrank while it was read", path)
+        size -= len(data)
+        yield data
 
 
 def _kind(mode: int) -> str | None:
