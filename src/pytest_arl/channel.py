@@ -22,21 +22,26 @@ from pytest_arl.agent import frames
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["AgentConfig", "AgentError", "Channel", "ChannelLost", "Stream"]
+__all__ = ["AgentConfig", "AgentError", "Channel", "ChannelLost", "ChannelTimeout", "Stream"]
 
 _READ_SIZE = 1024 * 1024
 _SILENCE_SECONDS = 15.0  # then the agent is asked whether it lives
 _ANSWER_SECONDS = 30.0  # generous: a machine under load must not look like a dead agent
 _SEND_SECONDS = 30.0
 _LEAVE_SECONDS = 1.0
+_LONGEST_SECONDS = 3600.0  # a lock waits for 292 years at the most, but not for infinity
 
 
 class ChannelLost(Exception):
     """The agent is gone, or does not keep to the protocol. Nothing more can be asked of it."""
 
 
+class ChannelTimeout(TimeoutError):
+    """No answer came before a deadline. Its own class, so that it is not taken for a caller's TimeoutError."""
+
+
 class AgentError(Exception):
-    """The agent refused a request.
+    """The agent refused a request, or the request is one that cannot be sent.
 
     Attributes:
         text: why.
@@ -118,8 +123,12 @@ class Stream:
         self.inbox: deque[tuple[int, Any]] = deque()
 
     def send(self, kind: int, value: object) -> None:
-        """Send a message. ChannelLost."""
-        self._channel.send(frames.message(kind, self.number, value))
+        """Send a message. ChannelLost; AgentError for one that is too large."""
+        try:
+            data = frames.message(kind, self.number, value)
+        except ValueError as error:
+            raise AgentError(f"this cannot be sent to a sandbox: {error}", 0, b"") from None
+        self._channel.send(data)
 
     def send_data(self, data: bytes | memoryview) -> None:
         """Send one frame of bytes, MAX_PAYLOAD at the most. ChannelLost."""
@@ -128,7 +137,7 @@ class Stream:
     def receive(self, deadline: float | None = None) -> tuple[int, Any]:
         """The next frame or message of this stream.
 
-        Raises ChannelLost, AgentError for an answer that is a refusal, TimeoutError at ``deadline`` (monotonic
+        Raises ChannelLost, AgentError for an answer that is a refusal, ChannelTimeout at ``deadline`` (monotonic
         seconds; None waits for as long as the agent shows that it lives).
         """
         kind, value = self._channel.receive(self, deadline)
@@ -144,8 +153,13 @@ class Stream:
         """The answer to a request that has one."""
         kind, value = self.receive(deadline)
         if kind != frames.REPLY:
-            raise self._channel.fail(f"the agent answered with a frame of type {kind:#x}")
+            raise self.unexpected(kind)
         return value
+
+    def unexpected(self, what: int | Exception) -> ChannelLost:
+        """Give the agent up: it answered with a frame of this type, or with one that could not be read."""
+        said = f"a frame of type {what:#x}" if isinstance(what, int) else f"{type(what).__name__}: {what}"
+        return self._channel.fail(f"the agent does not keep to the protocol: {said}")
 
 
 class Channel:
@@ -165,11 +179,11 @@ class Channel:
         self._sending = threading.Lock()
         self._broken: str | None = None
         self._heard = time.monotonic()
-        self._pinged = False
+        self._asked: float | None = None  # when the agent was asked whether it lives, until it is heard
         self.boot_id = ""
 
     def handshake(self, config: AgentConfig, deadline: float) -> None:
-        """Wait for the agent's hello, tell it what it is to be, wait until it is. ChannelLost, TimeoutError."""
+        """Wait for the agent's hello, tell it what it is to be, wait until it is. ChannelLost, ChannelTimeout."""
         self.greet(deadline)
         self.configure(config, deadline)
 
@@ -177,9 +191,9 @@ class Channel:
         """Wait for the agent's hello."""
         with self._stream(0) as stream:
             kind, value = stream.receive(deadline)
-            if kind != frames.HELLO or value.get("version") != frames.VERSION:
+            if kind != frames.HELLO or not isinstance(value, dict) or value.get("version") != frames.VERSION:
                 raise self.fail(f"the agent is not of version {frames.VERSION}")
-            self.boot_id = value["boot"]
+            self.boot_id = str(value.get("boot"))
 
     def configure(self, config: AgentConfig, deadline: float) -> None:
         """Tell the agent what it is to be, and wait until it is."""
@@ -192,11 +206,11 @@ class Channel:
     @contextmanager
     def open(self) -> Iterator[Stream]:
         """A new stream; what still arrives for it after the block is dropped."""
+        if os.getpid() != self._owner:
+            raise ChannelLost(f"it belongs to process {self._owner}, which this one was forked from")
         with self._state:
             number = self._next
             self._next = number + 1 if number < 0xFFFF_FFFF else 1
-            if not self._streams:
-                self._heard = time.monotonic()  # silence counts while somebody waits
         with self._stream(number) as stream:
             yield stream
 
@@ -221,19 +235,23 @@ class Channel:
 
     def send(self, data: bytes) -> None:
         """Send frames, whole. ChannelLost."""
+        view = memoryview(data)
         with self._sending:
             if self._broken is not None:
                 raise ChannelLost(self._broken)
-            view = memoryview(data)
+            torn = False  # whether a part may be on its way, after which nothing but the rest makes sense
             try:
                 while view:
-                    view = view[self._send_some(view) :]
-            except ChannelLost:
-                raise
+                    torn = True
+                    sent = self._send_some(view)
+                    torn = sent < len(view) if sent else len(view) < len(data)
+                    view = view[sent:]
+                    if not sent:
+                        self._wait_writable()
             except OSError as error:
                 raise self.fail(self._reason(error)) from None
             except BaseException:
-                if len(view) < len(data):
+                if torn:
                     self.fail("a request was interrupted in the middle")
                 raise
 
@@ -241,86 +259,104 @@ class Channel:
         try:
             return self._socket.send(view)
         except BlockingIOError:
-            poll = select.poll()
-            poll.register(self._socket, select.POLLOUT)
-            if not poll.poll(_SEND_SECONDS * 1000):
-                raise self.fail(f"the agent took nothing for {_SEND_SECONDS:.0f} s") from None
             return 0
+
+    def _wait_writable(self) -> None:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        if not poll.poll(_SEND_SECONDS * 1000):
+            raise self.fail(f"the agent took nothing for {_SEND_SECONDS:.0f} s")
 
     def receive(self, stream: Stream, deadline: float | None) -> tuple[int, Any]:
         """See Stream.receive; refusals are values here."""
         while True:
-            with self._state:
-                while not stream.inbox:
-                    if self._broken is not None:
-                        raise ChannelLost(self._broken)
-                    if self._reader is None:
-                        self._reader = threading.get_ident()
-                        break
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise TimeoutError
-                    self._state.wait(left)
+            try:
+                if self._may_read(stream, deadline):
+                    found = self._read(deadline)
                 else:
                     return stream.inbox.popleft()
-            try:
-                found = self._read(deadline)
             finally:
-                with self._state:
-                    self._reader = None
-                    self._state.notify_all()
-            if found is None:
-                raise TimeoutError
+                if self._reader == threading.get_ident():
+                    with self._state:
+                        self._reader = None
+                        self._state.notify_all()
+            if not found:
+                raise ChannelTimeout
 
-    def _read(self, deadline: float | None) -> bool | None:
-        """Read once and hand out what came; None where the deadline passed first."""
-        if self._wait_readable(deadline) is None:
-            return None
+    def _may_read(self, stream: Stream, deadline: float | None) -> bool:
+        """Wait until something has come for a stream (False), or until it is this thread's turn to read (True)."""
+        with self._state:
+            while not stream.inbox:
+                if self._broken is not None:
+                    raise ChannelLost(self._broken)
+                if self._reader is None:
+                    self._reader = threading.get_ident()
+                    return True
+                left = _LONGEST_SECONDS if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    raise ChannelTimeout
+                self._state.wait(min(left, _LONGEST_SECONDS))
+            return False
+
+    def _read(self, deadline: float | None) -> bool:
+        """Read once and hand out what came; False where the deadline passed first."""
+        if not self._wait_readable(deadline):
+            return False
         try:
-            data = self._socket.recv(_READ_SIZE)
+            self._take()
         except BlockingIOError:
-            return True
+            pass
+        except ChannelLost:
+            raise
         except OSError as error:
             raise self.fail(self._reason(error)) from None
+        except frames.ProtocolError as error:
+            raise self.fail(f"the agent does not keep to the protocol: {error}") from None
+        except BaseException:
+            # Bytes may have been read and lost: whoever waits for them would wait for ever.
+            self.fail("an answer was interrupted in the middle")
+            raise
+        return True
+
+    def _take(self) -> None:
+        data = self._socket.recv(_READ_SIZE)
         if not data:
             raise self.fail(self._reason(None))
         self._heard = time.monotonic()
-        self._pinged = False
-        try:
-            arrived = self._parser.feed(data)
-        except frames.ProtocolError as error:
-            raise self.fail(f"the agent does not keep to the protocol: {error}") from None
-        for kind, number, value in arrived:
+        self._asked = None
+        for kind, number, value in self._parser.feed(data):
             self._hand_out(kind, number, value)
-        return True
 
     def _hand_out(self, kind: int, number: int, value: Any) -> None:
-        if kind == frames.ERROR and not isinstance(value, dict):
-            raise self.fail("the agent does not keep to the protocol: a refusal without a reason")
+        if kind == frames.ERROR and not _is_refusal(value):
+            raise frames.ProtocolError("a refusal without a reason")
         stream = self._streams.get(number)
         if stream is not None:
             stream.inbox.append((kind, value))
         elif kind == frames.ERROR and number == 0:
-            raise self.fail(f"the agent gave up: {value.get('text')}")
+            raise self.fail(f"the agent gave up: {value['text']}")
 
-    def _wait_readable(self, deadline: float | None) -> bool | None:
+    def _wait_readable(self, deadline: float | None) -> bool:
+        """Wait until something came (True) or the deadline has passed; an agent that is silent for long is asked
+        whether it lives.
+        """
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
+        began = time.monotonic()  # that nobody listened before is not the agent's silence
         while True:
-            now = time.monotonic()
-            silence = self._heard + _SILENCE_SECONDS
-            if now >= silence and not self._pinged:
-                self._pinged = True
-                self.send(frames.message(frames.PING, 0, {}))
-            until = silence + _ANSWER_SECONDS if self._pinged else silence
-            if self._pinged and now >= until:
-                raise self.fail(f"the agent has not answered for {now - self._heard:.0f} s")
-            if deadline is not None:
-                if now >= deadline:
-                    return None
-                until = min(until, deadline)
-            if poll.poll(max(0.0, until - now) * 1000 + 0.5):
+            silent = max(self._heard, began) + _SILENCE_SECONDS
+            until = silent if self._asked is None else self._asked + _ANSWER_SECONDS
+            nearest = until if deadline is None else min(until, deadline)
+            if poll.poll(max(0.0, nearest - time.monotonic()) * 1000):
                 return True
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                return False
+            if now >= until:
+                if self._asked is not None:
+                    raise self.fail(f"the agent has not answered for {now - self._heard:.0f} s")
+                self._asked = now
+                self.send(frames.message(frames.PING, 0, {}))
 
     def fail(self, reason: str) -> ChannelLost:
         """Break the channel for good, and give the exception that says why."""
@@ -342,15 +378,17 @@ class Channel:
         """Close the socket; the agent ends when it notices. Idempotent.
 
         A process forked from this one holds a copy of the socket, so closing alone would not be noticed; and such a
-        process must not end what is not its own.
+        process must not end what is not its own, nor wait for locks that threads of its parent held.
         """
+        if os.getpid() != self._owner:
+            self._broken = self._broken or "the sandbox is closed"
+            self._socket.close()
+            return
         self.fail("the sandbox is closed")
-        if os.getpid() == self._owner:
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-            if not self._left_alone():
-                return
-        self._socket.close()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        if self._left_alone():
+            self._socket.close()
 
     def _left_alone(self) -> bool:
         """Wait for threads that are still at the socket, which the shutdown woke; whether all have left.
@@ -366,3 +404,12 @@ class Channel:
             return False
         self._sending.release()
         return True
+
+
+def _is_refusal(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("text"), str)
+        and isinstance(value.get("errno"), int)
+        and isinstance(value.get("path"), bytes)
+    )

@@ -17,7 +17,7 @@ from pytest_arl.agent import frames
 from pytest_arl.backends.process import AgentProcess
 from pytest_arl.backends.task_run import STREAMS, TaskRun, task_message
 from pytest_arl.backends.transfer import Archive, receive_file, receive_tree, send_archive, send_bytes, send_tree
-from pytest_arl.channel import AgentError, Channel, ChannelLost
+from pytest_arl.channel import AgentError, Channel, ChannelLost, ChannelTimeout
 from pytest_arl.errors import InfrastructureError, SandboxClosed, SandboxLost, UsageError
 from pytest_arl.results import StepResult
 
@@ -83,7 +83,7 @@ class AgentSandbox:
             try:
                 stream.send(frames.TASK, task_message(task, self.output_limit, live=on_output is not None))
                 run.collect(stream)
-            except (ChannelLost, AgentError, TimeoutError):
+            except (ChannelLost, AgentError, ChannelTimeout):
                 run.keep_partial()
                 raise
             except BaseException:
@@ -253,9 +253,7 @@ class AgentSandbox:
             yield self._channel
         except ChannelLost as error:
             self.lost(str(error))
-        except TimeoutError as error:
-            if error.errno:
-                raise
+        except ChannelTimeout:
             self.kill()
             self.lost("its agent did not answer in time")
         except AgentError as error:

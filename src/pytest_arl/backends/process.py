@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
 from pytest_arl.backends.task_run import STREAMS, Collected, step_result
-from pytest_arl.errors import UsageError
 
 if TYPE_CHECKING:
     from pytest_arl.backends.agent import AgentSandbox
@@ -72,5 +71,5 @@ class AgentProcess:
                 if kind == frames.REPLY:
                     return value, collected.streams()
                 if not frames.STDOUT <= kind <= frames.STDERR_TAIL:
-                    raise UsageError(f"the agent answered with a frame of type {kind:#x}")
+                    raise stream.unexpected(kind)
                 collected.take(kind, value[frames.STEP_INDEX.size :])

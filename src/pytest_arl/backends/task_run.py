@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
-from pytest_arl.channel import AgentError, ChannelLost, Stream
+from pytest_arl.channel import AgentError, ChannelLost, ChannelTimeout, Stream
 from pytest_arl.results import StepResult
 
 if TYPE_CHECKING:
@@ -23,24 +24,23 @@ GRACE_SECONDS = 5.0
 
 STREAMS: tuple[StreamName, StreamName] = ("stdout", "stderr")
 _CANCEL_SECONDS = 2.0
+_MOST_UNDER_WAY = 8 * 1024 * 1024  # bytes that the agent and the socket may hold
 
 
 class Collected:
     """What has come of one step's output: the head, and the end where the middle was left out."""
 
     def __init__(self, limit: int) -> None:
-        self._head_limit = limit // 2
+        self._limits = (limit // 2, limit - limit // 2)
         self.heads = (bytearray(), bytearray())
         self.tails = (bytearray(), bytearray())
 
     def take(self, kind: int, data: bytes) -> StreamName:
         """Keep a frame of output; which stream it is of."""
         which = (kind - frames.STDOUT) % 2
-        if kind >= frames.STDOUT_TAIL:
-            self.tails[which].extend(data)
-        else:
-            head = self.heads[which]
-            head += data[: self._head_limit - len(head)]
+        is_tail = kind >= frames.STDOUT_TAIL
+        kept = self.tails[which] if is_tail else self.heads[which]
+        kept += data[: self._limits[is_tail] - len(kept)]
         return STREAMS[which]
 
     def streams(self) -> tuple[bytes, bytes]:
@@ -69,6 +69,7 @@ class TaskRun:
         self._collected: dict[int, Collected] = {}
         self._began = self._step_began = time.monotonic()
         self._cancel_until: float | None = None
+        self._late_bytes = 0
 
     def collect(self, stream: Stream) -> None:
         """Take frames until the task is done."""
@@ -76,11 +77,18 @@ class TaskRun:
             kind, value = stream.receive(self._deadline())
             if kind == frames.DONE:
                 return
-            if kind == frames.STEP:
-                self._results.append(self._result(value))
-                self._step_began = time.monotonic()
-            elif frames.STDOUT <= kind <= frames.STDERR_TAIL:
-                self._take(kind, value)
+            try:
+                if kind == frames.STEP:
+                    name, pieces = self._ended(value)
+                elif frames.STDOUT <= kind <= frames.STDERR_TAIL:
+                    name, pieces = self._printed(kind, value)
+                else:
+                    raise stream.unexpected(kind)
+            except (LookupError, TypeError, ValueError, struct.error) as error:
+                raise stream.unexpected(error) from None
+            if self._on_output is not None:
+                for which, data in pieces:
+                    self._on_output(name, which, data)
 
     def cancel(self, stream: Stream) -> bool:
         """The caller was interrupted: end the step in the sandbox, wait a little for what is known of it; whether
@@ -91,7 +99,7 @@ class TaskRun:
         try:
             stream.send(frames.CANCEL, {"id": self._task.id})
             self.collect(stream)
-        except (ChannelLost, AgentError, TimeoutError):
+        except (ChannelLost, AgentError, ChannelTimeout):
             self.keep_partial()
             return False
         return True
@@ -129,29 +137,40 @@ class TaskRun:
                 ends.append(self._step_began + step.timeout)
         return min(ends) + GRACE_SECONDS if ends else None
 
-    def _take(self, kind: int, value: bytes) -> None:
+    def _printed(self, kind: int, value: bytes) -> tuple[str, list[tuple[StreamName, bytes]]]:
+        """Keep a frame of output; the step's name, and what a caller who watches is to see."""
         (index,) = frames.STEP_INDEX.unpack_from(value)
+        if index != len(self._results):
+            raise IndexError(f"output of step {index} where step {len(self._results)} runs")
+        deadline = self._deadline()
+        if deadline is not None and time.monotonic() > deadline:
+            # What waited in the stream may be late; an agent that goes on for ever no longer keeps deadlines.
+            self._late_bytes += len(value)
+            if self._late_bytes > 2 * self._limit + _MOST_UNDER_WAY:
+                raise ChannelTimeout
         collected = self._collected.get(index)
         if collected is None:
             collected = self._collected[index] = Collected(self._limit)
         data = value[frames.STEP_INDEX.size :]
         which = collected.take(kind, data)
-        if self._on_output is not None and kind < frames.STDOUT_TAIL:
-            self._on_output(self._task.steps[index].name, which, data)
+        return self._task.steps[index].name, [(which, data)] if kind < frames.STDOUT_TAIL else []
 
-    def _result(self, value: dict[str, Any]) -> StepResult:
-        index = value["i"]
+    def _ended(self, value: dict[str, Any]) -> tuple[str, list[tuple[StreamName, bytes]]]:
+        """Keep a step's result; its name, and what a caller who watches has not seen of it."""
+        index = len(self._results)
+        if value["i"] != index:
+            raise IndexError(f"the result of step {value['i']} where step {index} runs")
         step = self._task.steps[index]
         collected = self._collected.pop(index, None)
+        unseen: list[tuple[StreamName, bytes]] = []
         if collected is None:
             streams = value.get("o", b""), value.get("e", b"")
-            if self._on_output is not None:
-                for which, data in zip(STREAMS, streams, strict=True):
-                    if data:
-                        self._on_output(step.name, which, data)
+            unseen = [(which, data) for which, data in zip(STREAMS, streams, strict=True) if data]
         else:
             streams = collected.streams()
-        return step_result(step, value, streams, self._label(value.get("limit")))
+        self._results.append(step_result(step, value, streams, self._label(value.get("limit"))))
+        self._step_began = time.monotonic()
+        return step.name, unseen
 
 
 def step_result(step: Step, value: dict[str, Any], streams: tuple[bytes, bytes], limit: str | None) -> StepResult:

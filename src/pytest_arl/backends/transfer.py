@@ -19,16 +19,19 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pytest_arl.agent import frames
-from pytest_arl.channel import AgentError, Stream
+from pytest_arl.channel import AgentError, ChannelLost, Stream
 from pytest_arl.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Self
 
 __all__ = ["Archive", "receive_file", "receive_tree", "send_archive", "send_bytes", "send_tree"]
 
 MOST_BYTES = 16 * 1024**3
 MOST_ENTRIES = 1_000_000
+MOST_READ = 1024**3  # a file that is read into memory
 _PIECE = frames.MAX_PAYLOAD
 _ANSWER_SECONDS = 60.0
 _IN_MEMORY = 1024 * 1024
@@ -67,15 +70,22 @@ class Archive:
 
 def receive_file(stream: Stream, path: bytes) -> bytes:
     """The content of one file."""
-    stream.send(frames.GET, {"path": path, "bytes": MOST_BYTES, "entries": 1})
+    stream.send(frames.GET, {"path": path, "bytes": MOST_READ, "entries": 1})
     content = bytearray()
+    size = 0
     try:
         for kind, value in _incoming(stream):
-            if kind == frames.DATA:
+            if kind == frames.ENTRY:
+                if value["t"] != "f":
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
+                size = value["n"]
+            else:
                 content += value
-            elif value["t"] != "f":
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
+                if len(content) > size:
+                    raise stream.unexpected(ValueError("more data than the entry announced"))
     except AgentError as error:
+        if error.errno == errno.EFBIG:
+            raise UsageError(f"read: {os.fsdecode(path)}: {error.text}; use download() for large files") from None
         raise _named(error, path) from None
     return bytes(content)
 
@@ -103,15 +113,11 @@ def receive_tree(stream: Stream, path: bytes, local: Path) -> None:
 
 def send_bytes(stream: Stream, path: bytes, content: bytes, mode: int) -> None:
     """Write one file in pieces."""
-    stream.send(frames.PUT, {"path": path})
-    entry = {"p": b"", "t": "f", "m": mode, "n": len(content), "at": time.time_ns()}
-    stream.send(frames.ENTRY, entry)
-    view = memoryview(content)
-    for at in range(0, len(view), _PIECE):
-        stream.send_data(view[at : at + _PIECE])
-        if stream.pending():
-            break
-    _finish(stream, crc32(content), path)
+    with _Departure(stream, path, merge=False) as departure:
+        departure.entry({"p": b"", "t": "f", "m": mode, "n": len(content), "at": time.time_ns()})
+        view = memoryview(content)
+        for at in range(0, len(view), _PIECE):
+            departure.data(view[at : at + _PIECE])
 
 
 def send_tree(stream: Stream, local: Path, remote: bytes) -> None:
@@ -121,40 +127,77 @@ def send_tree(stream: Stream, local: Path, remote: bytes) -> None:
     except OSError as error:
         raise UsageError(f"upload: {local}: {error.strerror}") from None
     plan = list(_plan(local, b"", state))  # everything is looked at before anything is sent
-    stream.send(frames.PUT, {"path": remote, "merge": True})
-    crc = 0
-    try:
+    with _Departure(stream, remote, merge=True) as departure:
         for entry, source in plan:
-            stream.send(frames.ENTRY, entry)
+            departure.entry(entry)
             if source is not None:
-                crc = _send_file(stream, source, int(entry["n"]), crc)
-            if stream.pending():
-                break
-    except OSError:
-        stream.send(frames.END, {"abort": True})
-        stream.reply(time.monotonic() + _ANSWER_SECONDS)
-        raise
-    _finish(stream, crc, remote)
+                _send_file(departure, source, int(entry["n"]), follow=source is local)
 
 
 def send_archive(stream: Stream, archive: Archive, only: set[bytes] | None) -> None:
     """Put an archive's files back; only those paths (and the folders above them) where given."""
     wanted = None if only is None else _with_parents(only)
-    if wanted is not None and archive.root not in wanted:
+    if not archive.count or (wanted is not None and archive.root not in wanted):
         return
-    stream.send(frames.PUT, {"path": archive.root, "merge": True})
-    crc = 0
     taking = False
-    for kind, value in archive:
-        if kind == frames.ENTRY:
-            path = archive.root + b"/" + value["p"] if value["p"] else archive.root
-            taking = wanted is None or path in wanted
-            if taking:
-                stream.send(frames.ENTRY, value)
-        elif taking:
-            crc = crc32(value, crc)
-            stream.send_data(value)
-    _finish(stream, crc, archive.root)
+    with _Departure(stream, archive.root, merge=True) as departure:
+        for kind, value in archive:
+            if kind == frames.ENTRY:
+                path = archive.root + b"/" + value["p"] if value["p"] else archive.root
+                taking = wanted is None or path in wanted
+                if taking:
+                    departure.entry(value)
+            elif taking:
+                departure.data(value)
+
+
+class _Refused(Exception):
+    """The sandbox has answered before everything was sent."""
+
+
+class _Departure:
+    """Files on their way into a sandbox: complete and checked at the end of a ``with`` block, or not there at all."""
+
+    def __init__(self, stream: Stream, path: bytes, *, merge: bool) -> None:
+        self._stream = stream
+        self._path = path
+        self._merge = merge
+        self._crc = 0
+
+    def __enter__(self) -> Self:
+        self._stream.send(frames.PUT, {"path": self._path, "merge": self._merge})
+        return self
+
+    def entry(self, entry: dict[str, Any]) -> None:
+        """The next file, folder or link."""
+        self._stream.send(frames.ENTRY, entry)
+        self._look()
+
+    def data(self, data: bytes | memoryview) -> None:
+        """More of the file that the last entry named."""
+        self._crc = crc32(data, self._crc)
+        self._stream.send_data(data)
+        self._look()
+
+    def _look(self) -> None:
+        if self._stream.pending():
+            raise _Refused
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None or isinstance(error, _Refused):
+            self._stream.send(frames.END, {"crc": self._crc})
+            try:
+                self._stream.reply(time.monotonic() + _ANSWER_SECONDS)
+            except AgentError as refusal:
+                raise _named(refusal, self._path) from None
+            return True
+        with suppress(ChannelLost, AgentError):
+            self._stream.send(frames.END, {"abort": True})
+            if isinstance(error, Exception):  # else the caller is in a hurry: Ctrl-C
+                self._stream.reply(time.monotonic() + _ANSWER_SECONDS)
+        return False
 
 
 def _with_parents(paths: set[bytes]) -> set[bytes]:
@@ -166,25 +209,36 @@ def _with_parents(paths: set[bytes]) -> set[bytes]:
 
 
 def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
-    """Entries and data until the end, checked by their checksum."""
+    """Entries and data until the end, checked by their checksum and their types."""
     crc = 0
     while True:
         kind, value = stream.receive()
-        if kind == frames.END:
-            if value["crc"] != crc:
-                raise OSError(errno.EIO, "the checksum of what came out of the sandbox is wrong")
-            return
         if kind == frames.DATA:
             crc = crc32(value, crc)
+        elif kind == frames.ENTRY:
+            if not _is_entry(value):
+                raise stream.unexpected(TypeError("an entry of a transfer"))
+        elif kind == frames.END and isinstance(value, dict):
+            if value.get("crc") != crc:
+                raise OSError(errno.EIO, "the checksum of what came out of the sandbox is wrong")
+            return
+        else:
+            raise stream.unexpected(kind)
         yield kind, value
 
 
-def _finish(stream: Stream, crc: int, path: bytes) -> None:
-    stream.send(frames.END, {"crc": crc})
-    try:
-        stream.reply(time.monotonic() + _ANSWER_SECONDS)
-    except AgentError as error:
-        raise _named(error, path) from None
+def _is_entry(value: object) -> bool:
+    """Whether a sandbox's entry is one: what it says of sizes and names is still only what it says."""
+    if not isinstance(value, dict):
+        return False
+    numbers = value.get("m"), value.get("at"), value.get("n")
+    return (
+        isinstance(value.get("p"), bytes)
+        and value.get("t") in {"f", "d", "l"}
+        and all(type(number) is int for number in numbers)
+        and value["n"] >= 0
+        and (value["t"] != "l" or isinstance(value.get("to"), bytes))
+    )
 
 
 def _named(error: AgentError, path: bytes) -> Exception:
@@ -211,19 +265,17 @@ def _plan(local: Path, below: bytes, state: os.stat_result) -> Iterator[tuple[di
         )
 
 
-def _send_file(stream: Stream, source: Path, size: int, crc: int) -> int:
-    with source.open("rb") as file:
+def _send_file(departure: _Departure, source: Path, size: int, *, follow: bool) -> None:
+    # O_NONBLOCK: a FIFO that took the file's place since it was looked at must not be waited for.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    with open(source, "rb", opener=lambda path, _: os.open(path, flags)) as file:
         left = size
         while left:
             data = file.read(min(left, _PIECE))
             if not data:
                 raise OSError(errno.EIO, "the file shrank while it was uploaded", str(source))
-            crc = crc32(data, crc)
-            stream.send_data(data)
+            departure.data(data)
             left -= len(data)
-            if stream.pending():
-                break
-    return crc
 
 
 class _Arrival:
@@ -296,8 +348,8 @@ class _Arrival:
             if self._entries:
                 raise OSError(errno.EINVAL, "two entries for the root", self._remote)
             return self._root
-        parent, _, last = name.rpartition(b"/")
-        if parent not in self._folders or last in (b"", b".", b"..") or b"\0" in last:
+        parent, slash, last = name.rpartition(b"/")
+        if bool(parent) != bool(slash) or parent not in self._folders or last in (b"", b".", b"..") or b"\0" in last:
             raise OSError(
                 errno.EINVAL,
                 f"the sandbox sent the name {os.fsdecode(name)!r}, which is not below the download",
@@ -306,14 +358,14 @@ class _Arrival:
         return self._root / os.fsdecode(name)
 
     def _link(self, path: Path, entry: dict[str, Any]) -> None:
-        target = os.fsdecode(entry["to"])
-        where = os.fsdecode(entry["p"])
+        """Make a link that stays inside. Its ``..`` must all be in front: after a name they would count from where
+        that leads, should it be a link itself.
+        """
+        target, where = os.fsdecode(entry["to"]), os.fsdecode(entry["p"])
+        parts = PurePosixPath(target).parts
+        up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
         depth = len(PurePosixPath(where).parent.parts)
-        lowest = depth
-        for part in PurePosixPath(target).parts:
-            depth += -1 if part == ".." else 1
-            lowest = min(lowest, depth)
-        if target.startswith("/") or lowest < 0 or not where:
+        if not where or not parts or "\0" in target or parts[0] == "/" or up > depth or ".." in parts[up:]:
             raise UsageError(
                 f"download of {self._remote}: {where or 'it'} is a link to {target!r}, outside of what is downloaded: "
                 "remove the link in the sandbox first, or download less"
@@ -322,27 +374,33 @@ class _Arrival:
 
 
 def _put_in_place(root: Path, local: Path) -> None:
-    if not local.is_dir() or not root.is_dir():
+    """Move what came to where it belongs; nothing is moved where something is in the way."""
+    if not _is_folder(root):
         if local.is_dir():
             raise UsageError(
                 f"download: {local} is a folder; name the file that is to be written, such as {local}/result.txt"
             )
         root.replace(local)
-        return
+    elif local.is_dir():
+        moves = list(_moves(root, local))
+        for source, target in moves:
+            shutil.move(source, target)
+    elif os.path.lexists(local):
+        raise UsageError(f"download: {local} is in the way: a folder comes")
+    else:
+        root.replace(local)
+
+
+def _moves(root: Path, local: Path) -> Iterator[tuple[Path, Path]]:
     for child in root.iterdir():
         target = local / child.name
-        comes_folder = child.is_dir() and not child.is_symlink()
-        if (
-            target.is_dir() != comes_folder
-            if target.exists() and not target.is_symlink()
-            else target.is_symlink() and comes_folder
-        ):
+        if _is_folder(child) and _is_folder(target):
+            yield from _moves(child, target)
+        elif os.path.lexists(target) and (_is_folder(child) or _is_folder(target)):
             raise UsageError(f"download: {target} is in the way: a link, or a file where a folder comes")
-    for child in root.iterdir():
-        target = local / child.name
-        if target.is_dir() and not target.is_symlink():
-            _put_in_place(child, target)
         else:
-            with suppress(FileNotFoundError):
-                target.unlink()
-            shutil.move(child, target)
+            yield child, target
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
