@@ -112,6 +112,10 @@ class _Running:
         assert self.process.stdin is not None
         self.process.stdin.close()
 
+    @property
+    def busy(self) -> bool:
+        return self.process.poll() is None or any(thread.is_alive() for thread in self._threads)
+
     def kill(self, reason: str) -> None:
         if self.process.poll() is None:
             self.reason = self.reason or reason
@@ -247,7 +251,7 @@ class ToySandbox:
         on_output: OnOutput | None,
         deadline: float | None,
     ) -> None:
-        while running.process.poll() is None or not news.empty():
+        while running.busy or not news.empty():
             if deadline is not None and time.monotonic() > deadline:
                 running.kill("TimedOut")
             if task_id in self._cancelled:

@@ -235,9 +235,14 @@ class Lifecycle:
         if held is not None and held.opener is opener:
             self.delete_sandbox()
 
+    @property
+    def _has_none(self) -> bool:
+        """Whether a block that is entered has to create a sandbox. One that was lost is not replaced in silence."""
+        return self._holding is None or self._holding.pid != os.getpid()
+
     def __enter__(self) -> Self:
         __tracebackhide__ = True
-        if self._holding is None or self._holding.pid != os.getpid():
+        if self._has_none:
             self.create_sandbox()
         return self
 

@@ -150,7 +150,7 @@ class SandboxSession(BlockingSession):
 
     async def __aenter__(self) -> Self:
         __tracebackhide__ = True
-        if not self.is_open:
+        if self._has_none:
             await self.acreate_sandbox()
         return self
 

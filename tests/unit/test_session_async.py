@@ -134,15 +134,16 @@ def test_cancelling_one_that_waits_lets_nothing_of_it_run(run: Callable[[Main], 
     async def main() -> None:
         async with SandboxSession(backend="toy") as session:
             (sandbox,) = toy.open
-            blocker = threading.Thread(target=lambda: session.run("sleep", "0.5"))
+            hold = "while [ ! -e go ]; do sleep 0.01; done"
+            blocker = threading.Thread(target=lambda: session.run("sh", "-c", hold))
             blocker.start()
             while not sandbox.executed:
                 time.sleep(0.005)  # noqa: ASYNC251 - likewise
-            began = time.monotonic()
             assert await cancelled_after(0.05, lambda: session.arun("touch", "never"))
-            assert time.monotonic() - began < 0.4
+            assert blocker.is_alive()
+            session.write("go", "")
             blocker.join()
-            assert (await session.arun("ls")).stdout == ""
+            assert (await session.arun("ls")).stdout == "go\n"
             assert len(sandbox.executed) == 2
 
     run(main)
@@ -153,19 +154,21 @@ def test_cancelling_a_creation_leaves_no_sandbox(
 ) -> None:
     acquire = toy.acquire
 
+    go_on = threading.Event()
+
     def slowly(request: object) -> ToySandbox:
-        time.sleep(0.4)
+        go_on.wait(20)
         return acquire(request)  # type: ignore[arg-type] # passed on
 
     monkeypatch.setattr(toy, "acquire", slowly)
     session = SandboxSession(backend="toy")
 
     async def main() -> None:
-        began = time.monotonic()
         assert await cancelled_after(0.05, session.acreate_sandbox)
-        assert time.monotonic() - began < 0.3
+        assert session._opening
 
     run(main)
+    go_on.set()
     deadline = time.monotonic() + 5
     while session._opening and time.monotonic() < deadline:
         time.sleep(0.01)

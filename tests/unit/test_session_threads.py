@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -45,13 +46,16 @@ def test_tasks_of_one_sandbox_never_overlap(session: SandboxSession) -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_sandboxes_run_side_by_side() -> None:
-    with SandboxSession(backend="toy") as one, SandboxSession(backend="toy") as other:
-        began = time.monotonic()
-        threads = [in_thread(lambda session=session: session.run("sleep", "0.4")) for session in (one, other)]  # type: ignore[misc] # bound on purpose
-        for thread in threads:
-            thread.join(10)
-        assert time.monotonic() - began < 0.75
+def test_sandboxes_run_side_by_side(tmp_path: Path) -> None:
+    """Each waits for the other: one after the other, neither would end."""
+    meet = "touch $1; while [ ! -e $2 ]; do sleep 0.01; done"
+    with SandboxSession(backend="toy", timeout=20) as one, SandboxSession(backend="toy", timeout=20) as other:
+        here, there = str(tmp_path / "here"), str(tmp_path / "there")
+        codes: list[int | None] = []
+        thread = in_thread(lambda: codes.append(one.run("sh", "-c", meet, "-", here, there).exit_code))
+        codes.append(other.run("sh", "-c", meet, "-", there, here).exit_code)
+        thread.join(20)
+    assert codes == [0, 0]
 
 
 def test_files_are_served_while_a_task_runs(session: SandboxSession) -> None:

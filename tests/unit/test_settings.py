@@ -190,6 +190,15 @@ def test_an_override_is_lifted_from_below_another() -> None:
     assert current().value("pool") == "default"
 
 
+def test_of_two_equal_overrides_one_stays_when_the_other_goes() -> None:
+    first, second = override({"pool": "a"}, "x"), override({"pool": "a"}, "x")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert current().value("pool") == "a"
+    second.__exit__(None, None, None)
+
+
 def test_an_override_reaches_the_threads_that_a_test_starts() -> None:
     seen: list[str] = []
     with override({"pool": "a"}, "marker"):
