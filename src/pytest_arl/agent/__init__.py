@@ -14,6 +14,8 @@ tree        which processes live, and killing them
 command     one running program: start, stdin, capture, end
 limits      which limit a step ran into
 tasks       steps in order, timeouts, cancelling, each task once
+supervisor  a program beside others: how the agent knows that nothing of it is left
+foreground  the Command that runs now, and the killing of all it leaves
 background  programs that outlive their step
 files       one file: resolve, write atomically, read
 transfer    files and folders, in and out

@@ -24,6 +24,8 @@ _MODULES = (
     "tree",
     "limits",
     "command",
+    "supervisor",
+    "foreground",
     "background",
     "files",
     "transfer",

@@ -15,6 +15,7 @@ __all__ = ["READ", "WRITE", "Loop", "Timer"]
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+_MOST_AT_ONCE = 1000
 
 
 class Timer:
@@ -92,13 +93,15 @@ class Loop:
         ended = []
         self.childless = False
         try:
-            while True:
+            for _ in range(_MOST_AT_ONCE):
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     break
                 callback = self._children.pop(pid, None)
                 if callback is not None:
                     ended.append((callback, status))
+            else:
+                self.call_at(0.0, self.reap)  # they come as fast as they are collected: timers have their turn
         except ChildProcessError:
             self.childless = True
         for callback, status in ended:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from pytest_arl.agent import files, frames, limits, link, loop, spool, tasks, transfer, tree
+from pytest_arl.agent import files, frames, limits, link, loop, spool, tasks, transfer
+from pytest_arl.agent.background import Backgrounds
 from pytest_arl.agent.checkpoint import Manifest
 from pytest_arl.agent.command import Push
 
@@ -29,7 +30,7 @@ class Server:
         self.loop = wait
         self.oom = oom
         self.link = link.Link(wait, fd, self._received)
-        self.backgrounds: list[Background] = []
+        self.backgrounds = Backgrounds(wait)
         self._arrivals: dict[int, transfer.Arrival | None] = {}
         self._manifests: dict[int, Manifest] = {}
         self._handlers: dict[int, Callable[[int, Request], None]] = {
@@ -272,10 +273,10 @@ class Server:
         elif action == "return":
             keep: list[tuple[str, int]] = request["keep"]
             wanted = {(task, step) for task, step in keep}
-            for task, step, process in self._living():
-                if (task, step) not in wanted:
-                    process.kill("Killed")
-            self._return_when_alone(stream, self._manifests[number], time.monotonic() + 2)
+            doomed = [process for task, step, process in self._living() if (task, step) not in wanted]
+            for process in doomed:
+                process.kill("Killed")
+            self._return_without(doomed, stream, self._manifests[number], time.monotonic() + 2)
         else:
             self.refuse(stream, "a checkpoint has no " + str(action))
 
@@ -287,12 +288,13 @@ class Server:
             if process.alive
         ]
 
-    def _return_when_alone(self, stream: int, manifest: Manifest, deadline: float) -> None:
+    def _return_without(self, doomed: list[Background], stream: int, manifest: Manifest, deadline: float) -> None:
         """Once only the kept processes live, put files and IPC objects back and say what the host must send."""
-        keep = {process.supervisor for process in self.backgrounds if process.alive and process.reason is None}
-        if tree.kill_outside(keep):
+        if not self.backgrounds.strays and not any(process.alive for process in doomed):
             self._reply(stream, {"changed": manifest.undo()})
         elif time.monotonic() > deadline:
             self.refuse(stream, "processes that should end live on")
         else:
-            self.loop.call_at(time.monotonic() + 0.005, lambda: self._return_when_alone(stream, manifest, deadline))
+            self.loop.call_at(
+                time.monotonic() + 0.005, lambda: self._return_without(doomed, stream, manifest, deadline)
+            )

@@ -10,10 +10,9 @@ import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`,
 import os
 import time
 
-from pytest_arl.agent import files, frames, tree
-from pytest_arl.agent.background import Background
+from pytest_arl.agent import files, frames
 from pytest_arl.agent.command import CannotStart, Pipes, Push, spawn
-from pytest_arl.agent.limits import SAMPLE_SECONDS
+from pytest_arl.agent.foreground import Foreground
 from pytest_arl.agent.spool import INLINE
 
 TYPE_CHECKING = False
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from pytest_arl.agent.loop import Timer
+    from pytest_arl.agent.background import Background
     from pytest_arl.agent.server import Server
     from pytest_arl.agent.spool import Capture
 
@@ -31,11 +30,7 @@ TIMED_OUT_CODE = 124
 """What timeout(1) of the GNU coreutils exits with."""
 
 _KEPT_BYTES = 8 * 1024 * 1024
-_KILL_RETRY_SECONDS = 0.005
-_PASSES_SECONDS = 0.3  # 24 passes were enough against chains of fork and exit; a pass takes about 2 ms
-_UNKILLABLE_SECONDS = 5.0
 _TURN_SECONDS = 0.05
-_EX_OSERR = 71
 _STDERR_END = 4096
 
 
@@ -197,27 +192,46 @@ class Task:
 
     def _start(self, step: dict[str, Any]) -> bool:
         """Start a Command; whether it runs. What cannot be started is a failed step."""
+        server = self._server
         pipes, argv, env, cwd = self._prepare(step)
-        self._server.limits.begin()
-        try:
-            pid = spawn(argv, env, cwd, pipes.stdio, self._server.oom)
-        except CannotStart as problem:
-            pipes.abandon()
-            self._cannot_start(argv, problem)
-            return False
+        server.limits.begin()
+        deadline = self._deadline_of(step, pipes)
+        if server.backgrounds.alive():
+            foreground = Foreground(server, pipes, deadline, self._over)
+            foreground.supervise(argv, env, cwd, lambda problem: self._never_ran(argv, problem))
+        else:
+            try:
+                pid = spawn(argv, env, cwd, pipes.stdio, server.oom)
+            except CannotStart as problem:
+                pipes.abandon()
+                self._cannot_start(argv, problem)
+                return False
+            foreground = Foreground(server, pipes, deadline, self._over)
+            foreground.child(pid)
         pipes.listen(self._pushes(len(self.records)))
         self._feed(pipes, step)
+        self._foreground = foreground
+        return True
+
+    def _deadline_of(self, step: dict[str, Any], pipes: Pipes) -> float | None:
         deadlines = [self._deadline] if self._deadline is not None else []
         timeout = _seconds(step.get("timeout"))
         if timeout is not None:
             deadlines.append(pipes.started + timeout)
-        self._foreground = Foreground(self, self._server, pipes, pid, min(deadlines, default=None))
-        return True
+        return min(deadlines, default=None)
+
+    def _never_ran(self, argv: list[bytes], problem: CannotStart) -> None:
+        """The supervisor of the running Command could not start it."""
+        foreground, self._foreground = self._foreground, None
+        if foreground is not None:
+            foreground.pipes.drain()
+        self._cannot_start(argv, problem)
+        self._finish()
 
     def _start_background(self, step: dict[str, Any]) -> None:
         pipes, argv, env, cwd = self._prepare(step, background=True)
         index = len(self.records)
-        process = Background(self._loop, pipes)
+        process = self._server.backgrounds.new(pipes)
 
         def started(problem: CannotStart | None) -> None:
             if problem is not None:
@@ -226,7 +240,6 @@ class Task:
                 self._finish()
                 return
             self.background[index] = process
-            self._server.backgrounds.append(process)
             timeout = _seconds(step.get("timeout"))
             if timeout is not None:
                 self._loop.call_at(
@@ -273,10 +286,17 @@ class Task:
         """A result that the agent itself produced."""
         self._record(result | {"out": len(stdout), "err": len(stderr), "o": stdout, "e": stderr}, None)
 
-    def command_ended(self, result: dict[str, Any], pipes: Pipes) -> None:
-        """The running Command is over, its tree gone."""
-        self._foreground = None
+    def _over(self) -> None:
+        """The running Command is over, and nothing of it lives."""
+        foreground, self._foreground = self._foreground, None
+        if foreground is None or foreground.status is None:
+            raise RuntimeError("a step is over before its program is")
+        pipes = foreground.pipes
+        pipes.drain()
+        result = ended(foreground.status, foreground.reason)
+        limit = self._blame(result, foreground)
         stdout, stderr = pipes.captures
+        result |= {"limit": limit, "s": foreground.ended_at - pipes.started}
         result |= {"at": pipes.started_at, "out": stdout.size, "err": stderr.size}
         pushes = [output.push for output in pipes.outputs if output.push is not None]
         inline = stdout.inline, stderr.inline
@@ -289,110 +309,23 @@ class Task:
             self._record(result, pipes.captures)
         self._step_done(result["outcome"] == "Succeeded")
 
+    def _blame(self, result: dict[str, Any], foreground: Foreground) -> str | None:
+        """The limit that ended a Command; a kill for memory is given its name in ``result``."""
+        limits = self._server.limits
+        if foreground.reason is None and result["outcome"] != "Succeeded":
+            capture = foreground.pipes.captures[1]
+            limit = limits.blame(b"".join(capture.read(max(0, capture.size - _STDERR_END), capture.size)))
+            if result["signal"] == "SIGKILL" and limit == "memory":
+                result["outcome"] = "OutOfMemory"
+            return limit
+        if foreground.reason == "TimedOut" and limits.refused_processes():
+            return "processes"
+        return foreground.limit
+
     def _record(self, result: dict[str, Any], captures: tuple[Capture, Capture] | None) -> None:
         body = frames.encode(result | {"i": len(self.records)})
         self.records.append(Record(body, captures))
         self._server.link.send(frames.frame(frames.STEP, self.stream, body))
-
-
-class Foreground:
-    """The Command that runs now, and the killing of all it leaves."""
-
-    def __init__(self, task: Task, server: Server, pipes: Pipes, pid: int, deadline: float | None) -> None:
-        self._task = task
-        self._server = server
-        self._loop = server.loop
-        self._pipes = pipes
-        self._status: int | None = None
-        self._reason: str | None = None
-        self._limit: str | None = None
-        self._ended_at = 0.0
-        self._killing_since = 0.0
-        self._timers: list[Timer] = []
-        self._loop.child(pid, self._main_ended)
-        self._loop.reaped = self._look
-        if deadline is not None:
-            self._timers.append(self._loop.call_at(deadline, self._late))
-        self._sampler = self._loop.call_at(pipes.started + SAMPLE_SECONDS, self._sample)
-
-    def attach(self, pushes: tuple[Push, Push]) -> None:
-        """Send the output to another request's stream from here on, all of it."""
-        for output, push in zip(self._pipes.outputs, pushes, strict=True):
-            output.push = push
-
-    def end(self, reason: str, limit: str | None = None) -> None:
-        """Kill it with its tree; the first reason stands."""
-        if self._reason is None and self._status is None:
-            self._reason, self._limit = reason, limit
-            self._kill()
-
-    def _late(self) -> None:
-        self.end("TimedOut", "timeout")
-
-    def _sample(self) -> None:
-        limit = self._server.limits.sample()
-        if limit is not None:
-            self.end("OutOfMemory" if limit == "memory" else "Killed", limit)
-        elif self._status is None:
-            self._sampler = self._loop.call_at(time.monotonic() + SAMPLE_SECONDS, self._sample)
-
-    def _main_ended(self, status: int) -> None:
-        self._status = status
-        self._ended_at = time.monotonic()
-
-    def _look(self) -> None:
-        """Children were collected: is the step over, and nothing of it left?"""
-        if self._status is None:
-            return
-        if self._loop.childless:
-            self._finish()
-        else:
-            self._kill()
-
-    def _kill(self) -> None:
-        """Kill all there is of the step, now and again until it is gone."""
-        now = time.monotonic()
-        self._killing_since = self._killing_since or now
-        backgrounds = [process for process in self._server.backgrounds if process.alive]
-        if not backgrounds:
-            tree.kill_all()
-        elif now - self._killing_since < _PASSES_SECONDS and tree.can_see_processes():
-            if tree.kill_outside({process.supervisor for process in backgrounds}) and self._status is not None:
-                self._finish()
-                return
-        else:
-            for process in backgrounds:
-                process.reason = process.reason or "Killed"
-            tree.kill_all()
-        if now - self._killing_since > _UNKILLABLE_SECONDS:
-            # Something cannot be killed, so nothing here can be trusted; the kernel takes the namespace down.
-            os._exit(_EX_OSERR)
-        self._timers.append(self._loop.call_at(now + _KILL_RETRY_SECONDS, self._again))
-
-    def _again(self) -> None:
-        self._loop.reap()
-
-    def _finish(self) -> None:
-        for timer in (*self._timers, self._sampler):
-            timer.cancel()
-        self._loop.reaped = lambda: None
-        self._pipes.drain()
-        if self._status is None:
-            raise RuntimeError("a step is finished before its program is")
-        result = ended(self._status, self._reason)
-        if result["outcome"] != "Succeeded" and self._limit is None and self._reason is None:
-            self._limit = self._server.limits.blame(self._stderr_end())
-            if result["signal"] == "SIGKILL" and self._limit == "memory":
-                result["outcome"] = "OutOfMemory"
-        elif self._reason == "TimedOut" and self._server.limits.refused_processes():
-            self._limit = "processes"
-        self._task.command_ended(
-            result | {"limit": self._limit, "s": self._ended_at - self._pipes.started}, self._pipes
-        )
-
-    def _stderr_end(self) -> bytes:
-        capture = self._pipes.captures[1]
-        return b"".join(capture.read(max(0, capture.size - _STDERR_END), capture.size))
 
 
 class Tasks:

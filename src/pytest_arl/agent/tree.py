@@ -7,6 +7,8 @@ import os
 
 __all__ = ["Processes", "below", "can_see_processes", "kill_all", "kill_below", "kill_one", "kill_outside", "processes"]
 
+_THREADS = 17  # of /proc/PID/stat, counted from the state on
+
 Processes = dict[int, int]
 """Each process and its parent."""
 
@@ -31,9 +33,10 @@ def processes() -> Processes:
         except OSError:
             continue
         # The command's name stands in parentheses and may hold any byte, a parenthesis too.
-        state, parent = stat[stat.rindex(b")") + 2 :].split(b" ", 2)[:2]
-        if state not in b"ZX":
-            found[int(name)] = int(parent)
+        fields = stat[stat.rindex(b")") + 2 :].split(b" ", _THREADS + 1)
+        # A process whose first thread has ended shows as a zombie, and its other threads run on.
+        if fields[0] not in b"ZX" or int(fields[_THREADS]) > 1:
+            found[int(name)] = int(fields[1])
     return found
 
 
@@ -57,21 +60,20 @@ def kill_all() -> None:
     _kill(-1)
 
 
-def kill_outside(keep: set[int]) -> bool:
-    """SIGKILL once to everything that is neither in ``keep`` nor below it. True if there was nothing to kill."""
+def kill_outside(keep: set[int], spared: int) -> None:
+    """SIGKILL once to everything that is neither in ``keep`` nor below it, nor is ``spared`` itself.
+
+    What forks and exits all the time may be missed: that all is gone is for a supervisor to tell.
+    """
     alive = processes()
-    doomed = set(alive) - keep - below(keep, alive)
-    for pid in doomed:
+    for pid in set(alive) - keep - below(keep, alive) - {spared}:
         _kill(pid)
-    return not doomed
 
 
-def kill_below(root: int) -> bool:
-    """SIGKILL once to every descendant of ``root``. True if there was none."""
-    doomed = below({root}, processes())
-    for pid in doomed:
+def kill_below(root: int) -> None:
+    """SIGKILL once to every descendant of ``root`` that is seen."""
+    for pid in below({root}, processes()):
         _kill(pid)
-    return not doomed
 
 
 def kill_one(pid: int) -> None:

@@ -1,0 +1,155 @@
+"""The Command that runs now, and the killing of all it leaves."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pytest_arl.agent import tree
+from pytest_arl.agent.limits import SAMPLE_SECONDS
+from pytest_arl.agent.supervisor import Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_arl.agent.command import CannotStart, Pipes, Push
+    from pytest_arl.agent.loop import Timer
+    from pytest_arl.agent.server import Server
+
+__all__ = ["Foreground"]
+
+_KILL_RETRY_SECONDS = 0.005
+_PASSES_SECONDS = 0.3  # 24 passes were enough against chains of fork and exit; a pass takes about 2 ms
+_UNKILLABLE_SECONDS = 5.0
+_EX_OSERR = 71
+
+
+class Foreground:
+    """One running Command.
+
+    Alone in the sandbox it is a child of the agent: PID 1 inherits every orphan, one call kills all there is, and
+    all is gone when the kernel says that PID 1 has no child. Beside background processes a supervisor takes the
+    agent's part, for the Command's processes only.
+
+    Attributes:
+        status: the program's wait status, None while it runs.
+        reason: why the agent ended it, or None.
+        pipes: its streams.
+        limit: the limit that it was ended for, or None.
+        ended_at: when (monotonic seconds).
+    """
+
+    def __init__(self, server: Server, pipes: Pipes, deadline: float | None, done: Callable[[], None]) -> None:
+        """``done`` is called once, when the Command is over and nothing of it lives."""
+        self._server = server
+        self._loop = server.loop
+        self.pipes = pipes
+        self._done = done
+        self.status: int | None = None
+        self.reason: str | None = None
+        self.limit: str | None = None
+        self.ended_at = 0.0
+        self._supervisor: Supervisor | None = None
+        self._killing_since = 0.0
+        self._retry: Timer | None = None
+        self._late = None if deadline is None else self._loop.call_at(deadline, self._too_late)
+        self._sampler = self._loop.call_at(pipes.started + SAMPLE_SECONDS, self._sample)
+        self._loop.reaped = self._look
+
+    def child(self, pid: int) -> None:
+        """The Command runs as the agent's own child."""
+        self._loop.child(pid, self._main_ended)
+
+    def supervise(
+        self,
+        argv: list[bytes],
+        env: dict[bytes, bytes],
+        cwd: bytes,
+        cannot_start: Callable[[CannotStart], None],
+    ) -> None:
+        """Start the Command below a supervisor. ``cannot_start`` is called instead of ``done`` if it cannot."""
+
+        def started(problem: CannotStart | None) -> None:
+            if problem is not None:
+                if self.reason is None:
+                    self._done = lambda: cannot_start(problem)
+                ended(0)
+
+        def ended(status: int) -> None:
+            self._main_ended(status)
+            self._look()
+
+        self._supervisor = Supervisor(self._loop, started=started, ended=ended, gone=lambda: None)
+        self._supervisor.start(argv, env, cwd, self.pipes.stdio, self._server.oom)
+
+    def attach(self, pushes: tuple[Push, Push]) -> None:
+        """Send the output to another request's stream from here on, all of it."""
+        for output, push in zip(self.pipes.outputs, pushes, strict=True):
+            output.push = push
+
+    def end(self, reason: str, limit: str | None = None) -> None:
+        """Kill it with its tree; the first reason stands."""
+        if self.reason is None and self.status is None:
+            self.reason, self.limit = reason, limit
+            self._kill()
+
+    def _too_late(self) -> None:
+        self.end("TimedOut", "timeout")
+
+    def _sample(self) -> None:
+        limit = self._server.limits.sample()
+        if limit is not None:
+            self.end("OutOfMemory" if limit == "memory" else "Killed", limit)
+        elif self.status is None:
+            self._sampler = self._loop.call_at(time.monotonic() + SAMPLE_SECONDS, self._sample)
+
+    def _main_ended(self, status: int) -> None:
+        self.status = status
+        self.ended_at = time.monotonic()
+
+    def _look(self) -> None:
+        """Something ended: is the step over, and nothing of it left?"""
+        if self._loop.childless:
+            self._server.backgrounds.strays = False
+        if self.status is None:
+            return
+        own = self._supervisor
+        alone = own is not None and not own.pid and own.clean and not self._server.backgrounds.strays
+        if self._loop.childless or alone:
+            self._dismiss()
+            self._done()
+        else:
+            self._kill()
+
+    def _kill(self) -> None:
+        """Kill all there is of the step, now and again until it is gone."""
+        now = time.monotonic()
+        self._killing_since = self._killing_since or now
+        backgrounds = self._server.backgrounds
+        alive = backgrounds.alive()
+        own = self._supervisor
+        lost = own is None or backgrounds.strays or not (own.pid or own.clean)
+        if alive and not lost and now - self._killing_since < _PASSES_SECONDS and tree.can_see_processes():
+            tree.kill_outside({process.supervisor for process in alive}, own.pid if own is not None else 0)
+        else:
+            for process in alive:
+                process.reason = process.reason or "Killed"
+            tree.kill_all()
+        if now - self._killing_since > _UNKILLABLE_SECONDS:
+            # Something cannot be killed, so nothing here can be trusted; the kernel takes the namespace down.
+            os._exit(_EX_OSERR)
+        if self._retry is None or self._retry.callback is None:
+            self._retry = self._loop.call_at(now + _KILL_RETRY_SECONDS, self._again)
+
+    def _again(self) -> None:
+        self._retry = None
+        self._loop.reap()
+        if self.status is None and self.reason is not None:
+            self._kill()
+
+    def _dismiss(self) -> None:
+        for timer in (self._late, self._sampler, self._retry):
+            if timer is not None:
+                timer.cancel()
+        self._loop.reaped = lambda: None

@@ -1,0 +1,90 @@
+"""Programs that want out, each in a sandbox of its own, in every tier that there is for this user."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from pytest_arl import SandboxSession, StepResult
+from pytest_arl.backends.local import backend
+from pytest_arl.backends.local.probe import probe
+from pytest_arl.hooks import close_backends
+from pytest_arl.settings import override
+
+_SMALL = """
+[pools.attacked]
+memory = "256Mi"
+processes = 64
+workspace = "64Mi"
+tmp = "32Mi"
+"""
+
+OpenSandbox = Callable[..., SandboxSession]
+
+
+def _tiers() -> list[str]:
+    return ["bwrap+cgroup", "bwrap+rlimit"] if probe().cgroups else ["bwrap+rlimit"]
+
+
+@pytest.fixture(params=_tiers())
+def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The isolation to attack: where cgroups can be had, also what others have to do without them."""
+    chosen: str = request.param
+    host = probe()
+    if chosen != host.tier:
+        without = dataclasses.replace(host, hierarchies=None, tier=chosen)
+        monkeypatch.setattr(backend, "probe", lambda: without)
+    return chosen
+
+
+@pytest.fixture
+def open_sandbox(tier: str, tmp_path: Path) -> Iterator[OpenSandbox]:
+    """Opens sandboxes of a small pool, with more keys for it as TOML; they are closed with the test."""
+    opened: list[SandboxSession] = []
+
+    def make(keys: str = "") -> SandboxSession:
+        pools = tmp_path / f"pools-{len(opened)}.toml"
+        pools.write_text(_SMALL + keys)
+        with override({"pools_file": str(pools), "isolation_min": "bwrap+rlimit"}, "tests/attacks"):
+            session = SandboxSession("attacked")
+            session.create_sandbox()
+        opened.append(session)
+        assert session.isolation == tier
+        return session
+
+    close_backends()
+    yield make
+    for session in opened:
+        session.delete_sandbox()
+    close_backends()
+
+
+@pytest.fixture
+def sandbox(open_sandbox: OpenSandbox) -> SandboxSession:
+    return open_sandbox()
+
+
+def python(sandbox: SandboxSession, code: str, *argv: str, timeout: float = 30.0) -> StepResult:
+    """Run a Python program in the sandbox."""
+    return sandbox.run("python3", "-I", "-c", dedent(code), *argv, timeout=timeout)
+
+
+def beats(sandbox: SandboxSession) -> bool:
+    """Whether something lives that keeps writing /workspace/beat."""
+    script = "rm -f /workspace/beat; sleep 0.3; test -e /workspace/beat"
+    return sandbox.run("sh", "-c", script, timeout=10).exit_code == 0
+
+
+BEATING = """
+def beat():
+    while True:
+        with open("/workspace/beat", "w"):
+            time.sleep(0.01)
+"""
+"""Defines ``beat()``, the sign of life that ``beats`` looks for."""
+
+__all__ = ["BEATING", "OpenSandbox", "beats", "python"]

@@ -1,0 +1,109 @@
+"""What a step tries beside a background process, where not everything may be killed when it ends."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pytest_arl import Process, SandboxSession
+from tests.attacks.conftest import BEATING, beats, python
+
+HIDING = {
+    "a first thread that ended": """
+        ctypes.CDLL(None)  # what runs later cannot be loaded then
+        if os.fork() == 0:
+            os.setsid()
+            threading.Thread(target=beat).start()
+            time.sleep(0.05)
+            ctypes.CDLL(None).syscall(ctypes.c_long({"x86_64": 60, "aarch64": 93}[os.uname().machine]), 0)
+    """,
+    "forking and exiting all the time": """
+        if os.fork() == 0:
+            os.setsid()
+            beats = 0
+            while True:
+                if os.fork():
+                    os._exit(0)
+                beats += 1
+                if beats % 20 == 0:
+                    open("/workspace/beat", "w").close()
+    """,
+    "a subreaper of its own": """
+        if os.fork() == 0:
+            os.setsid()
+            ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork():
+                    os._exit(0)
+                beat()
+            time.sleep(1000)
+    """,
+    "stopped, its child running": """
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                beat()
+            os.kill(os.getpid(), signal.SIGSTOP)
+    """,
+}
+
+
+def hide(how: str) -> str:
+    body = "\n".join(line[8:] for line in HIDING[how].splitlines())
+    return f"import ctypes, os, signal, threading, time\n{BEATING}\n{body}\ntime.sleep(0.15)\n"
+
+
+@pytest.fixture
+def server(sandbox: SandboxSession) -> Process:
+    return sandbox.start("sleep", "1000")
+
+
+@pytest.mark.parametrize("how", HIDING)
+def test_nothing_of_a_step_lives_on(sandbox: SandboxSession, server: Process, how: str) -> None:
+    survivor = sandbox.start("python3", "-I", "-c", hide(how))
+    time.sleep(0.25)
+    assert beats(sandbox), "the positive control: as a background process it lives on"
+    survivor.kill()
+    assert not beats(sandbox), "killed, with all it started"
+    assert python(sandbox, hide(how)).outcome == "Succeeded"
+    assert not beats(sandbox), "a step's own"
+    assert sandbox.run("true").ok
+
+
+def test_a_step_that_kills_what_supervises_it_does_not_succeed_and_leaves_nothing(
+    sandbox: SandboxSession, server: Process
+) -> None:
+    code = f"""
+import os, signal, time
+{BEATING}
+if os.fork() == 0:
+    os.setsid()
+    beat()
+os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(0.2)
+"""
+    assert python(sandbox, code).outcome == "Killed"
+    assert not beats(sandbox)
+    result = server.wait(5)
+    assert result is not None
+    assert result.outcome == "Killed", "what is no longer known for sure is not kept"
+
+
+def test_stopping_what_starts_does_not_hold_up_the_agent(sandbox: SandboxSession) -> None:
+    stopper = sandbox.start(
+        "python3", "-I", "-c",
+        "import os, signal\n"
+        "while True:\n"
+        "    for pid in range(2, 100):\n"
+        "        if pid not in (os.getpid(), os.getppid()):\n"
+        "            try: os.kill(pid, signal.SIGSTOP)\n"
+        "            except OSError: pass\n",
+    )  # fmt: skip
+    time.sleep(0.3)
+    began = time.monotonic()
+    assert sandbox.run("sleep", "0.2", timeout=1).outcome == "TimedOut"
+    assert time.monotonic() - began < 2.5
+    stopper.kill()
+    assert sandbox.run("true", timeout=5).ok
