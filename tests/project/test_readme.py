@@ -61,7 +61,9 @@ def test_a_test_file_passes_and_names_its_isolation(project: Path, code: str) ->
     (project / "test_sample.py").write_text(code)
     run = python("-m", "pytest", "-p", "no:asyncio", cwd=project)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert re.search(r"^arl: \d+ sandbox(?:es)?, \d+ steps?, 0 left \((?!none)\S.*\)$", run.stdout, re.MULTILINE), run.stdout
+    assert re.search(r"^arl: \d+ sandbox(?:es)?, \d+ steps?, 0 left \((?!none)\S.*\)$", run.stdout, re.MULTILINE), (
+        run.stdout
+    )
 
 
 def test_the_two_commands_are_one_line_each() -> None:
