@@ -3,9 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 
-def test_prints_and_writes_what_was_asked_for(tmp_path, pytestconfig):
+def test_prints_and_writes_what_was_asked_for(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     file = tmp_path / "figures.json"
     argv = [sys.executable, "-m", "benchmarks", "--quick", "--no-peers", "--only", "create,echo", "--json", str(file)]
     done = subprocess.run(argv, cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=120, check=False)
@@ -18,7 +21,7 @@ def test_prints_and_writes_what_was_asked_for(tmp_path, pytestconfig):
     assert all(cell["samples"] for cell in cells)
 
 
-def test_says_what_it_can_measure(pytestconfig):
+def test_says_what_it_can_measure(pytestconfig: pytest.Config) -> None:
     argv = [sys.executable, "-m", "benchmarks", "--only", "nonsense"]
     done = subprocess.run(argv, cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=60, check=False)
 
