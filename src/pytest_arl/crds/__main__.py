@@ -1,0 +1,43 @@
+"""``python -m pytest_arl.crds`` writes the manifests; ``--check`` says which are not what the models say."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pytest_arl.crds.schema import custom_resources
+
+_FOLDER = Path(__file__).parent / "manifests"
+_HEAD = "# Written by `python -m pytest_arl.crds` from src/pytest_arl/crds/models.py: change it there.\n"
+
+
+def manifests() -> dict[str, str]:
+    """Each manifest's text by its file name."""
+    import yaml  # noqa: PLC0415 - comes with the extra `kubernetes`
+
+    return {
+        name: _HEAD + yaml.safe_dump(definition, sort_keys=False, width=120) for name, definition in custom_resources()
+    }
+
+
+def main() -> int:
+    """Write or check."""
+    parser = argparse.ArgumentParser(prog="python -m pytest_arl.crds", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a manifest differs")
+    check = parser.parse_args().check
+    differing = []
+    for name, text in manifests().items():
+        path = _FOLDER / name
+        if not path.exists() or path.read_text() != text:
+            differing.append(name)
+            if not check:
+                path.write_text(text)
+    if check and differing:
+        sys.stderr.write(f"not what the models say: {', '.join(differing)}; run python -m pytest_arl.crds\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

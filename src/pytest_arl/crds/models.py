@@ -1,0 +1,371 @@
+"""What WarmPool, Sandbox and Task hold: one model for the manifests, the client and the operator.
+
+Python's names are snake_case, those of the objects camelCase. What a model cannot say in JSON Schema (that a spec
+does not change, that a Command has a command) is said in CEL, in ``x-kubernetes-validations``, and so refused by
+the API server itself.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+__all__ = [
+    "GROUP",
+    "KINDS",
+    "VERSION",
+    "Condition",
+    "Holder",
+    "Resource",
+    "Sandbox",
+    "SandboxDefaults",
+    "SandboxSpec",
+    "SandboxStatus",
+    "StepStatus",
+    "Task",
+    "TaskSpec",
+    "TaskStatus",
+    "TaskStep",
+    "WarmPool",
+    "WarmPoolSpec",
+    "WarmPoolStatus",
+]
+
+GROUP = "arl.infra.io"
+VERSION = "v1alpha1"
+
+MOST_STEPS = 256
+MOST_SPEC_BYTES = 768 * 1024
+"""Encoded JSON of a Task's spec. etcd takes objects of 1.5 MB, and spec and status share one."""
+
+MOST_STATUS_BYTES = 384 * 1024
+"""Encoded JSON of a Task's status. A NUL is six bytes of it."""
+
+_LABEL = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_DURATION = r"^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$"
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$"
+
+
+def _rule(rule: str, message: str) -> dict[str, str]:
+    return {"rule": rule, "message": message}
+
+
+def _name_rule(kind: str, most: int) -> dict[str, str]:
+    return _rule(
+        f"self.metadata.name.size() <= {most} && self.metadata.name.matches('{_LABEL}')",
+        f"the name of a {kind} becomes part of a pod's: at most {most} lower-case letters, digits and '-', "
+        "beginning and ending with a letter or digit",
+    )
+
+
+def _unchanged(*fields: str) -> str:
+    """CEL: none of these optional fields was added, removed or changed."""
+    return " && ".join(
+        f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
+        for name in fields
+    )
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
+
+    rules: ClassVar[list[dict[str, str]]] = []
+    """CEL rules of the object as a whole."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The part as the API has it; what is None is left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+Duration = Annotated[str, Field(pattern=_DURATION, max_length=32, description="A Go duration such as 90s or 1m30s.")]
+Name = Annotated[str, Field(min_length=1, max_length=63)]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Free = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+
+
+class Condition(_Part):
+    """A condition, as Kubernetes has them."""
+
+    type: Annotated[str, Field(max_length=316)]
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(max_length=1024)]
+    message: Annotated[str, Field(max_length=32768)] = ""
+    last_transition_time: Time
+    observed_generation: int | None = None
+
+
+Conditions = Annotated[
+    list[Condition],
+    Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
+]
+
+
+class SandboxDefaults(_Part):
+    """What a pool's sandboxes get where they do not say otherwise."""
+
+    idle_timeout_seconds: Annotated[int, Field(ge=0, description="0 is never.")] | None = None
+    max_lifetime_seconds: Annotated[int, Field(ge=0, description="0 is never.")] | None = None
+    step_timeout: Duration | None = None
+    output_limit: (
+        Annotated[str, Field(pattern=_QUANTITY, max_length=16, description="Bytes kept of each stream.")] | None
+    ) = None
+    work_dir: Annotated[str, Field(pattern="^/", max_length=1024)] | None = None
+
+
+class WarmPoolSpec(_Part):
+    """A pool: how many idle sandboxes to keep ready, and what they are."""
+
+    replicas: Annotated[int, Field(ge=0, le=10000, description="Idle sandboxes to keep; claimed ones come on top.")]
+    template: Annotated[
+        dict[str, Any],
+        Field(
+            json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+            description="A PodTemplateSpec. The sandbox is its container `executor`, else the first one.",
+        ),
+    ]
+    sandbox: SandboxDefaults | None = None
+
+
+class WarmPoolStatus(_Part):
+    """What there is of a pool."""
+
+    ready_replicas: int = 0
+    allocated_replicas: int = 0
+    replicas: int = 0
+    selector: str | None = None
+    observed_generation: int | None = None
+    conditions: Conditions | None = None
+
+
+class Holder(_Part):
+    """Who holds a sandbox: a test run, and what admits it to the agent."""
+
+    rules: ClassVar[list[dict[str, str]]] = [_rule("self == oldSelf", "the holder of a Sandbox cannot be changed")]
+
+    run: Name | None = None
+    worker: Name | None = None
+    test: Annotated[str, Field(max_length=1024)] | None = None
+    secret_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$", max_length=64)]
+
+
+class SandboxSpec(_Part):
+    """A request for a sandbox of a pool."""
+
+    rules: ClassVar[list[dict[str, str]]] = [
+        _rule("self.poolRef == oldSelf.poolRef", "poolRef cannot be changed: create another Sandbox"),
+        _rule("has(self.holder) == has(oldSelf.holder)", "the holder of a Sandbox cannot be changed"),
+        _rule(
+            "has(self.resources) == has(oldSelf.resources)",
+            "resources cannot be added or removed: create another Sandbox",
+        ),
+    ]
+
+    pool_ref: Name
+    keep_alive: bool = False
+    idle_timeout_seconds: Annotated[int, Field(ge=0, description="0 is never.")] | None = None
+    max_lifetime_seconds: Annotated[int, Field(ge=0, description="0 is never.")] | None = None
+    resources: Free | None = None
+    holder: Holder | None = None
+
+
+class SandboxStatus(_Part):
+    """How far a sandbox is."""
+
+    phase: Literal["Pending", "Bound", "Ready", "Failed", "Terminating"] | None = None
+    pod_name: str | None = None
+    pod_ip: str | None = Field(default=None, alias="podIP")
+    work_dir: str | None = None
+    last_task_time: Time | None = None
+    agent_boot_id: str | None = Field(default=None, alias="agentBootID")
+    observed_generation: int | None = None
+    conditions: Conditions | None = None
+
+
+class TaskStep(_Part):
+    """One step: a Command or a FilePatch."""
+
+    rules: ClassVar[list[dict[str, str]]] = [
+        _rule("self.type != 'Command' || has(self.command)", "a Command needs command: a list such as [echo, hi]"),
+        _rule(
+            "self.type != 'FilePatch' || (has(self.path) && has(self.content))", "a FilePatch needs path and content"
+        ),
+        _rule(
+            "self.type != 'FilePatch' || !(has(self.command) || has(self.env) || has(self.workDir) || has(self.stdin)"
+            " || has(self.timeout) || has(self.background))",
+            "a FilePatch has path, content, encoding and mode; command, env, workDir, stdin, timeout and background "
+            "belong to a Command",
+        ),
+        _rule(
+            "self.type != 'Command' || !(has(self.path) || has(self.content) || has(self.encoding) || has(self.mode))",
+            "a Command has command, env, workDir, stdin, timeout and background; path, content, encoding and mode "
+            "belong to a FilePatch",
+        ),
+    ]
+
+    name: Name
+    type: Literal["Command", "FilePatch"]
+    command: Annotated[list[Annotated[str, Field(max_length=131072)]], Field(min_length=1, max_length=1024)] | None = (
+        None
+    )
+    env: Annotated[dict[str, Annotated[str, Field(max_length=131072)]], Field(max_length=1024)] | None = None
+    work_dir: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    stdin: Annotated[str, Field(max_length=MOST_SPEC_BYTES)] | None = None
+    timeout: Duration | None = None
+    background: bool | None = None
+    path: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    content: Annotated[str, Field(max_length=MOST_SPEC_BYTES)] | None = None
+    encoding: Literal["utf-8", "base64"] | None = None
+    mode: Annotated[int, Field(ge=0, le=0o7777)] | None = None
+
+
+class TaskSpec(_Part):
+    """Steps to run in a sandbox, in order."""
+
+    rules: ClassVar[list[dict[str, str]]] = [
+        _rule(
+            "self.sandboxRef == oldSelf.sandboxRef && self.steps == oldSelf.steps && "
+            + _unchanged("timeout", "retries"),
+            "a Task cannot be changed once it is created (but for cancel): create another one",
+        ),
+        _rule(
+            "!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)",
+            "cancel goes from false to true only",
+        ),
+    ]
+
+    sandbox_ref: Name
+    steps: Annotated[
+        list[TaskStep],
+        Field(
+            min_length=1,
+            max_length=MOST_STEPS,
+            json_schema_extra={
+                "x-kubernetes-list-type": "atomic",
+                "x-kubernetes-validations": [
+                    _rule(
+                        "self.all(a, self.exists_one(b, b.name == a.name))", "two steps have one name: names are unique"
+                    ),
+                ],
+            },
+        ),
+    ]
+    timeout: Duration | None = None
+    retries: Annotated[int, Field(ge=0, le=10)] | None = None
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
+    trace_id: Annotated[str, Field(max_length=256)] | None = Field(default=None, alias="traceID")
+    cancel: bool | None = None
+
+
+class StepStatus(_Part):
+    """How a step ended."""
+
+    name: str
+    type: Literal["Command", "FilePatch"]
+    outcome: Literal["Succeeded", "Failed", "TimedOut", "OutOfMemory", "Killed", "Cancelled", "Skipped"]
+    exit_code: int | None = None
+    signal: str | None = None
+    stdout: str = ""
+    stderr: str = ""
+    stdout_size: int = 0
+    stderr_size: int = 0
+    truncated: bool = False
+    limit: str | None = None
+    started_at: Time | None = None
+    duration_seconds: float = 0.0
+
+
+class TaskStatus(_Part):
+    """How a task ended, or how far it is."""
+
+    state: Literal["Pending", "Running", "Succeeded", "Failed"] | None = None
+    steps: Annotated[list[StepStatus], Field(json_schema_extra={"x-kubernetes-list-type": "atomic"})] | None = None
+    exit_code: int | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+    start_time: Time | None = None
+    completion_time: Time | None = None
+    duration: str | None = None
+    observed_generation: int | None = None
+    conditions: Conditions | None = None
+
+
+class Resource(_Part):
+    """An object of ours: its kind, its names, and what ``kubectl get`` shows of it."""
+
+    plural: ClassVar[str]
+    singular: ClassVar[str]
+    short_names: ClassVar[list[str]] = []
+    columns: ClassVar[list[tuple[str, str, str]]]
+    scale: ClassVar[dict[str, str] | None] = None
+
+    api_version: str = f"{GROUP}/{VERSION}"
+    kind: str
+    metadata: Free = Field(default_factory=dict)
+
+
+class WarmPool(Resource):
+    """A pool of sandboxes that are ready before they are asked for."""
+
+    plural = "warmpools"
+    singular = "warmpool"
+    short_names: ClassVar[list[str]] = ["wp"]
+    columns: ClassVar[list[tuple[str, str, str]]] = [
+        ("Desired", "integer", ".spec.replicas"),
+        ("Ready", "integer", ".status.readyReplicas"),
+        ("Allocated", "integer", ".status.allocatedReplicas"),
+        ("Status", "string", ".status.conditions[?(@.type=='Ready')].reason"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    ]
+    scale: ClassVar[dict[str, str] | None] = {
+        "specReplicasPath": ".spec.replicas",
+        "statusReplicasPath": ".status.replicas",
+        "labelSelectorPath": ".status.selector",
+    }
+    rules: ClassVar[list[dict[str, str]]] = [_name_rule("WarmPool", 47)]  # a pod's name adds two suffixes of 16 in all
+
+    kind: str = "WarmPool"
+    spec: WarmPoolSpec
+    status: WarmPoolStatus | None = None
+
+
+class Sandbox(Resource):
+    """One isolated environment from a pool."""
+
+    plural = "sandboxes"
+    singular = "sandbox"
+    short_names: ClassVar[list[str]] = ["sb"]
+    columns: ClassVar[list[tuple[str, str, str]]] = [
+        ("Pool", "string", ".spec.poolRef"),
+        ("Phase", "string", ".status.phase"),
+        ("Pod", "string", ".status.podName"),
+        ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    ]
+    rules: ClassVar[list[dict[str, str]]] = [_name_rule("Sandbox", 63)]
+
+    kind: str = "Sandbox"
+    spec: SandboxSpec
+    status: SandboxStatus | None = None
+
+
+class Task(Resource):
+    """Steps to run in a sandbox, and what came of them."""
+
+    plural = "tasks"
+    singular = "task"
+    columns: ClassVar[list[tuple[str, str, str]]] = [
+        ("Sandbox", "string", ".spec.sandboxRef"),
+        ("State", "string", ".status.state"),
+        ("Exit", "integer", ".status.exitCode"),
+        ("Duration", "string", ".status.duration"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    ]
+
+    kind: str = "Task"
+    spec: TaskSpec
+    status: TaskStatus | None = None
+
+
+KINDS: tuple[type[Resource], ...] = (WarmPool, Sandbox, Task)
