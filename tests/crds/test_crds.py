@@ -29,7 +29,9 @@ def every_schema(schema, path=""):
 
 
 def test_the_manifests_are_what_the_models_say():
-    done = subprocess.run([sys.executable, "-m", "pytest_arl.crds", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_arl.crds", "--check"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
