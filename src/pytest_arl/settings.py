@@ -3,8 +3,9 @@
 Precedence, strongest first: what a test says (:func:`override`) > command line > environment > ini >
 ``[tool.pytest-arl]`` > default. Explicit arguments of a session beat all of them.
 
-Standard library only: this is read at every start of pytest, used or not. A pyproject.toml is parsed only where its
-bytes mention ``pytest-arl``, so that a project without settings does not pay for a TOML parser.
+Standard library only: this is read at every start of pytest, used or not. Its data are named tuples, for making a
+dataclass costs several times as much. A pyproject.toml is parsed only where its bytes mention ``pytest-arl``, so that
+a project without settings does not pay for a TOML parser.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,8 +120,7 @@ def _path(value: object) -> Path | None:
     return Path(value).expanduser()
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One option: declared here, and nowhere else.
 
     Attributes:
@@ -192,8 +191,7 @@ class Value(NamedTuple):
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
+class Project(NamedTuple):
     """The pyproject.toml that has a ``[tool.pytest-arl]``, and that table."""
 
     path: Path
