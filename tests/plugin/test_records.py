@@ -65,6 +65,23 @@ def test_what_a_record_says(project: Project) -> None:
     assert (never["outcome"], never["exitCode"]) == ("Skipped", None)
 
 
+def test_what_the_infrastructure_did_wrong_is_on_record(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            from threading import Timer
+            arl_sandbox.run("true")
+            Timer(0.3, arl_sandbox.delete_sandbox).start()
+            arl_sandbox.execute([
+                {"name": "first", "type": "Command", "command": ["echo", "kept"]},
+                {"name": "under way", "type": "Command", "command": ["sleep", "60"]},
+            ])
+    """)
+    outcome, reports = run_with_record(project)
+    outcome.counts(errors=1)
+    assert reports[0]["arl"]["errors"][0].startswith("SandboxLost: ")
+    assert [step["name"] for step in steps(reports)] == ["true", "first", "under way"]
+
+
 def test_values_of_variables_are_nowhere(project: Project) -> None:
     project.test("""
         def test_it(arl_sandbox):

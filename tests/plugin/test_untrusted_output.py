@@ -115,6 +115,14 @@ def test_what_a_passing_test_printed(project: Project) -> None:
     assert "owned" in text
 
 
+@pytest.mark.parametrize("how", ["skip", "xfail"])
+def test_a_reason(project: Project, how: str) -> None:
+    project.test(f"EVIL = {EVIL!r}\ndef test_it(arl_sandbox): pytest.{how}(arl_sandbox.run('printf', EVIL).stdout)\n")
+    text = project.run("--color=no", "-rsx", "-vv").text
+    unarmed(text)
+    assert "owned" in text
+
+
 def test_live_progress(project: Project) -> None:
     project.test("""
         def test_it(arl_sandbox):

@@ -57,7 +57,7 @@ class TestRecord:
         self.attempt = attempt
         self.steps: list[StepRecord] = []
         self.sandboxes: dict[str, dict[str, Any]] = {}
-        self.infrastructure_errors: list[str] = []
+        self.errors: list[str] = []
         self.omitted = 0
         self.shown = 0
         self.reported = 0

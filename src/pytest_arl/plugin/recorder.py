@@ -30,6 +30,10 @@ Totals = dict[str, Any]
 """JSON: ``sandboxes``, ``steps``, ``open``, and ``isolation``, the sorted tiers that were used."""
 
 
+_LONGEST_ERROR = 2000
+"""Characters."""
+
+
 class Recorder:
     """The listener of one run of pytest in this process. Its methods come from any thread."""
 
@@ -110,7 +114,7 @@ class Recorder:
             record.sandboxes.setdefault(session.name, {"pool": session.pool_ref})
             record.add(steps)
             if isinstance(error, InfrastructureError):
-                record.infrastructure_errors.append(type(error).__name__)
+                record.errors.append(f"{type(error).__name__}: {error}"[:_LONGEST_ERROR])
 
     def _write(self, session: SandboxSession, result: TaskResult | None, steps: list[StepRecord]) -> None:
         if self.output is None:

@@ -17,7 +17,11 @@ __all__ = ["ATTRIBUTE", "attach", "prepare", "shorten_class"]
 _OUR_MODULE = re.compile(r"\Apytest_arl(?:\.\w+)*\.(?=[A-Z])")
 
 ATTRIBUTE = "arl"
-"""Attribute of a report: ``{"schema": 1, "attempt": 1, "sandboxes": {...}, "steps": [...], "omitted": 0}``."""
+"""Attribute of a report: ``{"schema": 1, "attempt": 1, "sandboxes": {}, "steps": [], "omitted": 0, "errors": []}``.
+
+Steps are those of the report's phase; ``omitted`` counts the oldest ones, left out of a record that grew too large;
+``errors`` are the infrastructure's.
+"""
 
 
 def prepare(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
@@ -67,6 +71,7 @@ def _part(record: TestRecord, *, everything: bool) -> dict[str, Any]:
         "sandboxes": dict(record.sandboxes),
         "steps": steps if everything else [without_output(step) for step in steps],
         "omitted": record.omitted,
+        "errors": list(record.errors),
     }
 
 
@@ -117,6 +122,10 @@ def _harmless(report: pytest.TestReport) -> None:
         lines[:] = [_harmless_capture(line) for line in lines]
     if isinstance(longrepr, str):
         report.longrepr = _harmless_capture(longrepr)
+    if isinstance(longrepr, tuple):  # where a test was skipped, and why
+        report.longrepr = (longrepr[0], longrepr[1], _harmless_capture(longrepr[2]))
+    if hasattr(report, "wasxfail"):
+        report.wasxfail = _harmless_capture(report.wasxfail)
 
 
 def _disarm_crash(crash: Any) -> None:
