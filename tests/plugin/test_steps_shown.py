@@ -141,6 +141,23 @@ def test_a_step_that_never_finished_is_shown(project: Project) -> None:
     assert re.search(r"> 1  sleep +TimedOut.* exit 124", outcome.section("arl steps"))
 
 
+def test_the_step_under_which_the_sandbox_was_lost_is_shown(project: Project) -> None:
+    project.test("""
+        from threading import Timer
+
+        def test_it(arl_sandbox):
+            steps = [{"name": name, "type": "Command", "command": ["sleep", time]}
+                     for name, time in {"first": "0", "under way": "60", "never": "0"}.items()]
+            Timer(0.5, arl_sandbox.delete_sandbox).start()
+            arl_sandbox.execute(steps)
+    """)
+    outcome = project.run()
+    outcome.counts(errors=1)
+    section = outcome.section("arl steps")
+    assert re.search("  1  first +Succeeded", section)
+    assert re.search("> 2  under way +no result", section)
+
+
 def test_a_passing_test_shows_nothing(project: Project) -> None:
     project.test("def test_it(arl_sandbox): arl_sandbox.run('echo', 'hi')")
     text = project.run("-rA").text

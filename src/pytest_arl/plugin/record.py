@@ -129,7 +129,7 @@ _EMPTY: StepRecord = {
     "signal": None,
     "limit": None,
     "startedAt": None,
-    "duration": 0.0,
+    "duration": None,
     "stdout": "",
     "stderr": "",
     "stdoutSize": 0,

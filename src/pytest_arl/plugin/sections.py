@@ -47,13 +47,15 @@ def failing_step(steps: list[StepRecord], blamed: str | None = None) -> StepReco
         if step["name"] == blamed:
             return step
     for step in reversed(ran):
+        if step["outcome"] is None:  # the sandbox was lost: under the first of the task that has no result
+            return next(first for first in ran if first["task"] == step["task"] and first["outcome"] is None)
         if step["outcome"] != "Succeeded":
             return step
     return ran[-1]
 
 
 def how_it_ended(step: StepRecord) -> str:
-    """``Failed, exit 2``, ``TimedOut, exit 124``, ``Killed by SIGSEGV, exit 139``."""
+    """``Failed``, ``Killed by SIGSEGV``, ``OutOfMemory (memory 512Mi)``; «no result» where the sandbox was lost."""
     if step["outcome"] is None:
         return "no result"
     words = str(step["outcome"])
@@ -97,8 +99,12 @@ def _around(steps: list[StepRecord], failing: StepRecord) -> list[StepRecord]:
 
 def _row(step: StepRecord, *, several: bool, phase: bool) -> list[str]:
     code = "exit -" if step["exitCode"] is None else f"exit {step['exitCode']}"
-    row = [str(step["number"]), _word(step["name"]), how_it_ended(step), code, duration(step["duration"] or 0.0)]
+    row = [str(step["number"]), _word(step["name"]), how_it_ended(step), code, _duration(step)]
     return row + [step["phase"]] * phase + [_word(step["sandbox"])] * several
+
+
+def _duration(step: StepRecord) -> str:
+    return "-" if step["duration"] is None else duration(step["duration"])
 
 
 def _title(step: StepRecord) -> str:
