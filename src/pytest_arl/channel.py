@@ -233,6 +233,15 @@ class Channel:
         """Whether the channel is known to be of no more use."""
         return self._broken is not None
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the agent is gone, noticed or not."""
+        if self._broken is not None:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        return bool(poll.poll(0))
+
     def send(self, data: bytes) -> None:
         """Send frames, whole. ChannelLost."""
         view = memoryview(data)

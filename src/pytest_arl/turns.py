@@ -69,6 +69,7 @@ class Turns:
         # Reentrant: a garbage collection inside may close a session, whose place is given back right here.
         self._mutex = threading.RLock()
         self._limit = limit
+        self._for_one = limit == 1
         self._inside: set[Ticket] = set()
         self._waiting: deque[Ticket] = deque()
 
@@ -85,7 +86,7 @@ class Turns:
         """
         __tracebackhide__ = True
         with self._mutex:
-            if self._limit == 1 and any(other.thread == ticket.thread for other in self._inside):
+            if self._for_one and any(other.thread == ticket.thread for other in self._inside):
                 raise UsageError(
                     "this sandbox is busy with a task of this very thread (are you in its on_output?): "
                     "it could never get its turn"

@@ -218,7 +218,7 @@ class AgentSandbox:
 
     def alive(self) -> bool:
         """Whether it can still run a task, as far as is known without asking it."""
-        return not self._closed and not self._channel.broken
+        return not self._closed and not self._channel.hung_up
 
     def close(self) -> None:
         """End the sandbox and everything in it."""
@@ -247,7 +247,7 @@ class AgentSandbox:
     def asking(self) -> Iterator[Channel]:
         """The channel, where what goes wrong with it becomes what a caller of a backend expects."""
         __tracebackhide__ = True
-        if not self.alive():
+        if self._closed or self._channel.broken:
             self.lost("it ended before this was asked of it")
         try:
             yield self._channel
