@@ -44,8 +44,20 @@ class Places:
         return os.path.join(self._workspace, path)
 
     def real(self, path: bytes) -> bytes:
-        """The path from the root with every link resolved, that of its last part too."""
-        return os.path.realpath(self.absolute(path))
+        """The path from the root with every link resolved, that of its last part too.
+
+        OSError for what the kernel would not walk either: Python has no bound on links, only one on recursion.
+        """
+        whole = self.absolute(path)
+        try:
+            os.stat(whole)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+                raise
+        try:
+            return os.path.realpath(whole)
+        except RecursionError:  # a link was changed meanwhile
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), whole) from None
 
 
 def make_parents(path: bytes) -> None:
@@ -146,26 +158,37 @@ def _mode_for(name: bytes, parent: int) -> int:
 
 
 def remove_tree(path: bytes) -> None:
-    """Remove a file, a link, or a folder with all it holds; its modes are no obstacle, its absence no error."""
-    stack = [path]
-    listed = set()
-    while stack:
-        top = stack[-1]
-        try:
-            os.unlink(top)
-        except FileNotFoundError:
-            pass
-        except (IsADirectoryError, PermissionError):
-            mode = os.lstat(top).st_mode
-            if not stat.S_ISDIR(mode):
-                raise
-            if top not in listed:
-                listed.add(top)
-                _open_up(top, mode)
-                stack += [top + b"/" + name for name in os.listdir(top)]
-                continue
-            os.rmdir(top)
-        stack.pop()
+    """Remove a file, a link, or a folder with all it holds; its modes are no obstacle, its absence no error.
+
+    Folders in it are moved up first, so that neither their depth nor the length of their paths is one.
+    """
+    if _removed(path):
+        return
+    folders = [path]
+    for folder in folders:
+        for name in os.listdir(folder):
+            inner = folder + b"/" + name
+            if not _removed(inner):
+                moved = path + b"/" + temporary_name()
+                os.rename(inner, moved)
+                folders.append(moved)
+    for folder in reversed(folders):
+        os.rmdir(folder)
+
+
+def _removed(path: bytes) -> bool:
+    """Remove what is no folder; a folder is opened up."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError):
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISDIR(mode):
+            raise
+        _open_up(path, mode)
+        return False
+    return True
 
 
 def _open_up(folder: bytes, mode: int) -> None:

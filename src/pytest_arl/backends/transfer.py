@@ -32,6 +32,7 @@ __all__ = ["Archive", "receive_file", "receive_tree", "send_archive", "send_byte
 MOST_BYTES = 16 * 1024**3
 MOST_ENTRIES = 1_000_000
 MOST_READ = 1024**3  # a file that is read into memory
+MOST_DEPTH = 256  # folders in folders: what removes such a tree later (shutil, pytest's tmp_path) has a limit too
 _PIECE = frames.MAX_PAYLOAD
 _ANSWER_SECONDS = 60.0
 _IN_MEMORY = 1024 * 1024
@@ -355,6 +356,8 @@ class _Arrival:
                 f"the sandbox sent the name {os.fsdecode(name)!r}, which is not below the download",
                 self._remote,
             )
+        if name.count(b"/") >= MOST_DEPTH:
+            raise UsageError(f"download of {self._remote}: folders in folders, more than {MOST_DEPTH} deep")
         return self._root / os.fsdecode(name)
 
     def _link(self, path: Path, entry: dict[str, Any]) -> None:
@@ -366,8 +369,9 @@ class _Arrival:
         up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
         depth = len(PurePosixPath(where).parent.parts)
         if not where or not parts or "\0" in target or parts[0] == "/" or up > depth or ".." in parts[up:]:
+            what = repr(where) if where else "it"
             raise UsageError(
-                f"download of {self._remote}: {where or 'it'} is a link to {target!r}, outside of what is downloaded: "
+                f"download of {self._remote}: {what} is a link to {target!r}, outside of what is downloaded: "
                 "remove the link in the sandbox first, or download less"
             )
         path.symlink_to(target)

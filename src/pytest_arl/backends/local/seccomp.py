@@ -35,6 +35,7 @@ _NAMESPACES = 0x7E020000
 _NEW_TIME = 0x80
 """CLONE_NEWTIME: only unshare and clone3 know it, in clone those bits are the exit signal."""
 _TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
+_F_SETLEASE = 1024
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE, _NETLINK_UEVENT = 0, 15
 _AGENT = 1
@@ -84,6 +85,8 @@ POLICY: tuple[Rule, ...] = (
     _deny("kexec_load kexec_file_load reboot syslog acct swapon swapoff vhangup iopl ioperm"),
     _deny("settimeofday clock_settime clock_adjtime sethostname setdomainname"),
     _deny("uselib _sysctl nfsservctl lookup_dcookie"),
+    # A lease makes whoever opens the file wait for 45 s: the agent, another sandbox or this machine in a mount.
+    _deny("fcntl", Condition(1, "in", (_F_SETLEASE,))),
     # Typing into a terminal, and line disciplines (each a kernel module one could load).
     _deny("ioctl", Condition(1, "in", (_TIOCSTI, _TIOCLINUX, _TIOCSETD))),
     # AF_VSOCK reaches the hypervisor, the rest loads modules on demand.

@@ -39,6 +39,7 @@ _X86_64 = {
     "ioctl": 16,
     "socket": 41,
     "clone": 56,
+    "fcntl": 72,
     "ptrace": 101,
     "syslog": 103,
     "uselib": 134,
@@ -100,6 +101,7 @@ _X86_64 = {
 
 _AARCH64 = {
     "lookup_dcookie": 18,
+    "fcntl": 25,
     "ioctl": 29,
     "ioprio_set": 30,
     "umount2": 39,

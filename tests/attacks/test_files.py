@@ -1,0 +1,81 @@
+"""Files that a step leaves behind for those who handle them: the agent, and this side."""
+
+from __future__ import annotations
+
+import errno
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_arl import SandboxSession, UsageError
+from tests.attacks.conftest import python
+
+_NEST = """
+import os, sys
+os.chdir("/workspace")
+for _ in range(int(sys.argv[1])):
+    os.mkdir("d")
+    os.chdir("d")
+open("bottom", "w").close()
+"""
+
+
+def test_a_chain_of_links_is_refused_as_the_kernel_would(sandbox: SandboxSession) -> None:
+    chain = "import os\nfor i in range(3000): os.symlink(f'l{i + 1}', f'l{i}')\nopen('l3000', 'w').close()"
+    python(sandbox, chain).check()
+    with pytest.raises(OSError, match="symbolic links") as caught:
+        sandbox.read("l0")
+    assert caught.value.errno == errno.ELOOP
+    patched = sandbox.execute([{"type": "FilePatch", "path": "l0", "content": "x"}]).steps[0]
+    assert (patched.outcome, patched.exit_code) == ("Failed", 1)
+    assert sandbox.read("l2999") == b""
+
+
+def test_a_path_that_is_too_long_is_an_error_of_its_own(sandbox: SandboxSession) -> None:
+    path = "a/" * 5000 + "x"
+    with pytest.raises(OSError, match="too long"):
+        sandbox.read(path)
+    with pytest.raises(OSError, match="too long"):
+        sandbox.write(path, "")
+    assert sandbox.run("true", work_dir=path).exit_code == 126
+    assert sandbox.run("true").ok
+
+
+def test_ten_thousand_folders_in_folders_are_undone_in_place(sandbox: SandboxSession) -> None:
+    server = sandbox.start("sleep", "1000")
+    sandbox.checkpoint()
+    python(sandbox, _NEST, "10000").check()
+    sandbox.reset()
+    assert sandbox.run("ls", "-A", "/workspace").stdout == ""
+    assert server.poll() is None
+
+
+def test_a_deep_download_is_refused_and_leaves_nothing(sandbox: SandboxSession, tmp_path: Path) -> None:
+    python(sandbox, _NEST, "400").check()
+    with pytest.raises(UsageError, match="deep"):
+        sandbox.download("d", tmp_path / "here")
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    sandbox.upload(tmp_path / "pools-0.toml", "d/d/file")
+    assert sandbox.run("true").ok
+
+
+def test_a_lease_makes_nobody_wait(sandbox: SandboxSession) -> None:
+    lease = """
+import fcntl, os, signal, time
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+try:
+    fcntl.fcntl(os.open("/workspace/program", os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    print("leased", flush=True)
+except PermissionError:
+    print("refused", flush=True)
+time.sleep(1000)
+"""
+    sandbox.write("program", "#!/bin/sh\necho ran\n", mode=0o755)
+    holder = sandbox.start("python3", "-I", "-c", lease)
+    end = time.monotonic() + 10
+    while not holder.stdout and time.monotonic() < end:
+        time.sleep(0.01)
+    assert holder.stdout == "refused\n", "granted, it makes an open of the file wait for 45 s"
+    assert sandbox.run("/workspace/program", timeout=5).stdout == "ran\n"
+    assert sandbox.read("program")
