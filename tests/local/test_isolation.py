@@ -12,6 +12,8 @@ import pytest
 
 from pytest_arl.backends.base import BackendSandbox
 from pytest_arl.backends.local import LocalBackend
+from pytest_arl.backends.local.namespaces import namespace_arguments
+from pytest_arl.backends.local.probe import probe
 from tests.local.conftest import AS_ROOT, MakeBackend, acquire, needs_root, python, run, sh
 
 
@@ -30,6 +32,26 @@ def test_a_step_has_no_capability_and_cannot_gain_one(sandbox: BackendSandbox) -
         assert int(fields[name], 16) == 0, name
     assert fields["NoNewPrivs"] == "1"
     assert fields["Seccomp"] == "2"
+
+
+def test_the_agent_starts_with_what_it_needs_to_become_somebody_else_and_no_more() -> None:
+    arguments = [*namespace_arguments(privileged=AS_ROOT), "--ro-bind", "/", "/", "--proc", "/proc"]
+    status = subprocess.run(
+        [probe().bwrap, *arguments, "--", "/bin/cat", "/proc/self/status"], capture_output=True, text=True, check=True
+    ).stdout
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    chown_setgid_setuid_setpcap = 1 << 0 | 1 << 6 | 1 << 7 | 1 << 8
+    for name in ("CapPrm", "CapEff"):  # the bounding set the agent drops itself
+        assert int(fields[name], 16) == (chown_setgid_setuid_setpcap if AS_ROOT else 0), name
+
+
+def test_what_is_not_a_workspace_is_mounted_read_only(sandbox: BackendSandbox) -> None:
+    rows = [line.split() for line in sh(sandbox, "cat /proc/self/mountinfo").splitlines()]
+    flags = {row[4]: row[5].split(",")[0] for row in rows}
+    for path in ("/", "/usr", "/dev", "/proc/sys"):
+        assert flags[path] == "ro", path
+    for path in ("/workspace", "/tmp", "/home/arl", "/dev/shm"):
+        assert flags[path] == "rw", path
 
 
 @needs_root

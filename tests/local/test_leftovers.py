@@ -148,11 +148,13 @@ def test_a_kill_in_the_middle_of_a_step_leaves_nothing(start: Start) -> None:
     assert run.left() == []
 
 
-def test_a_forked_child_that_outlives_the_process_keeps_nothing_alive(start: Start) -> None:
-    run = start("""
+@pytest.mark.parametrize("fork", ["os.fork()", "ctypes.CDLL(None).fork()"])
+def test_a_forked_child_that_outlives_the_process_keeps_nothing_alive(start: Start, fork: str) -> None:
+    run = start(f"""
+        import ctypes
         report()
-        if os.fork() == 0:
-            sys.stdout.close()
+        if {fork} == 0:
+            os.close(1)
             time.sleep(15)
             os._exit(0)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -212,8 +214,11 @@ def test_nothing_is_written_to_the_disk(start: Start, tmp_path: Path) -> None:
 def test_a_forked_child_neither_ends_nor_uses_its_parents_sandbox(start: Start) -> None:
     run = start("""
         report()
+        mine = os.readlink(f"/proc/self/fd/{list(backend._open.values())[0].enclosure.connection.fileno()}")
         pid = os.fork()
         if pid == 0:
+            assert mine not in {os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+            sandbox.kill()
             sandbox.close()
             backend.close()
             mine = LocalBackend(Settings.build(start_dir=Path("/")))

@@ -242,7 +242,7 @@ class LocalBackend:
         self._lock = threading.RLock()
         self._closed = True
         self._stack.pop_all()
-        for prepared in self._open.values():
+        for prepared in (*self._open.values(), *self._warm.ready()):
             prepared.enclosure.forget()
         if self._surroundings is not None:
             os.close(self._surroundings.owner)

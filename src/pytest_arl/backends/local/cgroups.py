@@ -134,8 +134,7 @@ class RunCgroups:
         self._stack.close()
 
     def forget(self) -> None:
-        """In a forked child: close its copies of the descriptors and leave the rest to the parent."""
-        self._stack.pop_all()
+        """In a forked child: close its copies of the locks. The folders are the parent's."""
         for descriptor in self.locks:
             with suppress(OSError):
                 os.close(descriptor)

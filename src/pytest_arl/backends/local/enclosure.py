@@ -187,9 +187,8 @@ class Enclosure:
                 self._stack.close()
 
     def forget(self) -> None:
-        """In a forked child: the sandbox is the parent's."""
-        self._lock = threading.Lock()
-        self._stack.pop_all()
+        """In a forked child: let go of what would keep the sandbox alive after the parent, whose it is."""
+        self._lock = threading.Lock()  # the other one may be held by a thread that is not here
         self.connection.close()
         self._process.returncode = 0  # nothing for Popen to wait for, or to warn of
 

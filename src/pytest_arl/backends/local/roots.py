@@ -18,7 +18,7 @@ from pytest_arl.errors import UsageError
 __all__ = ["add_root", "can_overlay", "check_root"]
 
 _SIGNS = ("bin", "etc", "lib", "lib64", "opt", "sbin", "srv", "usr", "var")
-_REPLACED = ("dev", "proc", "sys")
+_REPLACED = ("dev", "proc")
 
 
 def check_root(folder: Path, pool: str, targets: list[str]) -> Path:

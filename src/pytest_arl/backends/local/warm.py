@@ -136,11 +136,15 @@ class WarmPools(Generic[ReadyT]):
         if not wanted:
             one.close()
 
+    def ready(self) -> list[ReadyT]:
+        """Those that are ready, of all pools; for a forked child, which takes no lock."""
+        return [one for shelf in self._ready.values() for one in shelf]
+
     def close(self) -> None:
         """End those that are ready, and the thread. Idempotent."""
         with self._changed:
             self._closed = True
-            ready = [one for shelf in self._ready.values() for one in shelf]
+            ready = self.ready()
             self._ready.clear()
             self._plans.clear()
             thread = self._thread
