@@ -60,11 +60,11 @@ class Project:
         """Pytest, in a process of its own."""
         # No short summary, unless a test asks for it: it repeats names that tests look for.
         summary = () if "no:terminal" in args else ("-rN",)
-        return Outcome(self.pytester.runpytest_subprocess(*_QUIET, *summary, *args), self)
+        return Outcome(self.pytester.runpytest_subprocess(*_QUIET, *summary, *args, timeout=120), self)
 
     def run_with_everything(self, *args: str) -> Outcome:
         """Pytest with every plugin that is installed."""
-        return Outcome(self.pytester.runpytest_subprocess(*args), self)
+        return Outcome(self.pytester.runpytest_subprocess(*args, timeout=120), self)
 
 
 class Outcome:

@@ -52,6 +52,8 @@ def test_a_worker_that_crashes_is_the_controllers_to_tell(project: Project) -> N
 def test_an_interrupt_closes_everything(project: Project) -> None:
     project.test("""
         import os, signal
+        # Where pytest was started in the background, the interrupt would be ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
         def test_1(arl_sandbox):
             arl_sandbox.start("sleep", "98762")
