@@ -27,7 +27,11 @@ def test_a_plain_installation_needs_three_packages() -> None:
 
 
 def test_an_extra_is_declared_only_once_it_does_something() -> None:
-    assert set(DISTRIBUTION.metadata.get_all("Provides-Extra") or []) == {"dev", "local"}
+    extras = set(DISTRIBUTION.metadata.get_all("Provides-Extra") or [])
+    package = Path(pytest_arl.__file__).parent
+    assert {"dev", "local"} <= extras
+    assert ("kubernetes" in extras) == (package / "backends" / "kubernetes").exists()
+    assert ("operator" in extras) == (package / "operator").exists()
 
 
 def test_the_package_carries_its_types() -> None:
