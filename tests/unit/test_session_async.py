@@ -21,11 +21,19 @@ Main = Callable[[], Awaitable[Any]]
 HELLO: dict[str, Any] = {"name": "hello", "type": "Command", "command": ["echo", "hi"]}
 
 
+plain_asyncio = False
+
+
 def with_asyncio(main: Main) -> Any:
     async def run() -> Any:
         return await main()
 
-    return asyncio.run(run())
+    global plain_asyncio  # noqa: PLW0603 - one loop at a time
+    plain_asyncio = True
+    try:
+        return asyncio.run(run())
+    finally:
+        plain_asyncio = False
 
 
 def with_anyio_asyncio(main: Main) -> Any:
@@ -45,28 +53,16 @@ def run(request: pytest.FixtureRequest) -> Callable[[Main], Any]:
 
 
 async def cancelled_after(seconds: float, work: Callable[[], Awaitable[object]]) -> bool:
-    """Whether ``work`` was cancelled, by whatever this loop cancels with; it must not return."""
-    if "trio" in sys.modules and trio.lowlevel.in_trio_run():
-        with trio.move_on_after(seconds) as scope:
-            await work()
-        return scope.cancelled_caught
-    if anyio_runs():
-        with anyio.move_on_after(seconds) as anyio_scope:
-            await work()
-        return anyio_scope.cancelled_caught
-    try:
-        await asyncio.wait_for(work(), seconds)
-    except TimeoutError:
-        return True
-    return False
-
-
-def anyio_runs() -> bool:
-    try:
-        anyio.get_current_task()
-    except Exception:  # noqa: BLE001 - whatever it says where it does not run
+    """Whether ``work`` was cancelled, by asyncio's own means under plain asyncio, and by scopes elsewhere."""
+    if plain_asyncio:
+        try:
+            await asyncio.wait_for(work(), seconds)
+        except TimeoutError:
+            return True
         return False
-    return True
+    with anyio.move_on_after(seconds) as scope:
+        await work()
+    return scope.cancelled_caught
 
 
 @pytest.mark.usefixtures("toy")
@@ -130,6 +126,29 @@ def test_cancelling_the_await_cancels_the_task_and_waits_for_it(run: Callable[[M
     run(main)
 
 
+def test_a_cancel_that_came_too_early_is_repeated_and_not_in_a_busy_loop(
+    run: Callable[[Main], Any], toy: ToyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[float] = []
+    cancel = ToySandbox.cancel
+
+    def late(sandbox: ToySandbox, task_id: str) -> None:
+        calls.append(time.monotonic())
+        if calls[-1] - calls[0] > 0.3:
+            cancel(sandbox, task_id)
+
+    monkeypatch.setattr(ToySandbox, "cancel", late)
+
+    async def main() -> None:
+        async with SandboxSession(backend="toy") as session:
+            assert await cancelled_after(0.1, lambda: session.arun("sleep", "30"))
+
+    began = time.monotonic()
+    run(main)
+    assert time.monotonic() - began < 10
+    assert 2 <= len(calls) < 50
+
+
 def test_cancelling_one_that_waits_lets_nothing_of_it_run(run: Callable[[Main], Any], toy: ToyBackend) -> None:
     async def main() -> None:
         async with SandboxSession(backend="toy") as session:
@@ -174,6 +193,21 @@ def test_cancelling_a_creation_leaves_no_sandbox(
         time.sleep(0.01)
     assert toy.open == []
     assert not session.is_open
+
+
+def test_a_creation_that_ended_as_it_was_cancelled_leaves_no_sandbox(
+    toy: ToyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def done_and_cancelled(function: Callable[[], object], *_: object, **__: object) -> None:
+        function()
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr("pytest_arl.session.in_thread", done_and_cancelled)
+    session = SandboxSession(backend="toy")
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(session.acreate_sandbox())
+    assert len(toy.requests) == 1
+    assert toy.open == []
 
 
 @pytest.mark.usefixtures("toy")

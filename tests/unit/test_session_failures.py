@@ -1,0 +1,210 @@
+"""What goes wrong, who is told of it, and what a traceback shows."""
+
+import logging
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_arl import (
+    Command,
+    InfrastructureError,
+    SandboxLost,
+    SandboxSession,
+    SandboxTimeout,
+    StepResult,
+)
+from tests.toy_backend import ToyBackend, ToySandbox
+from tests.unit.sessions import HELLO, Listener, listening, shell
+
+# --- what goes wrong ---
+
+
+def test_a_lost_sandbox_is_an_infrastructure_error_with_what_is_known(
+    session: SandboxSession, sandbox: ToySandbox
+) -> None:
+    with listening() as events, pytest.raises(SandboxLost) as caught:
+        session.execute([HELLO, shell("echo partly; sleep 30", "second"), HELLO | {"name": "third"}],
+                        on_output=lambda step, *_: sandbox.die() if step == "second" else None)  # fmt: skip
+    result = caught.value.result
+    assert result is not None
+    assert (result.total, result.state, result.sandbox) == (3, "Failed", session.name)
+    assert result.steps[0].ok
+    finished = [event for event in events if event[0] == "finished"]
+    assert [(event[3], event[4]) for event in finished] == [(result, caught.value)]
+
+
+def test_a_sandbox_that_was_lost_stays_lost(session: SandboxSession, sandbox: ToySandbox) -> None:
+    sandbox.die()
+    assert not session.is_open
+    with pytest.raises(SandboxLost):
+        session.run("true")
+
+
+def test_a_task_lost_before_it_started_is_repeated_as_often_as_asked(
+    session: SandboxSession, sandbox: ToySandbox
+) -> None:
+    sandbox.die()
+    assert session.execute([HELLO], retries=1).check().stdout == "Hello, World!\n"
+
+
+def test_nothing_is_repeated_unasked(session: SandboxSession, sandbox: ToySandbox) -> None:
+    sandbox.die()
+    with pytest.raises(SandboxLost):
+        session.execute([HELLO], retries=0)
+
+
+def test_a_task_that_may_have_started_is_never_repeated(
+    session: SandboxSession, sandbox: ToySandbox, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(SandboxLost):
+        session.execute([shell(f"echo ran >> {log}; echo x; sleep 30")], retries=5, on_output=lambda *_: sandbox.die())
+    assert log.read_text() == "ran\n"
+
+
+def test_a_fresh_sandbox_never_stands_in_for_one_that_was_used(session: SandboxSession, sandbox: ToySandbox) -> None:
+    session.write("a", "x")
+    sandbox.die()
+    with pytest.raises(SandboxLost):
+        session.execute([shell("test -e a")], retries=5)
+
+
+def test_retries_give_up_with_the_error_of_the_last(
+    session: SandboxSession, sandbox: ToySandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def restore(*_: object) -> None:
+        tries.append(1)
+        raise SandboxTimeout("none is ready")
+
+    monkeypatch.setattr(ToySandbox, "restore", restore)
+    sandbox.die()
+    with pytest.raises(SandboxTimeout):
+        session.execute([HELLO], retries=3)
+    assert len(tries) == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [],
+        [{"outcome": "Succeeded", "exit_code": 0}] * 2,
+        [{"outcome": "Succeeded", "exit_code": 3}],
+        [{"outcome": "Failed", "exit_code": 0}],
+        [{"outcome": "Failed", "exit_code": None}],
+        [{"outcome": "Skipped", "exit_code": 0}],
+        [{"outcome": "Succeeded", "exit_code": None}],
+        [{"outcome": "Succeeded", "exit_code": 0, "name": "other"}],
+    ],
+)
+def test_an_answer_that_contradicts_itself_is_never_a_result(
+    session: SandboxSession, sandbox: ToySandbox, monkeypatch: pytest.MonkeyPatch, answer: list[dict[str, Any]]
+) -> None:
+    steps = [StepResult(**{"name": "hello", "type": "Command", **step}) for step in answer]
+    monkeypatch.setattr(sandbox, "execute", lambda *_: steps)
+    with pytest.raises(InfrastructureError, match="the backend 'toy'"):
+        session.execute([HELLO])
+
+
+# --- who is told ---
+
+
+def test_listeners_are_told_of_the_life_of_a_sandbox_in_order(toy: ToyBackend) -> None:
+    with listening() as events, SandboxSession(backend="toy") as session:
+        result = session.execute([HELLO])
+        session.reset()
+    assert [event[0] for event in events] == ["ready", "finished", "closed"]
+    ready, finished, closed = events
+    assert ready[1:] == (session, ready[2], "none")
+    assert 0 <= ready[2] < 5
+    assert (finished[3], finished[4]) == (result, None)
+    assert finished[2].id == result.id
+    assert closed[1] is session
+    with SandboxSession(backend="toy"):
+        pass
+    assert len(events) == 3
+
+
+def test_an_interrupted_task_is_told_with_what_is_known(session: SandboxSession) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with listening() as events, pytest.raises(KeyboardInterrupt):
+        session.execute([HELLO | {"name": "a"}, shell("echo x; sleep 30", "b")],
+                        on_output=lambda step, *_: interrupt() if step == "b" else None)  # fmt: skip
+    ((_, _, task, partial, error),) = events
+    assert isinstance(error, KeyboardInterrupt)
+    assert [step.name for step in partial.steps] == ["a"]
+    assert len(task.steps) == 2
+
+
+def test_a_listener_that_fails_does_not_break_the_session(
+    session: SandboxSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Listener):
+        def task_finished(self, *_: object) -> None:
+            raise ZeroDivisionError
+
+    with Broken():
+        assert session.run("true").ok
+    assert "a session listener failed" in caplog.text
+
+
+def test_each_phase_is_logged_and_no_secret_is(toy: ToyBackend, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pytest_arl")
+    with SandboxSession("toys", backend="toy") as session:
+        session.run("sh", "-c", "exit 3", env={"TOKEN": "hunter2"}, stdin="hunter2")
+        session.execute([{"type": "FilePatch", "path": "a", "content": "hunter2"}])
+        session.reset()
+    for phase in (
+        "acquiring a sandbox of pool toys (backend toy)",
+        f"{session.name}: ready after",
+        f"{session.name}: step 1/1 'sh' starts (sh -c 'exit 3')",
+        f"{session.name}: step 1/1 'sh' ended: Failed, exit code 3",
+        f"{session.name}: reset in",
+        f"{session.name}: closed",
+    ):
+        assert phase in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+# --- tracebacks ---
+
+RAISING: list[Callable[[SandboxSession], object]] = [
+    lambda s: s.execute([]),
+    lambda s: s.execute([{"type": "Command", "command": [3]}]),
+    lambda s: s.execute([HELLO], timeout=-1),
+    lambda s: s.run("a b"),
+    lambda s: s.run("true", env={"A": 1}),  # type: ignore[dict-item] # on purpose
+    lambda s: s.run("false").check(),
+    lambda s: s.execute([shell("exit 1")]).check(),
+    lambda s: bool(s.run("true")),
+    lambda s: s.start("no-such"),
+    lambda s: s.write("", ""),
+    lambda s: s.output("x", "stdout"),
+    lambda s: Command(command=[]),
+    lambda s: s.create_sandbox(),
+    lambda s: SandboxSession(timeout=-1),
+    lambda s: SandboxSession(backend="toy", pool_ref="nope").create_sandbox(),
+    lambda s: (SandboxSession.__exit__(s, None, None, None), s.run("true")),  # type: ignore[func-returns-value]
+    lambda s: s.execute([HELLO]).step("x"),
+]
+
+
+@pytest.mark.parametrize("use", RAISING)
+def test_our_frames_are_hidden_in_tracebacks(session: SandboxSession, use: Callable[[SandboxSession], object]) -> None:
+    with pytest.raises(Exception) as caught:
+        use(session)
+    assert caught.value.__cause__ is None
+    ours = os.path.join("src", "pytest_arl") + os.sep
+    shown = [
+        frame
+        for frame, _ in traceback.walk_tb(caught.value.__traceback__)
+        if ours in frame.f_code.co_filename and "__tracebackhide__" not in frame.f_locals
+    ]
+    assert [frame.f_code.co_qualname for frame in shown] == []
