@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,7 +50,8 @@ class Recorder:
         self._sandboxes = 0
         self._steps = 0
         self._isolation: set[str] = set()
-        self._open: dict[int, SandboxSession] = {}
+        # Weak: a session that a test forgets to close is closed when it is collected, not at the end of the run.
+        self._open: weakref.WeakValueDictionary[int, SandboxSession] = weakref.WeakValueDictionary()
 
     # the running test
 
