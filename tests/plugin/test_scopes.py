@@ -233,6 +233,30 @@ def test_what_was_opened_by_a_call_is_closed_with_the_fixture(project: Project) 
     assert outcome.used[2] == 0
 
 
+def test_what_the_factory_opened_is_closed_with_it(project: Project) -> None:
+    project.write(
+        "conftest.py",
+        """
+        import pytest, pytest_arl
+        made = []
+
+        @pytest.fixture
+        def one(arl_sandbox_factory):
+            made.append(arl_sandbox_factory())
+            return made[0]
+
+        def pytest_sessionfinish():
+            with pytest.raises(pytest_arl.SandboxClosed):
+                made[0].run("true")
+            print("IS CLOSED")
+    """,
+    )
+    project.test("def test_it(one): one.run('true').check()")
+    outcome = project.run()
+    outcome.passes(1)
+    assert "IS CLOSED" in outcome.text
+
+
 def test_two_calls_of_one_fixture_give_two_sandboxes(project: Project) -> None:
     project.test("""
         def test_it(arl_sandbox):
