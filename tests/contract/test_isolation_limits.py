@@ -1,0 +1,261 @@
+"""Contract, "Isolation": bombs end the step, not the machine, and the result names the limit."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.contract.probes import living, python
+
+if TYPE_CHECKING:
+    from pytest_arl import SandboxSession, StepResult
+    from tests.contract.conftest import ContractBackend
+
+PATIENCE = 30.0
+"""Seconds: a bomb that has not ended by then was not ended by its limit."""
+
+
+def _ended_by_a_limit(result: StepResult) -> str:
+    """The limit's name, where the step did end by one."""
+    assert result.outcome in ("Failed", "Killed", "OutOfMemory"), result
+    assert not result.ok
+    assert result.limit is not None, result.stderr
+    return result.limit
+
+
+# 17. Processes
+
+_FORKS = {
+    "all at once": "import os\nwhile True: os.fork()",
+    "deaf to refusal": """
+import os, time
+while True:
+    try: os.fork()
+    except OSError: pass
+""",
+    "from a shell": "import os; os.execv('/bin/sh', ['sh', '-c', 'bomb() { bomb | bomb & }; while :; do bomb; sleep 0.01; done'])",
+    "sessions and exits": """
+import os
+while True:
+    try:
+        if os.fork() == 0:
+            os.setsid(); os.fork()
+    except OSError: pass
+""",
+    "threads": """
+import threading, time
+while True: threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+""",
+}
+
+
+@pytest.mark.parametrize("bomb", _FORKS)
+def test_a_fork_bomb_ends_the_step_and_names_the_limit(small: SandboxSession, bomb: str) -> None:
+    result = python(small, _FORKS[bomb], timeout=PATIENCE)
+
+    assert _ended_by_a_limit(result).split()[0] in ("processes", "memory")
+    assert living(small) == [], "the sandbox goes on"
+
+
+def test_as_many_processes_as_the_pool_allows_are_no_bomb(small: SandboxSession) -> None:
+    code = """
+        import os, time
+        children = [pid for _ in range(30) if (pid := os.fork()) or time.sleep(0.2) or os._exit(0)]
+        print(sum(os.waitpid(pid, 0)[1] for pid in children), len(children))
+    """
+    assert python(small, code).check().stdout == "0 30\n"
+
+
+def test_a_build_that_finds_its_bounds_once_may_go_on(small: SandboxSession) -> None:
+    code = """
+        import os, time
+        children = []
+        try:
+            while True:
+                pid = os.fork()
+                if pid == 0:
+                    time.sleep(0.02); os._exit(0)
+                children.append(pid)
+        except OSError as error:
+            print(error.errno, len(children) > 25)
+        for pid in children: os.waitpid(pid, 0)
+        time.sleep(0.3); print("went on")
+    """
+    assert python(small, code).check().stdout == "11 True\nwent on\n"
+
+
+# 17. Memory
+
+_MEMORY = {
+    "malloc": "x = []\nwhile {more}: x.append(bytearray(b'x' * (1 << 20)))",
+    "many processes": """
+import os, time
+mine = None
+for _ in range({count} // 10):
+    if os.fork() == 0:
+        mine = bytearray(b'x' * (10 << 20)); time.sleep({pause}); os._exit(0)
+status = 0
+try:
+    while True: status |= os.wait()[1]
+except ChildProcessError: pass
+os._exit(bool(status))
+""",
+    "anonymous mapping": """
+import mmap
+x = []
+while {more}:
+    x.append(mmap.mmap(-1, 1 << 20)); x[-1].write(b'x' * (1 << 20))
+""",
+    "shared mappings of many processes": """
+import mmap, os, time
+for _ in range({count} // 20):
+    if os.fork() == 0:
+        x = mmap.mmap(-1, 20 << 20); x.write(b'x' * (20 << 20)); time.sleep({pause}); os._exit(0)
+status = 0
+try:
+    while True: status |= os.wait()[1]
+except ChildProcessError: pass
+os._exit(bool(status))
+""",
+    "memfd": """
+import os
+fd = os.memfd_create("bomb")
+written = 0
+while {more}: written += os.write(fd, b'x' * (1 << 20))
+""",
+    "files in /dev/shm": """
+with open("/dev/shm/bomb", "wb") as file:
+    while {more}: file.write(b'x' * (1 << 20))
+""",
+    "System V shared memory": """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+n = 0
+while {more}:
+    segment = libc.shmget(0, 1 << 20, 0o1600)
+    address = libc.shmat(segment, None, 0)
+    if segment < 0 or address in (None, 2**64 - 1):
+        raise MemoryError(ctypes.get_errno())
+    ctypes.memset(address, 1, 1 << 20)
+    if n % 8: libc.shmdt(ctypes.c_void_p(address))
+    n += 1
+""",
+}
+
+
+def _memory(kind: str, count: int, pause: float) -> str:
+    """A program that takes ``count`` MiB, then ends well, or so many that it cannot."""
+    counter = "import itertools; counter = itertools.count()\n"
+    words = {"{more}": f"next(counter) < {count}", "{count}": str(count), "{pause}": str(pause)}
+    code = _MEMORY[kind]
+    for word, value in words.items():
+        code = code.replace(word, value)
+    return counter + code
+
+
+@pytest.mark.parametrize("kind", _MEMORY)
+def test_a_memory_bomb_ends_the_step_and_names_the_limit(backend: ContractBackend, kind: str) -> None:
+    began = time.monotonic()
+    with backend.open("small") as sandbox:
+        result = python(sandbox, _memory(kind, 380, 1), timeout=PATIENCE)
+        limit = _ended_by_a_limit(result)
+
+    assert limit.split()[0] in ("memory", "shm")
+    assert limit.split()[1] == "128Mi", "with the pool's value"
+    assert time.monotonic() - began < PATIENCE
+
+
+@pytest.mark.parametrize("kind", _MEMORY)
+def test_a_program_within_the_limit_is_not_ended(small: SandboxSession, kind: str) -> None:
+    assert python(small, _memory(kind, 40, 0.2), timeout=PATIENCE).check().ok
+
+
+def test_a_step_that_ran_out_of_memory_says_so_and_the_sandbox_goes_on(small: SandboxSession) -> None:
+    result = python(small, _memory("malloc", 380, 0), timeout=PATIENCE)
+
+    assert (result.outcome, result.signal, result.exit_code) in (("OutOfMemory", "SIGKILL", 137), ("Failed", None, 1))
+    assert "memory" in (result.limit or "")
+    assert small.run("echo", "alive").stdout == "alive\n"
+    assert living(small) == []
+
+
+# 17. Disks
+
+
+@pytest.mark.parametrize(("folder", "limit"), [("/workspace", "workspace"), ("/tmp", "tmp"), ("/home/arl", "tmp")])
+def test_a_full_disk_fails_the_step_and_names_the_limit(small: SandboxSession, folder: str, limit: str) -> None:
+    fits = small.run("dd", "if=/dev/zero", f"of={folder}/fits", "bs=1M", "count=4")
+    full = small.run("dd", "if=/dev/zero", f"of={folder}/full", "bs=1M", "count=20")
+    small.run("rm", f"{folder}/full", f"{folder}/fits").check()
+
+    assert fits.ok, "control"
+    assert _ended_by_a_limit(full) == f"{limit} 8Mi"
+    assert "No space left on device" in full.stderr
+    assert small.run("dd", "if=/dev/zero", f"of={folder}/fits", "bs=1M", "count=4").ok, "the sandbox goes on"
+
+
+def test_files_without_end_or_content_end_at_a_limit_too(small: SandboxSession) -> None:
+    code = """
+        for number in range({}):
+            open(f"/workspace/{{number}}", "w").close()
+    """
+    assert python(small, code.format(500)).ok
+    result = python(small, code.format(1_000_000), timeout=PATIENCE)
+
+    assert _ended_by_a_limit(result).split()[0] in ("workspace", "memory")
+
+
+@pytest.mark.parametrize("folder", ["/dev", "/etc", "/run", "/", "/arl", "/home", "/var", "/dev/pts", "/dev/mqueue"])
+def test_nowhere_else_can_a_disk_be_filled(small: SandboxSession, folder: str) -> None:
+    result = small.run("dd", "if=/dev/zero", f"of={folder}/file", "bs=1M", "count=20")
+
+    assert not result.ok
+    assert "No space left" not in result.stderr, "nothing is written there at all"
+
+
+# 17. Descriptors
+
+
+def test_a_descriptor_leak_fails_the_step_and_names_the_limit(small: SandboxSession) -> None:
+    code = """
+        import os
+        leaked = [os.dup(0) for _ in range({})]
+        print(len(leaked))
+    """
+    assert python(small, code.format(50)).stdout == "50\n", "control"
+    result = python(small, code.format(100_000))
+
+    assert _ended_by_a_limit(result) == "files 64"
+    assert "Too many open files" in result.stderr
+    assert small.run("true").ok
+
+
+def test_a_limit_cannot_be_raised_from_inside(small: SandboxSession) -> None:
+    code = """
+        import resource
+        for name in ("NOFILE", "CORE"):
+            kind = getattr(resource, "RLIMIT_" + name)
+            soft, hard = resource.getrlimit(kind)
+            resource.setrlimit(kind, (hard, hard))
+            try:
+                resource.setrlimit(kind, (hard + 1, hard + 1))
+            except (ValueError, PermissionError):
+                print(name, hard)
+    """
+    assert python(small, code).check().stdout == "NOFILE 64\nCORE 1\n"
+
+
+# 17. The machine lives
+
+
+def test_bombs_in_one_sandbox_leave_another_at_ease(backend: ContractBackend) -> None:
+    with backend.open("small") as bombed, backend.open("small") as calm:
+        process = bombed.start("python3", "-c", _FORKS["deaf to refusal"])
+        began = time.monotonic()
+        for _ in range(5):
+            assert calm.run("sh", "-c", "true | true | echo fine").check().stdout == "fine\n"
+        assert time.monotonic() - began < 10
+        process.kill()
