@@ -267,3 +267,16 @@ def test_a_failing_test_leaves_nothing_either(project: Project) -> None:
             assert arl_sandbox.run("ls").stdout == ""
     """)
     project.run("--arl-scope=module").counts(failed=1, passed=1)
+
+
+def test_a_test_whose_teardown_fails_leaves_nothing_either(project: Project) -> None:
+    project.test("""
+        @pytest.fixture
+        def broken(arl_sandbox):
+            yield
+            raise ValueError
+
+        def test_1(broken, arl_sandbox): arl_sandbox.write("left", "x")
+        def test_2(arl_sandbox): assert arl_sandbox.run("ls").stdout == ""
+    """)
+    project.run("--arl-scope=module").counts(passed=2, errors=1)
