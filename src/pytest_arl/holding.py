@@ -109,14 +109,18 @@ class Holding:
             return
         self._closed = True
         try:
-            self.sandbox.close()
-            if self._checkpoint is not None:
-                self._checkpoint.close()
-        except Exception:  # a backend promised not to; nobody can do anything about it here
-            _logger.exception("closing the sandbox %s failed", self.sandbox.name)
+            for part in (self.sandbox, self._checkpoint):
+                self._close_part(part)
         finally:
             self._turns.leave(self._place)
             self._open.discard(self)
+
+    def _close_part(self, part: BackendSandbox | Checkpoint | None) -> None:
+        try:
+            if part is not None:
+                part.close()
+        except Exception:  # a backend promised not to; what else is open must be closed all the same
+            _logger.exception("closing the sandbox %s failed", self.sandbox.name)
 
     def close_at_exit(self) -> None:
         """Leave nothing of this process; a kept sandbox is its backend's business."""

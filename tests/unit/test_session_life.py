@@ -176,6 +176,7 @@ def test_a_backend_that_cannot_close_does_not_break_the_test(
     monkeypatch.setattr(sandbox, "close", lambda: [close(), 1 / 0])
     session.delete_sandbox()
     assert f"closing the sandbox {sandbox.name} failed" in caplog.text
+    assert not sandbox.checkpoints[0].folder.exists()
 
 
 def test_at_most_so_many_sandboxes_are_open_at_once(toy: ToyBackend) -> None:
