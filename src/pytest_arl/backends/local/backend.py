@@ -9,15 +9,13 @@ import secrets
 import threading
 import time
 import weakref
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.agent import AgentSandbox
-from pytest_arl.backends.local.cgroups import RunCgroups, sweep
-from pytest_arl.backends.local.enclosure import Enclosure, Surroundings
-from pytest_arl.backends.local.janitor import Janitor
+from pytest_arl.backends.local import surroundings
+from pytest_arl.backends.local.enclosure import Enclosure
 from pytest_arl.backends.local.plan import Plan, make_plan
-from pytest_arl.backends.local.probe import Host, probe
+from pytest_arl.backends.local.probe import probe
 from pytest_arl.backends.local.slots import Slots
 from pytest_arl.backends.local.warm import WarmPools
 from pytest_arl.channel import Channel, ChannelLost
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_arl.backends.base import AcquireRequest, Backend
+    from pytest_arl.backends.local.surroundings import Surroundings
 
 __all__ = ["LocalBackend", "create_backend"]
 
@@ -40,10 +39,10 @@ _WARM_SECONDS = 120.0
 class _Prepared:
     """A sandbox that is ready and nobody's yet."""
 
-    def __init__(self, plan: Plan, surroundings: Surroundings, deadline: float) -> None:
+    def __init__(self, plan: Plan, around: Surroundings, deadline: float) -> None:
         """Make one. Raises BackendUnavailable, SandboxTimeout."""
         self.plan = plan
-        self.enclosure = Enclosure(plan, surroundings, deadline)
+        self.enclosure = Enclosure(plan, around, deadline)
         try:
             self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph)
             self._greet(deadline)
@@ -108,8 +107,6 @@ class LocalBackend:
         self._plans: dict[str, Plan] = {}
         self._open: dict[str, _Prepared] = {}
         self._surroundings: Surroundings | None = None
-        self._stack = ExitStack()
-        self._janitor: Janitor | None = None
         self._closed = False
         self._warm: WarmPools[_Prepared] = WarmPools(self._make_warm, self._has_room)
         _backends.add(self)
@@ -140,26 +137,9 @@ class LocalBackend:
                 host = probe()
                 host.require(self._settings.value("isolation_min"))
                 plan = self._plans[pool.name] = make_plan(pool, host)
-                self._surround(host)
+                if self._surroundings is None:
+                    self._surroundings = surroundings.take(host)
             return plan
-
-    def _surround(self, host: Host) -> None:
-        """What all sandboxes of this process share; made with the first one."""
-        if self._surroundings is not None:
-            return
-        owner = os.pidfd_open(os.getpid())
-        self._stack.callback(os.close, owner)
-        cgroups = None
-        if host.hierarchies is not None:
-            try:
-                cgroups = RunCgroups(host.hierarchies)
-            except OSError as error:
-                raise BackendUnavailable(f"cgroups for sandboxes cannot be made: {error}") from None
-            self._janitor = Janitor.start(cgroups)
-            self._stack.callback(self._janitor.close)
-            self._stack.callback(cgroups.close)
-            threading.Thread(target=sweep, args=(host.hierarchies,), name="arl-sweep", daemon=True).start()
-        self._surroundings = Surroundings(owner, host.privileged, cgroups)
 
     def _hand_out(self, plan: Plan, slot: _Slot, deadline: float) -> AgentSandbox:
         """A warm sandbox or a fresh one, as its holder will have it."""
@@ -213,8 +193,8 @@ class LocalBackend:
         with self._lock:
             if self._closed or self._surroundings is None:
                 raise BackendUnavailable("the local backend is closed")
-            surroundings = self._surroundings
-        return _Prepared(plan, surroundings, deadline)
+            around = self._surroundings
+        return _Prepared(plan, around, deadline)
 
     def _make_warm(self, plan: Plan) -> _Prepared:
         return self._make(plan, time.monotonic() + _WARM_SECONDS)
@@ -234,22 +214,16 @@ class LocalBackend:
         for prepared in left:
             prepared.close()
         with self._lock:
-            self._surroundings = None
-            self._stack.close()
+            if self._surroundings is not None:
+                self._surroundings = None
+                surroundings.release()
 
     def forget(self) -> None:
         """In a forked child: everything here is the parent's, and stays as it is."""
         self._lock = threading.RLock()
         self._closed = True
-        self._stack.pop_all()
         for prepared in (*self._open.values(), *self._warm.ready()):
             prepared.enclosure.forget()
-        if self._surroundings is not None:
-            os.close(self._surroundings.owner)
-            if self._surroundings.cgroups is not None:
-                self._surroundings.cgroups.forget()
-        if self._janitor is not None:
-            self._janitor.forget()
         atexit.unregister(self.close)
 
 

@@ -17,7 +17,6 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local.cures import cure_for
@@ -30,27 +29,13 @@ from pytest_arl.errors import BackendUnavailable, SandboxTimeout
 
 if TYPE_CHECKING:
     from pytest_arl.backends.local.cgroups import Cgroup, RunCgroups
+    from pytest_arl.backends.local.surroundings import Surroundings
 
-__all__ = ["Enclosure", "Surroundings"]
+__all__ = ["Enclosure"]
 
 _END_SECONDS = 5.0
 """For a killed sandbox to be gone. Freeing a full workspace and 6,500 processes took less than one."""
 _cpus = itertools.count()
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a process's sandboxes share.
-
-    Attributes:
-        owner: a pidfd of this process.
-        privileged: whether each sandbox gets a uid.
-        cgroups: where their limits are, or None.
-    """
-
-    owner: int
-    privileged: bool
-    cgroups: RunCgroups | None
 
 
 class Enclosure:

@@ -52,9 +52,10 @@ def search_path(*, host: bool) -> str:
 
 def add_environment(layout: Layout) -> None:
     """Show the Python environment that this process runs in: programs, libraries, headers; no more of its folders."""
-    for prefix in dict.fromkeys((sys.base_prefix, sys.prefix)):
-        _add_prefix(layout, Path(prefix))
-    for path in (sys.executable, _home_of_environment()):
+    prefixes = dict.fromkeys((sys.base_prefix, sys.prefix))
+    for prefix in dict.fromkeys(Path(prefix).resolve() for prefix in prefixes):
+        _add_prefix(layout, prefix)
+    for path in (*(f"{prefix}/bin" for prefix in prefixes), sys.executable, _home_of_environment()):
         if path:
             _add_links(layout, path)
     executable = _base_executable()
@@ -65,12 +66,13 @@ def add_environment(layout: Layout) -> None:
 def _add_prefix(layout: Layout, prefix: Path) -> None:
     if layout.covers(str(prefix)):
         return
-    for entry in sorted(os.scandir(prefix), key=lambda entry: entry.name):
-        if entry.name in {"bin", "include", "pyvenv.cfg"} or entry.name.startswith("lib"):
-            if entry.is_symlink():
-                layout.symlink(str(Path(entry.path).readlink()), entry.path)
-            else:
-                layout.bind(Path(entry.path), entry.path)
+    for path in sorted(prefix.iterdir()):
+        if path.name in {"bin", "include", "pyvenv.cfg"} or path.name.startswith("lib"):
+            real = path.resolve()
+            if path.is_symlink() and real.is_relative_to(prefix):
+                layout.symlink(str(path.readlink()), str(path))
+            elif real.exists():
+                layout.bind(real, str(path))
 
 
 def _home_of_environment() -> str:

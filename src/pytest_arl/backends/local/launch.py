@@ -6,11 +6,13 @@ another: in between it can be given its limits, before it has any child that wou
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import select
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import spawner
@@ -24,6 +26,28 @@ if TYPE_CHECKING:
     from pytest_arl.backends.local.layout import Argument
 
 __all__ = ["Launch"]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """Bytes for bubblewrap to read from a descriptor; ``varies`` where a sandbox's uid stands in them."""
+
+    data: bytes
+    varies: bool
+
+
+@functools.lru_cache(maxsize=16)
+def _prepare(arguments: tuple[Argument, ...]) -> tuple[bytes | _File, ...]:
+    """What of the options is the same for all sandboxes of a pool, as bubblewrap reads it."""
+    parts: list[bytes | _File] = []
+    words: list[bytes] = []
+    for argument in arguments:
+        if isinstance(argument, Content):
+            parts += [b"".join(words), _File(argument.data, UID in argument.data)]
+            words = []
+        else:
+            words.append(os.fsencode(argument) + b"\0")
+    return (*parts, b"".join(words))
 
 
 class Launch:
@@ -45,14 +69,14 @@ class Launch:
     ) -> subprocess.Popen[bytes]:
         """Start it. Its options go through a memory file, so that ``ps`` shows none of them."""
         descriptors = [*inherited, self._info_in, self._block_out]
-        words = ["--info-fd", str(self._info_in), "--block-fd", str(self._block_out)]
-        for argument in arguments:
-            if isinstance(argument, Content):
-                descriptors.append(self._memory_file(argument.data.replace(UID, b"%d" % uid)))
-                words.append(str(descriptors[-1]))
+        words = [b"--info-fd\0%d\0--block-fd\0%d\0" % (self._info_in, self._block_out)]
+        for part in _prepare(tuple(arguments)):
+            if isinstance(part, bytes):
+                words.append(part)
             else:
-                words.append(argument)
-        descriptors.append(self._memory_file(b"".join(os.fsencode(word) + b"\0" for word in words)))
+                descriptors.append(self._memory_file(part.data.replace(UID, b"%d" % uid) if part.varies else part.data))
+                words.append(b"%d\0" % descriptors[-1])
+        descriptors.append(self._memory_file(b"".join(words)))
         try:
             return spawner.spawn(
                 [bwrap, "--args", str(descriptors[-1]), "--", *argv], descriptors=descriptors, stderr=stderr

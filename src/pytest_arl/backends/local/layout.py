@@ -67,7 +67,10 @@ class Layout:
         self.arguments += ["--perms", f"{mode:04o}", "--dir", target]
 
     def symlink(self, text: str, target: str) -> None:
-        """A symbolic link in what is already there."""
+        """A symbolic link in what is already there; once, for older bubblewraps refuse to make it again."""
+        if target in self._made:
+            return
+        self._made.add(target)
         self._make_parents(target)
         self.arguments += ["--symlink", text, target]
 

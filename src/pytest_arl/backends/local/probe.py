@@ -60,8 +60,8 @@ class Host:
         return self.hierarchies is not None
 
     def overlay_bwrap(self) -> str | None:
-        """A bubblewrap that makes overlays here, or None."""
-        return _find_overlay(tuple(path for path, _ in self.tried), privileged=self.privileged)
+        """A bubblewrap that makes overlays here, which the one in use may be too old for; None where none does."""
+        return _find_overlay(candidates(), privileged=self.privileged)
 
     def require(self, weakest: str) -> None:
         """Raise BackendUnavailable, with the cure, where no sandbox or only a weaker one can be had."""

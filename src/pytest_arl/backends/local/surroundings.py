@@ -1,0 +1,117 @@
+"""What all sandboxes of this process share: a handle on this process, the run's cgroups, and the janitor.
+
+There is one of each for a process, however many backends it makes: made with the first sandbox, given back when the
+last backend is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_arl.backends.local.cgroups import RunCgroups, sweep
+from pytest_arl.backends.local.janitor import Janitor
+from pytest_arl.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from pytest_arl.backends.local.hierarchies import Hierarchies
+    from pytest_arl.backends.local.probe import Host
+
+__all__ = ["Surroundings", "janitor_pid", "release", "take"]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a sandbox is started with, beside its plan.
+
+    Attributes:
+        owner: a pidfd of this process.
+        privileged: whether each sandbox gets a uid.
+        cgroups: where their limits are, or None.
+    """
+
+    owner: int
+    privileged: bool
+    cgroups: RunCgroups | None
+
+
+class _Shared:
+    """The one of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._stack = ExitStack()
+        self._owner = -1
+        self._cgroups: RunCgroups | None = None
+        self.janitor: Janitor | None = None
+
+    def take(self, host: Host) -> Surroundings:
+        with self._lock:
+            if self._owner < 0:
+                self._owner = os.pidfd_open(os.getpid())
+                self._stack.callback(os.close, self._owner)
+            if host.hierarchies is not None and self._cgroups is None:
+                self._start(host.hierarchies)
+            self._users += 1
+            return Surroundings(self._owner, host.privileged, self._cgroups if host.cgroups else None)
+
+    def _start(self, hierarchies: Hierarchies) -> None:
+        try:
+            cgroups = RunCgroups(hierarchies)
+        except OSError as error:
+            raise BackendUnavailable(f"cgroups for sandboxes cannot be made: {error}") from None
+        # Before any sandbox: from here on something would be left behind.
+        self.janitor = Janitor.start(cgroups)
+        self._stack.callback(self.janitor.close)
+        self._stack.callback(cgroups.close)
+        self._cgroups = cgroups
+        threading.Thread(target=sweep, args=(hierarchies,), name="arl-sweep", daemon=True).start()
+
+    def release(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                stack = self._stack
+                self._reset()
+                stack.close()
+
+    def _reset(self) -> None:
+        self._stack = ExitStack()
+        self._owner = -1
+        self._cgroups = self.janitor = None
+
+    def forget(self) -> None:
+        """In a forked child: all of it is the parent's, but for the child's copies of the descriptors."""
+        if self._cgroups is not None:
+            self._cgroups.forget()
+        if self.janitor is not None:
+            self.janitor.forget()
+        if self._owner >= 0:
+            os.close(self._owner)
+        self._stack.pop_all()
+        self._lock = threading.Lock()
+        self._users = 0
+        self._reset()
+
+
+_shared = _Shared()
+os.register_at_fork(after_in_child=_shared.forget)
+
+
+def take(host: Host) -> Surroundings:
+    """For one backend, which calls :func:`release` when it is closed. Raises BackendUnavailable."""
+    return _shared.take(host)
+
+
+def release() -> None:
+    """A backend is closed."""
+    _shared.release()
+
+
+def janitor_pid() -> int | None:
+    """The janitor's process, where there is one."""
+    return _shared.janitor.pid if _shared.janitor is not None else None

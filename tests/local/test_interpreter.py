@@ -1,0 +1,101 @@
+"""The Python that runs the agent, and the Python that steps find."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_arl.backends.local import interpreter
+from pytest_arl.backends.local.elf import soname
+from pytest_arl.backends.local.layout import Layout
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+ASK = """
+from pathlib import Path
+from pytest_arl.backends.base import AcquireRequest, TaskRequest
+from pytest_arl.backends.local import LocalBackend
+from pytest_arl.settings import Settings
+from pytest_arl.steps import parse_steps
+backend = LocalBackend(Settings.build(start_dir=Path("/")))
+sandbox = backend.acquire(AcquireRequest("default"))
+steps = parse_steps([{"type": "Command", "command": ["python", "-c", "import sys, pluggy; print(sys.prefix)"]}])
+result = sandbox.execute(TaskRequest("t", steps), None)[0]
+print(result.stdout or result.stderr)
+backend.close()
+"""
+
+
+def environment_through(link: Path, folder: Path) -> Path:
+    """A virtual environment whose interpreter is reached through ``link``, a symbolic link to the real installation."""
+    link.symlink_to(sys.base_prefix)
+    environment = folder / "environment"
+    (environment / "bin").mkdir(parents=True)
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    (environment / "bin/python").symlink_to(link / "bin" / name)
+    (environment / "pyvenv.cfg").write_text(f"home = {link / 'bin'}\ninclude-system-site-packages = false\n")
+    (environment / "lib").symlink_to(Path(sys.prefix) / "lib")
+    return environment
+
+
+def test_an_environment_that_is_reached_through_links_works_inside(folder: Path) -> None:
+    if sys.prefix == sys.base_prefix:
+        pytest.skip("pytest runs in no virtual environment")
+    environment = environment_through(folder / "installed", folder)
+    done = subprocess.run(
+        [environment / "bin/python", "-c", ASK],
+        env={"PYTHONPATH": str(SOURCE), "PATH": os.environ["PATH"], "HOME": os.environ["HOME"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == str(environment), done.stderr
+
+
+def test_every_link_on_the_way_is_made(tmp_path: Path) -> None:
+    real = tmp_path / "real/3.11.7/bin"
+    real.mkdir(parents=True)
+    (real / "python").write_text("")
+    (tmp_path / "real/3.11").symlink_to("3.11.7")
+    (tmp_path / "current").symlink_to(tmp_path / "real/3.11")
+    layout = Layout()
+    interpreter._add_links(layout, f"{tmp_path}/current/bin/python")
+    made = [layout.arguments[at + 1 : at + 3] for at, word in enumerate(layout.arguments) if word == "--symlink"]
+    assert made == [
+        [f"{tmp_path}/real/3.11", f"{tmp_path}/current"],
+        ["3.11.7", f"{tmp_path}/real/3.11"],
+    ]
+
+
+def test_links_that_go_in_circles_end(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    interpreter._add_links(Layout(), f"{tmp_path}/a/python")
+
+
+def test_a_library_is_known_by_the_name_programs_ask_for(tmp_path: Path) -> None:
+    listed = subprocess.run(["ldd", "/bin/ls"], capture_output=True, text=True, check=True).stdout
+    checked = 0
+    for line in listed.splitlines():
+        name, arrow, rest = line.strip().partition(" => ")
+        if arrow:
+            copy = tmp_path / "renamed"
+            copy.write_bytes(Path(rest.split(" (")[0]).read_bytes())
+            assert soname(copy) == name
+            checked += 1
+    assert checked
+    copy.write_bytes(b"no library")
+    assert soname(copy) == "renamed"
+    copy.write_bytes(b"\x7fELF\x02\x01 cut short")
+    assert soname(copy) == "renamed"
+
+
+def test_the_interpreter_names_its_loader_and_the_libraries_of_what_the_agent_imports() -> None:
+    companion = interpreter._companion()
+    assert companion.executable.exists()
+    assert companion.loader in companion.libraries
+    assert any(name.startswith("libc.") for name in companion.libraries)
+    assert not any(path.is_relative_to(companion.stdlib) for path in companion.libraries.values())
