@@ -162,10 +162,12 @@ class Run:
         options = {**self._labels(scope), **options}
         if follows_test:
             return kind(**options)
-        configured = {name: self.settings.value(name) for name in SETTING_OF.values()}
-        with settings.override(configured, "the settings of the run"):
+        with ExitStack() as stack:
+            for name in (SETTING_OF[option] for option in self.asked if option in SETTING_OF):
+                value, source = self.settings[name]
+                stack.enter_context(settings.override({name: value}, source))
             # A session without a timeout of its own asks the settings for each task: this one must not.
-            return kind(**{"timeout": configured["timeout"], **options})
+            return kind(**{"timeout": self.settings.value("timeout"), **options})
 
     def _labels(self, scope: str) -> dict[str, Any]:
         item = self.recorder.item
