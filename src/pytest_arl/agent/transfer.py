@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from binascii import crc32
 
 from pytest_arl.agent import files, frames
 
@@ -70,7 +69,7 @@ class Arrival:
         if self._fd < 0 or len(data) > self._left:
             raise OSError(errno.EIO, "more data than the entry announced")
         files.write_all(self._fd, data)
-        self._crc = crc32(data, self._crc)
+        self._crc = _crc32(data, self._crc)
         self._left -= len(data)
 
     def finish(self, crc: int) -> int:
@@ -144,6 +143,12 @@ def _is_folder(path: bytes) -> bool:
     return os.path.isdir(path) and not os.path.islink(path)
 
 
+def _crc32(data: bytes, crc: int) -> int:
+    from binascii import crc32  # noqa: PLC0415 - loading it would cost every sandbox's start 0.2 ms
+
+    return crc32(data, crc)
+
+
 def depart(
     root: bytes, stream: int, *, most_bytes: int, most_entries: int, one_filesystem: bool = False
 ) -> Iterator[bytes]:
@@ -188,7 +193,7 @@ def depart(
                         raise Limit("more than " + str(most_bytes) + " bytes")
                     yield frames.message(frames.ENTRY, stream, entry | {"n": size})
                     for data in _content(fd, size, path):
-                        crc = crc32(data, crc)
+                        crc = _crc32(data, crc)
                         yield frames.frame(frames.DATA, stream, data)
                 finally:
                     os.close(fd)
