@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from pytest_arl.agent import tree
+from pytest_arl.agent.limits import SAMPLE_SECONDS
 from pytest_arl.agent.supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -25,7 +26,8 @@ class Background:
 
     Attributes:
         status: its wait status, None while it runs (its descendants may live on after it).
-        reason: why the agent ended it (``TimedOut``, ``Killed``), or None.
+        reason: why the agent ended it (``TimedOut``, ``OutOfMemory``, ``Killed``), or None.
+        limit: the limit that it was ended for, or None.
     """
 
     def __init__(self, loop: Loop, pipes: Pipes, gone: Callable[[bool], None]) -> None:
@@ -34,6 +36,7 @@ class Background:
         self.pipes = pipes
         self.status: int | None = None
         self.reason: str | None = None
+        self.limit: str | None = None
         self.ended = 0.0
         self._gone = gone
         self._supervisor: Supervisor | None = None
@@ -71,11 +74,11 @@ class Background:
         else:
             self._waiters.append(callback)
 
-    def kill(self, reason: str) -> None:
-        """End the program and everything it started."""
+    def kill(self, reason: str, limit: str | None = None) -> None:
+        """End the program and everything it started; the first reason stands."""
         if self.supervisor:
-            if self.status is None:
-                self.reason = self.reason or reason
+            if self.status is None and self.reason is None:
+                self.reason, self.limit = reason, limit
             self._kill_until(time.monotonic() + _PATIENCE_SECONDS)
 
     def _kill_until(self, end: float) -> None:
@@ -107,8 +110,11 @@ class Backgrounds:
         strays: whether a supervisor was killed, so that its tree is no longer known: only an end to everything helps.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, outgrown: Callable[[], str | None]) -> None:
+        """``outgrown`` names the limit that they have outgrown, where no step runs that is watched for that."""
         self._loop = loop
+        self._outgrown = outgrown
+        self._watching = False
         self._all: list[Background] = []
         self.strays = False
 
@@ -116,7 +122,24 @@ class Backgrounds:
         """One that is not started yet."""
         process = Background(self._loop, pipes, self._gone)
         self._all = [*self.alive(), process]
+        if not self._watching:
+            self._watching = True
+            self._loop.call_at(time.monotonic() + SAMPLE_SECONDS, self._watch)
         return process
+
+    def kill_for(self, limit: str) -> None:
+        """End all, for a limit of the sandbox."""
+        for process in self.alive():
+            process.kill("OutOfMemory" if limit == "memory" else "Killed", limit)
+
+    def _watch(self) -> None:
+        if not self.alive():
+            self._watching = False
+            return
+        limit = self._outgrown()
+        if limit is not None:
+            self.kill_for(limit)
+        self._loop.call_at(time.monotonic() + SAMPLE_SECONDS, self._watch)
 
     def alive(self) -> list[Background]:
         """Those of which anything lives."""

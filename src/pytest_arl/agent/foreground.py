@@ -101,6 +101,8 @@ class Foreground:
         limit = self._server.limits.sample()
         if limit is not None:
             self.end("OutOfMemory" if limit == "memory" else "Killed", limit)
+            if limit == "memory":
+                self._server.backgrounds.kill_for(limit)  # whose memory it is cannot be told
         elif self.status is None:
             self._sampler = self._loop.call_at(time.monotonic() + SAMPLE_SECONDS, self._sample)
 

@@ -15,6 +15,8 @@ __all__ = ["SAMPLE_SECONDS", "Limits"]
 
 SAMPLE_SECONDS = 0.05
 _INODE = 1024  # bytes that the kernel takes for a file without content, about
+_SEMAPHORE = 64  # bytes: a line of the processor's cache
+_SCARCE = 0.1  # of the machine's memory
 _SAID = (
     (b"Too many open files", "files"),
     (b"No space left on device", "workspace"),
@@ -52,10 +54,13 @@ class Limits:
         self._pids_before = 0
         self._pids_last = 0
         self._crowded = 0
+        self._scarce = 0 if memory is None else int(_sum_of(b"/proc/meminfo", b"MemTotal:") * _SCARCE)
+        self._available = 0
 
     def begin(self) -> None:
         """A step starts: remember what the counters say."""
         self._crowded = 0
+        self._available = _available() if self._scarce else 0
         if self._oom_fd is not None:
             self._oom_before = system.counter(self._oom_fd, b"oom_kill")
         if self._pids_fd is not None:
@@ -76,9 +81,17 @@ class Limits:
         self._crowded = self._crowded + 1 if crowded else 0
         if self._crowded > 1:
             return "processes"
-        if self._memory is not None and alive is not None and self._used(alive) > self._memory:
-            return "memory"
-        return None
+        if self._memory is None or alive is None:
+            return None
+        outgrown = self._used(alive) > self._memory or self._drains_the_machine(self._memory)
+        return "memory" if outgrown else None
+
+    def _drains_the_machine(self, memory: int) -> bool:
+        """Whether memory ran short out there while the step ran, by more than the sandbox may have. What it holds in
+        sockets, pipes and memory files that no process shows is seen nowhere else.
+        """
+        available = _available()
+        return 0 < available < self._scarce and self._available - available > memory
 
     def blame(self, stderr_end: bytes) -> str | None:
         """The limit that a step which failed ran into, or None."""
@@ -109,8 +122,11 @@ class Limits:
         if self._memory is not None and total > self._memory:
             # Pages that processes share, with each other or with files, were counted more than once: ask for the
             # exact, slow figures.
-            shared = sum(_sum_of(b"/proc/%d/smaps_rollup" % pid, b"Pss_Shmem:") for pid in alive)
-            private = sum(_sum_of(b"/proc/%d/smaps_rollup" % pid, b"Pss_Anon:") for pid in alive)
+            private = shared = 0
+            for pid in alive:
+                anonymous, in_files = _proportional(pid)
+                private += anonymous
+                shared += in_files
             total = private + max(files, shared)
         return total
 
@@ -138,12 +154,15 @@ def _kept_in_files(folders: list[bytes]) -> int:
 
 
 def _system_v_bytes() -> int:
-    try:
-        with open("/proc/sysvipc/shm", "rb") as file:
-            rows = file.read().splitlines()[1:]
-    except OSError:
-        return 0
-    return sum(int(row.split()[-2]) for row in rows)
+    """Bytes in segments, queues and semaphores, which outlive their processes."""
+    total = 0
+    for table, column, size in ((b"shm", -2, 1), (b"msg", 3, 1), (b"sem", 3, _SEMAPHORE)):
+        try:
+            with open(b"/proc/sysvipc/" + table, "rb") as file:
+                total += sum(int(row.split()[column]) * size for row in file.read().splitlines()[1:])
+        except OSError:
+            continue
+    return total
 
 
 def _unmapped_bytes(alive: tree.Processes) -> int:
@@ -161,6 +180,16 @@ def _unmapped_bytes(alive: tree.Processes) -> int:
     return sum(seen.values())
 
 
+def _proportional(pid: int) -> tuple[int, int]:
+    """A process's share of anonymous memory and of memory in files. One that lets nobody look pays for all it has."""
+    try:
+        rollup = b"/proc/%d/smaps_rollup" % pid
+        return _sum_of(rollup, b"Pss_Anon:"), _sum_of(rollup, b"Pss_Shmem:")
+    except PermissionError:
+        status = b"/proc/%d/status" % pid
+        return _sum_of(status, b"RssAnon:"), _sum_of(status, b"RssShmem:")
+
+
 def _sum_of(path: bytes, *keys: bytes) -> int:
     """Bytes that these lines of a file of /proc count in kB; 0 where the process is gone."""
     total = 0
@@ -169,6 +198,11 @@ def _sum_of(path: bytes, *keys: bytes) -> int:
             for line in file:
                 if line.startswith(keys):
                     total += int(line.split()[1]) * 1024
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         pass
     return total
+
+
+def _available() -> int:
+    """Bytes that this machine can still give."""
+    return _sum_of(b"/proc/meminfo", b"MemAvailable:")

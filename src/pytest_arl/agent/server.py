@@ -30,7 +30,7 @@ class Server:
         self.loop = wait
         self.oom = oom
         self.link = link.Link(wait, fd, self._received)
-        self.backgrounds = Backgrounds(wait)
+        self.backgrounds = Backgrounds(wait, self._outgrown)
         self._arrivals: dict[int, transfer.Arrival | None] = {}
         self._manifests: dict[int, Manifest] = {}
         self._handlers: dict[int, Callable[[int, Request], None]] = {
@@ -186,7 +186,7 @@ class Server:
             if process.status is not None:
                 result |= tasks.ended(process.status, process.reason)
                 result |= {"s": process.ended - process.pipes.started}
-                result |= {"limit": "timeout" if process.reason == "TimedOut" else None}
+                result |= {"limit": process.limit}
             yield frames.message(frames.REPLY, stream, result)
 
         self.link.send_from(produce())
@@ -279,6 +279,9 @@ class Server:
             self._return_without(doomed, stream, self._manifests[number], time.monotonic() + 2)
         else:
             self.refuse(stream, "a checkpoint has no " + str(action))
+
+    def _outgrown(self) -> str | None:
+        return None if self.tasks.busy else self.limits.sample()
 
     def _living(self) -> list[tuple[str, int, Background]]:
         return [

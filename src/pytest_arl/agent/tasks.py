@@ -232,6 +232,11 @@ class Task:
         pipes, argv, env, cwd = self._prepare(step, background=True)
         index = len(self.records)
         process = self._server.backgrounds.new(pipes)
+        self._server.limits.begin()
+
+        def too_late() -> None:
+            if process.status is None:
+                process.kill("TimedOut", "timeout")
 
         def started(problem: CannotStart | None) -> None:
             if problem is not None:
@@ -242,9 +247,7 @@ class Task:
             self.background[index] = process
             timeout = _seconds(step.get("timeout"))
             if timeout is not None:
-                self._loop.call_at(
-                    pipes.started + timeout, lambda: process.kill("TimedOut") if process.status is None else None
-                )
+                self._loop.call_at(pipes.started + timeout, too_late)
             self._feed(pipes, step)
             self._short(
                 {"outcome": "Succeeded", "code": 0, "at": pipes.started_at, "s": time.monotonic() - pipes.started},
