@@ -63,17 +63,19 @@ class TestRecord:
         self.reported = 0
         self._sizes: list[int] = []
         self._total = 0
+        self._measured = 0
         self._first_with_output = 0
 
     def add(self, records: Iterable[StepRecord]) -> None:
         """Append steps, numbering them within the test."""
         for record in records:
             record["number"] = self.omitted + len(self.steps) + 1
-            size = len(json.dumps(record))
             self.steps.append(record)
-            self._sizes.append(size)
-            self._total += size
-            self._shrink()
+            self._sizes.append(_largest(record))
+            self._total += self._sizes[-1]
+            if self._total > MAX_TEST:
+                self._measure()
+                self._shrink()
 
     def since(self, index: int) -> list[StepRecord]:
         """Steps from that number (counted from 0, left-out ones included) on."""
@@ -83,6 +85,13 @@ class TestRecord:
     def count(self) -> int:
         """How many steps the test ran, left-out ones included."""
         return self.omitted + len(self.steps)
+
+    def _measure(self) -> None:
+        """Put real sizes in the place of estimates, which are quick and large."""
+        for index in range(self._measured, len(self.steps)):
+            self._sizes[index] = len(json.dumps(self.steps[index]))
+        self._measured = len(self.steps)
+        self._total = sum(self._sizes)
 
     def _shrink(self) -> None:
         while self._total > MAX_TEST and self._first_with_output < len(self.steps) - 1:
@@ -96,7 +105,15 @@ class TestRecord:
             self._total -= self._sizes.pop(0)
             self.steps.pop(0)
             self.omitted += 1
+            self._measured -= 1
             self._first_with_output = max(0, self._first_with_output - 1)
+
+
+def _largest(record: StepRecord) -> int:
+    """At least the bytes that a step takes as JSON: a character takes six at most, and the keys less than 1 KiB."""
+    texts = (record["stdout"], record["stderr"], record["name"], *record.get("command", ()), *record.get("env", ()))
+    rest = sum(len(record.get(key) or "") for key in ("path", "workDir", "sandbox", "pool", "limit"))
+    return 1024 + 6 * (sum(map(len, texts)) + rest) + 4 * len(texts)
 
 
 def without_output(record: StepRecord) -> StepRecord:

@@ -26,6 +26,9 @@ _CONTROL = re.compile(
 )
 """C0 and C1 but newline and tab, line separators, what turns the direction of writing, and lone surrogates."""
 
+_LONGEST_IN_JSON = 6
+"""Bytes that a byte of output takes at most: a NUL is written as ``\\u0000``."""
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 _LINE_COMMAND = re.compile(r"^(\s*)::(?=[A-Za-z])", re.MULTILINE)
@@ -60,6 +63,8 @@ def neutralise(text: str, *, keep_colours: bool = False) -> str:
 
 def bounded(data: bytes, limit: int) -> str:
     """Decode, keeping head and tail, such that the text takes at most ``limit`` bytes as JSON."""
+    if len(data) * _LONGEST_IN_JSON + 2 <= limit:
+        return data.decode("utf-8", "replace")
     text = _cut_middle(data, limit).decode("utf-8", "replace") if len(data) > limit else data.decode("utf-8", "replace")
     while (size := len(json.dumps(text))) > limit:
         keep = int(len(text) * limit / size * 0.95) // 2
