@@ -77,6 +77,9 @@ class SandboxLost(InfrastructureError):
         super().__init__(message)
         self.result = result
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.result)
+
 
 class SandboxClosed(InfrastructureError):
     """The sandbox was deleted, or never created."""
@@ -98,3 +101,6 @@ class StepFailed(ArlError, AssertionError):
         super().__init__(message)
         self.step = step
         self.result = result
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.step, self.result)
