@@ -11,14 +11,16 @@ loop        waiting: descriptors, timers, children
 link        the agent's end of the stream: what is to be sent, and when to stop producing
 spool       where output is kept until nobody can ask for it any more
 tree        which processes live, and killing them
-command     one running program: start, stdin, capture, end
+command     a program, found and started
+pipes       a running program's streams: fed, listened to, passed on, kept
 limits      which limit a step ran into
-tasks       steps in order, timeouts, cancelling, each task once
 supervisor  a program beside others: how the agent knows that nothing of it is left
 foreground  the Command that runs now, and the killing of all it leaves
 background  programs that outlive their step
+tasks       steps in order, cancelling, each task once
 files       one file: resolve, write atomically, read
 transfer    files and folders, in and out
+checkpoint  returning to what the writable folders held
 server      one message, one method
 main        from exec to serving
 bundle      (host side) the code of all this as one blob, and how to start it

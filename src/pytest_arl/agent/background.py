@@ -12,8 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_arl.agent.command import CannotStart, Pipes
+    from pytest_arl.agent.command import CannotStart
     from pytest_arl.agent.loop import Loop
+    from pytest_arl.agent.pipes import Pipes
 
 __all__ = ["Background", "Backgrounds"]
 
@@ -22,7 +23,7 @@ _PATIENCE_SECONDS = 1.0
 
 
 class Background:
-    """One background program.
+    """One background program, until nothing of it lives.
 
     Attributes:
         status: its wait status, None while it runs (its descendants may live on after it).
@@ -40,7 +41,8 @@ class Background:
         self.ended = 0.0
         self._gone = gone
         self._supervisor: Supervisor | None = None
-        self._waiters: list[Callable[[], None]] = []
+        self._ended_waiters: list[Callable[[], None]] = []
+        self._gone_waiters: list[Callable[[], None]] = []
 
     @property
     def supervisor(self) -> int:
@@ -61,18 +63,27 @@ class Background:
         started: Callable[[CannotStart | None], None],
     ) -> None:
         """Start it, and call ``started`` with None, or with why it did not start."""
-        supervisor = Supervisor(
-            self._loop, started=started, ended=self._settle, gone=lambda: self._gone(supervisor.clean)
-        )
-        self._supervisor = supervisor
-        supervisor.start(argv, env, cwd, self.pipes.stdio, oom)
+        self._supervisor = Supervisor(self._loop, started=started, ended=self._settle, gone=self._supervisor_gone)
+        self._supervisor.start(argv, env, cwd, self.pipes.stdio, oom)
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Call once the program has ended; at once if it has."""
         if self.status is not None:
             callback()
         else:
-            self._waiters.append(callback)
+            self._ended_waiters.append(callback)
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Whoever gave this to ``when_ended`` does not wait any more."""
+        if callback in self._ended_waiters:
+            self._ended_waiters.remove(callback)
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """Call once nothing of it lives, and its output is complete."""
+        if self.status is not None and not self.alive:
+            callback()
+        else:
+            self._gone_waiters.append(callback)
 
     def kill(self, reason: str, limit: str | None = None) -> None:
         """End the program and everything it started; the first reason stands."""
@@ -98,9 +109,23 @@ class Background:
             self.ended = time.monotonic()
             for output in self.pipes.outputs:
                 output.catch_up()
-            waiters, self._waiters = self._waiters, []
+            waiters, self._ended_waiters = self._ended_waiters, []
             for waiter in waiters:
                 waiter()
+            self._look()
+
+    def _supervisor_gone(self) -> None:
+        self._gone(self._supervisor is not None and self._supervisor.clean)
+        self._look()
+
+    def _look(self) -> None:
+        """If it has ended and nothing of it lives: no descendant can print or wait for input any more."""
+        if self.status is None or self.alive:
+            return
+        self.pipes.drain()
+        waiters, self._gone_waiters = self._gone_waiters, []
+        for waiter in waiters:
+            waiter()
 
 
 class Backgrounds:
@@ -110,9 +135,12 @@ class Backgrounds:
         strays: whether a supervisor was killed, so that its tree is no longer known: only an end to everything helps.
     """
 
-    def __init__(self, loop: Loop, outgrown: Callable[[], str | None]) -> None:
-        """``outgrown`` names the limit that they have outgrown, where no step runs that is watched for that."""
+    def __init__(self, loop: Loop, *, in_step: Callable[[], bool], outgrown: Callable[[], str | None]) -> None:
+        """``in_step()`` says whether a Command runs, whose end is an end to strays too; ``outgrown()`` names the limit
+        that background programs have outgrown, where no step runs that is watched for that.
+        """
         self._loop = loop
+        self._in_step = in_step
         self._outgrown = outgrown
         self._watching = False
         self._all: list[Background] = []
@@ -147,3 +175,5 @@ class Backgrounds:
 
     def _gone(self, clean: bool) -> None:
         self.strays = self.strays or not clean
+        if self.strays and not self.alive() and not self._in_step():
+            tree.kill_all()

@@ -24,6 +24,7 @@ _MODULES = (
     "tree",
     "limits",
     "command",
+    "pipes",
     "supervisor",
     "foreground",
     "background",

@@ -1,30 +1,20 @@
-"""One running program: found, started, fed, listened to, and seen to its end."""
+"""A program, found and started."""
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`, which costs a millisecond
 import errno
-import fcntl
 import os
-import time
-
-from pytest_arl.agent import frames
-from pytest_arl.agent.loop import READ, WRITE
-from pytest_arl.agent.spool import INLINE, Capture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from pytest_arl.agent.link import Link
-    from pytest_arl.agent.loop import Loop
-    from pytest_arl.agent.spool import Spool
+__all__ = ["CannotStart", "find_program", "spawn"]
 
-__all__ = ["CannotStart", "Feed", "Output", "Pipes", "Push", "find_program", "spawn"]
-
-_LARGE_PIPE = 1024 * 1024
-_F_SETPIPE_SZ = 1031
-_DEFAULT_SIGNALS = [_signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGCHLD]
+_LONGEST_NAME = 4096  # bytes of a word that messages quote
+_ALL_SIGNALS = _signal.valid_signals()
+"""What a program starts with at its default: whoever started the agent may have ignored some (nohup does)."""
 
 
 class CannotStart(Exception):
@@ -79,12 +69,14 @@ def spawn(
                 file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(stdio)],
                 setsid=True,
                 setsigmask=(),
-                setsigdef=_DEFAULT_SIGNALS,
+                setsigdef=_ALL_SIGNALS,
             )
         finally:
             oom(b"0")
     except OSError as error:
         raise _cannot_start(program, error) from None
+    except ValueError as error:  # a NUL byte, or a variable without a name
+        raise CannotStart(126, str(error)) from None
     finally:
         os.chdir("/")
 
@@ -102,253 +94,4 @@ def _reason(error: OSError) -> str:
 
 
 def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
-
-
-class Push:
-    """Sends a step's stream to the host while it runs: its head, or all of it where the caller watches.
-
-    ``limit`` bytes of a stream are kept by the host, the first and the last half of it.
-    """
-
-    def __init__(self, link: Link, stream: int, step: int, kind: int, *, limit: int, live: bool) -> None:
-        self.link = link
-        self._stream = stream
-        self._prefix = frames.STEP_INDEX.pack(step)
-        self._kind = kind
-        self._limit = limit
-        self._live = live
-        self._head = limit // 2
-        self._sent = 0
-
-    def grown(self, capture: Capture, data: bytes) -> None:
-        """``data`` was just added to the capture: send what is due."""
-        size = capture.size
-        if not self._live:
-            if size <= INLINE or self._sent >= self._head:
-                return
-            size = min(size, self._head)
-        if self._sent == capture.size - len(data):
-            self._send(data[: size - self._sent])
-        else:
-            for piece in capture.read(self._sent, size):
-                self._send(piece)
-        self._sent = size
-
-    def rest(self, capture: Capture) -> Iterator[bytes]:
-        """The frames that complete what the host keeps."""
-        size = capture.size
-        for piece in capture.read(self._sent, min(size, self._head)):
-            yield self._frame(self._kind, piece)
-        tail = self._kind + (frames.STDOUT_TAIL - frames.STDOUT)
-        for piece in capture.read(max(self._head, size - (self._limit - self._head)), size):
-            yield self._frame(tail, piece)
-
-    @property
-    def quiet(self) -> bool:
-        """Whether nothing has been sent, so that a short stream may travel with its result."""
-        return not self._sent
-
-    def _send(self, data: bytes) -> None:
-        room = frames.MAX_PAYLOAD - len(self._prefix)
-        for at in range(0, len(data), room):
-            self.link.send(self._frame(self._kind, data[at : at + room]))
-
-    def _frame(self, kind: int, data: bytes) -> bytes:
-        return frames.HEADER.pack(len(self._prefix) + len(data), kind, self._stream) + self._prefix + data
-
-
-class Output:
-    """The reading end of a program's stdout or stderr."""
-
-    def __init__(self, loop: Loop, fd: int, capture: Capture, push: Push | None) -> None:
-        self._loop = loop
-        self._fd = fd
-        self.capture = capture
-        self.push = push
-        self._size = INLINE
-        self._paused = False
-        os.set_blocking(fd, False)
-        loop.add(fd, READ, self._ready)
-
-    @property
-    def open(self) -> bool:
-        """Whether more may come."""
-        return self._fd >= 0
-
-    def catch_up(self) -> None:
-        """Take what is in the pipe by now, at the most what a pipe holds: a writer may go on for ever."""
-        most = self.capture.size + _LARGE_PIPE
-        while self._fd >= 0 and self.capture.size < most and self._read():
-            pass
-
-    def drain(self) -> None:
-        """Take what is left; nothing lives that could write more."""
-        self.catch_up()
-        self.close()
-
-    def close(self) -> None:
-        """Stop reading."""
-        if self._fd >= 0:
-            if not self._paused:
-                self._loop.remove(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-
-    def _ready(self, _events: int) -> None:
-        self._read()
-        if self._fd >= 0 and self.push is not None and self.push.link.full:
-            self._loop.remove(self._fd)
-            self._paused = True
-            self.push.link.when_room(self._resume)
-
-    def _resume(self) -> None:
-        if self._fd >= 0 and self._paused:
-            self._paused = False
-            self._loop.add(self._fd, READ, self._ready)
-
-    def _read(self) -> bool:
-        try:
-            data = os.read(self._fd, self._size)
-        except BlockingIOError:
-            return False
-        if not data:
-            self.close()
-            return False
-        self.capture.append(data)
-        if self._size == INLINE and self.capture.size > INLINE:
-            self._enlarge()
-        if self.push is not None:
-            self.push.grown(self.capture, data)
-        return True
-
-    def _enlarge(self) -> None:
-        self._size = frames.MAX_PAYLOAD - 4
-        try:
-            fcntl.fcntl(self._fd, _F_SETPIPE_SZ, _LARGE_PIPE)
-        except OSError:
-            pass  # the user's share of pipe memory is used up: a small pipe is only slower
-
-
-class Feed:
-    """The writing end of a program's stdin."""
-
-    def __init__(self, loop: Loop, fd: int) -> None:
-        self._loop = loop
-        self._fd = fd
-        self._pending: list[tuple[memoryview, Callable[[bool], None] | None]] = []
-        self._closing = False
-        self._waiting = False
-        os.set_blocking(fd, False)
-
-    def write(self, data: bytes, done: Callable[[bool], None] | None = None) -> None:
-        """Hand bytes on; ``done(True)`` once the program's pipe took them, ``done(False)`` where nobody reads it
-        any more.
-        """
-        if self._fd < 0 or self._closing:
-            if done is not None:
-                done(False)
-            return
-        self._pending.append((memoryview(data), done))
-        self._flush(0)
-
-    def close(self) -> None:
-        """End of file, after what is pending."""
-        self._closing = True
-        if not self._pending:
-            self._shut()
-
-    def _flush(self, _events: int) -> None:
-        while self._pending:
-            data, done = self._pending[0]
-            try:
-                written = os.write(self._fd, data) if data else 0
-            except BlockingIOError:
-                if not self._waiting:
-                    self._waiting = True
-                    self._loop.add(self._fd, WRITE, self._flush)
-                return
-            except OSError:
-                self._shut()
-                return
-            if written < len(data):
-                self._pending[0] = (data[written:], done)
-                continue
-            del self._pending[0]
-            if done is not None:
-                done(True)
-        if self._closing:
-            self._shut()
-        elif self._waiting:
-            self._waiting = False
-            self._loop.remove(self._fd)
-
-    def _shut(self) -> None:
-        if self._fd >= 0:
-            if self._waiting:
-                self._waiting = False
-                self._loop.remove(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-        pending, self._pending = self._pending, []
-        for _data, done in pending:
-            if done is not None:
-                done(False)
-
-
-class Pipes:
-    """A program's three streams: what it gets, and what the agent keeps of them."""
-
-    def __init__(self, loop: Loop, spool: Spool, *, stdin: bool, keep_ends: int) -> None:
-        self._loop = loop
-        self._theirs: list[int] = []
-        self._ours: list[int] = []
-        if stdin:
-            reader, writer = os.pipe2(os.O_CLOEXEC)
-            self._theirs.append(reader)
-            self._ours.append(writer)
-        else:
-            self._theirs.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-        for _ in range(2):
-            reader, writer = os.pipe2(os.O_CLOEXEC)
-            self._theirs.append(writer)
-            self._ours.append(reader)
-        self.captures = (Capture(spool, keep_ends), Capture(spool, keep_ends))
-        self.outputs: tuple[Output, ...] = ()
-        self.feed: Feed | None = None
-        self.started_at = time.time()
-        self.started = time.monotonic()
-
-    @property
-    def stdio(self) -> tuple[int, int, int]:
-        """The program's descriptors 0, 1 and 2."""
-        stdin, stdout, stderr = self._theirs
-        return stdin, stdout, stderr
-
-    def listen(self, pushes: tuple[Push | None, Push | None]) -> None:
-        """The program runs: keep our ends only, and read."""
-        self._close(self._theirs)
-        if len(self._ours) == 3:
-            self.feed = Feed(self._loop, self._ours.pop(0))
-        self.outputs = tuple(
-            Output(self._loop, fd, capture, push)
-            for fd, capture, push in zip(self._ours, self.captures, pushes, strict=True)
-        )
-
-    def abandon(self) -> None:
-        """The program did not start."""
-        self._close(self._theirs)
-        self._close(self._ours)
-
-    def drain(self) -> None:
-        """The program is gone: take what is left and close."""
-        for output in self.outputs:
-            output.drain()
-        if self.feed is not None:
-            self.feed.close()
-            self.feed._shut()  # noqa: SLF001 - one room
-
-    @staticmethod
-    def _close(fds: list[int]) -> None:
-        while fds:
-            os.close(fds.pop())
+    return raw[:_LONGEST_NAME].decode("utf-8", "replace")

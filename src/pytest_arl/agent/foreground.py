@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`, which costs a millisecond
 import os
 import time
 
@@ -12,17 +13,48 @@ from pytest_arl.agent.supervisor import Supervisor
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from pytest_arl.agent.command import CannotStart, Pipes, Push
+    from pytest_arl.agent.command import CannotStart
     from pytest_arl.agent.loop import Timer
+    from pytest_arl.agent.pipes import Pipes
     from pytest_arl.agent.server import Server
 
-__all__ = ["Foreground"]
+__all__ = ["CANCELLED_CODE", "TIMED_OUT_CODE", "Foreground", "ending"]
+
+TIMED_OUT_CODE = 124
+"""What timeout(1) of the GNU coreutils exits with."""
+
+CANCELLED_CODE = 128 + int(_signal.SIGKILL)
 
 _KILL_RETRY_SECONDS = 0.005
 _PASSES_SECONDS = 0.3  # 24 passes were enough against chains of fork and exit; a pass takes about 2 ms
 _UNKILLABLE_SECONDS = 5.0
 _EX_OSERR = 71
+
+
+def ending(status: int, reason: str | None) -> dict[str, Any]:
+    """A wait status, and why the agent ended the program if it did, as a result's outcome, exit code and signal."""
+    signal = None
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        code = 128 + number
+        signal = _signal_name(number)
+    else:
+        code = os.WEXITSTATUS(status)
+    if reason is not None:
+        outcome = reason
+        code = TIMED_OUT_CODE if reason == "TimedOut" else code or CANCELLED_CODE
+    else:
+        outcome = "Killed" if signal else "Failed" if code else "Succeeded"
+    return {"outcome": outcome, "code": code, "signal": signal}
+
+
+def _signal_name(number: int) -> str:
+    for name in dir(_signal):
+        if name.startswith("SIG") and not name.startswith("SIG_") and getattr(_signal, name) == number:
+            return name
+    return "SIG" + str(number)
 
 
 class Foreground:
@@ -83,11 +115,6 @@ class Foreground:
         self._supervisor = Supervisor(self._loop, started=started, ended=ended, gone=lambda: None)
         self._supervisor.start(argv, env, cwd, self.pipes.stdio, self._server.oom)
 
-    def attach(self, pushes: tuple[Push, Push]) -> None:
-        """Send the output to another request's stream from here on, all of it."""
-        for output, push in zip(self.pipes.outputs, pushes, strict=True):
-            output.push = push
-
     def end(self, reason: str, limit: str | None = None) -> None:
         """Kill it with its tree; the first reason stands."""
         if self.reason is None and self.status is None:
@@ -98,6 +125,8 @@ class Foreground:
         self.end("TimedOut", "timeout")
 
     def _sample(self) -> None:
+        for output in self.pipes.outputs:
+            output.offer()
         limit = self._server.limits.sample()
         if limit is not None:
             self.end("OutOfMemory" if limit == "memory" else "Killed", limit)

@@ -1,28 +1,36 @@
 """The agent's end of the stream of frames.
 
-What is to be sent waits in a queue of ready frames and of generators that produce frames. A generator is asked for
-its next frame only when what was before it has gone, so that a large transfer is never held in memory; whoever
-produces output without being asked looks at ``full`` first.
+What is to be sent waits in a *lane* for each stream: ready frames, and generators that produce frames. The lanes take
+turns, so that a short answer is never behind a long transfer. A generator is asked for its next frame only when what
+was before it has gone, so that the transfer is never held in memory; whoever produces output without being
+asked looks at ``full`` first.
 """
 
 from __future__ import annotations
 
 import os
-from _collections import deque  # type: ignore[import-not-found]  # the C half: `collections` costs a millisecond
+import select
 
 from pytest_arl.agent import frames
 from pytest_arl.agent.loop import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterator
 
     from pytest_arl.agent.loop import Loop
+
+    Lane = deque[bytes | Iterator[bytes]]
+else:
+    from _collections import deque  # the C half: `collections` costs a millisecond
 
 __all__ = ["Link"]
 
 _READ_SIZE = 256 * 1024
 _HIGH_WATER = 1024 * 1024
+_JOIN = 32 * 1024  # short frames in a row go with one write
+_LAST_WORD_MS = 200
 
 
 class Link:
@@ -33,7 +41,8 @@ class Link:
         self._fd = fd
         self._received = received
         self._parser = frames.Parser()
-        self._queue: deque[bytes | memoryview | Iterator[bytes]] = deque()
+        self._lanes: dict[int, Lane] = {}
+        self._unsent: bytes | memoryview = b""
         self._queued = 0
         self._writing = False
         self._waiting: list[Callable[[], None]] = []
@@ -50,47 +59,90 @@ class Link:
         """Call once when the queue has room again."""
         self._waiting.append(callback)
 
-    def send(self, data: bytes) -> None:
-        """Queue frames; they go at the end of this round."""
-        self._queue.append(data)
+    def send(self, kind: int, stream: int, value: object) -> None:
+        """Queue a message; it goes at the end of this round, after what its stream has queued before."""
+        self.send_frames(stream, frames.message(kind, stream, value))
+
+    def send_frames(self, stream: int, data: bytes) -> None:
+        """Queue ready frames of one stream."""
+        self._lane(stream).append(data)
         self._queued += len(data)
 
-    def send_from(self, producer: Iterator[bytes]) -> None:
-        """Queue a producer of frames, asked only as the peer reads."""
-        self._queue.append(producer)
+    def send_from(self, stream: int, producer: Iterator[bytes]) -> None:
+        """Queue a producer of one stream's frames, asked only as the peer reads. It raises nothing."""
+        self._lane(stream).append(producer)
 
     def flush(self) -> None:
         """Send what the peer takes now."""
-        queue = self._queue
-        try:
-            while queue:
-                head = queue[0]
-                if isinstance(head, (bytes, memoryview)):
-                    sent = os.write(self._fd, head)
-                    self._queued -= sent
-                    if sent == len(head):
-                        queue.popleft()
-                    else:
-                        queue[0] = memoryview(head)[sent:]
-                else:
-                    piece = next(head, None)
-                    if piece is None:
-                        queue.popleft()
-                    else:
-                        queue.appendleft(piece)
-                        self._queued += len(piece)
-        except BlockingIOError:
-            self._want_write(True)
-            return
-        except OSError:
-            os._exit(0)  # the host is gone
-        self._want_write(False)
+        self._write()
         if self._waiting and not self.full:
             waiting, self._waiting = self._waiting, []
             for callback in waiting:
                 callback()
-            if queue:
-                self._want_write(True)  # what they produced goes in the next round
+        self._want_write(bool(self._unsent or self._lanes))
+
+    def _write(self) -> None:
+        while data := self._unsent or self._next():
+            try:
+                sent = os.write(self._fd, data)
+            except BlockingIOError:
+                self._unsent = data
+                return
+            except OSError:
+                os._exit(0)  # the host is gone
+            self._queued -= sent
+            self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
+
+    def last_word(self, kind: int, value: object) -> None:
+        """Send a message of no stream and nothing after it, as far as the peer takes it soon."""
+        data = memoryview(bytes(self._unsent) + frames.message(kind, 0, value))
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        try:
+            while data and poll.poll(_LAST_WORD_MS):
+                data = data[os.write(self._fd, data) :]
+        except OSError:
+            pass
+
+    def _lane(self, stream: int) -> Lane:
+        lane = self._lanes.get(stream)
+        if lane is None:
+            lane = self._lanes[stream] = deque()
+        return lane
+
+    def _next(self) -> bytes:
+        """The next bytes to send: a piece of each lane in its turn; none if nothing waits."""
+        while self._lanes:
+            stream = next(iter(self._lanes))
+            lane = self._lanes[stream]
+            data = self._take(lane)
+            del self._lanes[stream]
+            if lane:
+                self._lanes[stream] = lane  # at the end
+            if data:
+                return data
+        return b""
+
+    def _take(self, lane: Lane) -> bytes:
+        """A piece of a lane; empty where a producer had nothing more."""
+        head = lane[0]
+        if not isinstance(head, bytes):
+            piece = next(head, b"")
+            if piece:
+                self._queued += len(piece)
+            else:
+                lane.popleft()
+            return piece
+        lane.popleft()
+        if not lane or len(head) >= _JOIN:
+            return head
+        short = [head]
+        size = len(head)
+        while lane and size < _JOIN and isinstance(following := lane[0], bytes):
+            lane.popleft()
+            short.append(following)
+            size += len(following)
+        return b"".join(short)
 
     def _want_write(self, writing: bool) -> None:
         if writing != self._writing:

@@ -15,7 +15,9 @@ __all__ = ["READ", "WRITE", "Loop", "Timer"]
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+
 _MOST_AT_ONCE = 1000
+_LONGEST_SECONDS = 3600.0  # epoll counts milliseconds in 32 bits; whoever waits longer waits again
 
 
 class Timer:
@@ -33,7 +35,11 @@ class Timer:
 
 
 class Loop:
-    """An epoll loop. Handlers get the events of their descriptor; an exception in one ends the agent."""
+    """An epoll loop. Handlers get the events of their descriptor; an exception in one ends the agent.
+
+    A handler may be called though nothing is ready: where its descriptor took the number of one that was closed in the
+    same round. So all descriptors here are non-blocking, and a handler that finds nothing returns.
+    """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -52,8 +58,8 @@ class Loop:
 
     def add(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call ``handler(events)`` when ``fd`` is ready."""
-        self._epoll.register(fd, events)
         self._handlers[fd] = handler
+        self._epoll.register(fd, events)
 
     def modify(self, fd: int, events: int) -> None:
         """Wait for other events of the same descriptor; 0 waits for errors only."""
@@ -111,16 +117,15 @@ class Loop:
     def _timeout(self) -> float:
         if not self._timers:
             return -1
-        return max(0.0, min(timer.when for timer in self._timers) - time.monotonic())
+        left = min(timer.when for timer in self._timers) - time.monotonic()
+        return max(0.0, min(left, _LONGEST_SECONDS))
 
     def _run_due(self) -> None:
         now = time.monotonic()
-        due = [timer for timer in self._timers if timer.when <= now or timer.callback is None]
-        if not due:
-            return
-        self._timers = [timer for timer in self._timers if timer not in due]
+        due = [timer for timer in self._timers if timer.when <= now]
+        self._timers = [timer for timer in self._timers if timer.when > now and timer.callback is not None]
         for timer in due:
-            if timer.callback is not None:
+            if timer.callback is not None:  # not cancelled, by one before it either
                 timer.callback()
 
     def _watch_children(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
 
 from pytest_arl.agent import frames, system
@@ -24,18 +23,18 @@ def main(fd: int) -> None:
     """Serve the host at the other end of ``fd``; never returns."""
     oom = _oom_score()
     system.harden()
+    wait = Loop()
+    server = Server(wait, fd, oom)
     try:
-        wait = Loop()
-        server = Server(wait, fd, oom)
         config = _introduce(fd)
         _become(config, fd)
         server.configure(config)
         _watch_owner(wait, config.get("owner_fd"))
-        server.link.send(frames.message(frames.READY, 0, {}))
+        server.link.send(frames.READY, 0, {})
         server.link.flush()
         wait.run()
     except BaseException as error:  # noqa: BLE001 - the last word of PID 1, whatever happened
-        _last_word(fd, error)
+        server.link.last_word(frames.ERROR, {"text": _text(error), "errno": 0, "path": b""})
     finally:
         os._exit(_EX_SOFTWARE)
 
@@ -71,9 +70,11 @@ def _introduce(fd: int) -> dict[str, Any]:
         data = os.read(fd, 65536)
         if not data:
             os._exit(0)
-        for kind, _stream, value in parser.feed(data):
+        for kind, _stream, value in (found := parser.feed(data)):
             if kind != frames.HELLO or not isinstance(value, dict) or value.get("version") != frames.VERSION:
                 raise frames.ProtocolError("the host does not speak version " + str(frames.VERSION))
+            if len(found) > 1 or not parser.between:
+                raise frames.ProtocolError("the host does not wait until the agent is ready")
             os.set_blocking(fd, False)
             return value
 
@@ -100,20 +101,14 @@ def _watch_owner(wait: Loop, owner: object) -> None:
         wait.add(owner, READ, lambda _events: os._exit(0))
 
 
-def _last_word(fd: int, error: BaseException) -> None:
+def _text(error: BaseException) -> str:
+    """What an error says, and where it came from: there is nobody to read a traceback."""
     trace = error.__traceback__
     where = []
     while trace is not None:
         where.append(os.path.basename(trace.tb_frame.f_code.co_filename) + ":" + str(trace.tb_lineno))
         trace = trace.tb_next
-    text = type(error).__name__ + ": " + str(error) + " (" + " > ".join(where[-4:]) + ")"
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLOUT)
-        poll.poll(100)
-        os.write(fd, frames.message(frames.ERROR, 0, {"text": text, "errno": 0, "path": b""}))
-    except OSError:
-        pass
+    return type(error).__name__ + ": " + str(error) + " (" + " > ".join(where[-4:]) + ")"
 
 
 if __name__ == "__main__":

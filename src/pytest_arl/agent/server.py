@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
 from pytest_arl.agent import files, frames, limits, link, loop, spool, tasks, transfer
 from pytest_arl.agent.background import Backgrounds
 from pytest_arl.agent.checkpoint import Manifest
-from pytest_arl.agent.command import Push
+from pytest_arl.agent.foreground import ending
+from pytest_arl.agent.pipes import Push
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from pytest_arl.agent.background import Background
@@ -30,7 +32,7 @@ class Server:
         self.loop = wait
         self.oom = oom
         self.link = link.Link(wait, fd, self._received)
-        self.backgrounds = Backgrounds(wait, self._outgrown)
+        self.backgrounds = Backgrounds(wait, in_step=lambda: self.tasks.in_step, outgrown=self._outgrown)
         self._arrivals: dict[int, transfer.Arrival | None] = {}
         self._manifests: dict[int, Manifest] = {}
         self._handlers: dict[int, Callable[[int, Request], None]] = {
@@ -66,11 +68,11 @@ class Server:
 
     def refuse(self, stream: int, text: str, *, code: int = 0, path: bytes = b"") -> None:
         """Answer a request with why it cannot be: ``code`` is an errno, or 0 for what is nobody's file."""
-        self.link.send(frames.message(frames.ERROR, stream, {"text": text, "errno": code, "path": path}))
+        self.link.send(frames.ERROR, stream, {"text": text, "errno": code, "path": path})
 
     def _received(self, kind: int, stream: int, value: object) -> None:
         if kind == frames.DATA:
-            self._data(stream, bytes(value))  # type: ignore[call-overload]  # the parser gives bytes for DATA
+            self._data(stream, value)
             return
         handler = self._handlers.get(kind)
         if handler is None or not isinstance(value, dict):
@@ -79,19 +81,22 @@ class Server:
             handler(stream, value)
         except OSError as error:
             self._refuse_file(stream, error)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self.refuse(stream, "a request is malformed: " + type(error).__name__ + ": " + str(error))
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            self._refuse_malformed(stream, error)
 
     def _refuse_file(self, stream: int, error: OSError) -> None:
         name = error.filename
         path = name if isinstance(name, bytes) else os.fsencode(name) if isinstance(name, str) else b""
-        self.refuse(stream, error.strerror or str(error), code=error.errno or 5, path=path)
+        self.refuse(stream, error.strerror or str(error), code=error.errno or errno.EIO, path=path)
+
+    def _refuse_malformed(self, stream: int, error: Exception) -> None:
+        self.refuse(stream, "a request is malformed: " + type(error).__name__ + ": " + str(error))
 
     def _reply(self, stream: int, value: Request) -> None:
-        self.link.send(frames.message(frames.REPLY, stream, value))
+        self.link.send(frames.REPLY, stream, value)
 
     def _ping(self, stream: int, _request: Request) -> None:
-        self.link.send(frames.message(frames.PONG, stream, {"busy": self.tasks.busy}))
+        self.link.send(frames.PONG, stream, {"busy": self.tasks.busy})
 
     def _task(self, stream: int, request: Request) -> None:
         self.tasks.submit(stream, request)
@@ -102,31 +107,32 @@ class Server:
     # Output that is kept
 
     def _fetch(self, stream: int, request: Request) -> None:
+        """Send a part of a stream: its reader asks for the next one when he has taken this."""
         task = self.tasks.get(request["task"])
         step, which = request["step"], request["stream"]
-        if task is None or not isinstance(step, int) or step >= len(task.records) or which not in (0, 1):
+        start, most = int(request["from"]), int(request["most"])
+        capture = None if task is None else self._kept(task, step, which)
+        if capture is None:
             self.refuse(stream, "the output of that step is no longer kept")
-            return
-        if step in task.background:
-            captures = task.background[step].pipes.captures
+        elif isinstance(capture, bytes):
+            self.link.send_from(stream, _send_part(stream, [capture[start : start + most]], len(capture), 0))
         else:
-            record = task.records[step]
-            if record.captures is None:
-                body: Request = frames.decode(record.body)  # type: ignore[assignment]  # a record's body is a dict
-                text = body["e" if which else "o"]
-                self.link.send(frames.frame(frames.DATA, stream, text))
-                self.link.send(frames.message(frames.END, stream, {"size": len(text), "lost": 0}))
-                return
-            captures = record.captures
-        capture = captures[which]
-        size = capture.size
+            end = min(capture.size, start + most)
+            self.link.send_from(stream, _send_part(stream, capture.read(start, end), capture.size, capture.lost))
 
-        def produce() -> Iterator[bytes]:
-            for piece in capture.read(0, size):
-                yield frames.frame(frames.DATA, stream, piece)
-            yield frames.message(frames.END, stream, {"size": size, "lost": capture.lost})
-
-        self.link.send_from(produce())
+    @staticmethod
+    def _kept(task: tasks.Task, step: int, which: int) -> bytes | spool.Capture | None:
+        """What is kept of a stream of a step that ended, or of a background process."""
+        if step in task.background:
+            return task.background[step].pipes.captures[which]
+        if not 0 <= step < len(task.records):
+            return None
+        record = task.records[step]
+        if record.captures is not None:
+            return record.captures[which]
+        body: Request = frames.decode(record.body)  # type: ignore[assignment]  # a record's body is a dict
+        text: bytes = body["e" if which else "o"]
+        return text
 
     # Background processes
 
@@ -142,7 +148,7 @@ class Server:
             self._wait(stream, process, request)
         elif action == "kill":
             process.kill("Killed")
-            process.when_ended(lambda: self._reply(stream, {}))
+            process.when_gone(lambda: self._reply(stream, {}))
         elif action == "write" and feed is not None:
             feed.write(request["data"], lambda taken: self._reply(stream, {"taken": taken}))
         elif action == "close" and feed is not None:
@@ -154,20 +160,21 @@ class Server:
             self.refuse(stream, "a background process has no " + str(action))
 
     def _wait(self, stream: int, process: Background, request: Request) -> None:
-        answered = False
+        def ended() -> None:
+            if timer is not None:
+                timer.cancel()
+            self._send_process(stream, process, request)
 
-        def answer() -> None:
-            nonlocal answered
-            if not answered:
-                answered = True
-                self._send_process(stream, process, request)
+        def late() -> None:
+            process.forget(ended)
+            self._reply(stream, {"ended": False})
 
         timeout = request["timeout"]
-        if isinstance(timeout, (int, float)):
-            self.loop.call_at(time.monotonic() + timeout, answer)
-        process.when_ended(answer)
+        timer = None if timeout is None else self.loop.call_at(time.monotonic() + float(timeout), late)
+        process.when_ended(ended)
 
     def _send_process(self, stream: int, process: Background, request: Request) -> None:
+        """Send what there is of a process: its output, and its result if it has ended."""
         limit: int = request["limit"]
         for output in process.pipes.outputs:
             output.catch_up()
@@ -184,12 +191,12 @@ class Server:
                 "ended": process.status is not None,
             }
             if process.status is not None:
-                result |= tasks.ended(process.status, process.reason)
+                result |= ending(process.status, process.reason)
                 result |= {"s": process.ended - process.pipes.started}
                 result |= {"limit": process.limit}
             yield frames.message(frames.REPLY, stream, result)
 
-        self.link.send_from(produce())
+        self.link.send_from(stream, produce())
 
     # Files
 
@@ -204,37 +211,36 @@ class Server:
         self._arrivals[stream] = transfer.Arrival(self.places.real(path), merge=bool(request.get("merge")))
 
     def _entry(self, stream: int, request: Request) -> None:
-        arrival = self._arrivals[stream]
-        if arrival is not None:
-            self._guard(stream, arrival, lambda: arrival.entry(request))
+        self._guard(stream, lambda arrival: arrival.entry(request))
 
-    def _data(self, stream: int, data: bytes) -> None:
-        arrival = self._arrivals[stream]
-        if arrival is not None:
-            self._guard(stream, arrival, lambda: arrival.data(data))
+    def _data(self, stream: int, data: object) -> None:
+        if not isinstance(data, bytes) or stream not in self._arrivals:
+            raise frames.ProtocolError("the host may not send bytes outside of a transfer")
+        self._guard(stream, lambda arrival: arrival.data(data))
 
     def _end(self, stream: int, request: Request) -> None:
-        arrival = self._arrivals.pop(stream)
-        if arrival is None:
-            return
-        if "abort" in request:
+        arrival = self._arrivals[stream]
+        if arrival is not None and "abort" in request:
             arrival.abandon()
             self._reply(stream, {})
+        else:
+            self._guard(stream, lambda arrival: self._reply(stream, {"n": arrival.finish(request["crc"])}))
+        del self._arrivals[stream]
+
+    def _guard(self, stream: int, action: Callable[[transfer.Arrival], None]) -> None:
+        """Do something about a transfer under way; one that fails leaves nothing, and its rest is thrown away."""
+        arrival = self._arrivals[stream]
+        if arrival is None:
             return
-
-        def finish() -> None:
-            self._reply(stream, {"n": arrival.finish(request["crc"])})
-
-        self._guard(stream, arrival, finish)
-        self._arrivals.pop(stream, None)
-
-    def _guard(self, stream: int, arrival: transfer.Arrival, action: Callable[[], None]) -> None:
         try:
-            action()
-        except OSError as error:
+            action(arrival)
+        except (OSError, LookupError, TypeError, ValueError, ArithmeticError) as error:
             self._arrivals[stream] = None
+            if isinstance(error, OSError):
+                self._refuse_file(stream, error)
+            else:
+                self._refuse_malformed(stream, error)
             arrival.abandon()
-            self._refuse_file(stream, error)
 
     def _get(self, stream: int, request: Request) -> None:
         path: bytes = request["path"]
@@ -251,9 +257,9 @@ class Server:
             except OSError as error:
                 self._refuse_file(stream, error)
             except transfer.Limit as error:
-                self.refuse(stream, str(error), code=27)  # EFBIG
+                self.refuse(stream, str(error), code=errno.EFBIG)
 
-        self.link.send_from(produce())
+        self.link.send_from(stream, produce())
 
     # Checkpoints where processes live on
 
@@ -301,3 +307,9 @@ class Server:
             self.loop.call_at(
                 time.monotonic() + 0.005, lambda: self._return_without(doomed, stream, manifest, deadline)
             )
+
+
+def _send_part(stream: int, pieces: Iterable[bytes], size: int, lost: int) -> Iterator[bytes]:
+    for piece in pieces:
+        yield frames.frame(frames.DATA, stream, piece)
+    yield frames.message(frames.END, stream, {"size": size, "lost": lost})

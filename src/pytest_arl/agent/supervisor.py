@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 _START_SECONDS = 10.0
-_MOST_DESCRIPTORS = 4096
 _OOM_SCORE = b"500"
 """More than the agent's: whatever runs below a supervisor is killed for memory before it."""
 
@@ -70,23 +69,25 @@ class Supervisor:
         oom: Callable[[bytes], None],
     ) -> None:
         """Start the program, which dies for memory before its supervisor does, and that before the agent."""
-        self._report, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        report = -1
         oom(_OOM_SCORE)
         try:
+            self._report, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             pid = os.fork()
         except OSError as error:
+            oom(b"0")
+            for fd in (self._report, report):
+                if fd >= 0:
+                    os.close(fd)
             problem = CannotStart(126, os.strerror(error.errno or 0))
-            os.close(report)
-            os.close(self._report)
             self._loop.call_at(time.monotonic(), lambda: self._tell_started(problem))
             return
-        finally:
-            oom(b"0")
         if pid == 0:
             try:
                 _supervise(report, argv, env, cwd, stdio)
             finally:
                 os._exit(1)
+        oom(b"0")
         os.close(report)
         self.pid = pid
         self._late = self._loop.call_at(time.monotonic() + _START_SECONDS, self._give_up)
@@ -94,7 +95,10 @@ class Supervisor:
         self._loop.add(self._report, READ, self._hear)
 
     def _hear(self, _events: int) -> None:
-        data = os.read(self._report, 4096)
+        try:
+            data = os.read(self._report, 4096)
+        except BlockingIOError:
+            return
         self._buffer += data
         if not data:
             self._loop.remove(self._report)
@@ -111,7 +115,7 @@ class Supervisor:
             elif said[:1] == b"S":
                 self._tell_started(None)
             else:
-                self._tell_started(CannotStart(unpack_from("=i", said, 1)[0], said[5:].decode()))
+                self._tell_started(CannotStart(unpack_from("=i", said, 1)[0], said[5:].decode("utf-8", "replace")))
 
     def _give_up(self) -> None:
         if self._started is not None:
@@ -158,7 +162,7 @@ def _supervise(
     _die_first(main)
     say(b"S")
     os.closerange(0, report)
-    os.closerange(report + 1, _MOST_DESCRIPTORS)
+    os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
     try:
         while True:
             pid, status = os.waitpid(-1, 0)

@@ -32,6 +32,7 @@ __all__ = ["AgentCheckpoint", "AgentSandbox"]
 
 _REQUEST_SECONDS = 60.0
 _WRITE_WHOLE = 32 * 1024 * 1024
+_OUTPUT_PART = 4 * 1024 * 1024
 
 
 class AgentSandbox:
@@ -109,20 +110,32 @@ class AgentSandbox:
 
     def output(self, task_id: str, step: int, stream: StreamName) -> Iterator[bytes]:
         """All of a step's stream that is kept."""
+        which = {"task": task_id, "step": step, "stream": STREAMS.index(stream), "most": _OUTPUT_PART}
+        at = 0
+        end: dict[str, int] = {"size": 1, "lost": 0}
+        while at < end["size"]:
+            # A part at a time, and none under way while the caller looks at one: he may take as long as he likes.
+            pieces, end = self._output_part({**which, "from": at})
+            yield from pieces
+            at += _OUTPUT_PART
+        if end["lost"]:
+            raise InfrastructureError(
+                f"{end['lost']} of the {end['size']} bytes of {stream} are no longer kept: "
+                "the sandbox keeps 4 GiB of output, less where the disk of TMPDIR is full"
+            )
+
+    def _output_part(self, request: dict[str, Any]) -> tuple[list[bytes], Any]:
+        pieces: list[bytes] = []
         with self.asking() as channel, channel.open() as exchange:
-            exchange.send(frames.FETCH, {"task": task_id, "step": step, "stream": STREAMS.index(stream)})
+            exchange.send(frames.FETCH, request)
             while True:
-                kind, value = exchange.receive()
-                if kind == frames.DATA:
-                    if value:
-                        yield value
-                    continue
-                if value["lost"]:
-                    raise InfrastructureError(
-                        f"{value['lost']} of the {value['size']} bytes of {stream} are no longer kept: "
-                        "the sandbox keeps 4 GiB of output, less where the disk of TMPDIR is full"
-                    )
-                return
+                kind, value = exchange.receive(time.monotonic() + _REQUEST_SECONDS)
+                if kind == frames.END:
+                    return pieces, value
+                if kind != frames.DATA:
+                    raise exchange.unexpected(kind)
+                if value:
+                    pieces.append(value)
 
     # Files
 

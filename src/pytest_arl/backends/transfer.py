@@ -286,6 +286,7 @@ class _Arrival:
         self._root = root
         self._remote = remote
         self._folders: dict[bytes, tuple[int, int]] = {}
+        self._links: list[Path] = []
         self._fd = -1
         self._left = 0
         self._bytes = 0
@@ -321,8 +322,9 @@ class _Arrival:
             view = view[os.write(self._fd, view) :]
 
     def finish(self) -> None:
-        """Everything has come: give folders their modes and times, those inside first."""
+        """Everything has come: look where links lead, give folders their modes and times, those inside first."""
         self._complete()
+        self._check_links()
         for name, (mode, mtime) in sorted(self._folders.items(), reverse=True):
             path = self._root / os.fsdecode(name) if name else self._root
             os.utime(path, ns=(mtime, mtime))
@@ -361,20 +363,38 @@ class _Arrival:
         return self._root / os.fsdecode(name)
 
     def _link(self, path: Path, entry: dict[str, Any]) -> None:
-        """Make a link that stays inside. Its ``..`` must all be in front: after a name they would count from where
-        that leads, should it be a link itself.
-        """
+        """Make a link, if it does not obviously lead out: :meth:`finish` looks where it really leads."""
         target, where = os.fsdecode(entry["to"]), os.fsdecode(entry["p"])
         parts = PurePosixPath(target).parts
-        up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
-        depth = len(PurePosixPath(where).parent.parts)
-        if not where or not parts or "\0" in target or parts[0] == "/" or up > depth or ".." in parts[up:]:
-            what = repr(where) if where else "it"
-            raise UsageError(
-                f"download of {self._remote}: {what} is a link to {target!r}, outside of what is downloaded: "
-                "remove the link in the sandbox first, or download less"
-            )
+        depth = lowest = len(PurePosixPath(where).parent.parts)
+        for part in parts:
+            depth += -1 if part == ".." else 1
+            lowest = min(lowest, depth)
+        if not where or not parts or "\0" in target or parts[0] == "/" or lowest < 0:
+            raise self._leads_out(where, target)
         path.symlink_to(target)
+        if ".." in parts:
+            self._links.append(path)
+
+    def _check_links(self) -> None:
+        """A ``..`` counts from where the names before it lead, which may be links themselves."""
+        root = os.path.realpath(self._root)
+        for path in self._links:
+            parts = path.readlink().parts
+            up = Path(*parts[: len(parts) - parts[::-1].index("..")])
+            try:
+                real = os.path.realpath(path.parent / up, strict=True)
+            except OSError:
+                real = ""  # through what is not part of the download, and may be there another time
+            if real != root and not real.startswith(root + "/"):
+                raise self._leads_out(str(path.relative_to(self._root)), str(path.readlink()))
+
+    def _leads_out(self, where: str, target: str) -> UsageError:
+        what = repr(where) if where else "it"
+        return UsageError(
+            f"download of {self._remote}: {what} is a link to {target!r}, outside of what is downloaded: "
+            "remove the link in the sandbox first, or download less"
+        )
 
 
 def _put_in_place(root: Path, local: Path) -> None:

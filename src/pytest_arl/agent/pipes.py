@@ -1,0 +1,296 @@
+"""A running program's three streams: fed, listened to, passed on to the host, kept."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from pytest_arl.agent import frames
+from pytest_arl.agent.loop import READ, WRITE
+from pytest_arl.agent.spool import INLINE, Capture
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_arl.agent.link import Link
+    from pytest_arl.agent.loop import Loop
+    from pytest_arl.agent.spool import Spool
+
+__all__ = ["Feed", "Output", "Pipes", "Push"]
+
+_LARGE_PIPE = 1024 * 1024
+_F_SETPIPE_SZ = 1031
+_PIECE = 252 * 1024
+
+
+class Push:
+    """Sends a step's stream to the host while it runs: its head, or all of it where the caller watches.
+
+    ``limit`` bytes of a stream are kept by the host, the first and the last half of it.
+    """
+
+    def __init__(self, link: Link, stream: int, step: int, kind: int, *, limit: int, live: bool) -> None:
+        self.link = link
+        self.live = live
+        self._stream = stream
+        self._prefix = frames.STEP_INDEX.pack(step)
+        self._kind = kind
+        self._limit = limit
+        self._head = limit // 2
+        self._sent = 0
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing has been sent, so that a short stream may travel with its result."""
+        return not self._sent
+
+    def grown(self, capture: Capture, data: bytes) -> None:
+        """``data`` was just added to the capture: send what is due, a caller who watches gets it at once."""
+        if self.live and self._sent == capture.size - len(data):
+            room = frames.MAX_PAYLOAD - len(self._prefix)
+            for at in range(0, len(data), room):
+                self.link.send_frames(self._stream, self._frame(self._kind, data[at : at + room]))
+            self._sent = capture.size
+        elif capture.size > INLINE:
+            self.offer(capture)
+
+    def offer(self, capture: Capture) -> None:
+        """Send what is due and the link has room for: should the sandbox be lost, most of it is there."""
+        due = self._due(capture)
+        while self._sent < due and not self.link.full:
+            end = min(due, self._sent + _PIECE)
+            for piece in capture.read(self._sent, end):
+                self.link.send_frames(self._stream, self._frame(self._kind, piece))
+            self._sent = end
+
+    def catch_up(self, capture: Capture) -> Iterator[bytes]:
+        """The frames of what is due by now; what grows from here on follows them."""
+        start, self._sent = self._sent, max(self._sent, self._due(capture))
+        return (self._frame(self._kind, piece) for piece in capture.read(start, self._sent))
+
+    def rest(self, capture: Capture) -> Iterator[bytes]:
+        """The frames that complete what the host keeps."""
+        size = capture.size
+        for piece in capture.read(self._sent, min(size, self._head)):
+            yield self._frame(self._kind, piece)
+        tail = self._kind + (frames.STDOUT_TAIL - frames.STDOUT)
+        for piece in capture.read(max(self._head, size - (self._limit - self._head)), size):
+            yield self._frame(tail, piece)
+
+    def _due(self, capture: Capture) -> int:
+        return capture.size if self.live else min(capture.size, self._head)
+
+    def _frame(self, kind: int, data: bytes) -> bytes:
+        return b"".join((frames.HEADER.pack(len(self._prefix) + len(data), kind, self._stream), self._prefix, data))
+
+
+class Output:
+    """The reading end of a program's stdout or stderr."""
+
+    def __init__(self, loop: Loop, fd: int, capture: Capture, push: Push | None) -> None:
+        self._loop = loop
+        self._fd = fd
+        self.capture = capture
+        self.push = push
+        self._size = INLINE
+        self._paused = False
+        os.set_blocking(fd, False)
+        loop.add(fd, READ, self._ready)
+
+    def offer(self) -> None:
+        """Pass on what is due, though nothing new has come."""
+        if self.push is not None:
+            self.push.offer(self.capture)
+
+    def catch_up(self) -> None:
+        """Take what is in the pipe by now, at the most what a pipe holds: a writer may go on for ever."""
+        most = self.capture.size + _LARGE_PIPE
+        while self._fd >= 0 and self.capture.size < most and self._read():
+            pass
+
+    def drain(self) -> None:
+        """Take what is left; nothing lives that could write more."""
+        self.catch_up()
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._fd >= 0:
+            if not self._paused:
+                self._loop.remove(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _ready(self, _events: int) -> None:
+        self._read()
+        if self._fd >= 0 and self.push is not None and self.push.live and self.push.link.full:
+            # A caller who watches gets all of it, so the program waits for him: in its write, as for any slow reader.
+            self._loop.remove(self._fd)
+            self._paused = True
+            self.push.link.when_room(self._resume)
+
+    def _resume(self) -> None:
+        if self._fd >= 0 and self._paused:
+            self._paused = False
+            self._loop.add(self._fd, READ, self._ready)
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self._fd, self._size)
+        except BlockingIOError:
+            return False
+        if not data:
+            self.close()
+            return False
+        self.capture.append(data)
+        if self._size == INLINE and self.capture.size > INLINE:
+            self._enlarge()
+        if self.push is not None:
+            self.push.grown(self.capture, data)
+        return True
+
+    def _enlarge(self) -> None:
+        self._size = _PIECE
+        try:
+            fcntl.fcntl(self._fd, _F_SETPIPE_SZ, _LARGE_PIPE)
+        except OSError:
+            pass  # the user's share of pipe memory is used up: a small pipe is only slower
+
+
+class Feed:
+    """The writing end of a program's stdin."""
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._pending: list[tuple[memoryview, Callable[[bool], None] | None]] = []
+        self._closing = False
+        self._waiting = False
+        os.set_blocking(fd, False)
+
+    def write(self, data: bytes, done: Callable[[bool], None] | None = None) -> None:
+        """Hand bytes on; ``done(True)`` once the program's pipe took them, ``done(False)`` where nobody reads it
+        any more.
+        """
+        if self._fd < 0 or self._closing:
+            if done is not None:
+                done(False)
+            return
+        self._pending.append((memoryview(data), done))
+        self._flush(0)
+
+    def close(self) -> None:
+        """End of file, after what is pending."""
+        self._closing = True
+        if not self._pending:
+            self.drop()
+
+    def drop(self) -> None:
+        """Close at once: what is pending has no reader."""
+        if self._fd >= 0:
+            if self._waiting:
+                self._waiting = False
+                self._loop.remove(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+        pending, self._pending = self._pending, []
+        for _data, done in pending:
+            if done is not None:
+                done(False)
+
+    def _flush(self, _events: int) -> None:
+        while self._pending:
+            data, done = self._pending[0]
+            try:
+                written = os.write(self._fd, data) if data else 0
+            except BlockingIOError:
+                if not self._waiting:
+                    self._waiting = True
+                    self._loop.add(self._fd, WRITE, self._flush)
+                return
+            except OSError:
+                self.drop()
+                return
+            if written < len(data):
+                self._pending[0] = (data[written:], done)
+                continue
+            del self._pending[0]
+            if done is not None:
+                done(True)
+        if self._closing:
+            self.drop()
+        elif self._waiting:
+            self._waiting = False
+            self._loop.remove(self._fd)
+
+
+class Pipes:
+    """A program's three streams: what it gets, and what the agent keeps of them. OSError where none can be had."""
+
+    def __init__(self, loop: Loop, spool: Spool, *, stdin: bool, keep_ends: int) -> None:
+        self._loop = loop
+        self._theirs: list[int] = []
+        self._ours: list[int] = []
+        try:
+            self._open(stdin)
+        except OSError:
+            self.abandon()
+            raise
+        self.captures = (Capture(spool, keep_ends), Capture(spool, keep_ends))
+        self.outputs: tuple[Output, ...] = ()
+        self.feed: Feed | None = None
+        self.started_at = time.time()
+        self.started = time.monotonic()
+
+    def _open(self, stdin: bool) -> None:
+        if stdin:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            self._theirs.append(reader)
+            self._ours.append(writer)
+        else:
+            self._theirs.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        for _ in range(2):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            self._theirs.append(writer)
+            self._ours.append(reader)
+
+    @property
+    def stdio(self) -> tuple[int, int, int]:
+        """The program's descriptors 0, 1 and 2."""
+        stdin, stdout, stderr = self._theirs
+        return stdin, stdout, stderr
+
+    @property
+    def pushes(self) -> list[Push]:
+        """Who passes the outputs on."""
+        return [output.push for output in self.outputs if output.push is not None]
+
+    def listen(self, pushes: tuple[Push | None, Push | None]) -> None:
+        """The program runs: keep our ends only, and read."""
+        self._close(self._theirs)
+        if len(self._ours) == 3:
+            self.feed = Feed(self._loop, self._ours.pop(0))
+        self.outputs = tuple(
+            Output(self._loop, fd, capture, push)
+            for fd, capture, push in zip(self._ours, self.captures, pushes, strict=True)
+        )
+        self._ours = []
+
+    def abandon(self) -> None:
+        """The program did not start."""
+        self._close(self._theirs)
+        self._close(self._ours)
+
+    def drain(self) -> None:
+        """The program is gone: take what is left and close."""
+        for output in self.outputs:
+            output.drain()
+        if self.feed is not None:
+            self.feed.drop()
+
+    @staticmethod
+    def _close(fds: list[int]) -> None:
+        while fds:
+            os.close(fds.pop())
