@@ -302,7 +302,8 @@ class Task:
         result |= {"limit": limit, "s": foreground.ended_at - pipes.started}
         result |= {"at": pipes.started_at, "out": stdout.size, "err": stderr.size}
         inline = stdout.inline, stderr.inline
-        if None not in inline and all(push.quiet for push in pipes.pushes):
+        whole = None not in inline and max(stdout.size, stderr.size) <= self._limit
+        if whole and all(push.quiet for push in pipes.pushes):
             self._record(result | {"o": inline[0], "e": inline[1]}, None)
         else:
             for push, capture in zip(pipes.pushes, pipes.captures, strict=True):
