@@ -59,7 +59,9 @@ def _file_system() -> list[str]:
 class Sandbox:
     """One agent, from outside: its sandbox as a backend would give it, its channel, its processes."""
 
-    def __init__(self, keep: ExitStack, config: AgentConfig, workspace: int, extra: tuple[str, ...], limit: int) -> None:
+    def __init__(
+        self, keep: ExitStack, config: AgentConfig, workspace: int, extra: tuple[str, ...], limit: int
+    ) -> None:
         ours, theirs = socket.socketpair()
         code = os.memfd_create("agent")
         keep.callback(os.close, code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from hypothesis import given
@@ -249,7 +249,7 @@ def test_a_frame_over_the_limit_is_refused_from_its_header() -> None:
 def test_parts_that_are_never_finished_are_held_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "MAX_MESSAGE", 4 * MAX_PAYLOAD)
     parser = Parser()
-    with pytest.raises(ProtocolError, match="unfinished"):  # noqa: PT012 - which of them is not the point
+    with pytest.raises(ProtocolError, match="unfinished"):
         for stream in range(6):
             parser.feed(frames.frame(frames.MORE, stream, bytes(MAX_PAYLOAD)))
 
@@ -280,7 +280,7 @@ def test_a_parser_holds_no_more_than_one_unfinished_frame() -> None:
 class held_memory:  # noqa: N801 - reads as a with statement
     """The most memory that was held within the block, in bytes."""
 
-    def __enter__(self) -> held_memory:
+    def __enter__(self) -> Self:
         tracemalloc.start()
         return self
 

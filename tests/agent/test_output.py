@@ -105,7 +105,7 @@ def test_all_of_a_cut_output_can_be_fetched(bubblewrap: str) -> None:
     with sandbox_of(limit=KIB) as sandbox:
         request = task(command("sh", "-c", "seq 2000000; seq 10 >&2"))
         (result,) = sandbox.handle.execute(request, None)
-        stdout, stderr = (b"".join(sandbox.handle.output(request.id, 0, which)) for which in ("stdout", "stderr"))  # type: ignore[arg-type] # those are its names
+        stdout, stderr = (b"".join(sandbox.handle.output(request.id, 0, which)) for which in ("stdout", "stderr"))
 
     assert result.truncated
     assert len(stdout) == result.stdout_size > 8 * MIB
@@ -160,7 +160,7 @@ def test_a_fetch_under_way_survives_that_its_task_is_forgotten(bubblewrap: str) 
         got = next(pieces)
         for _ in range(10):
             sandbox.execute(*[command("sh", "-c", "yes b | head -c 65536")] * 20)
-        with pytest.raises((UsageError, InfrastructureError)):  # noqa: PT012 - on the way
+        with pytest.raises((UsageError, InfrastructureError)):
             for piece in pieces:
                 got += piece
 
@@ -301,7 +301,7 @@ def test_a_short_answer_does_not_wait_for_a_long_transfer(sandbox: Sandbox) -> N
 
 def test_a_full_spool_keeps_the_ends_of_what_is_printed(bubblewrap: str) -> None:
     # A file descriptor that takes no byte: like a full disk from the first on.
-    with open("/dev/full", "r+b", buffering=0) as full:  # noqa: PTH123 - a device
+    with open("/dev/full", "r+b", buffering=0) as full:
         config = AgentConfig(env=BASE_ENV, spool_fd=full.fileno())
         with sandbox_of(config=config) as sandbox:
             result = sandbox.sh("seq 100000; exit 3")
@@ -314,7 +314,7 @@ def test_a_full_spool_keeps_the_ends_of_what_is_printed(bubblewrap: str) -> None
 
 
 def test_output_that_a_full_disk_lost_is_an_infrastructure_error_when_fetched(bubblewrap: str) -> None:
-    with open("/dev/full", "r+b", buffering=0) as full:  # noqa: PTH123 - a device
+    with open("/dev/full", "r+b", buffering=0) as full:
         config = replace(AgentConfig(env=BASE_ENV), spool_fd=full.fileno())
         with sandbox_of(config=config) as sandbox:
             request = task(command("seq", "100000"))

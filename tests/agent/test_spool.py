@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_arl.agent import spool as module
 from pytest_arl.agent.spool import EXTENT, INLINE, Capture, Spool
 
 
@@ -184,7 +183,7 @@ REAL_PWRITE = os.pwrite
 def test_a_full_disk_ends_nothing_and_what_was_written_before_is_kept(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.os, "pwrite", Disk(700_000).pwrite)
+    monkeypatch.setattr(os, "pwrite", Disk(700_000).pwrite)
 
     capture = printed(spool, 3 * EXTENT)
 
@@ -196,7 +195,7 @@ def test_a_disk_that_was_full_for_a_while_leaves_no_hole_that_reads_as_zeros(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(700_000)
-    monkeypatch.setattr(module.os, "pwrite", disk.pwrite)
+    monkeypatch.setattr(os, "pwrite", disk.pwrite)
     capture = printed(spool, 900_000)
     disk.left = 10 * EXTENT
     capture.append(numbered(100_000, 900_000))
@@ -204,9 +203,7 @@ def test_a_disk_that_was_full_for_a_while_leaves_no_hole_that_reads_as_zeros(
     assert whole(capture) == numbered(700_000)
 
 
-def test_a_file_that_cannot_grow_is_used_for_as_much_as_it_has(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_grow_is_used_for_as_much_as_it_has(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     printed(spool, 5 * EXTENT).release()
     spool.refuse_growth()
     size = 20 * EXTENT
@@ -226,7 +223,7 @@ def test_a_disk_that_cannot_be_read_loses_what_is_on_it_and_raises_nothing(
     def broken(_fd: int, _size: int, _place: int) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(module.os, "pread", broken)
+    monkeypatch.setattr(os, "pread", broken)
 
     assert whole(capture) == b""
 

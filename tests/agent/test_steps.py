@@ -37,7 +37,9 @@ def test_a_real_time_signal_has_a_number_for_a_name(sandbox: Sandbox) -> None:
 
 def test_steps_run_in_order_and_stop_at_the_first_that_fails(sandbox: Sandbox) -> None:
     results = sandbox.execute(
-        command("sh", "-c", "echo 1 >> log"), command("sh", "-c", "echo 2 >> log; false"), command("sh", "-c", "echo 3 >> log")
+        command("sh", "-c", "echo 1 >> log"),
+        command("sh", "-c", "echo 2 >> log; false"),
+        command("sh", "-c", "echo 3 >> log"),
     )
 
     assert [result.outcome for result in results] == ["Succeeded", "Failed", "Skipped"]
@@ -248,7 +250,9 @@ def test_the_look_at_processes_sees_one_that_lives(sandbox: Sandbox) -> None:
 
 
 def test_a_fork_bomb_that_its_step_leaves_is_gone_with_it(sandbox: Sandbox) -> None:
-    sandbox.sh("f() { for i in 1 2 3 4 5 6 7 8; do sleep 100 & done; }; for j in 1 2 3 4 5 6 7 8 9 10; do f & done; sleep 0.3")
+    sandbox.sh(
+        "f() { for i in 1 2 3 4 5 6 7 8; do sleep 100 & done; }; for j in 1 2 3 4 5 6 7 8 9 10; do f & done; sleep 0.3"
+    )
 
     assert sandbox.processes() == []
 
