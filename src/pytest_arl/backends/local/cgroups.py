@@ -12,13 +12,13 @@ import os
 import secrets
 import signal
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_arl.backends.local.hierarchies import Hierarchies
 
@@ -47,10 +47,14 @@ class Cgroup:
         oom_descriptor, pids_descriptor: where the agent reads how often the limits were hit
             (``oom_kill N`` of memory.oom_control or memory.events, ``max N`` of pids.events).
         limits_cpus: whether its share of the processors is bounded here.
+        joins: whether a thread can be in here alone, without its process (version 1).
     """
 
-    def __init__(self, folders: Mapping[str, Path], limits: Limits, version: int) -> None:
+    def __init__(self, folders: Mapping[str, Path], limits: Limits, version: int, home: Sequence[Path] = ()) -> None:
+        """``home`` has this process's own cgroups, for :meth:`joined`."""
         self._folders = tuple(dict.fromkeys(folders.values()))
+        self._home = tuple(home) if version == 1 else ()
+        self.joins = bool(self._home)
         self.limits_cpus = "cpu" in folders and limits.cpus is not None
         self._stack = ExitStack()
         try:
@@ -69,6 +73,21 @@ class Cgroup:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._stack.callback(os.close, descriptor)
         return descriptor
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """What the calling thread starts meanwhile is in here from its first moment, if this cgroup :attr:`joins`.
+
+        A thread may move itself at any time, whereas the kernel moves another process only once all processors have
+        passed a quiet moment, for which a sandbox would wait up to 20 ms.
+        """
+        try:
+            for folder in self._folders if self.joins else ():
+                _write(folder / "tasks", 0)
+            yield
+        finally:
+            for folder in self._home:
+                _write(folder / "tasks", 0)
 
     def add(self, pid: int) -> None:
         """Place a process, which must not have children yet."""
@@ -127,7 +146,8 @@ class RunCgroups:
             for controller, parent in self._hierarchies.folders.items()
             if controller != "cpu" or limits.cpus is not None
         }
-        return Cgroup(wanted, limits, self._hierarchies.version)
+        home = [self._hierarchies.folders[controller] for controller in wanted]
+        return Cgroup(wanted, limits, self._hierarchies.version, home)
 
     def close(self) -> None:
         """Remove everything. Idempotent."""
@@ -221,6 +241,7 @@ def _remove(folder: Path, patience: float = 2.0) -> None:
 def _kill_all(folder: Path) -> None:
     with suppress(OSError):
         for pid in (folder / "cgroup.procs").read_text().split():
-            if pid != "0":  # a process of another pid namespace cannot be named here
+            # 0: a process of another pid namespace, which cannot be named here; ours: a thread that is just leaving.
+            if pid not in ("0", str(os.getpid())):
                 with suppress(OSError):
                     os.kill(int(pid), signal.SIGKILL)

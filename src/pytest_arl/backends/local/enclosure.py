@@ -50,6 +50,10 @@ class Enclosure:
         self._child = -1
         try:
             self._start(surroundings, deadline)
+        except OSError as error:
+            self._stack.close()
+            reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+            raise BackendUnavailable(f"a sandbox of pool {plan.pool.name!r} cannot be started: {reason}") from None
         except BaseException:
             self._stack.close()
             raise
@@ -75,7 +79,9 @@ class Enclosure:
             inherited += [self._cgroup.oom_descriptor, self._cgroup.pids_descriptor] if self._cgroup is not None else []
             uid = lease.uid if lease is not None else INNER_ID
             argv = [*plan.command, str(inner.fileno())]
-            self._process = start.bubblewrap(plan.bwrap, plan.arguments, argv, inherited, uid, self._stderr)
+            self._process = start.bubblewrap(
+                plan.bwrap, plan.arguments, argv, inherited, uid, self._stderr, self._cgroup
+            )
             keep.callback(self._end)
         child = start.child_pid(deadline)
         if child is None:
@@ -116,7 +122,7 @@ class Enclosure:
         """Bound PID 1 of the sandbox while it still waits: it has no children yet, so nothing escapes."""
         try:
             self._child = os.pidfd_open(child)
-            if self._cgroup is not None:
+            if self._cgroup is not None and not self._cgroup.joins:
                 self._cgroup.add(child)
             if self._plan.limits.cpus is not None and (self._cgroup is None or not self._cgroup.limits_cpus):
                 os.sched_setaffinity(child, _share_of_cpus(self._plan.limits.cpus))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
 
+    from pytest_arl.backends.local.cgroups import Cgroup
     from pytest_arl.backends.local.layout import Argument
 
 __all__ = ["Launch"]
@@ -65,7 +66,14 @@ class Launch:
             self._mine.callback(os.close, descriptor)
 
     def bubblewrap(
-        self, bwrap: str, arguments: Sequence[Argument], argv: list[str], inherited: list[int], uid: int, stderr: int
+        self,
+        bwrap: str,
+        arguments: Sequence[Argument],
+        argv: list[str],
+        inherited: list[int],
+        uid: int,
+        stderr: int,
+        cgroup: Cgroup | None,
     ) -> subprocess.Popen[bytes]:
         """Start it. Its options go through a memory file, so that ``ps`` shows none of them."""
         descriptors = [*inherited, self._info_in, self._block_out]
@@ -79,7 +87,10 @@ class Launch:
         descriptors.append(self._memory_file(b"".join(words)))
         try:
             return spawner.spawn(
-                [bwrap, "--args", str(descriptors[-1]), "--", *argv], descriptors=descriptors, stderr=stderr
+                [bwrap, "--args", str(descriptors[-1]), "--", *argv],
+                descriptors=descriptors,
+                stderr=stderr,
+                inside=cgroup.joined() if cgroup is not None else None,
             )
         except OSError as error:
             raise BackendUnavailable(f"{bwrap} cannot be started: {error}") from None

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+from contextlib import nullcontext
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
 __all__ = ["spawn"]
 
@@ -23,10 +25,13 @@ _UMASK = 0o022
 class _Order:
     """One process asked for; ``done`` is set when ``process`` or ``error`` is there."""
 
-    def __init__(self, argv: Sequence[str], descriptors: Sequence[int], stderr: int) -> None:
+    def __init__(
+        self, argv: Sequence[str], descriptors: Sequence[int], stderr: int, inside: AbstractContextManager[object]
+    ) -> None:
         self.argv = argv
         self.descriptors = descriptors
         self.stderr = stderr
+        self.inside = inside
         self.done = threading.Event()
         self.cancelled = False
         self.process: subprocess.Popen[bytes] | None = None
@@ -37,22 +42,30 @@ class _Order:
             self.done.set()
             return
         try:
-            self.process = subprocess.Popen(
-                self.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self.stderr,
-                pass_fds=self.descriptors,
-                close_fds=True,
-                env={},
-                cwd="/",
-                start_new_session=True,
-                umask=_UMASK,
-            )
+            with self.inside:
+                self.process = subprocess.Popen(
+                    self.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self.stderr,
+                    pass_fds=self.descriptors,
+                    close_fds=True,
+                    env={},
+                    cwd="/",
+                    start_new_session=True,
+                    umask=_UMASK,
+                )
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
             self.error = error
+            self.end()
         finally:
             self.done.set()
+
+    def end(self) -> None:
+        """Nobody wants what was started."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
 
 class _Spawner:
@@ -83,12 +96,19 @@ _spawner = _Spawner()
 os.register_at_fork(after_in_child=_spawner.forget)
 
 
-def spawn(argv: Sequence[str], *, descriptors: Sequence[int], stderr: int) -> subprocess.Popen[bytes]:
+def spawn(
+    argv: Sequence[str],
+    *,
+    descriptors: Sequence[int],
+    stderr: int,
+    inside: AbstractContextManager[object] | None = None,
+) -> subprocess.Popen[bytes]:
     """Start a process with an empty environment, in a session of its own, with these descriptors and no others.
 
-    Raises OSError as Popen does. The caller owns the process.
+    ``inside`` is entered by the thread that starts it, and left once it is started. Raises OSError as Popen does. The
+    caller owns the process.
     """
-    order = _Order(argv, descriptors, stderr)
+    order = _Order(argv, descriptors, stderr, inside or nullcontext())
     _spawner.submit(order)
     try:
         order.done.wait()
@@ -96,9 +116,7 @@ def spawn(argv: Sequence[str], *, descriptors: Sequence[int], stderr: int) -> su
         # Interrupted: the caller is about to close the descriptors, whose numbers then mean something else.
         order.cancelled = True
         order.done.wait()
-        if order.process is not None:
-            order.process.kill()
-            order.process.wait()
+        order.end()
         raise
     if order.error is not None:
         raise order.error
