@@ -25,7 +25,7 @@ from pytest_arl.results import StepResult
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_arl.backends.base import AcquireRequest, Checkpoint, OnOutput, StreamName, TaskRequest
+    from pytest_arl.backends.base import AcquireRequest, Checkpoint, OnOutput, OnStep, StreamName, TaskRequest
     from pytest_arl.settings import Settings
     from pytest_arl.steps import Command, FilePatch, Step
 
@@ -196,7 +196,7 @@ class ToySandbox:
         self._cancelled: set[str] = set()
         self._kept: dict[tuple[str, int], _Running] = {}
 
-    def execute(self, task: TaskRequest, on_output: OnOutput | None) -> list[StepResult]:
+    def execute(self, task: TaskRequest, on_output: OnOutput | None, on_step: OnStep | None = None) -> list[StepResult]:
         self.executed.append(task.id)
         results: list[StepResult] = []
         self.partial = results
@@ -208,6 +208,8 @@ class ToySandbox:
                 results.append(
                     StepResult.skipped(step) if failed else self._step(task, index, step, on_output, deadline)
                 )
+                if on_step is not None and not failed:
+                    on_step(results[-1])
                 self._require()
         finally:
             self._running = None

@@ -84,9 +84,9 @@ class Tasks:
             if cancellation is not None:
                 cancellation.watch(lambda: sandbox.cancel(task.id))
             held.uses += 1
-            _log_start(session.name, task)
+            progress = _Progress(session.name, task.steps) if _logger.isEnabledFor(logging.INFO) else None
             sent = True
-            answer = sandbox.execute(task, on_output)
+            answer = sandbox.execute(task, on_output, None if progress is None else progress.ended)
             result = self._result(session, task, answer, began, perf_counter() - clock)
             _judge(session, task, result)
         except BaseException as error:
@@ -102,7 +102,8 @@ class Tasks:
             raise raised from None
         for index, step in enumerate(result.steps):
             self._latest[step.name] = (task.id, index, weakref.ref(step))
-        _log_end(session.name, result)
+        if progress is not None:
+            progress.finish(result.steps)
         listeners.notify_finished(session, task, result, None)
         return result
 
@@ -168,19 +169,34 @@ def _lost(session: SandboxSession, held: Holding, error: BaseException, partial:
     return error
 
 
-def _log_start(name: str, task: TaskRequest) -> None:
-    if not _logger.isEnabledFor(logging.INFO):
-        return
-    for number, step in enumerate(task.steps, start=1):
-        what = command_line(step.command) if step.type == "Command" else shorten(repr(step.path), 80)
-        verb = "starts" if number == 1 else "follows"
-        _logger.info("%s: step %d/%d %r %s (%s)", name, number, len(task.steps), step.name, verb, what)
+class _Progress:
+    """Logs each step as it starts and ends, so that ``--log-cli-level=INFO`` shows what runs now."""
 
+    def __init__(self, name: str, steps: tuple[Step, ...]) -> None:
+        self._name = name
+        self._steps = steps
+        self._told = 0
+        self._starts()
 
-def _log_end(name: str, result: TaskResult) -> None:
-    if not _logger.isEnabledFor(logging.INFO):
-        return
-    for number, step in enumerate(result.steps, start=1):
+    def ended(self, step: StepResult) -> None:
+        """A step has ended, and the next one starts if it succeeded."""
         code = "" if step.exit_code is None else f", exit code {step.exit_code}"
-        ended = f"{step.outcome}{code}, {format_duration(step.duration)}"
-        _logger.info("%s: step %d/%d %r ended: %s", name, number, result.total, step.name, ended)
+        self._say("ended", f": {step.outcome}{code}, {format_duration(step.duration)}")
+        self._told += 1
+        if step.ok:
+            self._starts()
+
+    def finish(self, results: tuple[StepResult, ...]) -> None:
+        """The task is over: tell what is not told yet, such as the steps that were skipped."""
+        for result in results[self._told :]:
+            self.ended(result)
+
+    def _starts(self) -> None:
+        if self._told < len(self._steps):
+            step = self._steps[self._told]
+            what = command_line(step.command) if step.type == "Command" else shorten(repr(step.path), 80)
+            self._say("starts", f" ({what})")
+
+    def _say(self, verb: str, rest: str) -> None:
+        step = self._steps[self._told]
+        _logger.info("%s: step %d/%d %r %s%s", self._name, self._told + 1, len(self._steps), step.name, verb, rest)

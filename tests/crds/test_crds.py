@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import resources
+from typing import Any
 
 import pytest
 import yaml
@@ -12,15 +14,18 @@ import yaml
 from pytest_arl.crds.models import Task, TaskStatus
 from pytest_arl.crds.schema import custom_resources
 
+Schema = dict[str, Any]
+
 DEFINITIONS = dict(custom_resources())
 
 
-def schema_of(plural):
+def schema_of(plural: str) -> Schema:
     version = DEFINITIONS[f"{plural}.yaml"]["spec"]["versions"][0]
-    return version["schema"]["openAPIV3Schema"]
+    found: Schema = version["schema"]["openAPIV3Schema"]
+    return found
 
 
-def every_schema(schema, path=""):
+def every_schema(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
     yield path, schema
     for name, part in schema.get("properties", {}).items():
         yield from every_schema(part, f"{path}.{name}")
@@ -28,7 +33,7 @@ def every_schema(schema, path=""):
         yield from every_schema(schema["items"], f"{path}[]")
 
 
-def test_the_manifests_are_what_the_models_say():
+def test_the_manifests_are_what_the_models_say() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest_arl.crds", "--check"], capture_output=True, text=True, check=False
     )
@@ -36,32 +41,32 @@ def test_the_manifests_are_what_the_models_say():
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)
-def test_a_manifest_that_was_changed_by_hand_is_found(name):
+def test_a_manifest_that_was_changed_by_hand_is_found(name: str) -> None:
     text = (resources.files("pytest_arl.crds") / "manifests" / name).read_text()
     assert yaml.safe_load(text) == DEFINITIONS[name]
     assert yaml.safe_load(text.replace("v1alpha1", "v1beta1")) != DEFINITIONS[name]
 
 
 @pytest.mark.parametrize("plural", ["warmpools", "sandboxes", "tasks"])
-def test_schemas_are_structural(plural):
+def test_schemas_are_structural(plural: str) -> None:
     for path, schema in every_schema(schema_of(plural)):
         assert "type" in schema, path
         assert not {"$ref", "anyOf", "allOf", "title", "const"} & schema.keys(), path
 
 
 @pytest.mark.parametrize("plural", ["warmpools", "sandboxes", "tasks"])
-def test_each_has_a_status_subresource_and_columns(plural):
+def test_each_has_a_status_subresource_and_columns(plural: str) -> None:
     version = DEFINITIONS[f"{plural}.yaml"]["spec"]["versions"][0]
     assert "status" in version["subresources"]
     assert version["additionalPrinterColumns"][-1]["name"] == "Age"
 
 
-def test_abbreviations_keep_their_capitals():
+def test_abbreviations_keep_their_capitals() -> None:
     assert {"podIP", "agentBootID"} <= schema_of("sandboxes")["properties"]["status"]["properties"].keys()
     assert "traceID" in schema_of("tasks")["properties"]["spec"]["properties"]
 
 
-def test_what_the_operator_writes_is_what_the_client_reads():
+def test_what_the_operator_writes_is_what_the_client_reads() -> None:
     status = TaskStatus(state="Failed", exit_code=42, steps=[])
     assert status.to_json() == {"state": "Failed", "exitCode": 42, "steps": []}
     task = {"metadata": {"name": "t"}, "spec": {"sandboxRef": "s", "steps": [{"name": "a", "type": "Command"}]}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 
@@ -24,7 +25,9 @@ EVERY = [
 
 @pytest.mark.parametrize("error", EVERY, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("way", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"])
-def test_an_error_survives_a_copy_with_all_it_knows(error, way):
+def test_an_error_survives_a_copy_with_all_it_knows(
+    error: errors.ArlError, way: Callable[[errors.ArlError], errors.ArlError]
+) -> None:
     other = way(error)
     assert type(other) is type(error)
     assert str(other) == str(error)
@@ -32,9 +35,9 @@ def test_an_error_survives_a_copy_with_all_it_knows(error, way):
         assert getattr(other, what, None) == getattr(error, what, None)
 
 
-def test_the_tree_is_the_one_that_its_docstring_draws():
+def test_the_tree_is_the_one_that_its_docstring_draws() -> None:
     for name in errors.__all__:
-        assert name in errors.__doc__
+        assert name in str(errors.__doc__)
         assert issubclass(getattr(errors, name), errors.ArlError)
     for name in (
         "BackendUnavailable",

@@ -208,3 +208,29 @@ def test_our_frames_are_hidden_in_tracebacks(session: SandboxSession, use: Calla
         if ours in frame.f_code.co_filename and "__tracebackhide__" not in frame.f_locals
     ]
     assert [frame.f_code.co_qualname for frame in shown] == []
+
+
+def test_each_step_is_logged_as_it_ends_not_when_all_have(
+    session: SandboxSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pytest_arl")
+    told: list[str] = []
+
+    def look(name: str, _stream: str, _data: bytes) -> None:
+        if name == "second":
+            told.append(caplog.text)
+
+    session.execute(
+        [
+            {"name": "first", "type": "Command", "command": ["true"]},
+            {"name": "second", "type": "Command", "command": ["sh", "-c", "echo 1; exit 4"]},
+            {"name": "third", "type": "Command", "command": ["true"]},
+        ],
+        on_output=look,
+    )
+    assert "step 1/3 'first' ended: Succeeded" in told[0]
+    assert "step 2/3 'second' starts" in told[0]
+    assert "'second' ended" not in told[0]
+    assert "step 2/3 'second' ended: Failed, exit code 4" in caplog.text
+    assert "step 3/3 'third' ended: Skipped" in caplog.text
+    assert "'third' starts" not in caplog.text

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_arl.backends.base import Checkpoint, OnOutput, StreamName, TaskRequest
+    from pytest_arl.backends.base import Checkpoint, OnOutput, OnStep, StreamName, TaskRequest
     from pytest_arl.steps import Step
 
 __all__ = ["AgentCheckpoint", "AgentSandbox"]
@@ -73,13 +73,13 @@ class AgentSandbox:
 
     # Tasks
 
-    def execute(self, task: TaskRequest, on_output: OnOutput | None) -> list[StepResult]:
+    def execute(self, task: TaskRequest, on_output: OnOutput | None, on_step: OnStep | None = None) -> list[StepResult]:
         """Run a task; one result for each step."""
         self._pristine = False
         results: list[StepResult] = []
         self.partial = results
         self._remember_background(task)
-        run = TaskRun(task, on_output, results, limit=self.output_limit, label=self.label)
+        run = TaskRun(task, on_output, results, limit=self.output_limit, label=self.label, on_step=on_step)
         with self.asking() as channel, channel.open() as stream:
             try:
                 stream.send(frames.TASK, task_message(task, self.output_limit, live=on_output is not None))

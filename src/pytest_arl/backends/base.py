@@ -24,6 +24,7 @@ __all__ = [
     "BackgroundProcess",
     "Checkpoint",
     "OnOutput",
+    "OnStep",
     "StreamName",
     "TaskRequest",
 ]
@@ -31,6 +32,9 @@ __all__ = [
 StreamName = Literal["stdout", "stderr"]
 OnOutput = Callable[[str, StreamName, bytes], object]
 """Called as ``on_output(step_name, stream, data)`` in the thread that called ``execute``."""
+
+OnStep = Callable[["StepResult"], object]
+"""Called with each result as its step ends, in the thread that called ``execute``; it raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +118,8 @@ class BackendSandbox(Protocol):
     one that ran.
     """
 
-    def execute(self, task: TaskRequest, on_output: OnOutput | None) -> list[StepResult]:
-        """Run a task; one result for each step, Skipped ones included.
+    def execute(self, task: TaskRequest, on_output: OnOutput | None, on_step: OnStep | None = None) -> list[StepResult]:
+        """Run a task; one result for each step, Skipped ones included (of which ``on_step`` is not told).
 
         Raises SandboxLost (with the steps so far in ``result``) when the sandbox ends first. An exception in the
         calling thread (KeyboardInterrupt, one of ``on_output``) cancels the running step, and is raised

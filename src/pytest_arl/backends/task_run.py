@@ -14,7 +14,7 @@ from pytest_arl.results import StepResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_arl.backends.base import OnOutput, StreamName, TaskRequest
+    from pytest_arl.backends.base import OnOutput, OnStep, StreamName, TaskRequest
     from pytest_arl.steps import Step
 
 __all__ = ["GRACE_SECONDS", "STREAMS", "Collected", "TaskRun", "step_result", "task_message"]
@@ -60,8 +60,10 @@ class TaskRun:
         *,
         limit: int,
         label: Callable[[str | None], str | None],
+        on_step: OnStep | None = None,
     ) -> None:
         self._task = task
+        self._on_step = on_step
         self._limit = limit
         self._label = label
         self._on_output = on_output
@@ -89,6 +91,8 @@ class TaskRun:
             if self._on_output is not None:
                 for which, data in pieces:
                     self._on_output(name, which, data)
+            if kind == frames.STEP and self._on_step is not None:
+                self._on_step(self._results[-1])
 
     def cancel(self, stream: Stream) -> bool:
         """The caller was interrupted: end the step in the sandbox, wait a little for what is known of it; whether
