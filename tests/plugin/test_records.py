@@ -214,11 +214,11 @@ def test_output_folder_under_xdist(project: Project) -> None:
 def test_a_steps_name_stays_within_the_output_folder(project: Project) -> None:
     project.test("""
         def test_it(arl_sandbox):
-            arl_sandbox.execute([{"name": "../../../x", "type": "Command", "command": ["echo", "hi"]}])
+            arl_sandbox.execute([{"name": "/../../../../x", "type": "Command", "command": ["echo", "hi"]}])
     """)
     project.run("--arl-output=deep/out")
-    (path,) = (project.path / "deep").rglob("*.stdout")
-    assert path.is_relative_to(project.path / "deep/out/output")
+    (path,) = project.path.rglob("*.stdout")
+    assert path.parent.parent == project.path / "deep/out/output"
 
 
 def test_pytest_html_has_the_steps(project: Project) -> None:

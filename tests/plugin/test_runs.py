@@ -152,12 +152,13 @@ def test_a_run_inside_a_run(project: Project) -> None:
             result = pytester.runpytest_inprocess("-p", "no:asyncio")
             result.assert_outcomes(passed=1)
             result.stdout.fnmatch_lines(["arl: 1 sandbox, 1 step, 0 left *"])
-            assert arl_sandbox.run("echo", "outer again").ok
-            assert False
+            arl_sandbox.run("true").check()
+            pytest.fail("at the end")
     """)
     outcome = project.run()
     outcome.counts(failed=1)
-    assert re.search(r"1  echo .*\n> 2  echo ", outcome.section("arl steps"))
+    assert "at the end" in outcome.text
+    assert re.search(r"1  echo .*\n> 2  true ", outcome.section("arl steps"))
     assert outcome.used == (1, 2, 0)
 
 

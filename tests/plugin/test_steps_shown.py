@@ -118,6 +118,18 @@ def test_the_last_step_is_shown_where_none_failed(project: Project) -> None:
     assert "\nsecond" in section
 
 
+def test_the_last_step_that_failed_is_shown_and_not_one_after_it(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            for code in (3, 4, 0):
+                arl_sandbox.run("sh", "-c", f"echo code-{code}; exit {code}")
+            assert False
+    """)
+    section = project.run().section("arl steps")
+    assert "> 2  sh" in section
+    assert "\ncode-4" in section
+
+
 def test_the_step_that_check_names_is_shown_and_not_a_later_one(project: Project) -> None:
     project.test("""
         def test_it(arl_sandbox):
@@ -228,8 +240,8 @@ def test_a_failing_subtest_shows_its_own_steps(project: Project) -> None:
                 assert False
     """)
     section = project.run().section("arl steps")
-    assert "in-two" in section
-    assert "in-one" not in section
+    assert "> 2  echo" in section
+    assert "1  echo" not in section
 
 
 @pytest.mark.parametrize(

@@ -61,10 +61,8 @@ class Recorder:
         return self._item
 
     def begin(self, item: pytest.Item) -> None:
-        """An attempt of a test starts; what an earlier one ran is not its own."""
+        """An attempt of a test starts. The record of an earlier one went with its last report."""
         item.stash[_ATTEMPT] = item.stash.get(_ATTEMPT, 0) + 1
-        if RECORD in item.stash:
-            del item.stash[RECORD]
         self._item = item
         self.phase = "setup"
 

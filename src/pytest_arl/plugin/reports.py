@@ -48,7 +48,7 @@ def attach(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRe
         add_html(item.config, report, part)
         add_allure(item.config, part)
     if call.when == "teardown":
-        # An item lives as long as the run.
+        # An item lives as long as the run, and may be run again.
         del item.stash[RECORD]
 
 
