@@ -346,7 +346,7 @@ def test_another_sandboxs_processes_cannot_be_signalled(backend: ContractBackend
         start_python(one, "print('ready'); import time; time.sleep(60)", marker)
         python(other, kill_all).check()
         assert marker in "".join(living(one))
-        assert python(one, kill_all).ok
+        python(one, kill_all)
         assert until(lambda: marker not in "".join(living(one))), "control: in its own sandbox it can"
 
 

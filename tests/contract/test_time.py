@@ -257,6 +257,7 @@ def test_beside_a_background_process_even_endless_forks_end(sandbox: SandboxSess
 def _interrupt_soon(reached: threading.Event) -> threading.Thread:
     def interrupt() -> None:
         assert reached.wait(20)
+        time.sleep(0.1)  # so that it finds the caller waiting, not in this test's own code
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
