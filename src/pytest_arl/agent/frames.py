@@ -12,6 +12,10 @@ from __future__ import annotations
 
 import _struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Buffer = bytes | bytearray | memoryview
+
 VERSION = 1
 """Both ends must speak the same version; the first message of either side names it."""
 
@@ -68,44 +72,44 @@ class ProtocolError(Exception):
 
 def encode(value: object) -> bytes:
     """A value as bytes. TypeError for a type that the wire has not, ValueError for a number too large for it."""
-    out = bytearray()
+    out: list[Buffer] = []
     try:
         _encode(value, out)
     except _struct.error as error:  # type: ignore[attr-defined]  # it is there
         raise ValueError("no place on the wire for a value: " + str(error)) from None
-    return bytes(out)
+    return b"".join(out)
 
 
-def _encode(value: object, out: bytearray) -> None:  # noqa: C901, PLR0912 - one case for each type
+def _encode(value: object, out: list[Buffer]) -> None:  # noqa: C901, PLR0912 - one case for each type
     if value is None:
-        out += b"N"
+        out.append(b"N")
     elif value is True:
-        out += b"T"
+        out.append(b"T")
     elif value is False:
-        out += b"F"
+        out.append(b"F")
     elif isinstance(value, (bytes, bytearray, memoryview)):
-        out += b"b" + _U32.pack(len(value))
-        out += value
+        out.append(b"b" + _U32.pack(len(value)))
+        out.append(value)
     elif isinstance(value, str):
         raw = value.encode("utf-8", "surrogateescape")
-        out += b"s" + _U32.pack(len(raw))
-        out += raw
+        out.append(b"s" + _U32.pack(len(raw)))
+        out.append(raw)
     elif isinstance(value, int):
-        out += b"i" + _I64.pack(value)
+        out.append(b"i" + _I64.pack(value))
     elif isinstance(value, float):
-        out += b"f" + _F64.pack(value)
+        out.append(b"f" + _F64.pack(value))
     elif isinstance(value, (list, tuple)):
-        out += b"l" + _U32.pack(len(value))
+        out.append(b"l" + _U32.pack(len(value)))
         for item in value:
             _encode(item, out)
     elif isinstance(value, dict):
-        out += b"d" + _U32.pack(len(value))
+        out.append(b"d" + _U32.pack(len(value)))
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError("no place on the wire for a key that is " + type(key).__name__)
             raw = key.encode()
-            out += _U32.pack(len(raw))
-            out += raw
+            out.append(_U32.pack(len(raw)))
+            out.append(raw)
             _encode(item, out)
     else:
         raise TypeError("no place on the wire for " + type(value).__name__)
@@ -113,7 +117,7 @@ def _encode(value: object, out: bytearray) -> None:  # noqa: C901, PLR0912 - one
 
 def decode(data: bytes | bytearray | memoryview) -> object:
     """The value of :func:`encode`'s bytes. ProtocolError for anything else."""
-    raw = bytes(data)
+    raw = data if isinstance(data, bytes) else memoryview(data)
     try:
         value, end = _decode(raw, 0, 0, [MAX_ITEMS])
     except (_struct.error, IndexError, UnicodeDecodeError) as error:  # type: ignore[attr-defined]  # it is there
@@ -123,16 +127,17 @@ def decode(data: bytes | bytearray | memoryview) -> object:
     return value
 
 
-def _take(raw: bytes, at: int) -> tuple[bytes, int]:
+def _take(raw: Buffer, at: int) -> tuple[bytes, int]:
     (size,) = _U32.unpack_from(raw, at)
     end = at + 4 + size
     if end > len(raw):
         raise ProtocolError("a value is longer than its message")
-    return raw[at + 4 : end], end
+    taken = raw[at + 4 : end]
+    return taken if isinstance(taken, bytes) else bytes(taken), end
 
 
 def _decode(  # noqa: C901, PLR0911, PLR0912 - as above
-    raw: bytes, at: int, depth: int, left: list[int]
+    raw: Buffer, at: int, depth: int, left: list[int]
 ) -> tuple[object, int]:
     kind = raw[at]
     at += 1
@@ -191,11 +196,13 @@ def split(kind: int, stream: int, body: bytes) -> bytes:
         return HEADER.pack(len(body), kind, stream) + body
     if len(body) > MAX_MESSAGE:
         raise ValueError("a message of " + str(len(body)) + " bytes is over the limit of " + str(MAX_MESSAGE))
-    out = bytearray()
+    out: list[Buffer] = []
+    view = memoryview(body)
     for at in range(0, len(body), MAX_PAYLOAD):
+        piece = view[at : at + MAX_PAYLOAD]
         last = at + MAX_PAYLOAD >= len(body)
-        out += frame(kind if last else MORE, stream, body[at : at + MAX_PAYLOAD])
-    return bytes(out)
+        out += (HEADER.pack(len(piece), kind if last else MORE, stream), piece)
+    return b"".join(out)
 
 
 class Parser:

@@ -54,6 +54,9 @@ class Push:
                 self.link.send_frames(self._stream, self._frame(self._kind, data[at : at + room]))
             self._sent = capture.size
         elif capture.size > INLINE:
+            if self._follows(capture, len(data)) and not self.link.full:
+                self.link.send_frames(self._stream, self._frame(self._kind, data))  # rather than read it again
+                self._sent = capture.size
             self.offer(capture)
 
     def offer(self, capture: Capture) -> None:
@@ -78,6 +81,10 @@ class Push:
         tail = self._kind + (frames.STDOUT_TAIL - frames.STDOUT)
         for piece in capture.read(max(self._head, size - (self._limit - self._head)), size):
             yield self._frame(tail, piece)
+
+    def _follows(self, capture: Capture, size: int) -> bool:
+        """Whether the last ``size`` bytes are due and all before them are sent, none of them lost."""
+        return self._sent == capture.size - size and capture.size <= self._head and not capture.lost
 
     def _due(self, capture: Capture) -> int:
         return capture.size if self.live else min(capture.size, self._head)

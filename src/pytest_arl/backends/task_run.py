@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
@@ -28,24 +29,26 @@ _MOST_UNDER_WAY = 8 * 1024 * 1024  # bytes that the agent and the socket may hol
 
 
 class Collected:
-    """What has come of one step's output: the head, and the end where the middle was left out."""
+    """What has come of one step's output: the head, and the end where the middle was left out.
+
+    Written once into what becomes the result, as 16 MiB may be held many times over otherwise.
+    """
 
     def __init__(self, limit: int) -> None:
-        self._limits = (limit // 2, limit - limit // 2)
-        self.heads = (bytearray(), bytearray())
-        self.tails = (bytearray(), bytearray())
+        self._room = [[limit // 2, limit - limit // 2] for _ in STREAMS]  # for head and tail, of each stream
+        self._kept = tuple(BytesIO() for _ in STREAMS)
 
-    def take(self, kind: int, data: bytes) -> StreamName:
+    def take(self, kind: int, data: memoryview) -> StreamName:
         """Keep a frame of output; which stream it is of."""
         which = (kind - frames.STDOUT) % 2
+        room = self._room[which]
         is_tail = kind >= frames.STDOUT_TAIL
-        kept = self.tails[which] if is_tail else self.heads[which]
-        kept += data[: self._limits[is_tail] - len(kept)]
+        room[is_tail] -= self._kept[which].write(data[: room[is_tail]])
         return STREAMS[which]
 
     def streams(self) -> tuple[bytes, bytes]:
         """What is kept of stdout and of stderr."""
-        stdout, stderr = (bytes(head + tail) for head, tail in zip(self.heads, self.tails, strict=True))
+        stdout, stderr = (kept.getvalue() for kept in self._kept)
         return stdout, stderr
 
 
@@ -155,9 +158,10 @@ class TaskRun:
         collected = self._collected.get(index)
         if collected is None:
             collected = self._collected[index] = Collected(self._limit)
-        data = value[frames.STEP_INDEX.size :]
+        data = memoryview(value)[frames.STEP_INDEX.size :]
         which = collected.take(kind, data)
-        return self._task.steps[index].name, [(which, data)] if kind < frames.STDOUT_TAIL else []
+        seen = self._on_output is None or kind >= frames.STDOUT_TAIL
+        return self._task.steps[index].name, [] if seen else [(which, bytes(data))]
 
     def _ended(self, value: dict[str, Any]) -> tuple[str, list[tuple[StreamName, bytes]]]:
         """Keep a step's result; its name, and what a caller who watches has not seen of it."""
