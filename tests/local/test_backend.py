@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import resource
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pytest_arl import settings as settings_module
-from pytest_arl.backends.local import LocalBackend, create_backend
+from pytest_arl.backends.local import LocalBackend, create_backend, spawner
 from pytest_arl.backends.local import backend as backend_module
 from pytest_arl.backends.local.plan import Plan
 from pytest_arl.errors import BackendUnavailable, PoolNotFound, SandboxLost, SandboxTimeout, UsageError
@@ -145,6 +148,44 @@ def test_a_killed_agent_is_lost_with_what_is_known(make_backend: MakeBackend) ->
         run(sandbox, "sleep", "30")
     assert not sandbox.alive()
     sandbox.close()
+
+
+def test_no_descriptors_left_is_told_as_what_it_is(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    acquire(backend).close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held + 6, hard))
+    try:
+        with pytest.raises(BackendUnavailable, match="Too many open files"):
+            acquire(backend)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sh(acquire(backend), "echo works") == "works\n"
+
+
+def test_an_interrupt_while_a_process_is_started_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+
+    def popen(*arguments: object, **options: object) -> object:
+        time.sleep(0.1)
+        started.append(real(*arguments, **options))  # type: ignore[call-overload]  # as they came
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            spawner.spawn(["sleep", "60"], descriptors=(), stderr=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_close_is_idempotent_and_closes_everything(make_backend: MakeBackend) -> None:

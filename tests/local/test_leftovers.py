@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from pytest_arl.backends.local import LocalBackend
 from pytest_arl.backends.local.surroundings import janitor_pid
 from pytest_arl.settings import Settings
 from pytest_arl.steps import parse_steps
+from pytest_arl.backends.local import interpreter
+interpreter._FLAGS = (*interpreter._FLAGS, "-X", "arl-test=" + os.environ["ARL_TEST_MARK"])
 backend = LocalBackend(Settings.build(start_dir=Path("/")))
 sandbox = backend.acquire(AcquireRequest("default"))
 def run(*argv, background=False):
@@ -49,11 +53,24 @@ class Run:
     process: subprocess.Popen[str]
     pids: list[int]
     folders: list[Path]
+    mark: str
+
+    def started(self) -> list[int]:
+        """Every process of a sandbox, bubblewrap's own included, that lives now."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if f"arl-test={self.mark}".encode() in path.read_bytes() and alive(int(path.parent.name)):
+                    found.append(int(path.parent.name))
+        return found
 
     def left(self, seconds: float = 5.0) -> list[str]:
         """What is still there after that long."""
         end = time.monotonic() + seconds
-        while left := [*map(str, filter(alive, self.pids)), *map(str, filter(Path.exists, self.folders))]:
+        while left := [
+            *map(str, {*filter(alive, self.pids), *self.started()}),
+            *map(str, filter(Path.exists, self.folders)),
+        ]:
             if time.monotonic() > end:
                 return left
             time.sleep(0.01)
@@ -75,19 +92,20 @@ def start() -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
     def start(body: str, **options: object) -> Run:
+        mark = secrets.token_hex(8)
         script = PRELUDE + textwrap.dedent(body)
         process = subprocess.Popen(
             [sys.executable, "-c", script],
             stdout=subprocess.PIPE,
             stdin=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+            env={**os.environ, "PYTHONPATH": str(SOURCE), "ARL_TEST_MARK": mark},
             start_new_session=True,
             **options,  # type: ignore[call-overload]  # a test's own
         )
         processes.append(process)
         pids, _, folders = process.stdout.readline().partition("|")
-        run = Run(process, [int(pid) for pid in pids.split()], [Path(path) for path in folders.split()])
+        run = Run(process, [int(pid) for pid in pids.split()], [Path(path) for path in folders.split()], mark)
         assert len(run.pids) >= 2
         assert all(alive(pid) for pid in run.pids)
         assert bool(run.folders) == probe().cgroups
@@ -164,7 +182,8 @@ def test_a_forked_child_that_outlives_the_process_keeps_nothing_alive(start: Sta
     assert run.left(10) == []
 
 
-def test_a_kill_while_sandboxes_are_made_leaves_nothing(start: Start) -> None:
+@pytest.mark.parametrize("delay", [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45])
+def test_a_kill_while_sandboxes_are_made_leaves_nothing(start: Start, delay: float) -> None:
     run = start("""
         def make():
             while True:
@@ -174,11 +193,34 @@ def test_a_kill_while_sandboxes_are_made_leaves_nothing(start: Start) -> None:
         report()
         time.sleep(60)
     """)
-    time.sleep(0.5)
+    time.sleep(delay)
     run.process.kill()
     run.process.wait(20)
     assert run.left() == []
     assert not sandboxes_of(run.process.pid)
+
+
+def test_a_start_that_is_given_up_leaves_nothing(start: Start) -> None:
+    run = start("""
+        from pytest_arl.errors import SandboxTimeout
+        outcomes = set()
+        for tenths in range(1, 120):
+            try:
+                backend.acquire(AcquireRequest("default", acquire_timeout=tenths / 10_000)).close()
+                outcomes.add("ready")
+            except SandboxTimeout:
+                outcomes.add("given up")
+        sandbox.close()
+        backend.acquire(AcquireRequest("default"))
+        report()
+        print(sorted(outcomes), flush=True)
+        sys.stdin.read()
+    """)
+    assert run.process.stdout
+    assert "given up" in run.process.stdout.readline()
+    assert len(run.started()) == 2  # the last sandbox's: bubblewrap and the agent
+    run.process.communicate(timeout=20)
+    assert run.left(0) == []
 
 
 def sandboxes_of(pid: int) -> list[str]:

@@ -49,7 +49,7 @@ def test_a_mount_is_read_only_unless_it_says_rw(make_backend: MakeBackend, proje
 
 def test_a_mount_may_lie_in_the_workspace(make_backend: MakeBackend, project: Path) -> None:
     sandbox = acquire(make_backend(pool("src:/workspace/lib/src")), "p")
-    assert sh(sandbox, "touch mine && cat lib/src/file") == "content\n"
+    assert sh(sandbox, "touch mine lib/mine && cat lib/src/file") == "content\n"
 
 
 def test_a_single_file_can_be_mounted(make_backend: MakeBackend, project: Path) -> None:

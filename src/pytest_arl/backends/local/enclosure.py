@@ -19,6 +19,7 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.cures import cure_for
 from pytest_arl.backends.local.launch import Launch
 from pytest_arl.backends.local.namespaces import INNER_ID
@@ -60,7 +61,7 @@ class Enclosure:
 
     def _start(self, surroundings: Surroundings, deadline: float) -> None:
         plan, keep = self._plan, self._stack
-        lease = UidLease.take() if surroundings.privileged else None
+        lease = self._lease = UidLease.take() if surroundings.privileged else None
         if lease is not None:
             keep.callback(lease.close)
         self._cgroup = self._make_cgroup(surroundings.cgroups)
@@ -181,6 +182,8 @@ class Enclosure:
         """In a forked child: let go of what would keep the sandbox alive after the parent, whose it is."""
         self._lock = threading.Lock()  # the other one may be held by a thread that is not here
         self.connection.close()
+        if self._lease is not None:
+            self._lease.close()
         self._process.returncode = 0  # nothing for Popen to wait for, or to warn of
 
     def _end(self) -> None:
@@ -188,7 +191,7 @@ class Enclosure:
         if self._child >= 0:
             self.kill()
         else:
-            self._process.kill()
+            spawner.kill(self._process)
         with suppress(OSError):
             ended = os.pidfd_open(self._process.pid)
             poll = select.poll()

@@ -57,7 +57,7 @@ class Launch:
     def __init__(self, passed: ExitStack, keep: ExitStack) -> None:
         """``passed`` closes what the child inherits once it is started, ``keep`` what is ours when the sandbox ends."""
         self._passed = passed
-        self._info, self._info_in = os.pipe()
+        self._info, self._info_in = _pipe_that_can_be_written()
         self._block_out, self._block = os.pipe()
         for descriptor in (self._info_in, self._block_out):
             passed.callback(os.close, descriptor)
@@ -124,3 +124,18 @@ class Launch:
         with suppress(BrokenPipeError):
             os.write(self._block, b"x")
         self._mine.close()
+
+
+def _pipe_that_can_be_written() -> tuple[int, int]:
+    """A pipe whose writer is a reader as well, so that writing never fails.
+
+    bubblewrap ends where it cannot tell its child's pid, because we are dead; the child would then wait for ever.
+    """
+    reader, writer = os.pipe()
+    try:
+        return reader, os.open(f"/proc/self/fd/{writer}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)

@@ -99,11 +99,15 @@ class Layout:
         self.arguments += options
 
     def _make_parents(self, target: str) -> None:
-        """Folders above a target, open to everybody: those that bubblewrap makes by itself root alone can enter."""
+        """Folders above a target, open to everybody: those that bubblewrap makes by itself root alone can enter.
+
+        In the folders that are the sandbox's own they are as writable as what is around them: their owner may be root.
+        """
         for parent in reversed([str(path) for path in Path(target).parents][:-1]):
             nearest = self._nearest(parent)
             if parent not in self._made and (nearest is None or nearest[1] is None) and parent not in self._bound:
-                self.arguments += ["--perms", "0755", "--dir", parent]
+                mode = "0777" if nearest is not None else "0755"
+                self.arguments += ["--perms", mode, "--dir", parent]
                 self._made.add(parent)
 
     def covers(self, path: str) -> bool:

@@ -16,13 +16,17 @@ CAPABILITIES = ("CAP_CHOWN", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID")
 def namespace_arguments(*, privileged: bool, network: str = "none") -> list[str]:
     """The options for them.
 
+    Without ``--die-with-parent``: between the fork of the sandbox's first process and the word for it to go on,
+    bubblewrap would be killed and leave a process that waits for ever. What ends a sandbox with this process is the
+    agent, which sees the end of its stream and of the process itself, and the janitor where there are cgroups.
+
     As root there is no user namespace: in one, the step would be the kernel's uid 0 outside. Instead the agent keeps
     the few capabilities with which it becomes an unused user.
     """
     arguments = ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
     if network == "none":
         arguments.append("--unshare-net")
-    arguments += ["--die-with-parent", "--as-pid-1", "--new-session", "--clearenv", "--hostname", HOSTNAME]
+    arguments += ["--as-pid-1", "--new-session", "--clearenv", "--hostname", HOSTNAME]
     arguments += ["--cap-drop", "ALL"]
     if privileged:
         for capability in CAPABILITIES:

@@ -1,15 +1,18 @@
 """The one thread that starts processes.
 
-bubblewrap's ``--die-with-parent`` asks for a signal at the death of the *thread* that started it: a sandbox made
-in a thread that ends would end with it. So all are started by a thread that lives as long as the process.
+A thread that joins a sandbox's cgroup for the moment of a start must not be a caller's, whose other work would be
+bounded with it; and a parent-death signal that a program in between may ask for is about the *thread* that started
+it. So all are started by a thread that lives as long as the process and does nothing else.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-__all__ = ["spawn"]
+__all__ = ["kill", "spawn"]
 
 _UMASK = 0o022
 
@@ -64,7 +67,7 @@ class _Order:
     def end(self) -> None:
         """Nobody wants what was started."""
         if self.process is not None:
-            self.process.kill()
+            kill(self.process)
             self.process.wait()
 
 
@@ -122,3 +125,17 @@ def spawn(
         raise order.error
     assert order.process is not None
     return order.process
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a bubblewrap that is still starting, and the process it may have forked already.
+
+    That one waits for a word of bubblewrap and would not notice its death, so it has to die first.
+    """
+    pid = process.pid
+    with suppress(OSError):
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+    process.kill()
