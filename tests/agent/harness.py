@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_arl.results import StepResult
 
 BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/home/arl"}
+_uids = itertools.count(0x7F000000 + os.getpid() * 256)  # one for each sandbox: they share limits
 _task_numbers = itertools.count(1)
 
 
@@ -52,8 +54,18 @@ def _file_system() -> list[str]:
             arguments += ["--ro-bind", str(path), str(path)]
     for prefix in {sys.base_prefix, sys.prefix, str(Path(sys.executable).resolve().parents[1])}:
         if not prefix.startswith("/usr"):
+            for parent in reversed(Path(prefix).parents[:-1]):
+                arguments += ["--perms", "0755", "--dir", str(parent)]
             arguments += ["--ro-bind", prefix, prefix]
     return [*arguments, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/home", "--dir", "/home/arl"]
+
+
+def _privileges() -> list[str]:
+    """None for the steps. As root the agent itself becomes another user, whom nothing here belongs to."""
+    if os.getuid():
+        return ["--unshare-all", "--cap-drop", "ALL"]
+    needed = [option for name in ("SETUID", "SETGID", "SETPCAP", "CHOWN") for option in ("--cap-add", f"CAP_{name}")]
+    return ["--unshare-ipc", "--unshare-net", "--unshare-pid", "--unshare-uts", "--cap-drop", "ALL", *needed]
 
 
 class Sandbox:
@@ -67,7 +79,7 @@ class Sandbox:
         keep.callback(os.close, code)
         os.write(code, bundle())
         os.lseek(code, 0, os.SEEK_SET)
-        argv = [BUBBLEWRAP or "bwrap", "--unshare-all", "--as-pid-1", "--die-with-parent", *_file_system()]
+        argv = [BUBBLEWRAP or "bwrap", *_privileges(), "--as-pid-1", "--die-with-parent", *_file_system()]
         argv += ["--size", str(workspace), "--tmpfs", "/workspace", "--ro-bind-data", str(code), "/agent", *extra]
         argv += [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", BOOT, "/agent", str(theirs.fileno())]
         passed = [config.spool_fd, config.owner_fd, theirs.fileno(), code]
@@ -77,6 +89,7 @@ class Sandbox:
             env={},
             start_new_session=True,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
         theirs.close()
@@ -91,7 +104,7 @@ class Sandbox:
             isolation="bwrap",
             output_limit=limit,
             on_close=self._end,
-            kill=self.monitor.kill,
+            kill=self.kill,
             replace=_no_other,
         )
 
@@ -100,10 +113,15 @@ class Sandbox:
         try:
             self.monitor.wait(5)
         except subprocess.TimeoutExpired:
-            self.monitor.kill()
+            self.kill()
             self.monitor.wait()
         if self.monitor.stderr is not None:
             self.monitor.stderr.close()
+
+    def kill(self) -> None:
+        """End the agent at once, and so everything."""
+        with suppress(ProcessLookupError, ValueError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def begin(self) -> None:
         """The agent becomes what the config says."""
@@ -234,6 +252,9 @@ def sandbox_of(
 ) -> Iterator[Sandbox]:
     """A sandbox until the end of the block."""
     config = config or AgentConfig(env=BASE_ENV)
+    if not os.getuid():
+        uid = next(_uids)
+        config = replace(config, uid=uid, gid=uid)
     with ExitStack() as keep:
         if config.spool_fd is None:
             spool = keep.enter_context(tempfile.TemporaryFile())

@@ -275,11 +275,7 @@ def test_a_host_that_watches_holds_up_the_program_until_it_reads(sandbox: Sandbo
 
 
 def test_what_a_step_printed_is_known_when_its_sandbox_is_lost(sandbox: Sandbox) -> None:
-    def lose() -> None:
-        time.sleep(0.5)
-        sandbox.monitor.kill()
-
-    threading.Thread(target=lose).start()
+    threading.Timer(0.5, sandbox.kill).start()
     with pytest.raises(InfrastructureError):
         sandbox.sh("echo the last words; sleep 30")
 

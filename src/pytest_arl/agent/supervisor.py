@@ -160,9 +160,9 @@ def _supervise(
         say(b"E" + pack("=i", problem.code) + problem.reason.encode()[:2048])
         os._exit(0)
     _die_first(main)
-    say(b"S")
     os.closerange(0, report)
     os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
+    say(b"S")  # from here on the program alone holds its ends of its pipes
     try:
         while True:
             pid, status = os.waitpid(-1, 0)
