@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from tests.leftovers import Traces, below, left_of, look_at, until
@@ -200,11 +199,6 @@ def _read(pid: int, name: str) -> str:
         return ""
 
 
-def _arguments() -> list[str]:
-    plugins = {entry.name for entry in entry_points(group="pytest11")}
-    return [] if "arl" in plugins else ["-p", "pytest_arl.plugin"]
-
-
 @contextmanager
 def started(
     folder: Path, end: str, *arguments: str, workers: int = 0, churn: bool = False, sandboxes: int | None = None
@@ -223,16 +217,18 @@ def started(
         (project / name).write_text(content)
     # pytest's own temporary folders elsewhere, so that TMPDIR is ours.
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--basetemp={folder / 'base'}"]
-    argv += [*_arguments(), *arguments]
+    argv += ["-p", "pytest_arl.plugin", *arguments]
     if workers:
-        argv += ["-n", str(workers)]
+        argv += ["-p", "xdist.plugin", "-n", str(workers)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+    # Without whatever other plugins are installed: importing them took longer than the rest.
+    ours = {"TMPDIR": str(tmp), "SCENE": end, "ARL_SCENE_MARKER": marker, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     before = look_at(os.getpid(), tmp)
     with (project / "output").open("wb") as output:
         process = subprocess.Popen(
             argv,
             cwd=project,
-            env={**environ, "TMPDIR": str(tmp), "SCENE": end, "ARL_SCENE_MARKER": marker},
+            env={**environ, **ours},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
