@@ -7,6 +7,7 @@ test's body follows it too.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ def check_options(options: Mapping[Any, object], origin: str) -> None:
             raise UsageError(f"{origin}: there is no option {key!r}; {hint(str(key), sorted(known))}")
 
 
+@functools.cache
 def _session_options() -> frozenset[str]:
     """The keywords that SandboxSession takes: the marker, the parameter and the calls take the same."""
     from inspect import Parameter, signature

@@ -144,7 +144,7 @@ class LocalBackend:
     def _hand_out(self, plan: Plan, slot: _Slot, deadline: float) -> AgentSandbox:
         """A warm sandbox or a fresh one, as its holder will have it."""
         __tracebackhide__ = True
-        prepared = self._warm.take(plan)
+        prepared = self._warm.take(plan, deadline)
         if prepared is None:
             if self._warm.count() and not self._has_room(self._warm.count() - 1):
                 self._warm.give_up_one()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -19,6 +21,7 @@ __all__ = ["Ready", "WarmPools"]
 
 _logger = logging.getLogger("pytest_arl")
 _CLOSE_SECONDS = 10.0
+_MOST_THREADS = 4
 
 
 class Ready(Protocol):
@@ -35,18 +38,24 @@ ReadyT = TypeVar("ReadyT", bound=Ready)
 
 
 class WarmPools(Generic[ReadyT]):
-    """Fills pools in a thread of its own, which starts nothing while anybody waits for a sandbox."""
+    """Fills pools in threads of its own, which start nothing while somebody makes a sandbox for himself.
+
+    Whoever finds a shelf empty while one is being made for it waits for that one: it is begun already.
+    """
 
     def __init__(self, make: Callable[[Plan], ReadyT], room: Callable[[int], bool]) -> None:
-        """``make`` makes a sandbox; ``room(n)`` tells whether one more may be there beside ``n`` that are ready."""
+        """``make`` makes a sandbox; ``room(n)`` tells whether one more may be there beside ``n`` that nobody has."""
         self._make = make
         self._room = room
         self._changed = threading.Condition()
         self._plans: dict[str, Plan] = {}
         self._ready: dict[str, deque[ReadyT]] = {}
+        self._coming: Counter[int] = Counter()
+        """How many are being made, and below how many wait for one, by the identity of the plan."""
+        self._waiting: Counter[int] = Counter()
         self._busy = 0
         self._closed = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -60,28 +69,49 @@ class WarmPools(Generic[ReadyT]):
                 self._busy -= 1
                 self._changed.notify_all()
 
-    def take(self, plan: Plan) -> ReadyT | None:
-        """One that is ready, or None. From now on the pool is kept filled, as far as it asks for that."""
+    def take(self, plan: Plan, deadline: float) -> ReadyT | None:
+        """One that is ready, or soon will be; or None. From now on the pool is kept filled."""
         if not plan.pool.warm:
             return None
         stale: list[ReadyT] = []
-        found = None
         with self._changed:
             if self._plans.get(plan.pool.name) is not plan:
                 stale += self._ready.pop(plan.pool.name, ())
                 self._plans[plan.pool.name] = plan
-            ready = self._ready.setdefault(plan.pool.name, deque())
-            while ready and found is None:
-                one = ready.popleft()
-                if one.alive():
-                    found = one
-                else:
-                    stale.append(one)
+            self._ready.setdefault(plan.pool.name, deque())
+            found = self._pop(plan, stale)
             self._start()
             self._changed.notify_all()
+            if found is None and self._coming[id(plan)] > self._waiting[id(plan)]:
+                found = self._await(plan, stale, deadline)
         for one in stale:
             one.close()
         return found
+
+    def _pop(self, plan: Plan, stale: list[ReadyT]) -> ReadyT | None:
+        if self._plans.get(plan.pool.name) is not plan:
+            return None
+        ready = self._ready[plan.pool.name]
+        while ready:
+            one = ready.popleft()
+            if one.alive():
+                return one
+            stale.append(one)
+        return None
+
+    def _await(self, plan: Plan, stale: list[ReadyT], deadline: float) -> ReadyT | None:
+        """Wait for one that is being made, while there are as many of those as there are who wait."""
+        self._waiting[id(plan)] += 1
+        self._changed.notify_all()  # what we take leaves room for another
+        try:
+            while self._coming[id(plan)] >= self._waiting[id(plan)] and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+                found = self._pop(plan, stale)
+                if found is not None:
+                    return found
+            return None
+        finally:
+            self._waiting[id(plan)] -= 1
 
     def count(self) -> int:
         """How many are ready, of all pools."""
@@ -100,13 +130,17 @@ class WarmPools(Generic[ReadyT]):
             one.close()
 
     def _start(self) -> None:
-        if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._fill, name="arl-warm", daemon=True)
-            self._thread.start()
+        """As many threads as can work at once: more would only slow each other down."""
+        wanted = min(sum(plan.pool.warm for plan in self._plans.values()), len(os.sched_getaffinity(0)), _MOST_THREADS)
+        while len(self._threads) < wanted and not self._closed:
+            thread = threading.Thread(target=self._fill, name="arl-warm", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _next(self) -> Plan | None:
         for name, plan in self._plans.items():
-            if len(self._ready[name]) < plan.pool.warm and self._room(self._count()):
+            promised = self._coming[id(plan)] - self._waiting[id(plan)]
+            if len(self._ready[name]) + promised < plan.pool.warm and self._room(self._count() + self._coming.total()):
                 return plan
         return None
 
@@ -116,24 +150,27 @@ class WarmPools(Generic[ReadyT]):
                 while not self._closed and (self._busy or self._next() is None):
                     self._changed.wait()
                 plan = None if self._closed else self._next()
-            if plan is None:
-                return
+                if plan is None:
+                    return
+                self._coming[id(plan)] += 1
             self._fill_one(plan)
 
     def _fill_one(self, plan: Plan) -> None:
         name = plan.pool.name
+        made: list[ReadyT] = []
         try:
-            one = self._make(plan)
+            made.append(self._make(plan))
         except (ArlError, OSError) as error:
             _logger.warning("pool %s is not kept warm: %s", name, error)
-            with self._changed:
-                self._plans.pop(name, None)  # until it is asked for again
-            return
         with self._changed:
-            wanted = not self._closed and self._plans.get(name) is plan
-            if wanted:
-                self._ready[name].append(one)
-        if not wanted:
+            self._coming -= Counter([id(plan)])  # and forget those that are none
+            if not made and self._plans.get(name) is plan:
+                del self._plans[name]  # until it is asked for again
+            if not self._closed and self._plans.get(name) is plan:
+                self._ready[name] += made
+                made = []
+            self._changed.notify_all()
+        for one in made:
             one.close()
 
     def ready(self) -> list[ReadyT]:
@@ -141,15 +178,15 @@ class WarmPools(Generic[ReadyT]):
         return [one for shelf in self._ready.values() for one in shelf]
 
     def close(self) -> None:
-        """End those that are ready, and the thread. Idempotent."""
+        """End those that are ready, and the threads. Idempotent."""
         with self._changed:
             self._closed = True
             ready = self.ready()
             self._ready.clear()
             self._plans.clear()
-            thread = self._thread
             self._changed.notify_all()
         for one in ready:
             one.close()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_CLOSE_SECONDS)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(_CLOSE_SECONDS)

@@ -1,0 +1,132 @@
+"""The shelf of sandboxes that are ready, without sandboxes."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_arl.backends.local.warm import WarmPools
+
+
+@dataclasses.dataclass(eq=False)
+class One:
+    """A sandbox that is none."""
+
+    closed: bool = False
+
+    def alive(self) -> bool:
+        return not self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Kitchen:
+    """Makes one for each time it is allowed to."""
+
+    def __init__(self) -> None:
+        self.allowed = threading.Semaphore(0)
+        self.begun = 0
+        self.fails: Exception | None = None
+        self.shelf = WarmPools[One](self.make, self.room)
+        self.most = 100
+
+    def make(self, _plan: object) -> One:
+        self.begun += 1
+        assert self.allowed.acquire(timeout=10)
+        if self.fails:
+            raise self.fails
+        return One()
+
+    def room(self, beside: int) -> bool:
+        return beside < self.most
+
+
+def plan_of(warm: int) -> Any:
+    return SimpleNamespace(pool=SimpleNamespace(name="p", warm=warm))
+
+
+@pytest.fixture
+def kitchen() -> Iterator[Kitchen]:
+    made = Kitchen()
+    yield made
+    made.allowed.release(100)
+    made.shelf.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def take(kitchen: Kitchen, plan: Any, seconds: float = 10) -> One | None:
+    return kitchen.shelf.take(plan, time.monotonic() + seconds)
+
+
+def test_the_first_who_comes_makes_his_own(kitchen: Kitchen) -> None:
+    assert take(kitchen, plan_of(2)) is None
+
+
+def test_who_comes_while_one_is_made_waits_for_it(kitchen: Kitchen) -> None:
+    plan = plan_of(1)
+    take(kitchen, plan)
+    wait_for(lambda: kitchen.begun == 1)
+    threading.Timer(0.1, kitchen.allowed.release).start()
+    assert isinstance(take(kitchen, plan), One)
+
+
+def test_who_finds_all_that_are_made_waited_for_makes_his_own(kitchen: Kitchen) -> None:
+    plan = plan_of(1)
+    take(kitchen, plan)
+    wait_for(lambda: kitchen.begun == 1)
+    waiter = threading.Thread(target=take, args=(kitchen, plan))
+    waiter.start()
+    wait_for(lambda: kitchen.shelf._waiting.total() == 1)
+    assert take(kitchen, plan) is None
+    kitchen.allowed.release()
+    waiter.join(10)
+    assert not waiter.is_alive()
+
+
+def test_who_waits_for_one_that_fails_makes_his_own(kitchen: Kitchen, caplog: pytest.LogCaptureFixture) -> None:
+    plan = plan_of(1)
+    take(kitchen, plan)
+    wait_for(lambda: kitchen.begun == 1)
+    kitchen.fails = OSError("no room")
+    threading.Timer(0.1, kitchen.allowed.release).start()
+    assert take(kitchen, plan) is None
+    assert "not kept warm: no room" in caplog.text
+
+
+def test_waiting_ends_at_the_deadline(kitchen: Kitchen) -> None:
+    plan = plan_of(1)
+    take(kitchen, plan)
+    wait_for(lambda: kitchen.begun == 1)
+    assert take(kitchen, plan, seconds=0.05) is None
+    assert kitchen.shelf._waiting.total() == 0
+
+
+def test_those_that_are_made_count_as_room(kitchen: Kitchen) -> None:
+    kitchen.most = 1
+    take(kitchen, plan_of(3))
+    wait_for(lambda: kitchen.begun == 1)
+    time.sleep(0.05)
+    assert kitchen.begun == 1
+
+
+def test_closing_ends_what_is_made_meanwhile(kitchen: Kitchen) -> None:
+    plan = plan_of(1)
+    take(kitchen, plan)
+    wait_for(lambda: kitchen.begun == 1)
+    threading.Timer(0.05, kitchen.allowed.release).start()
+    kitchen.shelf.close()
+    assert take(kitchen, plan) is None
+    assert not [thread for thread in threading.enumerate() if thread.name == "arl-warm"]
