@@ -18,11 +18,17 @@ env = { POOL = "b" }
 env = { POOL = "c" }
 """
 
-CONFTEST = """
-import pytest
+HELPERS = """
+import os, subprocess
 
 def pool(sandbox):
     return sandbox.run("sh", "-c", "echo ${POOL-default}").check().stdout.strip()
+
+MARK = os.environ.get("MARK", "")
+
+def visible():
+    "Whether a process «sleep MARK» is alive, as this machine sees it."
+    return subprocess.run(["pgrep", "-f", f"sleep {MARK}"], stdout=subprocess.DEVNULL).returncode == 0
 """
 
 _QUIET = ["-p", "no:html", "-p", "no:allure_pytest", "-p", "no:asyncio", "-p", "no:hypothesispytest"]
@@ -36,7 +42,7 @@ class Project:
         self.pytester = pytester
         self.path: Path = pytester.path
         self.toml("")
-        self.write("helpers.py", CONFTEST)
+        self.write("helpers.py", HELPERS)
         self.write("conftest.py", "")
 
     def write(self, name: str, text: str) -> Path:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_arl.settings import SETTINGS
+
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
@@ -70,8 +72,9 @@ def test_a_folder_that_cannot_be_written_is_a_usage_error(project: Project) -> N
 
 def test_every_option_is_in_the_help(project: Project) -> None:
     text = project.run("--help").text
-    for option in ("--arl-pool", "--arl-scope", "--arl-timeout", "--arl-output", "--arl-durations", "arl_pool"):
-        assert option in text
+    for setting in SETTINGS.values():
+        assert f"{setting.flag}={setting.metavar}" in text
+        assert f"{setting.ini} (string):" in text
 
 
 def test_header_shows_what_is_configured_and_by_what(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +173,7 @@ def test_it_gets_along_with(project: Project, args: list[str]) -> None:
     outcome = project.run(*args)
     assert outcome.ret == 1
     assert "INTERNALERROR" not in outcome.text + outcome.errors
+    assert "Traceback" not in outcome.text + outcome.errors
 
 
 @pytest.mark.parametrize("args", [["--co"], ["--setup-plan"], ["--fixtures"], ["--collect-only", "-n2"]], ids=" ".join)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import signal
 import subprocess
@@ -15,7 +16,13 @@ import pytest
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
-MARK = "sleep 98765"
+
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A command line that no other process of this machine has: another run of these tests may be under way."""
+    seconds = str(random.randrange(10**7, 10**8))
+    monkeypatch.setenv("MARK", seconds)
+    return f"sleep {seconds}"
 
 
 def alive(mark: str) -> list[str]:
@@ -31,13 +38,15 @@ def nothing_stays(mark: str) -> None:
     assert not alive(mark)
 
 
-def test_a_worker_that_crashes_is_the_controllers_to_tell(project: Project) -> None:
+def test_a_worker_that_crashes_is_the_controllers_to_tell(project: Project, mark: str) -> None:
     project.test("""
+        from helpers import MARK, visible
         import os
 
         def test_1(arl_sandbox): arl_sandbox.run("true")
         def test_2(arl_sandbox):
-            arl_sandbox.start("sleep", "98761")
+            arl_sandbox.start("sleep", MARK)
+            assert visible()
             os._exit(3)
         def test_3(arl_sandbox): arl_sandbox.run("true")
     """)
@@ -46,33 +55,36 @@ def test_a_worker_that_crashes_is_the_controllers_to_tell(project: Project) -> N
     assert "INTERNALERROR" not in outcome.text
     assert "crashed" in outcome.last_line
     assert outcome.last_line.startswith("arl: ")
-    nothing_stays("sleep 98761")
+    nothing_stays(mark)
 
 
-def test_an_interrupt_closes_everything(project: Project) -> None:
+def test_an_interrupt_closes_everything(project: Project, mark: str) -> None:
     project.test("""
+        from helpers import MARK, visible
         import os, signal
         # Where pytest was started in the background, the interrupt would be ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
         def test_1(arl_sandbox):
-            arl_sandbox.start("sleep", "98762")
+            arl_sandbox.start("sleep", MARK)
+            assert visible()
             os.kill(os.getpid(), signal.SIGINT)
-            arl_sandbox.run("sleep", "98762")
+            arl_sandbox.run("sleep", MARK)
     """)
     outcome = project.run("--arl-scope=session")
     assert outcome.ret == 2
     assert "KeyboardInterrupt" in outcome.text
     assert outcome.used[2] == 0
-    nothing_stays("sleep 98762")
+    nothing_stays(mark)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_run_leaves_nothing(project: Project, how: signal.Signals) -> None:
-    mark = f"sleep 9877{int(how)}"
-    project.test(f"""
+def test_a_killed_run_leaves_nothing(project: Project, mark: str, how: signal.Signals) -> None:
+    project.test("""
+        from helpers import MARK
+
         def test_1(arl_sandbox):
-            arl_sandbox.start("sleep", "{mark.split()[1]}")
+            arl_sandbox.start("sleep", MARK)
             print("STARTED", flush=True)
             arl_sandbox.run("sleep", "60")
     """)
@@ -82,34 +94,39 @@ def test_a_killed_run_leaves_nothing(project: Project, how: signal.Signals) -> N
         for line in process.stdout:
             if "STARTED" in line:
                 break
+        assert alive(mark)
         process.send_signal(how)
         process.stdout.read()
     assert process.returncode == -how
     nothing_stays(mark)
 
 
-def test_exit_in_a_test_closes_everything(project: Project) -> None:
+def test_exit_in_a_test_closes_everything(project: Project, mark: str) -> None:
     project.test("""
+        from helpers import MARK, visible
         def test_1(arl_sandbox):
-            arl_sandbox.start("sleep", "98763")
+            arl_sandbox.start("sleep", MARK)
+            assert visible()
             pytest.exit("enough")
     """)
     outcome = project.run("--arl-scope=module")
     assert outcome.used == (1, 1, 0)
-    nothing_stays("sleep 98763")
+    nothing_stays(mark)
 
 
-def test_exitfirst_closes_everything(project: Project) -> None:
+def test_exitfirst_closes_everything(project: Project, mark: str) -> None:
     project.test("""
+        from helpers import MARK, visible
         def test_1(arl_sandbox):
-            arl_sandbox.start("sleep", "98764")
+            arl_sandbox.start("sleep", MARK)
+            assert visible()
             assert False
         def test_2(arl_sandbox): pass
     """)
     outcome = project.run("-x", "--arl-scope=session")
     outcome.counts(failed=1)
     assert outcome.used[2] == 0
-    nothing_stays("sleep 98764")
+    nothing_stays(mark)
 
 
 def test_a_rerun_has_a_record_of_its_own(project: Project) -> None:
