@@ -10,6 +10,7 @@ a project without settings does not pay for a TOML parser.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -314,7 +315,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
+@functools.lru_cache(maxsize=4)
 def _parse_toml(path: Path, content: bytes) -> dict[str, Any]:
+    """The same content is parsed once, as every sandbox asks for its pool: nobody may change what comes back."""
     __tracebackhide__ = True
     import tomllib  # noqa: PLC0415 - only who has settings in TOML pays for the parser
 
