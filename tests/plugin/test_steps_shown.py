@@ -212,9 +212,10 @@ def test_a_shared_sandbox_shows_each_test_its_own_steps(project: Project) -> Non
             arl_sandbox.run("echo", "of-the-second")
             assert False
     """)
-    text = project.run("--arl-scope=module").text
-    assert "of-the-second" in text
-    assert "of-the-first" not in text
+    section = project.run("--arl-scope=module").section("arl steps")
+    assert "> 1  echo" in section
+    assert "2  echo" not in section
+    assert "of-the-second" in section
 
 
 def test_two_sandboxes_are_told_apart(project: Project) -> None:
