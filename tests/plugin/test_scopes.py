@@ -219,7 +219,7 @@ def test_what_was_opened_by_a_call_is_closed_with_the_fixture(project: Project) 
             opened.append(arl_sandbox(pool_ref="b"))
             with arl_sandbox(pool_ref="c") as third:
                 assert pool(third) == "c"
-            opened += [third, arl_sandbox]
+            opened.extend([third, arl_sandbox])
             assert pool(opened[0]) == "b"
 
         def test_they_are_closed():
