@@ -235,7 +235,7 @@ class Deaf:
                     assert isinstance(value, dict)
                     return value, live, collected.streams()[0]
                 if isinstance(value, bytes):
-                    collected.take(kind, value[4:])
+                    collected.take(kind, memoryview(value)[4:])
                     live += value[4:] if kind == frames.STDOUT else b""
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "OpenedUp",
     "Places",
     "make_parents",
+    "mode_of",
     "open_for_reading",
     "remove_tree",
     "replace_file",
@@ -126,7 +127,7 @@ def replace_file(path: bytes, content: bytes, mode: int | None) -> None:
     parent = system.open_plain(folder, _DIRECTORY)
     temporary = temporary_name()
     try:
-        mode = _mode_for(name, parent) if mode is None else mode
+        mode = mode_of(name, parent) if mode is None else mode
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
         try:
             write_all(fd, content)
@@ -147,13 +148,14 @@ def _check_size(fd: int, size: int) -> None:
         raise OSError(errno.EIO, "the file has not the size that was written")
 
 
-def _mode_for(name: bytes, parent: int) -> int:
+def mode_of(path: bytes, folder: int | None = None) -> int:
+    """The mode of the file that is to be replaced, 0644 for a new one."""
     try:
-        there = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        there = os.stat(path, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return 0o644
     if stat.S_ISDIR(there.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     return stat.S_IMODE(there.st_mode)
 
 

@@ -2,8 +2,8 @@
 
 A transfer is a row of entries, each followed by its data: ``{"p": path below the transfer's root ("" is the root
 itself), "t": "d" | "f" | "l", "m": mode, "n": size, "to": target of a link, "at": mtime in ns}``, and an END with
-the CRC-32 of all data. What comes in is built beside its destination and moved there when it is complete and
-checked, so that a transfer that fails leaves nothing.
+the CRC-32 of all data. A mode of None on the way in is that of the file to be replaced. What comes in is built beside
+its destination and moved there when it is complete and checked, so that a transfer that fails leaves nothing.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Arrival:
         self._complete()
         path = self._below(entry["p"])
         kind, mode, mtime = entry["t"], entry["m"], entry["at"]
+        if mode is None:
+            mode = files.mode_of(self._destination)
         if not isinstance(mode, int) or not isinstance(mtime, int):
             raise OSError(errno.EINVAL, "an entry without mode or time")
         self._count += 1

@@ -152,7 +152,7 @@ class AgentSandbox:
                 stream.send(frames.WRITE, {"path": _raw(path), "content": content, "mode": mode})
                 stream.reply(time.monotonic() + _REQUEST_SECONDS)
             else:
-                send_bytes(stream, _raw(path), content, 0o644 if mode is None else mode)
+                send_bytes(stream, _raw(path), content, mode)
 
     def upload(self, local: Path, remote: str) -> None:
         """Copy a file or folder in."""
@@ -172,7 +172,7 @@ class AgentSandbox:
     def checkpoint(self) -> AgentCheckpoint:
         """Remember the writable folders, and the background processes that live."""
         if self._pristine:
-            return AgentCheckpoint([], [])
+            return AgentCheckpoint([], [], self._forget)
         archives = []
         with self.asking():
             try:
@@ -181,7 +181,7 @@ class AgentSandbox:
                     archives.append(archive)
                     with self._channel.open() as stream:
                         archive.fill(stream)
-                checkpoint = AgentCheckpoint(archives, self._ask("alive", 0)["alive"])
+                checkpoint = AgentCheckpoint(archives, self._ask("alive", 0)["alive"], self._forget)
                 if checkpoint.alive:
                     self._ask("mark", checkpoint.number)
             except BaseException:
@@ -216,6 +216,12 @@ class AgentSandbox:
                 for archive in checkpoint.archives:
                     self._put(archive, changed)
                 self._ask("mark", checkpoint.number)
+
+    def _forget(self, checkpoint: AgentCheckpoint) -> None:
+        """Let the agent forget what it remembers of a checkpoint."""
+        if checkpoint.alive and self.alive():
+            with suppress(ChannelLost, ChannelTimeout, AgentError):
+                self._ask("forget", checkpoint.number)
 
     def _put(self, archive: Archive, only: set[bytes] | None) -> None:
         self._pristine = False
@@ -280,16 +286,22 @@ class AgentCheckpoint:
 
     _numbers = itertools.count(1)
 
-    def __init__(self, archives: list[Archive], alive: list[list[Any]]) -> None:
+    def __init__(
+        self, archives: list[Archive], alive: list[list[Any]], forget: Callable[[AgentCheckpoint], None]
+    ) -> None:
         self.archives = archives
         self.alive = alive
+        self._forget: Callable[[AgentCheckpoint], None] | None = forget
         self.number = next(self._numbers)
 
     def close(self) -> None:
-        """Free the archives."""
+        """Free the archives. Idempotent."""
         for archive in self.archives:
             archive.close()
         self.archives = []
+        forget, self._forget = self._forget, None
+        if forget is not None:
+            forget(self)
 
 
 def _raw(path: str) -> bytes:

@@ -112,8 +112,8 @@ def receive_tree(stream: Stream, path: bytes, local: Path) -> None:
         _put_in_place(root, local)
 
 
-def send_bytes(stream: Stream, path: bytes, content: bytes, mode: int) -> None:
-    """Write one file in pieces."""
+def send_bytes(stream: Stream, path: bytes, content: bytes, mode: int | None) -> None:
+    """Write one file in pieces. ``mode`` None is that of the file that is there."""
     with _Departure(stream, path, merge=False) as departure:
         departure.entry({"p": b"", "t": "f", "m": mode, "n": len(content), "at": time.time_ns()})
         view = memoryview(content)
