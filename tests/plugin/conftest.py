@@ -19,7 +19,7 @@ env = { POOL = "c" }
 """
 
 HELPERS = """
-import os, subprocess
+import os, psutil
 
 def pool(sandbox):
     return sandbox.run("sh", "-c", "echo ${POOL-default}").check().stdout.strip()
@@ -28,7 +28,7 @@ MARK = os.environ.get("MARK", "")
 
 def visible():
     "Whether a process «sleep MARK» is alive, as this machine sees it."
-    return subprocess.run(["pgrep", "-f", f"sleep {MARK}"], stdout=subprocess.DEVNULL).returncode == 0
+    return any(["sleep", MARK] == found.info["cmdline"] for found in psutil.process_iter(["cmdline"]))
 """
 
 _QUIET = ["-p", "no:html", "-p", "no:allure_pytest", "-p", "no:asyncio", "-p", "no:hypothesispytest"]

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def alive(mark: str) -> list[str]:
     """Processes of this machine with that command line."""
-    found = subprocess.run(["pgrep", "-f", mark], capture_output=True, text=True, check=False)
-    return found.stdout.split()
+    return [
+        str(found.pid) for found in psutil.process_iter(["cmdline"]) if mark in " ".join(found.info["cmdline"] or [])
+    ]
 
 
 def nothing_stays(mark: str) -> None:
