@@ -97,6 +97,8 @@ def draw_soak(samples: Mapping[str, Sequence[float]], path: Path) -> None:
         axes.set_title(text)
         high = max(value for value in samples[kind] if value == value)  # noqa: PLR0124 - not a number is not itself
         axes.set_ylim(0, max(1.0, high * 1.25))
+        if kind not in ("memory", "milliseconds"):
+            axes.yaxis.get_major_locator().set_params(integer=True)
     for axes in rows[1]:
         axes.set_xlabel("sandboxes so far")
     _save(plt, figure, path)
