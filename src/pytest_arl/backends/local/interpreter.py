@@ -71,7 +71,9 @@ def _add_prefix(layout: Layout, prefix: Path) -> None:
             real = path.resolve()
             if path.is_symlink() and real.is_relative_to(prefix):
                 layout.symlink(str(path.readlink()), str(path))
-            elif real.exists():
+            elif real.is_file():
+                layout.file(str(path), real.read_bytes())  # pyvenv.cfg: a copy is there sooner than a mount
+            elif any(files for _, _, files in os.walk(real)):
                 layout.bind(real, str(path))
 
 
