@@ -1,0 +1,330 @@
+"""What an agent in wrong hands may send: it loses its sandbox, and gets nowhere on this machine."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+from pytest_arl.agent import frames
+from pytest_arl.backends import task_run, transfer
+from pytest_arl.backends.agent import AgentSandbox
+from pytest_arl.backends.base import TaskRequest
+from pytest_arl.errors import SandboxLost, UsageError
+from pytest_arl.steps import parse_steps
+from tests.channel.fake import FakeAgent, in_thread, sandbox_and_agent
+
+Entry = tuple[int, object]
+
+
+def step(index: int = 0, **fields: object) -> dict[str, object]:
+    return {"i": index, "outcome": "Succeeded", "code": 0, "out": 0, "err": 0, "o": b"", "e": b"", **fields}
+
+
+def execute(sandbox: AgentSandbox, count: int = 1, **fields: Any) -> Any:
+    steps = parse_steps([{"type": "Command", "command": ["true"], **fields}] * count)
+    return sandbox.execute(TaskRequest("id", steps), None)
+
+
+def play(agent: FakeAgent, work: Any, *messages: Entry) -> Any:
+    """Run ``work`` against an agent that answers its first request with these messages."""
+    result = in_thread(work)
+    _, stream, _ = agent.receive()
+    for kind, value in messages:
+        if kind >= frames.HELLO:
+            agent.send(kind, stream, value)
+        else:
+            assert isinstance(value, bytes)
+            agent.send_raw(frames.frame(kind, stream, value))
+    return result()
+
+
+# Tasks
+
+
+def test_a_task_is_answered_step_by_step() -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        first = step(0, o=b"out", out=3, at=1.5, s=0.25, limit="memory")
+        second = step(1, outcome="Failed", code=2)
+        messages = [(frames.STEP, first), (frames.STEP, second), (frames.DONE, {"ran": 2})]
+        results = play(agent, lambda: execute(sandbox, 3), *messages)
+
+    assert [result.outcome for result in results] == ["Succeeded", "Failed", "Skipped"]
+    assert (results[0].stdout, results[0].started_at, results[0].duration) == ("out", 1.5, 0.25)
+    assert results[0].limit == "memory 512Mi"
+
+
+def test_head_and_tail_are_put_together() -> None:
+    with sandbox_and_agent(limit=10) as (sandbox, agent):
+        index = b"\0\0\0\0"
+        messages = [
+            (frames.STDOUT, index + b"he"),
+            (frames.STDOUT, index + b"ad.!"),
+            (frames.STDERR, index + b"err"),
+            (frames.STDOUT_TAIL, index + b"ta"),
+            (frames.STDOUT_TAIL, index + b"il."),
+            (frames.STEP, step(out=5000, err=3)),
+            (frames.DONE, {}),
+        ]
+        (result,) = play(agent, lambda: execute(sandbox), *messages)
+
+    assert (result.stdout, result.stderr, result.stdout_size, result.truncated) == ("head.tail.", "err", 5000, True)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        (frames.STEP, {}),
+        (frames.STEP, []),
+        (frames.STEP, step(1)),
+        (frames.STEP, step(-1)),
+        (frames.STEP, step(0, outcome="Excellent")),
+        (frames.STEP, step(0, code="zero")),
+        (frames.STEP, step(0, out=[])),
+        (frames.STEP, step(0, o=7)),
+        (frames.STDOUT, b""),
+        (frames.STDOUT, b"\0\0\0\1x"),
+        (frames.STDERR_TAIL, b"\xff\xff\xff\xffx"),
+        (frames.DATA, b"x"),
+        (frames.REPLY, {}),
+        (frames.HELLO, {}),
+    ],
+    ids=str,
+)
+def test_an_answer_that_makes_no_sense_is_a_lost_sandbox(message: Entry) -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        with pytest.raises(SandboxLost, match="does not keep to the protocol"):
+            play(agent, lambda: execute(sandbox), message)
+        assert not sandbox.alive()
+
+
+def test_more_results_than_steps_are_a_lost_sandbox() -> None:
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost):
+        play(agent, lambda: execute(sandbox), (frames.STEP, step(0)), (frames.STEP, step(1)))
+
+
+def test_an_early_end_is_no_success() -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        results = play(agent, lambda: execute(sandbox, 2), (frames.STEP, step(0)), (frames.DONE, {"ran": 2}))
+
+    assert [result.outcome for result in results] == ["Succeeded", "Skipped"]
+
+
+def test_output_without_end_is_kept_up_to_the_limit_only() -> None:
+    with sandbox_and_agent(limit=1000) as (sandbox, agent):
+        flood = [(kind, bytes(4) + b"x" * 100_000) for kind in (frames.STDOUT, frames.STDOUT_TAIL) for _ in range(50)]
+        (result,) = play(agent, lambda: execute(sandbox), *flood, (frames.STEP, step(out=1 << 40)), (frames.DONE, {}))
+
+    assert len(result.stdout_bytes) == 1000
+
+
+def test_an_agent_that_prints_on_and_on_after_the_timeout_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.2)
+    with sandbox_and_agent(limit=1000) as (sandbox, agent):
+        began = time.monotonic()
+        result = in_thread(lambda: execute(sandbox, timeout=0.1))
+        _, stream, _ = agent.receive()
+        with pytest.raises(OSError, match=r"."):
+            while time.monotonic() < began + 20:
+                agent.send_raw(frames.frame(frames.STDOUT, stream, bytes(200_000)))
+        with pytest.raises(SandboxLost, match="in time"):
+            result()
+
+
+def test_what_waited_in_the_stream_may_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.0)
+
+    def slow(_step: str, _stream: str, _data: bytes) -> None:
+        time.sleep(0.3)
+
+    with sandbox_and_agent() as (sandbox, agent):
+        steps = parse_steps([{"type": "Command", "command": ["true"], "timeout": 0.1}])
+        messages = [(frames.STDOUT, bytes(4) + b"x")] * 3 + [(frames.STEP, step(0)), (frames.DONE, {})]
+        (result,) = play(agent, lambda: sandbox.execute(TaskRequest("id", steps), slow), *messages)
+
+    assert result.ok
+
+
+# Files
+
+
+def entry(name: bytes, kind: str = "f", size: int = 0, **fields: object) -> Entry:
+    return frames.ENTRY, {"p": name, "t": kind, "m": 0o644, "n": size, "at": 0, **fields}
+
+
+FOLDER = entry(b"", "d")
+
+
+def download(agent: FakeAgent, sandbox: AgentSandbox, local: Path, *messages: Entry) -> None:
+    crc = 0
+    for kind, value in messages:
+        crc = crc32(value, crc) if kind == frames.DATA else crc  # type: ignore[arg-type] # bytes, where it is data
+    play(agent, lambda: sandbox.download("d", local), *messages, (frames.END, {"crc": crc}))
+
+
+def test_a_download_arrives(tmp_path: Path) -> None:
+    """The control of what follows."""
+    with sandbox_and_agent() as (sandbox, agent):
+        content = [entry(b"a", "d"), entry(b"a/f", size=2), (frames.DATA, b"x"), (frames.DATA, b"y")]
+        download(agent, sandbox, tmp_path / "d", FOLDER, *content, entry(b"l", "l", to=b"a/f"))
+
+    assert (tmp_path / "d/l").read_text() == "xy"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"/x",
+        b"//x",
+        b"/etc/x",
+        b"..",
+        b"../x",
+        b"a/../../x",
+        b"./x",
+        b"a//x",
+        b"a/",
+        b"/",
+        b".",
+        b"a\0b",
+        b"missing/x",
+    ],
+)
+def test_a_name_that_is_not_below_the_download_is_refused(tmp_path: Path, name: bytes) -> None:
+    (tmp_path / "in").mkdir()
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises((OSError, SandboxLost), match="not below"):
+        download(agent, sandbox, tmp_path / "in/d", FOLDER, entry(b"a", "d"), entry(name, "f", 1), (frames.DATA, b"x"))
+
+    assert list((tmp_path / "in").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert not os.path.lexists("/x")
+
+
+@pytest.mark.parametrize("kind", ["d", "f", "l"])
+def test_no_kind_of_entry_goes_to_the_root_of_this_machine(tmp_path: Path, kind: str) -> None:
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(OSError, match="not below"):
+        download(agent, sandbox, tmp_path / "d", FOLDER, entry(b"/arl-was-here", kind, to=b"x"))
+
+    assert not os.path.lexists("/arl-was-here")
+
+
+def test_nothing_is_written_through_a_link_of_the_download_itself(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(OSError, match="not below"):
+        download(agent, sandbox, tmp_path / "d", FOLDER, entry(b"l", "l", to=b"x"), entry(b"l/f"))
+
+
+def test_a_link_that_later_links_turn_outwards_is_refused(tmp_path: Path) -> None:
+    links = [entry(b"s", "d"), entry(b"s/up", "l", to=b".."), entry(b"out", "l", to=b"s/up/..")]
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(UsageError, match="'out' is a link"):
+        download(agent, sandbox, tmp_path / "d", FOLDER, *links)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [entry(b"")],
+        [entry(b""), entry(b"")],
+        [FOLDER, entry(b"a"), entry(b"a")],
+        [FOLDER, entry(b"a", "d"), entry(b"a")],
+        [FOLDER, entry(b"a", "l", to=b"b"), entry(b"a", "d")],
+        [FOLDER, entry(b"a", size=5), (frames.DATA, b"abc")],
+        [FOLDER, entry(b"a", size=1), (frames.DATA, b"abc")],
+        [FOLDER, (frames.DATA, b"abc")],
+        [(frames.DATA, b"abc")],
+        [FOLDER, (frames.ENTRY, {})],
+        [FOLDER, (frames.ENTRY, b"x")],
+        [FOLDER, entry(b"a", "x")],
+        [FOLDER, entry(b"a", size=-5)],
+        [entry(b"", "d", size=-(1 << 60))],
+        [FOLDER, entry(b"a", m="rw")],
+        [FOLDER, entry(b"a", at=0.5)],
+        [FOLDER, (frames.ENTRY, {"p": "text", "t": "f", "m": 0, "n": 0, "at": 0})],
+        [FOLDER, entry(b"a", "l")],
+        [FOLDER, entry(b"a", "l", to="b")],
+        [FOLDER, entry(b"a", "l", to=b"")],
+        [FOLDER, entry(b"a", "l", to=b"b\0c")],
+        [FOLDER, (frames.REPLY, {})],
+        [FOLDER, (frames.END, {})],
+        [FOLDER, (frames.END, 3)],
+    ],
+    ids=str,
+)
+def test_a_download_that_makes_no_sense_leaves_nothing(tmp_path: Path, messages: list[Entry]) -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        if messages == [entry(b"")]:
+            download(agent, sandbox, tmp_path / "d", *messages)
+            assert (tmp_path / "d").read_bytes() == b"", "control: this one makes sense"
+            return
+        with pytest.raises((OSError, SandboxLost, UsageError)):
+            download(agent, sandbox, tmp_path / "d", *messages)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", [-(2**63), 2**63 - 1])
+def test_a_time_before_or_after_all_times_is_a_time(tmp_path: Path, at: int) -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        download(agent, sandbox, tmp_path / "d", entry(b"", at=at))
+
+    assert (tmp_path / "d").exists()
+
+
+def test_modes_lose_what_gives_rights(tmp_path: Path) -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        entries = [entry(b"", "d", m=0o7777), entry(b"x", m=0o107755), entry(b"y", m=-1)]
+        download(agent, sandbox, tmp_path / "d", *entries)
+
+    assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o777
+    assert stat.S_IMODE((tmp_path / "d/x").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "d/y").stat().st_mode) == 0o777
+
+
+@pytest.mark.parametrize("limit", ["MOST_ENTRIES", "MOST_BYTES"])
+def test_a_download_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(transfer, limit, 10)
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(UsageError, match="more than"):
+        files = [part for n in range(20) for part in (entry(b"%d" % n, size=1), (frames.DATA, b"x"))]
+        download(agent, sandbox, tmp_path / "d", FOLDER, *files)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_file_that_is_read_has_no_more_bytes_than_it_announced(size: int) -> None:
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost, match="more data"):
+        play(agent, lambda: sandbox.read("f"), entry(b"", size=size), (frames.DATA, b"abcd"))
+
+
+def test_a_wrong_checksum_is_an_error(tmp_path: Path) -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        with pytest.raises(OSError, match="checksum"):
+            play(agent, lambda: sandbox.read("f"), entry(b"", size=3), (frames.DATA, b"abc"), (frames.END, {"crc": 1}))
+        with pytest.raises(OSError, match="checksum"):
+            play(
+                agent,
+                lambda: sandbox.download("f", tmp_path / "f"),
+                entry(b"", size=3),
+                (frames.DATA, b"abc"),
+                (frames.END, {"crc": 1}),
+            )
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_agent_that_is_lost_in_the_middle_of_a_download_leaves_nothing(tmp_path: Path) -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        result = in_thread(lambda: sandbox.download("d", tmp_path / "d"))
+        _, stream, _ = agent.receive()
+        agent.send(frames.ENTRY, stream, FOLDER[1])
+        agent.send(frames.ENTRY, stream, entry(b"f", size=10)[1])
+        agent.hang_up()
+        with pytest.raises(SandboxLost):
+            result()
+
+    assert list(tmp_path.iterdir()) == []
