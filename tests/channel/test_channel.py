@@ -8,13 +8,14 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
 from pytest_arl import channel as module
 from pytest_arl.agent import frames
-from pytest_arl.channel import AgentConfig, AgentError, Channel, ChannelLost, ChannelTimeout
+from pytest_arl.channel import AgentConfig, AgentError, Channel, ChannelLost, ChannelTimeout, Stream
 from tests.channel.fake import FakeAgent, Server, agent_and_channel, echo, in_thread, wait_until
 
 
@@ -117,7 +118,7 @@ def test_many_threads_get_their_own_answers(threads: int) -> None:
                 good &= ask(channel, {"name": name, "turn": turn}) == {"name": name, "turn": turn}
             return good
 
-        results = [in_thread(lambda name=name: work(name)) for name in range(threads)]
+        results = [in_thread(partial(work, name)) for name in range(threads)]
 
         assert all(result(30) for result in results)
 
@@ -130,7 +131,7 @@ def test_large_messages_of_many_threads_do_not_mix() -> None:
             content = letter * 2_000_000
             return all(ask(channel, content) == content for _ in range(4))
 
-        results = [in_thread(lambda letter=letter: work(letter)) for letter in (b"a", b"b", b"c", b"d")]
+        results = [in_thread(partial(work, letter)) for letter in (b"a", b"b", b"c", b"d")]
 
         assert all(result(60) for result in results)
 
@@ -184,8 +185,8 @@ def test_a_follower_keeps_its_own_deadline() -> None:
 
 def test_every_waiting_thread_learns_of_the_end() -> None:
     with agent_and_channel(lost=lambda: "it exited with code 3") as (agent, channel):
-        streams = [channel.open() for _ in range(4)]
-        results = [in_thread(lambda stream=stream: stream.__enter__().receive(None)) for stream in streams]
+        streams = [Stream(channel, number) for number in range(1, 5)]
+        results = [in_thread(partial(stream.receive, None)) for stream in streams]
         assert wait_until(lambda: channel._reader is not None)
         agent.hang_up()
         for result in results:
