@@ -89,7 +89,7 @@ def _label(axes: Any, title: str, x: str, y: str) -> None:
 def draw_soak(samples: Mapping[str, Sequence[float]], path: Path) -> None:
     """One small drawing for each kind."""
     plt = _pyplot()
-    figure, rows = plt.subplots(2, 4, figsize=(11, 4.6), sharex=True)
+    figure, rows = plt.subplots(3, 3, figsize=(9.2, 6.4), sharex=True)
     for axes, (kind, text) in zip(rows.flat, KINDS.items(), strict=True):
         axes.plot(
             samples["sandboxes"], samples[kind], color=_ORANGE if kind == "milliseconds" else _BLUE, linewidth=1.4
@@ -97,8 +97,8 @@ def draw_soak(samples: Mapping[str, Sequence[float]], path: Path) -> None:
         axes.set_title(text)
         high = max(value for value in samples[kind] if value == value)  # noqa: PLR0124 - not a number is not itself
         axes.set_ylim(0, max(1.0, high * 1.25))
-        if kind not in ("memory", "milliseconds"):
+        if not times and kind != "memory":
             axes.yaxis.get_major_locator().set_params(integer=True)
-    for axes in rows[1]:
+    for axes in rows[-1]:
         axes.set_xlabel("sandboxes so far")
     _save(plt, figure, path)

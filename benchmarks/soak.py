@@ -31,6 +31,7 @@ KINDS = {
     "mounts": "mounts of the machine",
     "cgroups": "cgroups of this run",
     "milliseconds": "a sandbox with 10 steps, ms",
+    "processor": "processor time of it, ms",
 }
 
 
@@ -41,11 +42,12 @@ def measure(*, quick: bool, say: Callable[[str], None]) -> dict[str, list[float]
     found: dict[str, list[float]] = {kind: [] for kind in ("sandboxes", *KINDS)}
     with ThreadPoolExecutor(_WORKERS) as pool:
         for done in range(0, total + 1, between):
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), processes.cpu_seconds()
             if done:
                 list(pool.map(_life, range(between)))
-            taken = (time.perf_counter() - started) / between * 1e3 if done else float("nan")
-            for kind, value in {"sandboxes": float(done), "milliseconds": taken, **_now()}.items():
+            seconds = {"milliseconds": time.perf_counter() - started, "processor": processes.cpu_seconds() - worked}
+            each = {kind: value / between * 1e3 if done else float("nan") for kind, value in seconds.items()}
+            for kind, value in {"sandboxes": float(done), **each, **_now()}.items():
                 found[kind].append(value)
     say(f"soak: {total} sandboxes, {total * _STEPS} steps, {time.perf_counter() - begin:.0f} s")
     return found
