@@ -91,9 +91,8 @@ def draw_soak(samples: Mapping[str, Sequence[float]], path: Path) -> None:
     plt = _pyplot()
     figure, rows = plt.subplots(3, 3, figsize=(9.2, 6.4), sharex=True)
     for axes, (kind, text) in zip(rows.flat, KINDS.items(), strict=True):
-        axes.plot(
-            samples["sandboxes"], samples[kind], color=_ORANGE if kind == "milliseconds" else _BLUE, linewidth=1.4
-        )
+        times = kind in ("milliseconds", "processor")
+        axes.plot(samples["sandboxes"], samples[kind], color=_ORANGE if times else _BLUE, linewidth=1.4)
         axes.set_title(text)
         high = max(value for value in samples[kind] if value == value)  # noqa: PLR0124 - not a number is not itself
         axes.set_ylim(0, max(1.0, high * 1.25))
