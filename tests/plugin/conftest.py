@@ -19,7 +19,7 @@ env = { POOL = "c" }
 """
 
 HELPERS = """
-import os, psutil
+import os, psutil, time
 
 def pool(sandbox):
     return sandbox.run("sh", "-c", "echo ${POOL-default}").check().stdout.strip()
@@ -27,8 +27,11 @@ def pool(sandbox):
 MARK = os.environ.get("MARK", "")
 
 def visible():
-    "Whether a process «sleep MARK» is alive, as this machine sees it."
-    return any(["sleep", MARK] == found.info["cmdline"] for found in psutil.process_iter(["cmdline"]))
+    "Whether a process «sleep MARK» is alive, as this machine sees it, within some seconds of its start."
+    for _ in range(100):
+        if any(["sleep", MARK] == found.info["cmdline"] for found in psutil.process_iter(["cmdline"])):
+            return True
+        time.sleep(0.05)
 """
 
 _QUIET = ["-p", "no:html", "-p", "no:allure_pytest", "-p", "no:asyncio", "-p", "no:hypothesispytest"]

@@ -33,6 +33,13 @@ def alive(mark: str) -> list[str]:
     ]
 
 
+def is_there(mark: str) -> None:
+    deadline = time.monotonic() + 5
+    while not alive(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive(mark)
+
+
 def nothing_stays(mark: str) -> None:
     deadline = time.monotonic() + 5
     while alive(mark) and time.monotonic() < deadline:
@@ -96,7 +103,7 @@ def test_a_killed_run_leaves_nothing(project: Project, mark: str, how: signal.Si
         for line in process.stdout:
             if "STARTED" in line:
                 break
-        assert alive(mark)
+        is_there(mark)
         process.send_signal(how)
         process.stdout.read()
     assert process.returncode == -how
