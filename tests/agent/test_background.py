@@ -312,13 +312,11 @@ def test_the_output_of_its_descendants_is_kept_until_the_last_is_gone(sandbox: S
 
 
 def test_many_come_and_go_and_leave_no_descriptor_and_no_process(sandbox: Sandbox) -> None:
-    sandbox.start("true").wait(5)
     before = sandbox.descriptors()
     for _ in range(30):
         process = sandbox.start("sh", "-c", "exit 0")
-        assert process.wait(5) is not None
-    assert wait_until(lambda: sandbox.descriptors() == before)
-    assert sandbox.processes() == []
+        assert process.wait(20) is not None
+    assert wait_until(lambda: sandbox.processes() == [] and len(sandbox.descriptors()) <= len(before), 20)
 
 
 def test_asking_again_and_again_whether_it_has_ended_holds_nothing(sandbox: Sandbox) -> None:

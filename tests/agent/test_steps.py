@@ -312,8 +312,8 @@ def test_a_limit_above_what_is_allowed_is_what_is_allowed() -> None:
 def test_a_step_is_likelier_to_be_killed_for_memory_than_the_agent(sandbox: Sandbox) -> None:
     agent = int(Path(f"/proc/{sandbox.pid}/oom_score_adj").read_text())
     step = int(sandbox.run("cat", "/proc/self/oom_score_adj").stdout)
-    process = sandbox.start("sh", "-c", "sleep 0.1; cat /proc/self/oom_score_adj")
-    assert wait_until(lambda: process.output("stdout"))
+    process = sandbox.start("sh", "-c", "until grep -qx 1000 /proc/self/oom_score_adj; do sleep 0.01; done; echo 1000")
+    assert wait_until(lambda: process.output("stdout"), 20)
 
     assert step == int(process.output("stdout")) == 1000
     assert agent < 1000
