@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from pytest_arl import SandboxSession, UsageError
+from pytest_arl.backends import transfer
 from tests.attacks.conftest import python
 
 _NEST = """
@@ -79,3 +82,21 @@ time.sleep(1000)
     assert holder.stdout == "refused\n", "granted, it makes an open of the file wait for 45 s"
     assert sandbox.run("/workspace/program", timeout=5).stdout == "ran\n"
     assert sandbox.read("program")
+
+
+def test_a_killed_download_leaves_what_the_next_one_removes(sandbox: SandboxSession, tmp_path: Path) -> None:
+    sandbox.write("file", "content")
+    target = tmp_path / "artifacts"
+    target.mkdir()
+    killed = os.fork()
+    if killed == 0:
+        # What a download holds when its process is killed, as nothing of it is cleaned up then.
+        staging = transfer._staging(target)
+        (staging.__enter__() / "half").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    assert len(list(target.iterdir())) == 1, "the positive control"
+    with transfer._staging(target) as beside:
+        sandbox.download("file", target / "file")
+        assert beside.is_dir(), "one that is under way is left alone"
+    assert [path.name for path in target.iterdir()] == ["file"]

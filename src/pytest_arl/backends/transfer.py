@@ -8,13 +8,14 @@ on entries.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
 import tempfile
 import time
 from binascii import crc32
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -33,6 +34,7 @@ MOST_BYTES = 16 * 1024**3
 MOST_ENTRIES = 1_000_000
 MOST_READ = 1024**3  # a file that is read into memory
 MOST_DEPTH = 256  # folders in folders: what removes such a tree later (shutil, pytest's tmp_path) has a limit too
+_STAGING = ".arl-download-"
 _PIECE = frames.MAX_PAYLOAD
 _ANSWER_SECONDS = 60.0
 _IN_MEMORY = 1024 * 1024
@@ -95,8 +97,8 @@ def receive_tree(stream: Stream, path: bytes, local: Path) -> None:
     """Copy a file or folder of the sandbox to ``local``; into it, where it is a folder and a folder comes."""
     stream.send(frames.GET, {"path": path, "bytes": MOST_BYTES, "entries": MOST_ENTRIES})
     local.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".arl-", dir=local.parent) as folder:
-        root = Path(folder) / "root"
+    with _staging(local.parent) as folder:
+        root = folder / "root"
         arrival = _Arrival(root, os.fsdecode(path))
         try:
             for kind, value in _incoming(stream):
@@ -110,6 +112,51 @@ def receive_tree(stream: Stream, path: bytes, local: Path) -> None:
         finally:
             arrival.close()
         _put_in_place(root, local)
+
+
+@contextmanager
+def _staging(parent: Path) -> Iterator[Path]:
+    """A folder beside the destination, so that what is complete can be moved there at once.
+
+    It is locked while it is used: one without a lock was left by a process that was killed, and goes now.
+    """
+    for left in parent.glob(f"{_STAGING}*"):
+        with suppress(OSError):
+            lock = _lock(left)
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    folder, lock = _new_staging(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+def _new_staging(parent: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=parent))
+        try:
+            return folder, _lock(folder)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # another download here took it for one that was left
+        except OSError:
+            return folder, -1  # a file system without locks, where nobody takes it either
+
+
+def _lock(folder: Path) -> int:
+    """A descriptor that holds the folder's lock. BlockingIOError where another holds it, FileNotFoundError where it
+    is gone.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with ExitStack() as stack:
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), folder.lstat()):
+            stack.pop_all()
+            return descriptor
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def send_bytes(stream: Stream, path: bytes, content: bytes, mode: int | None) -> None:
