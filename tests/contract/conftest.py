@@ -27,6 +27,9 @@ workspace = "8Mi"
 tmp = "8Mi"
 output = "64Ki"
 
+[pools.crowded]
+processes = 40
+
 [pools.connected]
 network = "host"
 
@@ -61,7 +64,7 @@ def available() -> list[ContractBackend]:
 
 @pytest.fixture(params=available(), ids=lambda backend: backend.name, scope="module")
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContractBackend]:
-    """A backend, with the pools ``small``, ``connected`` and ``furnished`` beside ``default``."""
+    """A backend, with the pools ``small``, ``crowded``, ``connected`` and ``furnished`` beside ``default``."""
     pools: Path = tmp_path_factory.mktemp("pools") / "pools.toml"
     pools.write_text(_POOLS)
     with override({"pools_file": pools, "isolation_min": "bwrap+rlimit"}, "tests/contract"):

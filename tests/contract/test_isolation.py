@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -78,14 +79,22 @@ def test_the_hosts_processes_are_not_visible(sandbox: SandboxSession) -> None:
     )
 
 
-def test_the_hosts_files_are_not_visible(sandbox: SandboxSession, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("mine")
-    ways = [str(secret), f"/proc/1/root{secret}", f"/proc/self/cwd/../..{secret}", f"/workspace/{'../' * 30}{secret}"]
-
-    for way in ways:
-        assert not sandbox.run("cat", way).ok, way
-    assert subprocess.run(["cat", str(secret)], capture_output=True, check=True).stdout == b"mine"
+def test_the_hosts_files_are_not_visible(sandbox: SandboxSession) -> None:
+    """One that everybody may read, as permissions alone must not be what hides it."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        secret = Path(folder, "secret")
+        secret.write_text("mine")
+        secret.chmod(0o644)
+        secret.parent.chmod(0o755)
+        ways = [
+            str(secret),
+            f"/proc/1/root{secret}",
+            f"/proc/self/cwd/../..{secret}",
+            f"/workspace{'/..' * 30}{secret}",
+        ]
+        for way in ways:
+            assert not sandbox.run("cat", way).ok, way
+        assert subprocess.run(["cat", ways[0]], capture_output=True, check=True).stdout == b"mine"
 
 
 _FILES_BELOW = """

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 
 from pytest_arl import SandboxSession
 from tests.interruption.scene import SANDBOXES, Scene, started
-from tests.leftovers import until
+from tests.leftovers import below, until
 
 
 def _look(scene: Scene, workers: int = 1, marked: int = 16) -> None:
@@ -151,6 +153,22 @@ def test_after_sigkill_while_sandboxes_come_and_go(tmp_path: Path, moment: int) 
         assert scene.left() == {}, scene.output()
 
 
+def test_what_a_killed_janitor_leaves_the_next_run_removes(tmp_path: Path) -> None:
+    if _isolation() != "bwrap+cgroup":
+        pytest.skip("only cgroups outlive every process")
+    with started(tmp_path, "steps") as scene:
+        _look(scene)
+        janitors = [pid for pid in below(scene.pid) if b"janitor_program" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        for pid in (*janitors, scene.pid):
+            os.kill(pid, signal.SIGKILL)
+        scene.wait()
+        assert until(lambda: set(scene.left()) == {"cgroups"}, 2), "control: folders alone are left"
+        code = "from pytest_arl import SandboxSession\nwith SandboxSession() as s: s.run('true').check()"
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+        assert until(lambda: scene.left() == {}, 5)
+        assert len(janitors) == 1
+
+
 # Under xdist
 
 
@@ -181,8 +199,6 @@ def test_a_killed_worker_leaves_nothing_while_the_others_go_on(tmp_path: Path) -
 
 
 def _marked_but_for(scene: Scene, worker: int) -> set[int]:
-    from tests.leftovers import below
-
     return scene.marked() - below(worker)
 
 
