@@ -303,6 +303,15 @@ def test_a_supervisor_holds_no_descriptor_of_the_agent(sandbox: Sandbox) -> None
     assert wait_until(lambda: len(list(Path(f"/proc/{supervisor}/fd").iterdir())) == 1)
 
 
+def test_for_memory_a_program_dies_before_its_supervisor_dies_before_the_agent(sandbox: Sandbox) -> None:
+    process = sandbox.start("sh", "-c", "cat /proc/self/oom_score_adj; sleep 100")
+    assert wait_until(lambda: process.output("stdout"))
+    (supervisor,) = supervisors(sandbox)
+    scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (supervisor, sandbox.pid)]
+
+    assert 1000 == int(process.output("stdout")) > scores[0] > scores[1]
+
+
 def test_the_output_of_its_descendants_is_kept_until_the_last_is_gone(sandbox: Sandbox) -> None:
     request = task(command("sh", "-c", "(sleep 0.3; echo late) & echo early", background=True))
     sandbox.handle.execute(request, None)
