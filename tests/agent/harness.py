@@ -88,6 +88,7 @@ class Sandbox:
             pass_fds=[fd for fd in passed if fd is not None],
             env={},
             start_new_session=True,
+            preexec_fn=_as_from_a_terminal,  # noqa: PLW1509 - it calls one function of the C library
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -205,6 +206,11 @@ class Sandbox:
         raise AssertionError("no RssAnon")
 
 
+def _as_from_a_terminal() -> None:
+    # Python is interruptible then, where a background job ignores SIGINT: the agent must not be either way.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 BUBBLEWRAP = _bubblewrap()
 
 
@@ -231,7 +237,7 @@ def collect(stream: Stream, until: int, seconds: float = 5) -> list[tuple[int, A
     return found
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 5) -> bool:
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> bool:
     """Whether it becomes true in time."""
     end = time.monotonic() + seconds
     while not condition():

@@ -304,7 +304,7 @@ def test_a_supervisor_holds_no_descriptor_of_the_agent(sandbox: Sandbox) -> None
 
 
 def test_for_memory_a_program_dies_before_its_supervisor_dies_before_the_agent(sandbox: Sandbox) -> None:
-    process = sandbox.start("sh", "-c", "cat /proc/self/oom_score_adj; sleep 100")
+    process = sandbox.start("sh", "-c", "sleep 0.3; cat /proc/self/oom_score_adj; sleep 100")
     assert wait_until(lambda: process.output("stdout"))
     (supervisor,) = supervisors(sandbox)
     scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (supervisor, sandbox.pid)]
@@ -345,6 +345,17 @@ def test_asking_about_one_that_there_is_not_is_refused(sandbox: Sandbox) -> None
         request = {"task": "mine", "step": step, "do": "wait", "timeout": 0, "limit": 9}
         with pytest.raises(Exception, match="no such background process"):
             sandbox.ask(frames.PROCESS, request)
+
+
+def test_what_could_be_had_of_a_steps_descriptors_is_given_back(bubblewrap: str) -> None:
+    config = AgentConfig(env=BASE_ENV, rlimits={"NOFILE": 11})
+    with sandbox_of(config=config) as sandbox:
+        before = sandbox.descriptors()
+        for background in (False, True, False):
+            (result,) = sandbox.execute(command("true", background=background))
+            assert (result.outcome, result.exit_code) == ("Failed", 126)
+            assert "Too many open files" in result.stderr
+        assert sandbox.descriptors() == before
 
 
 def test_where_no_descriptor_can_be_had_the_step_fails_and_the_sandbox_works_on(bubblewrap: str) -> None:

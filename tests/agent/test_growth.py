@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_arl.agent.loop import Loop, Timer
 from tests.agent.harness import Sandbox, command, wait_until
+
+
+def test_a_wait_is_never_longer_than_epoll_can_count() -> None:
+    loop = Loop.__new__(Loop)  # its making would change how this process handles signals
+    loop._timers = [Timer(1e18, lambda: None)]
+
+    assert 0 < loop._timeout() < 2**31 / 1000
 
 
 def test_timers_that_are_no_longer_wanted_are_let_go(sandbox: Sandbox) -> None:

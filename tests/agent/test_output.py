@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -256,9 +258,12 @@ def test_a_host_that_reads_nothing_does_not_keep_a_step_from_its_timeout(sandbox
 
 
 def test_a_host_that_does_not_watch_never_holds_up_a_step(sandbox: Sandbox) -> None:
+    sandbox.sh("head -c 1000000 /dev/zero")
+    before = sandbox.memory()
     host = Deaf(sandbox, task(command("head", "-c", "100000000", "/dev/zero")), live=False)
     assert wait_until(lambda: "head" in sandbox.processes())
     assert wait_until(lambda: "head" not in sandbox.processes())
+    assert sandbox.memory() < before + 4 * MIB
     result, _, kept = host.listen()
 
     assert (result["outcome"], result["out"]) == ("Succeeded", 100_000_000)
@@ -293,6 +298,30 @@ def test_a_short_answer_does_not_wait_for_a_long_transfer(sandbox: Sandbox) -> N
         waiting = sum(len(value) for kind, value in get.inbox if kind == frames.DATA)
         assert waiting < 10 * MIB
         assert collect(get, frames.END)[-1][1]["n"] == 1
+
+
+def test_a_step_that_is_watched_does_not_wait_for_a_long_transfer_either(sandbox: Sandbox) -> None:
+    sandbox.sh("truncate -s 2G big")
+    with sandbox.stream() as get, sandbox.stream() as stream:
+        get.send(frames.GET, {"path": b"big", "bytes": 1 << 40, "entries": 9})
+        request = task(command("head", "-c", "8000000", "/dev/zero"))
+        stream.send(frames.TASK, task_message(request, 1000, live=True))
+        came = collect(stream, frames.DONE, 20)
+
+        assert sum(len(value) - 4 for kind, value in came if kind == frames.STDOUT) == 8_000_000
+        assert frames.END not in [kind for kind, _ in get.inbox]
+        sandbox.kill()
+
+
+def test_an_agent_that_waits_for_a_silent_program_takes_no_processor_time(sandbox: Sandbox) -> None:
+    def used() -> float:
+        fields = Path(f"/proc/{sandbox.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = used()
+    assert sandbox.sh("exec >&- 2>&-; sleep 0.6").ok
+
+    assert used() - before < 0.2
 
 
 def test_a_full_spool_keeps_the_ends_of_what_is_printed(bubblewrap: str) -> None:

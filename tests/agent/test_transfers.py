@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.agent import frames
+from pytest_arl.agent import frames, transfer
 from pytest_arl.channel import AgentError, Stream
 from pytest_arl.errors import UsageError
 from tests.agent.harness import Sandbox, sandbox_of, wait_until
@@ -431,6 +431,17 @@ def test_a_folder_that_a_program_works_in_can_be_downloaded(sandbox: Sandbox, tm
             done += 1
 
     assert done > 5
+
+
+def test_what_is_removed_while_its_folder_is_sent_is_left_out(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).touch()
+    sending = transfer.depart(os.fsencode(tmp_path), 1, most_bytes=10, most_entries=10)
+    next(sending)
+    (tmp_path / "b").unlink()
+    found = frames.Parser().feed(b"".join(sending))
+
+    assert [value["p"] for kind, _, value in found if kind == frames.ENTRY] == [b"a", b"c"]  # type: ignore[index] # an entry
 
 
 def test_transfers_leave_no_descriptor_open(sandbox: Sandbox, full: Path, tmp_path: Path) -> None:

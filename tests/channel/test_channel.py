@@ -154,9 +154,11 @@ def test_when_the_thread_that_reads_leaves_another_reads_on() -> None:
         follower = in_thread(follow)
         follower_waits.wait()
         leader()
+        began = time.monotonic()
         agent.send(frames.REPLY, patient.number, {"for": "the patient one"})
 
         assert follower() == {"for": "the patient one"}
+        assert time.monotonic() - began < 2
 
 
 def test_the_thread_that_reads_hands_over_what_is_not_for_it() -> None:
@@ -274,6 +276,17 @@ def test_a_caller_who_did_not_listen_for_long_does_not_blame_the_agent() -> None
         agent.send(frames.REPLY, stream.number, "fine")
 
         assert stream.reply(soon()) == "fine"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_agent_that_nobody_listened_to_is_not_asked_at_once() -> None:
+    with agent_and_channel() as (agent, channel):
+        server = Server(agent, echo)
+        for turn in range(3):
+            time.sleep(0.2)
+            assert ask(channel, turn) == turn
+
+        assert [kind for kind, _, _ in server.seen] == [frames.PROCESS] * 3
 
 
 @pytest.mark.usefixtures("impatient")

@@ -15,6 +15,7 @@ from pytest_arl.agent import frames
 from pytest_arl.backends import task_run, transfer
 from pytest_arl.backends.agent import AgentSandbox
 from pytest_arl.backends.base import TaskRequest
+from pytest_arl.channel import ChannelTimeout, Stream
 from pytest_arl.errors import SandboxLost, UsageError
 from pytest_arl.steps import parse_steps
 from tests.channel.fake import FakeAgent, in_thread, sandbox_and_agent
@@ -123,17 +124,28 @@ def test_output_without_end_is_kept_up_to_the_limit_only() -> None:
     assert len(result.stdout_bytes) == 1000
 
 
+def test_output_of_a_step_before_its_turn_is_a_lost_sandbox() -> None:
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost, match="output of step 1"):
+        play(agent, lambda: execute(sandbox, 2), (frames.STDOUT, b"\0\0\0\1early"))
+
+
+class Endless(Stream):
+    """A stream on which output waits whenever one looks."""
+
+    def __init__(self) -> None:
+        pass
+
+    def receive(self, deadline: float | None = None) -> tuple[int, Any]:
+        return frames.STDOUT, bytes(200_000)
+
+
 def test_an_agent_that_prints_on_and_on_after_the_timeout_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.2)
-    with sandbox_and_agent(limit=1000) as (sandbox, agent):
-        began = time.monotonic()
-        result = in_thread(lambda: execute(sandbox, timeout=0.1))
-        _, stream, _ = agent.receive()
-        with pytest.raises(OSError, match=r"."):
-            while time.monotonic() < began + 20:
-                agent.send_raw(frames.frame(frames.STDOUT, stream, bytes(200_000)))
-        with pytest.raises(SandboxLost, match="in time"):
-            result()
+    monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.1)
+    steps = parse_steps([{"type": "Command", "command": ["yes"], "timeout": 0.1}])
+    run = task_run.TaskRun(TaskRequest("id", steps), None, [], limit=1000, label=lambda limit: limit)
+
+    with pytest.raises(ChannelTimeout):
+        run.collect(Endless())
 
 
 def test_what_waited_in_the_stream_may_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,9 +191,8 @@ def test_a_download_arrives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        b"/x",
+        b"/arl/x",
         b"//x",
-        b"/etc/x",
         b"..",
         b"../x",
         b"a/../../x",
@@ -201,15 +212,18 @@ def test_a_name_that_is_not_below_the_download_is_refused(tmp_path: Path, name: 
 
     assert list((tmp_path / "in").iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
-    assert not os.path.lexists("/x")
 
 
 @pytest.mark.parametrize("kind", ["d", "f", "l"])
 def test_no_kind_of_entry_goes_to_the_root_of_this_machine(tmp_path: Path, kind: str) -> None:
-    with sandbox_and_agent() as (sandbox, agent), pytest.raises(OSError, match="not below"):
-        download(agent, sandbox, tmp_path / "d", FOLDER, entry(b"/arl-was-here", kind, to=b"x"))
-
-    assert not os.path.lexists("/arl-was-here")
+    there = Path(f"/arl-test-{os.getpid()}")
+    try:
+        with sandbox_and_agent() as (sandbox, agent), pytest.raises(OSError, match="not below"):
+            download(agent, sandbox, tmp_path / "d", FOLDER, entry(os.fsencode(there), kind, to=b"x"))
+        assert not os.path.lexists(there)
+    finally:
+        if os.path.lexists(there):
+            there.rmdir() if there.is_dir() else there.unlink()
 
 
 def test_nothing_is_written_through_a_link_of_the_download_itself(tmp_path: Path) -> None:

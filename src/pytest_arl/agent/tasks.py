@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Task", "Tasks"]
 
 _KEPT_BYTES = 8 * 1024 * 1024
+_TASK_BYTES = 500
+_PROCESS_BYTES = 4000
 _TURN_SECONDS = 0.05
 _STDERR_END = 4096
 _LONGEST_NAME = 4096  # bytes of a word that messages quote
@@ -106,7 +108,8 @@ class Task:
         """Memory that what is kept takes, about."""
         captures = [capture for record in self.records for capture in record.captures or ()]
         captures += [capture for process in self.background.values() for capture in process.pipes.captures]
-        return 500 + sum(len(record.body) + 100 for record in self.records) + sum(each.memory for each in captures)
+        own = _TASK_BYTES + _PROCESS_BYTES * len(self.background)
+        return own + sum(len(record.body) + 100 for record in self.records) + sum(each.memory for each in captures)
 
     def _replay(self, stream: int, records: list[Record], done: bool) -> Iterator[bytes]:
         for index, record in enumerate(records):
