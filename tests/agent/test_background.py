@@ -304,8 +304,9 @@ def test_a_supervisor_holds_no_descriptor_of_the_agent(sandbox: Sandbox) -> None
 
 
 def test_for_memory_a_program_dies_before_its_supervisor_dies_before_the_agent(sandbox: Sandbox) -> None:
-    process = sandbox.start("sh", "-c", "sleep 0.3; cat /proc/self/oom_score_adj; sleep 100")
-    assert wait_until(lambda: process.output("stdout"))
+    wait = "until grep -qx 1000 /proc/self/oom_score_adj; do sleep 0.01; done"
+    process = sandbox.start("sh", "-c", f"{wait}; cat /proc/self/oom_score_adj; sleep 100")
+    assert wait_until(lambda: process.output("stdout"), 20)
     (supervisor,) = supervisors(sandbox)
     scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (supervisor, sandbox.pid)]
 

@@ -260,9 +260,9 @@ def test_a_host_that_reads_nothing_does_not_keep_a_step_from_its_timeout(sandbox
 def test_a_host_that_does_not_watch_never_holds_up_a_step(sandbox: Sandbox) -> None:
     sandbox.sh("head -c 1000000 /dev/zero")
     before = sandbox.memory()
-    host = Deaf(sandbox, task(command("head", "-c", "100000000", "/dev/zero")), live=False)
-    assert wait_until(lambda: "head" in sandbox.processes())
-    assert wait_until(lambda: "head" not in sandbox.processes())
+    host = Deaf(sandbox, task(command("sh", "-c", "sleep 0.5; head -c 100000000 /dev/zero")), live=False)
+    assert wait_until(lambda: "sleep" in sandbox.processes())
+    assert wait_until(lambda: sandbox.processes() == [])
     assert sandbox.memory() < before + 4 * MIB
     result, _, kept = host.listen()
 
