@@ -29,6 +29,10 @@ _SILENCE_SECONDS = 15.0  # then the agent is asked whether it lives
 _ANSWER_SECONDS = 30.0  # generous: a machine under load must not look like a dead agent
 _SEND_SECONDS = 30.0
 _LEAVE_SECONDS = 1.0
+_MOST_WAITING = 8 * 1024 * 1024  # bytes for one stream that nobody takes
+_MORE_WAITING = 2 * 1024 * 1024  # after each second in which he took nothing; what an agent may have queued before
+_PATIENCE_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
 _LONGEST_SECONDS = 3600.0  # a lock waits for 292 years at the most, but not for infinity
 
 
@@ -121,6 +125,10 @@ class Stream:
         self._channel = channel
         self.number = number
         self.inbox: deque[tuple[int, Any]] = deque()
+        self.owner = threading.get_ident()
+        self.arrived = 0  # bytes of raw frames: the one who reads counts these,
+        self.taken = 0  # and the one who takes those, so that neither needs a lock
+        self.most = _MOST_WAITING
 
     def send(self, kind: int, value: object) -> None:
         """Send a message. ChannelLost; AgentError for one that is too large."""
@@ -283,7 +291,10 @@ class Channel:
                 if self._may_read(stream, deadline):
                     found = self._read(deadline)
                 else:
-                    return stream.inbox.popleft()
+                    kind, value = stream.inbox.popleft()
+                    if kind < frames.HELLO:
+                        stream.taken += len(value)
+                    return kind, value
             finally:
                 if self._reader == threading.get_ident():
                     with self._state:
@@ -294,18 +305,33 @@ class Channel:
 
     def _may_read(self, stream: Stream, deadline: float | None) -> bool:
         """Wait until something has come for a stream (False), or until it is this thread's turn to read (True)."""
+        patience = time.monotonic() + _PATIENCE_SECONDS
         with self._state:
             while not stream.inbox:
                 if self._broken is not None:
                     raise ChannelLost(self._broken)
-                if self._reader is None:
+                full = self._full_streams() if self._reader is None else []
+                if full and time.monotonic() >= patience:
+                    for other in full:
+                        other.most = other.arrived - other.taken + _MORE_WAITING
+                    full = []
+                if self._reader is None and not full:
                     self._reader = threading.get_ident()
                     return True
                 left = _LONGEST_SECONDS if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     raise ChannelTimeout
-                self._state.wait(min(left, _LONGEST_SECONDS))
+                self._state.wait(min(left, _LOOK_SECONDS if full else _LONGEST_SECONDS))
             return False
+
+    def _full_streams(self) -> list[Stream]:
+        """Streams of other threads which have much to take before more should be read for them: they write to a disk,
+        or their on_output is slow. They may never take it (where they wait for this thread), so nobody waits for that
+        for long.
+        """
+        me = threading.get_ident()
+        streams = list(self._streams.values())
+        return [stream for stream in streams if stream.arrived - stream.taken > stream.most and stream.owner != me]
 
     def _read(self, deadline: float | None) -> bool:
         """Read once and hand out what came; False where the deadline passed first."""
@@ -341,6 +367,8 @@ class Channel:
             raise frames.ProtocolError("a refusal without a reason")
         stream = self._streams.get(number)
         if stream is not None:
+            if kind < frames.HELLO:
+                stream.arrived += len(value)
             stream.inbox.append((kind, value))
         elif kind == frames.ERROR and number == 0:
             raise self.fail(f"the agent gave up: {value['text']}")

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -194,6 +195,56 @@ def test_every_waiting_thread_learns_of_the_end() -> None:
         for result in results:
             with pytest.raises(ChannelLost, match="it exited with code 3"):
                 result()
+
+
+def test_a_thread_that_waits_does_not_read_without_end_for_one_that_is_slow() -> None:
+    with agent_and_channel() as (agent, channel), channel.open() as slow:
+        sent = 0
+
+        def flood() -> None:
+            nonlocal sent
+            with suppress(OSError):
+                for _ in range(400):
+                    agent.send_raw(frames.frame(frames.DATA, slow.number, bytes(250_000)))
+                    sent += 250_000
+
+        def wait() -> None:
+            with channel.open() as other, suppress(ChannelLost):
+                other.receive(None)
+
+        results = [in_thread(wait), in_thread(flood)]
+        time.sleep(0.8)
+        waiting = sum(len(value) for _, value in slow.inbox)
+        taken = sum(len(slow.receive(soon())[1]) for _ in range(400))
+        channel.close()
+        for result in results:
+            result()
+
+    assert 8_000_000 < waiting < 16_000_000
+    assert taken == sent == 100_000_000
+
+
+def test_a_thread_whose_answer_is_behind_what_a_slow_one_does_not_take_gets_it_all_the_same() -> None:
+    with agent_and_channel() as (agent, channel), channel.open() as slow:
+        result = in_thread(lambda: ask(channel, "mine", 20))
+        kind, number, value = agent.receive()
+        assert (kind, value) == (frames.PROCESS, "mine")
+        sending = in_thread(lambda: agent.send_raw(frames.frame(frames.DATA, slow.number, bytes(250_000)) * 40))
+        sending()
+        agent.send(frames.REPLY, number, "yours")
+
+        assert result(20) == "yours"
+
+
+def test_a_caller_who_asks_from_within_on_output_reads_what_is_before_his_answer() -> None:
+    with agent_and_channel() as (agent, channel), channel.open():
+        for _ in range(5):
+            channel._hand_out(frames.DATA, 1, bytes(4_000_000))
+        Server(agent, echo)
+        began = time.monotonic()
+
+        assert ask(channel, "nested") == "nested"
+        assert time.monotonic() - began < 0.5
 
 
 # Time
