@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Traces", "below", "cgroup_folders", "left_of", "look_at", "sockets", "until"]
+__all__ = ["Traces", "below", "cgroup_folders", "left_of", "look_at", "sockets", "still_alive", "until"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +112,21 @@ def look_at(root: int, folder: Path) -> Traces:
     )
 
 
-def left_of(seen: Traces, before: Traces, folder: Path) -> dict[str, set[str]]:
-    """What is still there of all that was seen, by kind; empty when nothing is."""
-    alive = {
-        f"{pid} {' '.join(_lines(f'/proc/{pid}/cmdline')).replace(chr(0), ' ')[:200]}"
+def still_alive(seen: Traces) -> set[int]:
+    """Those of the processes that are still there, and the same."""
+    return {
+        pid
         for pid, start in seen.processes
         if (stat := _stat(pid)) is not None and stat[19] == start and stat[0] not in "ZX"
     }
+
+
+def left_of(seen: Traces, before: Traces, folder: Path) -> dict[str, set[str]]:
+    """What is still there of all that was seen, by kind; empty when nothing is."""
     now = {
-        "processes": alive,
+        "processes": {
+            f"{pid} {' '.join(_lines(f'/proc/{pid}/cmdline')).replace(chr(0), ' ')[:200]}" for pid in still_alive(seen)
+        },
         "cgroups": {path for path in seen.cgroups if Path(path).exists()},
         "sockets": sockets() & (seen.sockets - before.sockets),
         "folders": {str(path) for path in folder.iterdir()} - before.folders,

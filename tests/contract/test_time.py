@@ -254,31 +254,26 @@ def test_beside_a_background_process_even_endless_forks_end(sandbox: SandboxSess
 # 12. Interrupts
 
 
-def _interrupt_soon(reached: threading.Event) -> threading.Thread:
-    def interrupt() -> None:
-        assert reached.wait(20)
-        time.sleep(0.1)  # so that it finds the caller waiting, not in this test's own code
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    return thread
-
-
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
 def test_ctrl_c_cancels_the_running_step_in_the_sandbox(backend: ContractBackend, sandbox: SandboxSession) -> None:
     marker, running, seen = new_marker(), threading.Event(), set()
 
     def on_output(_step: str, _stream: str, data: bytes) -> None:
         if b"ready" in data:
-            seen.update(marked(marker))
             running.set()
+
+    def interrupt() -> None:
+        assert running.wait(20)
+        time.sleep(0.1)  # so that it finds the caller waiting, not in this test's own code
+        seen.update(marked(marker))
+        os.kill(os.getpid(), signal.SIGINT)
 
     steps = [
         {"type": "Command", "command": ["python3", "-c", TREES["deaf to every signal"], marker]},
         {"type": "Command", "command": ["touch", "never"]},
     ]
-    thread = _interrupt_soon(running)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         sandbox.execute(steps, on_output=on_output)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.leftovers import Traces, below, left_of, look_at, until
+from tests.leftovers import Traces, below, left_of, look_at, still_alive, until
 
 __all__ = ["SANDBOXES", "Scene", "started"]
 
@@ -181,22 +181,14 @@ class Scene:
         return (self.project / "output").read_text(errors="replace")[-3000:]
 
     def end(self) -> None:
-        """Leave nothing, whatever the run did."""
+        """Leave nothing, whatever the run did: only what was seen below it, and only if it is still the same process."""
         for seen in self._seen:
-            for pid, _ in seen.processes:
-                if any(self._marker in text for text in (_read(pid, "cmdline"), _read(pid, "environ"))):
-                    with suppress(OSError):
-                        os.kill(pid, signal.SIGKILL)
+            for pid in still_alive(seen):
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-
-
-def _read(pid: int, name: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 @contextmanager
@@ -222,7 +214,7 @@ def started(
         argv += ["-p", "xdist.plugin", "-n", str(workers)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
     # Without whatever other plugins are installed: importing them took longer than the rest.
-    ours = {"TMPDIR": str(tmp), "SCENE": end, "ARL_SCENE_MARKER": marker, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    ours = {"TMPDIR": str(tmp), "SCENE": end, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     before = look_at(os.getpid(), tmp)
     with (project / "output").open("wb") as output:
         process = subprocess.Popen(
