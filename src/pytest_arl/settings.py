@@ -39,7 +39,7 @@ __all__ = [
 SCOPES = ("function", "class", "module", "session")
 """Scopes that a plugin's fixture can have; pytest knows ``package`` only for fixtures of that package's conftest."""
 
-ISOLATION_TIERS = ("bwrap+cgroup", "bwrap+rlimit", "bwrap, outer /proc", "none")
+ISOLATION_TIERS = ("bwrap+cgroup", "bwrap+rlimit", "bwrap, outer /proc")
 """Of this machine's sandboxes, strongest first."""
 
 _TABLE = "pytest-arl"

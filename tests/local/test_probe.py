@@ -14,6 +14,7 @@ from pytest_arl.backends.local.cures import NOT_INSTALLED, cure_for
 from pytest_arl.backends.local.hierarchies import NoCgroups
 from pytest_arl.backends.local.probe import candidates, examine, probe
 from pytest_arl.errors import BackendUnavailable
+from pytest_arl.settings import ISOLATION_TIERS
 from tests.local.conftest import MakeBackend, acquire, run, sh
 
 MakeFake = Callable[[str], str]
@@ -111,7 +112,7 @@ def test_without_any_bubblewrap_the_cure_is_to_install_one() -> None:
     assert not host.bwrap
     assert host.tier == "none"
     with pytest.raises(BackendUnavailable) as caught:
-        host.require("none")
+        host.require(ISOLATION_TIERS[-1])
     assert NOT_INSTALLED in str(caught.value)
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Host", "candidates", "examine", "forget", "probe"]
 
-_CGROUP, _RLIMIT, _OUTER_PROC, _NONE = ISOLATION_TIERS
+_CGROUP, _RLIMIT, _OUTER_PROC = ISOLATION_TIERS
+_NONE = "none"
 _SECONDS = 10.0
 
 
