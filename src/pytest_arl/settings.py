@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_arl.errors import UsageError
-from pytest_arl.units import parse_duration, parse_timeout
 from pytest_arl.wording import hint, one_of, type_name
 
 __all__ = [
@@ -85,10 +84,19 @@ def _choice(value: object, choices: tuple[str, ...]) -> str:
 
 def _seconds(value: object) -> float:
     __tracebackhide__ = True
+    from pytest_arl.units import parse_duration  # noqa: PLC0415 - only who sets one pays for the parser
+
     seconds = parse_duration(value)
     if not seconds:
         raise UsageError("must be more than 0: nothing waits for ever here, and nothing comes at once")
     return seconds
+
+
+def _timeout(value: object) -> float | None:
+    __tracebackhide__ = True
+    from pytest_arl.units import parse_timeout  # noqa: PLC0415 - as above
+
+    return parse_timeout(value)
 
 
 def _count(value: object, least: int) -> int | None:
@@ -168,7 +176,7 @@ SETTINGS: Mapping[str, Setting] = {
         ),
         Setting("namespace", None, _optional_text, "Kubernetes namespace; means nothing on this machine", "NAME"),
         Setting("scope", "function", _scope, f"how long arl_sandbox lives: {one_of(SCOPES)}", "SCOPE"),
-        Setting("timeout", None, parse_timeout, "limit of each execute(), as in 90s; none by default", "DURATION"),
+        Setting("timeout", None, _timeout, "limit of each execute(), as in 90s; none by default", "DURATION"),
         Setting("acquire_timeout", 120.0, _seconds, "longest wait for a sandbox to be ready (120s)", "DURATION"),
         Setting("max_sandboxes", None, _positive, "most sandboxes open at once in a process; none is no limit", "N"),
         Setting("output", None, _path, "folder for steps.jsonl and full outputs", "DIR"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import pytest
 
-from pytest_arl import hooks, listeners, settings
+from pytest_arl import hooks, settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ SETTING_OF = {
 """Options of a session that have a setting: by these, what a test asks reaches sessions made in its body too."""
 
 
-_Session = TypeVar("_Session", bound="SandboxSession")
+_Session = TypeVar("_Session")
 
 
 class Run:
@@ -60,13 +60,16 @@ class Run:
         """Settings, hooks and recorder of this run become those of the process."""
         self.config.stash[self.KEY] = self
         self._outer = (settings.activate(self.settings), hooks.set_pytest_hook(self.config.hook))
-        _listen(self)
+        _runs.append(self)
 
     def prepare(self) -> None:
         """Tests are to run: register what records and reports them. Raises pytest's usage error."""
+        from pytest_arl.listeners import add_listener
         from pytest_arl.plugin import running
         from pytest_arl.plugin.summary import Summary
 
+        if len(_runs) == 1:
+            add_listener(_listener)
         manager = self.config.pluginmanager
         manager.register(running, "arl-running")
         manager.register(Summary(self.recorder, self.settings.value("durations")), "arl-summary")
@@ -99,8 +102,12 @@ class Run:
         settings.activate(self._outer[0])
         hooks.set_pytest_hook(self._outer[1])
         if _runs == [self]:
+            from pytest_arl.listeners import remove_listener
+
             hooks.close_backends()
-        _stop_listening(self)
+            remove_listener(_listener)
+        if self in _runs:
+            _runs.remove(self)
 
     @property
     def recorder(self) -> Recorder:
@@ -206,16 +213,3 @@ class _Listener:
 
 
 _listener = _Listener()
-
-
-def _listen(run: Run) -> None:
-    if not _runs:
-        listeners.add_listener(_listener)
-    _runs.append(run)
-
-
-def _stop_listening(run: Run) -> None:
-    if run in _runs:
-        _runs.remove(run)
-    if not _runs:
-        listeners.remove_listener(_listener)
