@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -194,6 +195,21 @@ def test_killing_it_kills_all_that_it_started_and_returns_when_that_is_gone(sand
     result = process.wait(0)
     assert result is not None
     assert (result.outcome, result.exit_code, result.signal) == ("Killed", 137, "SIGKILL")
+
+
+def test_killing_one_that_forks_and_exits_all_the_time_returns_when_that_is_gone(sandbox: Sandbox) -> None:
+    chain = "import os\nfor _ in range(10**9):\n  if os.fork(): os._exit(0)"
+    process = sandbox.start(
+        os.path.realpath(sys.executable),
+        "-I",
+        "-S",
+        "-c",
+        f'import os\nif os.fork(): __import__("signal").pause()\n{chain}',
+    )
+    assert wait_until(sandbox.processes)
+    process.kill()
+
+    assert [name for name in sandbox.processes() if name.startswith("python")] == []
 
 
 def test_killing_it_twice_or_after_its_end_is_no_error(sandbox: Sandbox) -> None:
