@@ -52,6 +52,7 @@ class Run:
         self._recorder: Recorder | None = None
         self._shared: SharedSandboxes | None = None
         self._overlay = ExitStack()
+        self._listens = False
         self._outer: tuple[settings.Settings | None, Any] = (None, None)
 
     # the run
@@ -68,7 +69,8 @@ class Run:
         from pytest_arl.plugin import running
         from pytest_arl.plugin.summary import Summary
 
-        if len(_runs) == 1:
+        self._listens = len(_runs) == 1
+        if self._listens:
             add_listener(_listener)
         manager = self.config.pluginmanager
         manager.register(running, "arl-running")
@@ -102,9 +104,10 @@ class Run:
         settings.activate(self._outer[0])
         hooks.set_pytest_hook(self._outer[1])
         if _runs == [self]:
+            hooks.close_backends()
+        if self._listens:
             from pytest_arl.listeners import remove_listener
 
-            hooks.close_backends()
             remove_listener(_listener)
         if self in _runs:
             _runs.remove(self)
