@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_arl.agent import frames
@@ -22,8 +23,7 @@ from pytest_arl.errors import InfrastructureError, SandboxClosed, SandboxLost, U
 from pytest_arl.results import StepResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
     from pytest_arl.backends.base import Checkpoint, OnOutput, OnStep, StreamName, TaskRequest
     from pytest_arl.steps import Step
@@ -39,7 +39,8 @@ class AgentSandbox:
     """One sandbox behind a channel. See :class:`pytest_arl.backends.base.BackendSandbox`.
 
     ``on_close`` ends what the backend started, ``kill`` ends the agent at once, ``replace`` gives a fresh sandbox
-    of the same pool. ``limits`` has the pool's value for each limit (``{"memory": "512Mi"}``), for messages.
+    of the same pool. ``limits`` has the pool's value for each limit (``{"memory": "512Mi"}``), for messages. ``shared``
+    has the folders of this machine that the sandbox can write (resolved), and where it sees them.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class AgentSandbox:
         kill: Callable[[], None],
         replace: Callable[[], AgentSandbox],
         limits: dict[str, str] | None = None,
+        shared: Mapping[Path, str] | None = None,
     ) -> None:
         self.name = name
         self.pool_ref = pool_ref
@@ -65,6 +67,7 @@ class AgentSandbox:
         self._kill = kill
         self._replace = replace
         self._limits = limits or {}
+        self._shared = shared or {}
         self._roots = (b"/workspace", b"/tmp", b"/home/arl", b"/dev/shm")
         self._pristine = True
         self._background: dict[tuple[str, int], Step] = {}
@@ -156,6 +159,7 @@ class AgentSandbox:
 
     def upload(self, local: Path, remote: str) -> None:
         """Copy a file or folder in."""
+        self._keep_out("upload", local)
         self._pristine = False
         if remote.endswith("/"):
             remote += local.name
@@ -164,8 +168,22 @@ class AgentSandbox:
 
     def download(self, remote: str, local: Path) -> None:
         """Copy a file or folder out."""
+        self._keep_out("download", local)
         with self.asking() as channel, channel.open() as stream:
             receive_tree(stream, _raw(remote), local)
+
+    def _keep_out(self, what: str, local: Path) -> None:
+        """Raise UsageError where the sandbox itself can write what this side would handle: with a link that it puts
+        in a folder's place meanwhile, it would lead this side wherever it likes.
+        """
+        written, resolved = Path(os.path.abspath(local)), local.resolve()  # noqa: PTH100 - links stay
+        for source, target in self._shared.items():
+            inside = written.is_relative_to(source) or resolved.is_relative_to(source)
+            if inside or (local.is_dir() and source.is_relative_to(resolved)):
+                raise UsageError(
+                    f"{what}: {local} is in {source}, or holds it, and the sandbox can write there: name another "
+                    f"folder, or copy in the sandbox, where it is {target}"
+                )
 
     # Checkpoints
 

@@ -141,7 +141,9 @@ def _new_staging(parent: Path) -> tuple[Path, int]:
             return folder, _lock(folder)
         except (BlockingIOError, FileNotFoundError):
             continue  # another download here took it for one that was left
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
             return folder, -1  # a file system without locks, where nobody takes it either
 
 

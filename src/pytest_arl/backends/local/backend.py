@@ -168,6 +168,7 @@ class LocalBackend:
             kill=prepared.enclosure.kill,
             replace=lambda: self._replace(plan, slot),
             limits=_shown_limits(plan.pool),
+            shared={mount.source.resolve(): mount.target for mount in plan.pool.mounts if mount.writable},
         )
 
     def _replace(self, plan: Plan, slot: _Slot) -> AgentSandbox:

@@ -1,0 +1,66 @@
+"""Folders of this machine that a sandbox can write: what it swaps there must not lead this side elsewhere.
+
+A process that exchanges a folder for a link while this side writes into it made a download write where the link led,
+with this side's rights; nothing but keeping out of such folders helps against all ways to do it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_arl import SandboxSession, UsageError
+from tests.attacks.conftest import OpenSandbox
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    folder = tmp_path / "project" / "shared"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    (folder / "inside").mkdir()
+    (folder / "inside" / "file").write_text("here")
+    return folder
+
+
+@pytest.fixture
+def sandbox(open_sandbox: OpenSandbox, shared: Path, tmp_path: Path) -> SandboxSession:
+    (tmp_path / "seen").mkdir(mode=0o755)
+    (tmp_path / "seen" / "file").write_text("seen")
+    session = open_sandbox(f'mounts = ["{shared}:/shared:rw", "{tmp_path / "seen"}:/seen:ro"]')
+    session.run("sh", "-c", "mkdir out; echo theirs > out/file; echo reached > /shared/written").check()
+    assert (shared / "written").read_text() == "reached\n", "the positive control: the sandbox can write it"
+    return session
+
+
+@pytest.mark.parametrize("where", ["x", "inside/x", "inside/../x", "new/x", "", ".."])
+def test_a_download_keeps_out_of_what_the_sandbox_can_write(sandbox: SandboxSession, shared: Path, where: str) -> None:
+    before = sorted(shared.parent.rglob("*"))
+    with pytest.raises(UsageError, match="/shared"):
+        sandbox.download("out", shared / where)
+    assert sorted(shared.parent.rglob("*")) == before
+
+
+def test_a_link_changes_nothing_about_that(sandbox: SandboxSession, shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(shared / "inside")
+    sandbox.run("ln", "-s", str(tmp_path), "/shared/way-out").check()
+    for target in (tmp_path / "link" / "x", shared / "way-out" / "x"):
+        with pytest.raises(UsageError, match="/shared"):
+            sandbox.download("out", target)
+
+
+@pytest.mark.parametrize("where", ["inside/file", "inside", "", ".."])
+def test_an_upload_reads_nothing_there(sandbox: SandboxSession, shared: Path, where: str) -> None:
+    with pytest.raises(UsageError, match="/shared"):
+        sandbox.upload(shared / where, "/workspace/copy")
+    assert sandbox.run("test", "-e", "/workspace/copy").exit_code == 1
+
+
+def test_everywhere_else_is_as_before(sandbox: SandboxSession, shared: Path, tmp_path: Path) -> None:
+    sandbox.download("out", tmp_path / "back")
+    assert (tmp_path / "back" / "file").read_text() == "theirs\n"
+    sandbox.download("out/file", shared.parent / "beside.txt")
+    assert (shared.parent / "beside.txt").read_text() == "theirs\n"
+    sandbox.upload(tmp_path / "seen", "/workspace/copy")
+    assert sandbox.read("/workspace/copy/file") == b"seen"
