@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 _START_SECONDS = 10.0
+_TRIES = 20
+_TRY_SECONDS = 0.001
 _OOM_SCORE = b"500"
 """More than the agent's: whatever runs below a supervisor is killed for memory before it."""
 
@@ -173,9 +175,16 @@ def _supervise(
 
 
 def _die_first(pid: int) -> None:
-    if tree.can_see_processes():
+    if not tree.can_see_processes():
+        return
+    for _ in range(_TRIES):
         try:
             with open("/proc/%d/oom_score_adj" % pid, "wb", 0) as file:  # noqa: UP031 - as in tree
                 file.write(b"1000")
+        except PermissionError:
+            # The kernel lets the spawner go on a moment before the file is its user's; or nobody may read the program.
+            time.sleep(_TRY_SECONDS)
         except OSError:
-            pass  # a program that nobody may read; or it has ended
+            return  # it has ended
+        else:
+            return
