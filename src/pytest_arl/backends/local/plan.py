@@ -5,6 +5,7 @@ A plan is made once for a pool (its mounts and root folder are judged then) and 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,10 @@ WORKSPACE = "/workspace"
 HOME = "/home/arl"
 TMP = "/tmp"  # noqa: S108 - the sandbox's own
 AGENT = "/arl/agent"
+_PRELOAD = "/etc/ld.so.preload"
+"""What a root folder names here, its loader and the agent's would put into every program: into the agent too, and
+as root while that still has capabilities.
+"""
 _RESERVE = 32 * 2**20
 """Bytes beside what the pool says: the agent, and the kernel's own bookkeeping for the sandbox."""
 
@@ -119,6 +124,9 @@ def _lay_root(layout: Layout, pool: LocalPool, host: Host) -> tuple[str, tuple[s
     targets = [WORKSPACE, HOME, TMP, "/arl", "/dev", "/proc", *files, *(mount.target for mount in pool.mounts)]
     if pool.network == "host":
         targets.append("/etc/resolv.conf")
+    preload = os.path.lexists(pool.root / _PRELOAD.lstrip("/"))
+    if preload:
+        targets.append(_PRELOAD)
     root = check_root(pool.root, pool.name, targets)
     overlay = host.overlay_bwrap() if host.cgroups and can_overlay(root, targets) else None
     if overlay is not None:
@@ -127,6 +135,8 @@ def _lay_root(layout: Layout, pool: LocalPool, host: Host) -> tuple[str, tuple[s
         add_root(layout, root, targets)
     for path, data in identity.identity_files(root).items():
         layout.cover(path, data)
+    if preload:
+        layout.cover(_PRELOAD, b"")
     if pool.network == "host":
         identity.add_resolver(layout)
     _add_own(layout, pool, host)
