@@ -51,12 +51,13 @@ def test_the_second_answer_has_long_output_too(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("live", [False, True])
 def test_asking_while_it_runs_joins_the_run(sandbox: Sandbox, live: bool) -> None:
-    steps = [command("sh", "-c", "seq 1000000; echo run >> log; sleep 0.7; echo end")]
+    steps = [command("sh", "-c", "seq 1000000; echo run >> log; until [ -e go ]; do sleep 0.01; done; echo end")]
     with sandbox.stream() as lost, sandbox.stream() as stream:
         send(lost, "once", *steps, live=live)
         while "sleep" not in sandbox.processes():
             sandbox.ask(frames.PING, {})  # reads what has come for the lost stream too
         send(stream, "once", *steps, live=live)
+        sandbox.handle.write("go", b"", None)
         results, output = answer(stream)
 
     assert [result["outcome"] for result in results] == ["Succeeded"]
