@@ -312,6 +312,7 @@ def test_what_is_left_of_a_killed_supervisor_is_gone_after_the_next_step(sandbox
     assert "sleep" not in sandbox.processes()
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="it is not dumpable: only root may look")
 def test_a_supervisor_holds_no_descriptor_of_the_agent(sandbox: Sandbox) -> None:
     sandbox.start("sleep", "100")
     (supervisor,) = supervisors(sandbox)

@@ -233,8 +233,8 @@ def test_nothing_of_proc_is_read_or_written_from_outside(sandbox: Sandbox, path:
 
 
 def test_a_link_to_a_descriptor_of_the_agents_own_gives_no_way_into_it(sandbox: Sandbox) -> None:
-    for name in sandbox.descriptors():
-        sandbox.sh(f"rm -rf l; ln -s /proc/self/fd/{name.partition(':')[0]} l")
+    for number in range(20):
+        sandbox.sh(f"rm -rf l; ln -s /proc/self/fd/{number} l")
         for path in ("l", "l/x"):
             with suppress(OSError):  # or it is written elsewhere: the name of what is deleted is a name like any other
                 sandbox.handle.write(path, b"x" * 100_000, None)
