@@ -31,10 +31,7 @@ def main() -> int:
         print(f"--only knows no {', '.join(sorted(unknown))}; it knows {', '.join(sorted(known))}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="arl-benchmarks-") as scratch:
-        results = _measure(names, Path(scratch), quick=options.quick, peers=not options.no_peers)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
-        _say(f"written: {options.json}")
+        results = _measure(names, Path(scratch), options)
     if options.docs:
         _draw(results, options.docs)
     return 0
@@ -45,6 +42,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few samples: to see that it works, not what it says")
     parser.add_argument("--only", metavar="NAMES", help="rows, figures or parts, such as create,echo,growth")
     parser.add_argument("--no-peers", action="store_true", help="leave out what needs an environment of its own")
+    parser.add_argument("--seconds", type=float, help="for each contender and row: enough once it has three samples")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every sample to FILE")
     parser.add_argument("--docs", metavar="FOLDER", type=Path, help="write tables and plots into FOLDER, for docs/")
     return parser.parse_args()
@@ -54,47 +52,67 @@ def _say(text: str) -> None:
     print(f"[{text}]", file=sys.stderr, flush=True)
 
 
-def _measure(names: set[str], scratch: Path, *, quick: bool, peers: bool) -> dict[str, Any]:
+def _measure(names: set[str], scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
+    quick: bool = options.quick
     results: dict[str, Any] = {"machine": machine.describe(), "quick": quick}
     for key, value in results["machine"].items():
         print(f"{key}: {value}")
     wanted = rows.chosen(names)
     if wanted:
-        _compare(results, wanted, scratch, quick=quick, peers=peers)
+        _compare(results, wanted, scratch, options)
     if not names or names & {"felt", *(figure.key for figure in felt.FIGURES)}:
         try:
-            cells = felt.measure(scratch, names, quick=quick, say=_say)
+            rounds = 1 if quick else 3 if options.seconds else 10
+            cells = felt.measure(scratch, names, rounds, quick=quick, say=_say)
         except contenders.Unavailable as error:
             _say(f"felt: {error}")
         else:
             _show(results, "felt", felt.FIGURES, cells, felt.LABELS)
     if not names or "profile" in names:
         _show(results, "profile", profile.FIGURES, profile.measure(quick=quick, say=_say), profile.LABELS)
+    _write(results, options)
     if not names or "growth" in names:
         results["growth"] = growth.measure(quick=quick, say=_say)
     if not names or "soak" in names:
         results["soak"] = soak.measure(quick=quick, say=_say)
         print(soak.as_text(results["soak"]))
-    results["load at the end"] = " ".join(f"{value:.2f}" for value in os.getloadavg())
+    _write(results, options)
     print(f"load at the end: {results['load at the end']}")
     return results
 
 
-def _compare(results: dict[str, Any], wanted: tuple[rows.Row, ...], scratch: Path, *, quick: bool, peers: bool) -> None:
+def _write(results: dict[str, Any], options: argparse.Namespace) -> None:
+    """Write down what there is by now: half an hour is long enough for something to go wrong."""
+    results["load at the end"] = " ".join(f"{value:.2f}" for value in os.getloadavg())
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _compare(results: dict[str, Any], wanted: tuple[rows.Row, ...], scratch: Path, options: argparse.Namespace) -> None:
     ready, versions = [], {}
     for contender in contenders.CONTENDERS:
-        if contender.requirement and not peers:
+        if contender.requirement and options.no_peers:
             continue
         try:
             ready.append(contenders.prepare(contender, scratch, _say))
         except contenders.Unavailable as error:
             versions[contender.key] = str(error)
-    cells, found = compare.compare(ready, wanted, quick=quick, say=_say)
-    results["versions"] = versions | found
     labels = {contender.key: contender.label for contender in contenders.CONTENDERS}
-    for key, version in results["versions"].items():
-        print(f"{labels[key]}: {version}")
-    _show(results, "rows", [figure for row in wanted for figure in row.figures], cells, labels)
+    all_cells: list[compare.Measured] = []
+
+    def introduce(found: dict[str, str]) -> None:
+        results["versions"] = versions | found
+        for key, version in results["versions"].items():
+            print(f"{labels[key]}: {version}")
+
+    def show(row: rows.Row, cells: list[compare.Measured]) -> None:
+        print(f"\n{report.as_text(row.figures, cells, labels)}", flush=True)
+        all_cells.extend(cells)
+        _keep(results, "rows", [figure for row in wanted for figure in row.figures], all_cells, labels)
+        _write(results, options)
+
+    compare.compare(ready, wanted, quick=options.quick, seconds=options.seconds, introduce=introduce, show=show)
+    print()
 
 
 def _show(
@@ -105,6 +123,16 @@ def _show(
     labels: Mapping[str, str],
 ) -> None:
     print(f"\n{report.as_text(figures, cells, labels)}\n", flush=True)
+    _keep(results, part, figures, cells, labels)
+
+
+def _keep(
+    results: dict[str, Any],
+    part: str,
+    figures: Sequence[rows.Figure],
+    cells: list[compare.Measured],
+    labels: Mapping[str, str],
+) -> None:
     results[part] = report.as_json(cells)
     results.setdefault("tables", {})[part] = report.as_markdown(figures, cells, labels)
 

@@ -6,7 +6,6 @@ import secrets
 import signal
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import processes
@@ -69,12 +68,20 @@ class _Turns:
 
 
 def compare(
-    contenders: Sequence[Contender], rows: Sequence[Row], *, quick: bool, say: Callable[[str], None]
-) -> tuple[list[Measured], dict[str, str]]:
-    """Every contender's samples of every row, and what each contender said it is."""
+    contenders: Sequence[Contender],
+    rows: Sequence[Row],
+    *,
+    quick: bool,
+    seconds: float | None,
+    introduce: Callable[[dict[str, str]], None],
+    show: Callable[[Row, list[Measured]], None],
+) -> None:
+    """What each contender says it is, then every row as soon as everybody's samples are there.
+
+    ``seconds`` takes the place of each row's budget.
+    """
     processes.adopt_orphans()
     turns = _Turns(contenders, quick=quick)
-    found: list[Measured] = []
     versions: dict[str, str] = {}
     try:
         for key in turns.keys:
@@ -83,16 +90,16 @@ def compare(
             except NoAnswer as error:
                 versions[key] = f"cannot be run here: {error}"
         running = [key for key in turns.keys if not versions[key].startswith("cannot")]
+        introduce(versions)
         for row in rows:
-            begin = time.perf_counter()
-            found += _left(turns, running, row) if row.key == "left" else _row(turns, running, row, quick=quick)
-            say(f"{row.key}: {time.perf_counter() - begin:.0f} s")
+            budget = row.budget if seconds is None else seconds
+            cells = _left(turns, running, row) if row.key == "left" else _row(turns, running, row, budget, quick=quick)
+            show(row, cells)
     finally:
         turns.close()
-    return found, versions
 
 
-def _row(turns: _Turns, keys: list[str], row: Row, *, quick: bool) -> list[Measured]:
+def _row(turns: _Turns, keys: list[str], row: Row, budget: float, *, quick: bool) -> list[Measured]:
     cells = {key: [Measured(figure.key, key) for figure in row.figures] for key in keys}
     spent = dict.fromkeys(keys, 0.0)
     count = row.quick if quick else row.samples
@@ -100,7 +107,7 @@ def _row(turns: _Turns, keys: list[str], row: Row, *, quick: bool) -> list[Measu
         shift = number % len(keys)
         for key in keys[shift:] + keys[:shift]:
             first = cells[key][0]
-            if first.missing or (spent[key] > row.budget and len(first.samples) >= _ENOUGH):
+            if first.missing or (spent[key] > budget and len(first.samples) >= _ENOUGH):
                 continue
             begin = time.perf_counter()
             figures = turns.sample(key, row)
@@ -171,5 +178,4 @@ def _kill_marked(marker: str) -> int:
 
 def _folders(worker: Worker) -> int:
     own = sum(1 for entry in worker.folder.iterdir() if entry.is_dir())
-    cgroups = Path("/sys/fs/cgroup")
-    return own + sum(1 for _ in cgroups.rglob(f"pytest-arl-{worker.process.pid}-*"))
+    return own + len(processes.folders_below("/sys/fs/cgroup", f"pytest-arl-{worker.process.pid}-"))

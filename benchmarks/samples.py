@@ -43,8 +43,6 @@ class Sampler:
 
     def take(self, row: str) -> list[float]:
         """The figures of one sample of a row, in the row's units. NotImplementedError where the contender cannot."""
-        if self._adapter.steady:
-            time.sleep(self._adapter.steady)
         figures: list[float] = getattr(self, f"_{row}")()
         return figures
 
@@ -77,6 +75,7 @@ class Sampler:
         return seconds
 
     def _life(self) -> list[float]:
+        time.sleep(self._adapter.steady)
         begin = time.perf_counter()
         box = self._adapter.create()
         ready = time.perf_counter()

@@ -63,7 +63,7 @@ def _life(_number: int) -> None:
 def _now() -> dict[str, float]:
     mine = [process for process in processes.processes().values() if process.parent == os.getpid()]
     status = Path("/proc/self/statm").read_text().split()
-    cgroups = Path("/sys/fs/cgroup").rglob(f"pytest-arl-{os.getpid()}-*/*/")
+    runs = processes.folders_below("/sys/fs/cgroup", f"pytest-arl-{os.getpid()}-")
     return {
         "memory": int(status[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6,
         "descriptors": float(sum(1 for _ in Path("/proc/self/fd").iterdir())),
@@ -71,7 +71,7 @@ def _now() -> dict[str, float]:
         "children": float(len(mine)),
         "zombies": float(sum(process.state == "Z" for process in mine)),
         "mounts": float(len(Path("/proc/self/mountinfo").read_text().splitlines())),
-        "cgroups": float(sum(1 for path in cgroups if path.is_dir())),
+        "cgroups": float(sum(len(processes.folders_below(run, "")) for run in runs)),
     }
 
 

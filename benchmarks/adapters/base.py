@@ -33,7 +33,7 @@ class Adapter(ABC):
     """A contender: makes boxes (its word for a sandbox may differ), runs programs in them.
 
     Attributes:
-        steady: seconds to wait before each sample, for those who work in the background.
+        steady: seconds to wait before a sandbox is asked for, for those who work in the background.
         timeout_unit: the shortest timeout, in seconds, that its API takes.
     """
 
