@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from pytest_arl.agent import files, frames
-from pytest_arl.backends.task_run import task_message
+from pytest_arl.agent import files
 from pytest_arl.errors import UsageError
-from tests.agent.harness import Sandbox, collect, command, sandbox_of, task, wait_until
+from tests.agent.harness import Sandbox, command, sandbox_of, wait_until
 
 MIB = 1 << 20
 
@@ -86,16 +87,23 @@ def test_a_reader_sees_the_old_file_or_the_new_one_whole(sandbox: Sandbox) -> No
         "  seen.add(data[:1])\n"
         "print(len(seen) > 3)\n"
     )
-    with sandbox.stream() as stream:
-        python = os.path.realpath(sys.executable)
-        stream.send(frames.TASK, task_message(task(command(python, "-I", "-S", "-c", check)), 1000, live=False))
-        for turn in range(200):
-            sandbox.handle.write("f", b"%d" % (turn % 10) * 2_000_000, None)
-            if stream.pending():
-                break
-        (result,) = [value for kind, value in collect(stream, frames.DONE, 10) if kind == frames.STEP]
+    over = threading.Event()
 
-    assert (result["o"], result["e"]) == (b"True\n", b"")
+    def write() -> None:
+        for turn in itertools.count():
+            sandbox.handle.write("f", b"%d" % (turn % 10) * 2_000_000, None)
+            if over.is_set():
+                return
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        result = sandbox.run(os.path.realpath(sys.executable), "-I", "-S", "-c", check)
+    finally:
+        over.set()
+        writer.join()
+
+    assert (result.stdout, result.stderr) == ("True\n", "")
 
 
 def test_a_running_reader_of_the_old_file_keeps_it(sandbox: Sandbox) -> None:

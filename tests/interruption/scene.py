@@ -166,10 +166,11 @@ class Scene:
 
     def left(self) -> dict[str, set[str]]:
         """What is still there, of all that was seen, two seconds later at the latest."""
-        until(lambda: not self._left(), _SECONDS)
-        return self._left()
+        until(lambda: not self.remains(), _SECONDS)
+        return self.remains()
 
-    def _left(self) -> dict[str, set[str]]:
+    def remains(self) -> dict[str, set[str]]:
+        """What is there at the moment, of all that was seen."""
         left: dict[str, set[str]] = {}
         for seen in self._seen:
             for kind, found in left_of(seen, self._before, self._tmp).items():
