@@ -7,7 +7,7 @@ nox.options.error_on_missing_interpreters = False
 
 
 def _install(session: nox.Session) -> None:
-    session.install("-e", ".[local,dev]")
+    session.install("-e", ".[local,kubernetes,operator,dev]")
 
 
 @nox.session
