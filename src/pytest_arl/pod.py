@@ -1,0 +1,99 @@
+"""What the agent's image, the operator and the client must agree on about a sandbox's pod.
+
+The standard library only, and next to nothing of that: everything here is a name, a path or a command.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "AGENT_COMMAND",
+    "AGENT_CONTAINER",
+    "AGENT_FOLDER",
+    "EXECUTOR_CONTAINER",
+    "GRACE_SECONDS",
+    "IDLE_COMMAND",
+    "INSTALL_COMMAND",
+    "INSTALL_FOLDER",
+    "OPERATOR_KEYS_VARIABLE",
+    "POD_UID_VARIABLE",
+    "POOL_LABEL",
+    "PORT",
+    "PRIVATE_PREFIX",
+    "RUN_LABEL",
+    "SANDBOX_LABEL",
+    "SPOOL_FOLDER",
+    "STATUS_ALLOCATED",
+    "STATUS_IDLE",
+    "STATUS_LABEL",
+    "WORKER_LABEL",
+    "WORKSPACE",
+    "WORKSPACE_VARIABLE",
+    "keys_variable",
+]
+
+PORT = 7070
+"""Where the agent listens in its pod."""
+
+# Folders of the container that the sandbox runs in.
+AGENT_FOLDER = "/arl"
+"""The agent with its interpreter: an emptyDir that is mounted read-only there."""
+SPOOL_FOLDER = "/arl-spool"
+"""An emptyDir for output that is too long for memory: one file without a name."""
+WORKSPACE = "/workspace"
+
+EXECUTOR_CONTAINER = "executor"
+"""The container of a pool's template that the sandbox runs in; without one of this name, the first."""
+AGENT_CONTAINER = "arl-agent"
+"""The first container of the pod, from the agent's image: it fills the agent's folder and idles."""
+INSTALL_FOLDER = "/shared"
+"""Where that container has the emptyDir which the executor has at AGENT_FOLDER. Its own is the image's."""
+
+GRACE_SECONDS = 5
+"""terminationGracePeriodSeconds. The agent and the idling container end at once when they are asked to."""
+
+# The environment of the executor. Nothing here is secret: every pod of a pool has the same, and an image's own
+# programs are no part of the agent. What begins with the prefix is taken out before any step.
+PRIVATE_PREFIX = "ARL_"
+POD_UID_VARIABLE = "ARL_POD_UID"
+"""metadata.uid of the pod, by the downward API."""
+OPERATOR_KEYS_VARIABLE = "ARL_OPERATOR_KEYS"
+"""The public keys that the operator may sign with; see ``keys_variable``."""
+WORKSPACE_VARIABLE = "ARL_WORKSPACE"
+
+# An interpreter that needs nothing of the image that it runs in: its own loader and its own C library.
+_INTERPRETER = (
+    f"{AGENT_FOLDER}/lib/ld.so",
+    "--library-path",
+    f"{AGENT_FOLDER}/lib",
+    "--argv0",
+    f"{AGENT_FOLDER}/bin/python3",
+    f"{AGENT_FOLDER}/bin/python3",
+    "-I",
+    "-S",
+    "-B",
+)
+AGENT_COMMAND = (*_INTERPRETER, f"{AGENT_FOLDER}/boot.py")
+"""The executor's ``command``; it has no ``args``."""
+INSTALL_COMMAND = (*_INTERPRETER, f"{AGENT_FOLDER}/install.py", INSTALL_FOLDER)
+"""postStart of the agent's container. The executor is started when this has ended."""
+IDLE_COMMAND = (*_INTERPRETER, f"{AGENT_FOLDER}/idle.py")
+"""``command`` of the agent's container. Ends when it is asked to, where sleep(1) as PID 1 would take all the grace."""
+
+POOL_LABEL = "arl.infra.io/pool"
+STATUS_LABEL = "arl.infra.io/status"
+STATUS_IDLE = "idle"
+STATUS_ALLOCATED = "allocated"
+SANDBOX_LABEL = "arl.infra.io/sandbox"
+RUN_LABEL = "arl.infra.io/run"
+WORKER_LABEL = "arl.infra.io/worker"
+
+
+def keys_variable(keys: Iterable[tuple[int, int]]) -> str:
+    """The value of OPERATOR_KEYS_VARIABLE for RSA public keys, each a pair of modulus and exponent."""
+    return json.dumps([{"n": f"{modulus:x}", "e": exponent} for modulus, exponent in keys])
