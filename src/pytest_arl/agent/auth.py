@@ -14,6 +14,10 @@ try:
 except ImportError:
     from _sha256 import sha256 as _sha256  # type: ignore[import-not-found]  # 3.11
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["NONCE_BYTES", "Keys", "challenge", "digest", "is_digest", "read_keys", "same", "signed"]
 
 Keys = list[tuple[int, int]]
@@ -82,9 +86,9 @@ def read_keys(text: str) -> Keys:
     return keys
 
 
-def _read_json(text: str) -> list[dict[str, object]]:
+def _read_json(text: str) -> list[dict[str, Any]]:
     """JSON by the C half of ``json`` alone, as the whole costs 2 ms."""
-    from _json import make_scanner  # type: ignore[import-not-found]  # noqa: PLC0415 - wanted once
+    from _json import make_scanner  # noqa: PLC0415 - wanted once
 
     class Context:
         strict = True
@@ -95,7 +99,7 @@ def _read_json(text: str) -> list[dict[str, object]]:
 
     text = text.strip()
     try:
-        value, end = make_scanner(Context)(text, 0)
+        value, end = make_scanner(Context)(text, 0)  # type: ignore[arg-type]  # it takes what has these attributes
     except (StopIteration, ImportError):  # its errors are in the half that is not there
         raise ValueError("no JSON") from None
     if end != len(text) or not isinstance(value, list):
