@@ -226,7 +226,7 @@ class TaskSpec(_Part):
     rules: ClassVar[list[dict[str, str]]] = [
         _rule(
             "self.sandboxRef == oldSelf.sandboxRef && self.steps == oldSelf.steps && "
-            + _unchanged("timeout", "retries"),
+            + _unchanged("timeout", "retries", "payloadHash"),
             "a Task cannot be changed once it is created (but for cancel): create another one",
         ),
         _rule(
@@ -255,6 +255,18 @@ class TaskSpec(_Part):
     retries: Annotated[int, Field(ge=0, le=10)] | None = None
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
     trace_id: Annotated[str, Field(max_length=256)] | None = Field(default=None, alias="traceID")
+    payload_hash: (
+        Annotated[
+            str,
+            Field(
+                pattern="^[0-9a-f]{64}$",
+                max_length=64,
+                description="SHA-256 of the exact steps, which the sandbox's holder has given the agent itself because "
+                "they are too large or no text; spec.steps then only describes them.",
+            ),
+        ]
+        | None
+    ) = None
     cancel: bool | None = None
 
 
