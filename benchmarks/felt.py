@@ -78,8 +78,9 @@ class _Run:
 
     def seconds(self) -> float:
         """Of the clock, or of the processors."""
-        # Without -p no:cacheprovider the order of a failed earlier run could matter; -B: the checkout stays clean.
-        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        # Compiled modules are kept as a user's Python keeps them, but out of the checkout.
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        env["PYTHONPYCACHEPREFIX"] = str(self.folder.parent / "pycache")
         begin = time.perf_counter()
         process = subprocess.Popen(
             self.argv, cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
