@@ -1,46 +1,34 @@
-"""A sandbox that is reached through its agent's channel: what every backend with an agent shares.
+"""A sandbox whose agent takes its tasks from the channel: what every backend has that needs nobody in between.
 
-A backend starts the agent and says how to end it; everything a sandbox does is here, so that it does the same on a
-laptop and on a cluster.
+A backend starts the agent and says how to end it; everything a sandbox does is here and in ``channeled``.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
 import threading
-import time
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from pytest_arl.agent import frames
-from pytest_arl.backends.process import AgentProcess
-from pytest_arl.backends.task_run import STREAMS, TaskRun, task_message
-from pytest_arl.backends.transfer import Archive, receive_file, receive_tree, send_archive, send_bytes, send_tree
+from pytest_arl.backends.channeled import AgentCheckpoint, ChanneledSandbox
+from pytest_arl.backends.task_run import TaskRun, task_message
 from pytest_arl.channel import AgentError, Channel, ChannelLost, ChannelTimeout
-from pytest_arl.errors import InfrastructureError, SandboxClosed, SandboxLost, UsageError
 from pytest_arl.results import StepResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-    from pytest_arl.backends.base import Checkpoint, OnOutput, OnStep, StreamName, TaskRequest
-    from pytest_arl.steps import Step
+    from pytest_arl.backends.base import OnOutput, OnStep, TaskRequest
 
 __all__ = ["AgentCheckpoint", "AgentSandbox"]
 
-_REQUEST_SECONDS = 60.0
-_WRITE_WHOLE = 32 * 1024 * 1024
-_OUTPUT_PART = 4 * 1024 * 1024
 
-
-class AgentSandbox:
-    """One sandbox behind a channel. See :class:`pytest_arl.backends.base.BackendSandbox`.
+class AgentSandbox(ChanneledSandbox):
+    """One sandbox behind one channel. See :class:`pytest_arl.backends.base.BackendSandbox`.
 
     ``on_close`` ends what the backend started, ``kill`` ends the agent at once, ``replace`` gives a fresh sandbox
-    of the same pool. ``limits`` has the pool's value for each limit (``{"memory": "512Mi"}``), for messages. ``shared``
-    has the folders of this machine that the sandbox can write (resolved), and where it sees them.
+    of the same pool.
     """
 
     def __init__(
@@ -54,25 +42,25 @@ class AgentSandbox:
         on_close: Callable[[], None],
         kill: Callable[[], None],
         replace: Callable[[], AgentSandbox],
-        limits: dict[str, str] | None = None,
+        limits: Mapping[str, str] | None = None,
         shared: Mapping[Path, str] | None = None,
     ) -> None:
-        self.name = name
-        self.pool_ref = pool_ref
-        self.isolation = isolation
-        self.output_limit = output_limit
-        self.partial: list[StepResult] = []
+        super().__init__(
+            name=name, pool_ref=pool_ref, isolation=isolation, output_limit=output_limit, limits=limits, shared=shared
+        )
         self._channel = channel
         self._on_close = on_close
         self._kill = kill
         self._replace = replace
-        self._limits = limits or {}
-        self._shared = shared or {}
-        self._roots = (b"/workspace", b"/tmp", b"/home/arl", b"/dev/shm")
-        self._pristine = True
-        self._background: dict[tuple[str, int], Step] = {}
-        self._closed = False
         self._closing = threading.Lock()
+
+    def _replacement(self) -> AgentSandbox:
+        return self._replace()
+
+    def _channel_in_use(self) -> Channel:
+        if self._channel.broken:
+            raise ChannelLost("it ended before this was asked of it")
+        return self._channel
 
     # Tasks
 
@@ -102,155 +90,6 @@ class AgentSandbox:
         with suppress(ChannelLost), self._channel.open() as stream:
             stream.send(frames.CANCEL, {"id": task_id})
 
-    def process(self, task_id: str, step: int) -> AgentProcess:
-        """The background process that this step started."""
-        return AgentProcess(self, task_id, step, self._background[task_id, step])
-
-    def _remember_background(self, task: TaskRequest) -> None:
-        for index, step in enumerate(task.steps):
-            if step.type == "Command" and step.background:
-                self._background[task.id, index] = step
-
-    def output(self, task_id: str, step: int, stream: StreamName) -> Iterator[bytes]:
-        """All of a step's stream that is kept."""
-        which = {"task": task_id, "step": step, "stream": STREAMS.index(stream), "most": _OUTPUT_PART}
-        at = 0
-        end: dict[str, int] = {"size": 1, "lost": 0}
-        while at < end["size"]:
-            # A part at a time, and none under way while the caller looks at one: he may take as long as he likes.
-            pieces, end = self._output_part({**which, "from": at})
-            yield from pieces
-            at += _OUTPUT_PART
-        if end["lost"]:
-            raise InfrastructureError(
-                f"{end['lost']} of the {end['size']} bytes of {stream} are no longer kept: "
-                "the sandbox keeps 4 GiB of output, less where the disk of TMPDIR is full"
-            )
-
-    def _output_part(self, request: dict[str, Any]) -> tuple[list[bytes], Any]:
-        pieces: list[bytes] = []
-        with self.asking() as channel, channel.open() as exchange:
-            exchange.send(frames.FETCH, request)
-            while True:
-                kind, value = exchange.receive(time.monotonic() + _REQUEST_SECONDS)
-                if kind == frames.END:
-                    return pieces, value
-                if kind != frames.DATA:
-                    raise exchange.unexpected(kind)
-                if value:
-                    pieces.append(value)
-
-    # Files
-
-    def read(self, path: str) -> bytes:
-        """A file's content."""
-        with self.asking() as channel, channel.open() as stream:
-            return receive_file(stream, _raw(path))
-
-    def write(self, path: str, content: bytes, mode: int | None) -> None:
-        """Write a file, whole or not at all."""
-        self._pristine = False
-        with self.asking() as channel, channel.open() as stream:
-            if len(content) <= _WRITE_WHOLE:
-                stream.send(frames.WRITE, {"path": _raw(path), "content": content, "mode": mode})
-                stream.reply(time.monotonic() + _REQUEST_SECONDS)
-            else:
-                send_bytes(stream, _raw(path), content, mode)
-
-    def upload(self, local: Path, remote: str) -> None:
-        """Copy a file or folder in."""
-        self._keep_out("upload", local)
-        self._pristine = False
-        if remote.endswith("/"):
-            remote += local.name
-        with self.asking() as channel, channel.open() as stream:
-            send_tree(stream, local, _raw(remote))
-
-    def download(self, remote: str, local: Path) -> None:
-        """Copy a file or folder out."""
-        self._keep_out("download", local)
-        with self.asking() as channel, channel.open() as stream:
-            receive_tree(stream, _raw(remote), local)
-
-    def _keep_out(self, what: str, local: Path) -> None:
-        """Raise UsageError where the sandbox itself can write what this side would handle: with a link that it puts
-        in a folder's place meanwhile, it would lead this side wherever it likes.
-        """
-        written, resolved = Path(os.path.abspath(local)), local.resolve()  # noqa: PTH100 - links stay
-        for source, target in self._shared.items():
-            inside = written.is_relative_to(source) or resolved.is_relative_to(source)
-            if inside or (local.is_dir() and source.is_relative_to(resolved)):
-                raise UsageError(
-                    f"{what}: {local} is in {source}, or holds it, and the sandbox can write there: name another "
-                    f"folder, or copy in the sandbox, where it is {target}"
-                )
-
-    # Checkpoints
-
-    def checkpoint(self) -> AgentCheckpoint:
-        """Remember the writable folders, and the background processes that live."""
-        if self._pristine:
-            return AgentCheckpoint([], [], self._forget)
-        archives = []
-        with self.asking():
-            try:
-                for root in self._roots:
-                    archive = Archive(root)
-                    archives.append(archive)
-                    with self._channel.open() as stream:
-                        archive.fill(stream)
-                checkpoint = AgentCheckpoint(archives, self._ask("alive", 0)["alive"], self._forget)
-                if checkpoint.alive:
-                    self._ask("mark", checkpoint.number)
-            except BaseException:
-                for archive in archives:
-                    archive.close()
-                raise
-        return checkpoint
-
-    def restore(self, checkpoint: Checkpoint) -> AgentSandbox:
-        """Return to a checkpoint: in place where its processes live, else with a fresh sandbox."""
-        if not isinstance(checkpoint, AgentCheckpoint):
-            raise UsageError(f"{checkpoint!r} is no checkpoint of this backend")
-        if checkpoint.alive:
-            self._restore_in_place(checkpoint)
-            return self
-        if self._pristine and self.alive() and not checkpoint.archives:
-            return self
-        fresh = self._replace()
-        try:
-            for archive in checkpoint.archives:
-                fresh._put(archive, None)  # noqa: SLF001 - another one of this class
-        except BaseException:
-            fresh.close()
-            raise
-        self.close()
-        return fresh
-
-    def _restore_in_place(self, checkpoint: AgentCheckpoint) -> None:
-        with self.asking():
-            changed = set(self._ask("return", checkpoint.number, checkpoint.alive)["changed"])
-            if changed:
-                for archive in checkpoint.archives:
-                    self._put(archive, changed)
-                self._ask("mark", checkpoint.number)
-
-    def _forget(self, checkpoint: AgentCheckpoint) -> None:
-        """Let the agent forget what it remembers of a checkpoint."""
-        if checkpoint.alive and self.alive():
-            with suppress(ChannelLost, ChannelTimeout, AgentError):
-                self._ask("forget", checkpoint.number)
-
-    def _put(self, archive: Archive, only: set[bytes] | None) -> None:
-        self._pristine = False
-        with self.asking() as channel, channel.open() as stream:
-            send_archive(stream, archive, only)
-
-    def _ask(self, what: str, number: int, keep: list[Any] | None = None) -> Any:
-        with self._channel.open() as stream:
-            stream.send(frames.RESET, {"do": what, "id": number, "keep": keep or []})
-            return stream.reply(time.monotonic() + _REQUEST_SECONDS)
-
     # Its end
 
     def alive(self) -> bool:
@@ -269,58 +108,3 @@ class AgentSandbox:
     def kill(self) -> None:
         """End the agent at once: it no longer does what it should."""
         self._kill()
-
-    def lost(self, reason: str) -> NoReturn:
-        """Raise what a sandbox that is gone is to its caller."""
-        if self._closed:
-            raise SandboxClosed(f"sandbox {self.name} is closed") from None
-        raise SandboxLost(f"sandbox {self.name} (pool {self.pool_ref}) was lost: {reason}") from None
-
-    def label(self, limit: str | None) -> str | None:
-        """A limit with the pool's value: ``memory 512Mi``."""
-        return f"{limit} {self._limits[limit]}" if limit in self._limits else limit
-
-    @contextmanager
-    def asking(self) -> Iterator[Channel]:
-        """The channel, where what goes wrong with it becomes what a caller of a backend expects."""
-        __tracebackhide__ = True
-        if self._closed or self._channel.broken:
-            self.lost("it ended before this was asked of it")
-        try:
-            yield self._channel
-        except ChannelLost as error:
-            self.lost(str(error))
-        except ChannelTimeout:
-            self.kill()
-            self.lost("its agent did not answer in time")
-        except AgentError as error:
-            if error.errno:
-                raise OSError(error.errno, error.text, os.fsdecode(error.path) or None) from None
-            raise UsageError(error.text) from None
-
-
-class AgentCheckpoint:
-    """Files of the writable folders, and the background processes that lived: pairs of task and step."""
-
-    _numbers = itertools.count(1)
-
-    def __init__(
-        self, archives: list[Archive], alive: list[list[Any]], forget: Callable[[AgentCheckpoint], None]
-    ) -> None:
-        self.archives = archives
-        self.alive = alive
-        self._forget: Callable[[AgentCheckpoint], None] | None = forget
-        self.number = next(self._numbers)
-
-    def close(self) -> None:
-        """Free the archives. Idempotent."""
-        for archive in self.archives:
-            archive.close()
-        self.archives = []
-        forget, self._forget = self._forget, None
-        if forget is not None:
-            forget(self)
-
-
-def _raw(path: str) -> bytes:
-    return os.fsencode(path)

@@ -9,8 +9,9 @@ from pytest_arl.agent import frames
 from pytest_arl.backends.task_run import STREAMS, Collected, step_result
 
 if TYPE_CHECKING:
-    from pytest_arl.backends.agent import AgentSandbox
     from pytest_arl.backends.base import StreamName
+    from pytest_arl.backends.channeled import ChanneledSandbox
+    from pytest_arl.channel import Stream
     from pytest_arl.results import StepResult
     from pytest_arl.steps import Step
 
@@ -23,7 +24,7 @@ _STDIN_PIECE = 64 * 1024
 class AgentProcess:
     """One background process. See :class:`pytest_arl.backends.base.BackgroundProcess`."""
 
-    def __init__(self, sandbox: AgentSandbox, task_id: str, index: int, step: Step) -> None:
+    def __init__(self, sandbox: ChanneledSandbox, task_id: str, index: int, step: Step) -> None:
         self._sandbox = sandbox
         self._which = {"task": task_id, "step": index}
         self._step = step
@@ -44,7 +45,8 @@ class AgentProcess:
         """Append to the process's stdin; returns once its pipe has taken all of it."""
         view = memoryview(data)
         for at in range(0, len(view), _STDIN_PIECE):
-            if not self._ask("write", data=view[at : at + _STDIN_PIECE])["taken"]:
+            # Not again: how much of it was taken is not known where a connection breaks.
+            if not self._ask("write", again=False, data=view[at : at + _STDIN_PIECE])["taken"]:
                 raise BrokenPipeError(f"nobody reads the stdin of step {self._step.name!r} any more")
 
     def close_stdin(self) -> None:
@@ -56,15 +58,18 @@ class AgentProcess:
         _, streams = self._ask_with_output("output", time.monotonic() + _ANSWER_SECONDS)
         return streams[STREAMS.index(stream)]
 
-    def _ask(self, action: str, **more: object) -> Any:
-        with self._sandbox.asking() as channel, channel.open() as stream:
+    def _ask(self, action: str, *, again: bool = True, **more: object) -> Any:
+        def ask(stream: Stream) -> Any:
             stream.send(frames.PROCESS, {**self._which, "do": action, **more})
             return stream.reply()
 
+        return self._sandbox.exchange(ask, again=again)
+
     def _ask_with_output(self, action: str, deadline: float | None, **more: object) -> tuple[Any, tuple[bytes, bytes]]:
         limit = self._sandbox.output_limit
-        collected = Collected(limit)
-        with self._sandbox.asking() as channel, channel.open() as stream:
+
+        def ask(stream: Stream) -> tuple[Any, tuple[bytes, bytes]]:
+            collected = Collected(limit)
             stream.send(frames.PROCESS, {**self._which, "do": action, "limit": limit, **more})
             while True:
                 kind, value = stream.receive(deadline)
@@ -73,3 +78,5 @@ class AgentProcess:
                 if not frames.STDOUT <= kind <= frames.STDERR_TAIL:
                     raise stream.unexpected(kind)
                 collected.take(kind, value[frames.STEP_INDEX.size :])
+
+        return self._sandbox.exchange(ask)

@@ -1,0 +1,333 @@
+"""What a sandbox does through its agent's channel, whoever runs its tasks: the same on a laptop and on a cluster."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from pytest_arl.agent import frames
+from pytest_arl.backends.process import AgentProcess
+from pytest_arl.backends.task_run import STREAMS
+from pytest_arl.backends.transfer import Archive, receive_file, receive_tree, send_archive, send_bytes, send_tree
+from pytest_arl.channel import AgentError, ChannelLost, ChannelTimeout
+from pytest_arl.errors import InfrastructureError, SandboxClosed, SandboxLost, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pytest_arl.backends.base import Checkpoint, OnOutput, OnStep, StreamName, TaskRequest
+    from pytest_arl.channel import Channel, Stream
+    from pytest_arl.results import StepResult
+    from pytest_arl.steps import Step
+
+__all__ = ["AgentCheckpoint", "ChanneledSandbox"]
+
+T = TypeVar("T")
+
+REQUEST_SECONDS = 60.0
+"""How long an agent may take for an answer that needs no program to end."""
+_OUTPUT_PART = 4 * 1024 * 1024
+
+
+class ChanneledSandbox:
+    """Files, output, background processes and checkpoints. See :class:`pytest_arl.backends.base.BackendSandbox`.
+
+    A subclass says how tasks run, where the channel comes from, and how the sandbox ends.
+    """
+
+    _write_whole = 32 * 1024 * 1024
+    """Bytes of a file that is sent in one message; a longer one goes in pieces."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        pool_ref: str,
+        isolation: str,
+        output_limit: int,
+        limits: Mapping[str, str] | None = None,
+        shared: Mapping[Path, str] | None = None,
+    ) -> None:
+        """``limits`` has the pool's value for each limit (``{"memory": "512Mi"}``), for messages. ``shared`` has the
+        folders of this machine that the sandbox can write (resolved), and where it sees them.
+        """
+        self.name = name
+        self.pool_ref = pool_ref
+        self.isolation = isolation
+        self.output_limit = output_limit
+        self.partial: list[StepResult] = []
+        self._limits = limits or {}
+        self._shared = shared or {}
+        self._roots: tuple[bytes, ...] = (b"/workspace", b"/tmp", b"/home/arl", b"/dev/shm")
+        self._pristine = True
+        self._background: dict[tuple[str, int], Step] = {}
+        self._closed = False
+
+    # What differs
+
+    def execute(self, task: TaskRequest, on_output: OnOutput | None, on_step: OnStep | None = None) -> list[StepResult]:
+        """Run a task; one result for each step."""
+        raise NotImplementedError
+
+    def cancel(self, task_id: str) -> None:
+        """End the running step of that task."""
+        raise NotImplementedError
+
+    def alive(self) -> bool:
+        """Whether it can still run a task, as far as is known without asking it."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End the agent at once: it no longer does what it should."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the sandbox and everything in it."""
+        raise NotImplementedError
+
+    def _replacement(self) -> ChanneledSandbox:
+        """A fresh sandbox of the same pool."""
+        raise NotImplementedError
+
+    def _channel_in_use(self) -> Channel:
+        """The channel; ChannelLost where there is none any more."""
+        raise NotImplementedError
+
+    def _agents_name(self, task_id: str) -> str:
+        """What the agent calls a task."""
+        return task_id
+
+    # Exchanges
+
+    @contextmanager
+    def asking(self) -> Iterator[Channel]:
+        """The channel, where what goes wrong with it becomes what a caller of a backend expects."""
+        __tracebackhide__ = True
+        if self._closed:
+            self.lost("it ended before this was asked of it")
+        try:
+            yield self._channel_in_use()
+        except ChannelLost as error:
+            self.lost(str(error))
+        except ChannelTimeout:
+            self.kill()
+            self.lost("its agent did not answer in time")
+        except AgentError as error:
+            if error.errno:
+                raise OSError(error.errno, error.text, os.fsdecode(error.path) or None) from None
+            raise UsageError(error.text) from None
+
+    def exchange(self, action: Callable[[Stream], T], *, again: bool = True) -> T:
+        """What ``action`` gives for a stream of its own. ``again``: to do it twice is as good as once, so that it may
+        be done anew on another connection where the first one broke.
+        """
+        __tracebackhide__ = True
+        del again  # one channel for life: what breaks it ends the sandbox
+        with self.asking() as channel, channel.open() as stream:
+            return action(stream)
+
+    def lost(self, reason: str) -> NoReturn:
+        """Raise what a sandbox that is gone is to its caller."""
+        if self._closed:
+            raise SandboxClosed(f"sandbox {self.name} is closed") from None
+        raise SandboxLost(f"sandbox {self.name} (pool {self.pool_ref}) was lost: {reason}") from None
+
+    def label(self, limit: str | None) -> str | None:
+        """A limit with the pool's value: ``memory 512Mi``."""
+        return f"{limit} {self._limits[limit]}" if limit is not None and limit in self._limits else limit
+
+    # What a task leaves: background processes, output
+
+    def process(self, task_id: str, step: int) -> AgentProcess:
+        """The background process that this step started."""
+        return AgentProcess(self, self._agents_name(task_id), step, self._background[task_id, step])
+
+    def _remember_background(self, task: TaskRequest) -> None:
+        for index, step in enumerate(task.steps):
+            if step.type == "Command" and step.background:
+                self._background[task.id, index] = step
+
+    def output(self, task_id: str, step: int, stream: StreamName) -> Iterator[bytes]:
+        """All of a step's stream that is kept."""
+        which = {"task": self._agents_name(task_id), "step": step, "stream": STREAMS.index(stream)}
+        at = 0
+        end: dict[str, int] = {"size": 1, "lost": 0}
+        while at < end["size"]:
+            # A part at a time, and none under way while the caller looks at one: he may take as long as he likes.
+            pieces, end = self._output_part({**which, "most": _OUTPUT_PART, "from": at})
+            yield from pieces
+            at += _OUTPUT_PART
+        if end["lost"]:
+            raise InfrastructureError(
+                f"{end['lost']} of the {end['size']} bytes of {stream} are no longer kept: "
+                "the sandbox keeps 4 GiB of output, less where the disk behind that is full"
+            )
+
+    def _output_part(self, request: dict[str, Any]) -> tuple[list[bytes], Any]:
+        def fetch(exchange: Stream) -> tuple[list[bytes], Any]:
+            pieces: list[bytes] = []
+            exchange.send(frames.FETCH, request)
+            while True:
+                kind, value = exchange.receive(time.monotonic() + REQUEST_SECONDS)
+                if kind == frames.END:
+                    return pieces, value
+                if kind != frames.DATA:
+                    raise exchange.unexpected(kind)
+                if value:
+                    pieces.append(value)
+
+        return self.exchange(fetch)
+
+    # Files
+
+    def read(self, path: str) -> bytes:
+        """A file's content."""
+        return self.exchange(lambda stream: receive_file(stream, _raw(path)))
+
+    def write(self, path: str, content: bytes, mode: int | None) -> None:
+        """Write a file, whole or not at all."""
+        self._pristine = False
+
+        def send(stream: Stream) -> None:
+            if len(content) <= self._write_whole:
+                stream.send(frames.WRITE, {"path": _raw(path), "content": content, "mode": mode})
+                stream.reply(time.monotonic() + REQUEST_SECONDS)
+            else:
+                send_bytes(stream, _raw(path), content, mode)
+
+        self.exchange(send)
+
+    def upload(self, local: Path, remote: str) -> None:
+        """Copy a file or folder in."""
+        self._keep_out("upload", local)
+        self._pristine = False
+        if remote.endswith("/"):
+            remote += local.name
+        self.exchange(lambda stream: send_tree(stream, local, _raw(remote)))
+
+    def download(self, remote: str, local: Path) -> None:
+        """Copy a file or folder out."""
+        self._keep_out("download", local)
+        self.exchange(lambda stream: receive_tree(stream, _raw(remote), local))
+
+    def _keep_out(self, what: str, local: Path) -> None:
+        """Raise UsageError where the sandbox itself can write what this side would handle: with a link that it puts
+        in a folder's place meanwhile, it would lead this side wherever it likes.
+        """
+        written, resolved = Path(os.path.abspath(local)), local.resolve()  # noqa: PTH100 - links stay
+        for source, target in self._shared.items():
+            inside = written.is_relative_to(source) or resolved.is_relative_to(source)
+            if inside or (local.is_dir() and source.is_relative_to(resolved)):
+                raise UsageError(
+                    f"{what}: {local} is in {source}, or holds it, and the sandbox can write there: name another "
+                    f"folder, or copy in the sandbox, where it is {target}"
+                )
+
+    # Checkpoints
+
+    def checkpoint(self) -> AgentCheckpoint:
+        """Remember the writable folders, and the background processes that live."""
+        if self._pristine:
+            return AgentCheckpoint([], [], self._forget)
+        archives: list[Archive] = []
+        try:
+            archives += [archive for root in self._roots if (archive := self._archive(root)) is not None]
+            checkpoint = AgentCheckpoint(archives, self._ask("alive", 0)["alive"], self._forget)
+            if checkpoint.alive:
+                self._ask("mark", checkpoint.number)
+        except BaseException:
+            for archive in archives:
+                archive.close()
+            raise
+        return checkpoint
+
+    def _archive(self, root: bytes) -> Archive | None:
+        """What is in a folder; None where the sandbox has no such folder."""
+
+        def fill(stream: Stream) -> Archive:
+            archive = Archive(root)
+            try:
+                archive.fill(stream)
+            except BaseException:
+                archive.close()
+                raise
+            return archive
+
+        try:
+            return self.exchange(fill)
+        except FileNotFoundError:
+            return None
+
+    def restore(self, checkpoint: Checkpoint) -> ChanneledSandbox:
+        """Return to a checkpoint: in place where its processes live, else with a fresh sandbox."""
+        if not isinstance(checkpoint, AgentCheckpoint):
+            raise UsageError(f"{checkpoint!r} is no checkpoint of this backend")
+        if checkpoint.alive:
+            self._restore_in_place(checkpoint)
+            return self
+        if self._pristine and self.alive() and not checkpoint.archives:
+            return self
+        fresh = self._replacement()
+        try:
+            for archive in checkpoint.archives:
+                fresh._put(archive, None)  # noqa: SLF001 - another one of this class
+        except BaseException:
+            fresh.close()
+            raise
+        self.close()
+        return fresh
+
+    def _restore_in_place(self, checkpoint: AgentCheckpoint) -> None:
+        changed = set(self._ask("return", checkpoint.number, checkpoint.alive)["changed"])
+        if changed:
+            for archive in checkpoint.archives:
+                self._put(archive, changed)
+            self._ask("mark", checkpoint.number)
+
+    def _forget(self, checkpoint: AgentCheckpoint) -> None:
+        """Let the agent forget what it remembers of a checkpoint."""
+        if checkpoint.alive and self.alive():
+            with suppress(InfrastructureError, UsageError, OSError):
+                self._ask("forget", checkpoint.number)
+
+    def _put(self, archive: Archive, only: set[bytes] | None) -> None:
+        self._pristine = False
+        self.exchange(lambda stream: send_archive(stream, archive, only))
+
+    def _ask(self, what: str, number: int, keep: list[Any] | None = None) -> Any:
+        def ask(stream: Stream) -> Any:
+            stream.send(frames.RESET, {"do": what, "id": number, "keep": keep or []})
+            return stream.reply(time.monotonic() + REQUEST_SECONDS)
+
+        return self.exchange(ask)
+
+
+class AgentCheckpoint:
+    """Files of the writable folders, and the background processes that lived: pairs of task and step."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(
+        self, archives: list[Archive], alive: list[list[Any]], forget: Callable[[AgentCheckpoint], None]
+    ) -> None:
+        self.archives = archives
+        self.alive = alive
+        self._forget: Callable[[AgentCheckpoint], None] | None = forget
+        self.number = next(self._numbers)
+
+    def close(self) -> None:
+        """Free the archives. Idempotent."""
+        for archive in self.archives:
+            archive.close()
+        self.archives = []
+        forget, self._forget = self._forget, None
+        if forget is not None:
+            forget(self)
+
+
+def _raw(path: str) -> bytes:
+    return os.fsencode(path)
