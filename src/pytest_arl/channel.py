@@ -195,21 +195,29 @@ class Channel:
         self.greet(deadline)
         self.configure(config, deadline)
 
-    def greet(self, deadline: float) -> None:
-        """Wait for the agent's hello."""
+    def greet(self, deadline: float) -> dict[str, Any]:
+        """Wait for the agent's hello, and give what it says."""
         with self._stream(0) as stream:
-            kind, value = stream.receive(deadline)
+            kind, value = self._receive_or_explain(stream, deadline)
             if kind != frames.HELLO or not isinstance(value, dict) or value.get("version") != frames.VERSION:
                 raise self.fail(f"the agent is not of version {frames.VERSION}")
             self.boot_id = str(value.get("boot"))
+            return value
 
     def configure(self, config: AgentConfig, deadline: float) -> None:
         """Tell the agent what it is to be, and wait until it is."""
+        self.introduce(config.message(), deadline)
+
+    def introduce(self, hello: Mapping[str, object], deadline: float) -> dict[str, Any]:
+        """Tell the agent who speaks, wait until it is ready, and give what it says then. ChannelLost says why it
+        admits nobody.
+        """
         with self._stream(0) as stream:
-            stream.send(frames.HELLO, config.message())
-            kind, _ = self._receive_or_explain(stream, deadline)
-            if kind != frames.READY:
+            stream.send(frames.HELLO, hello)
+            kind, value = self._receive_or_explain(stream, deadline)
+            if kind != frames.READY or not isinstance(value, dict):
                 raise self.fail("the agent did not get ready")
+            return value
 
     @contextmanager
     def open(self) -> Iterator[Stream]:

@@ -17,12 +17,19 @@ limits      which limit a step ran into
 supervisor  a program beside others: how the agent knows that nothing of it is left
 foreground  the Command that runs now, and the killing of all it leaves
 background  programs that outlive their step
-tasks       steps in order, cancelling, each task once
+tasks       steps in order, cancelling
+records     what is kept of them, and who is told
+ledger      each task once
 files       one file: resolve, write atomically, read
 transfer    files and folders, in and out
 checkpoint  returning to what the writable folders held
-server      one message, one method
-main        from exec to serving
+server      what all this shares
+connection  one peer: one message, one method
+main        from exec to serving one host
+auth        who may speak to an agent that listens
+container   what a pod gives the agent that is PID 1 of one of its containers
+peers       those who were admitted, and what each may do
+remote      from exec to serving whoever connects and is admitted
 bundle      (host side) the code of all this as one blob, and how to start it
 ==========  =====================================================================================
 """

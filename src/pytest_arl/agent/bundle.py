@@ -31,8 +31,11 @@ _MODULES = (
     "files",
     "transfer",
     "checkpoint",
+    "records",
     "tasks",
+    "ledger",
     "server",
+    "connection",
     "main",
 )
 

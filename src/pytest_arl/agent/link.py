@@ -17,11 +17,12 @@ from pytest_arl.agent.loop import READ, WRITE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from pytest_arl.agent.loop import Loop
 
-    Lane = deque[bytes | Iterator[bytes]]
+    Producer = Generator[bytes, None, None]
+    Lane = deque[bytes | Producer]
 else:
     from _collections import deque  # the C half: `collections` costs a millisecond
 
@@ -34,12 +35,20 @@ _LAST_WORD_MS = 200
 
 
 class Link:
-    """Frames out, frames in; the agent ends when the other side closes."""
+    """Frames out, frames in. Whoever owns it calls ``flush`` at the end of each round."""
 
-    def __init__(self, loop: Loop, fd: int, received: Callable[[int, int, object], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        fd: int,
+        received: Callable[[int, int, object], None],
+        gone: Callable[[frames.ProtocolError | None], None],
+    ) -> None:
+        """``gone`` is called when the other side has closed, or with how it does not keep to the protocol."""
         self._loop = loop
         self._fd = fd
         self._received = received
+        self._gone = gone
         self._parser = frames.Parser()
         self._lanes: dict[int, Lane] = {}
         self._unsent: bytes | memoryview = b""
@@ -48,7 +57,6 @@ class Link:
         self._waiting: list[Callable[[], None]] = []
         os.set_blocking(fd, False)
         loop.add(fd, READ, self._ready)
-        loop.after = self.flush
 
     @property
     def full(self) -> bool:
@@ -64,22 +72,53 @@ class Link:
         self.send_frames(stream, frames.message(kind, stream, value))
 
     def send_frames(self, stream: int, data: bytes) -> None:
-        """Queue ready frames of one stream."""
+        """Queue ready frames of one stream. After ``close``, all that is sent goes nowhere."""
+        if self._fd < 0:
+            return
         self._lane(stream).append(data)
         self._queued += len(data)
 
-    def send_from(self, stream: int, producer: Iterator[bytes]) -> None:
+    def send_from(self, stream: int, producer: Producer) -> None:
         """Queue a producer of one stream's frames, asked only as the peer reads. It raises nothing."""
-        self._lane(stream).append(producer)
+        if self._fd >= 0:
+            self._lane(stream).append(producer)
 
     def flush(self) -> None:
         """Send what the peer takes now."""
         self._write()
         if self._waiting and not self.full:
-            waiting, self._waiting = self._waiting, []
-            for callback in waiting:
-                callback()
-        self._want_write(bool(self._unsent or self._lanes))
+            self._tell_room()
+        if self._fd >= 0:
+            self._want_write(bool(self._unsent or self._lanes))
+
+    def close(self) -> None:
+        """Let go of the descriptor, which is its owner's to close, and of all that waits to be sent."""
+        if self._fd < 0:
+            return
+        self._loop.remove(self._fd)
+        self._fd = -1
+        lanes, self._lanes = self._lanes, {}
+        self._unsent, self._queued = b"", 0
+        for lane in lanes.values():
+            for waiting in lane:
+                if not isinstance(waiting, bytes):
+                    waiting.close()
+        self._tell_room()
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._fd < 0
+
+    @property
+    def torn(self) -> bool:
+        """Whether a frame is on its way of which only a part has been sent."""
+        return bool(self._unsent)
+
+    def _tell_room(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            callback()
 
     def _write(self) -> None:
         while data := self._unsent or self._next():
@@ -89,7 +128,8 @@ class Link:
                 self._unsent = data
                 return
             except OSError:
-                os._exit(0)  # the host is gone
+                self._gone(None)
+                return
             self._queued -= sent
             self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
 
@@ -150,14 +190,19 @@ class Link:
             self._loop.modify(self._fd, READ | WRITE if writing else READ)
 
     def _ready(self, events: int) -> None:
-        if events & ~WRITE:
-            try:
-                data = os.read(self._fd, _READ_SIZE)
-            except BlockingIOError:
-                return
-            except OSError:
-                os._exit(0)
-            if not data:
-                os._exit(0)
+        if not events & ~WRITE:
+            return
+        try:
+            data = os.read(self._fd, _READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._gone(None)
+            return
+        try:
             for kind, stream, value in self._parser.feed(data):
                 self._received(kind, stream, value)
+        except frames.ProtocolError as problem:
+            self._gone(problem)

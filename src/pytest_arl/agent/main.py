@@ -6,6 +6,7 @@ import os
 import sys
 
 from pytest_arl.agent import frames, system
+from pytest_arl.agent.connection import Connection
 from pytest_arl.agent.loop import READ, Loop
 from pytest_arl.agent.server import Server
 
@@ -24,19 +25,28 @@ def main(fd: int) -> None:
     oom = _oom_score()
     system.harden()
     wait = Loop()
-    server = Server(wait, fd, oom)
+    server = Server(wait, oom)
+    link = Connection(server, fd, _host_gone).link
+    wait.after = link.flush
     try:
         config = _introduce(fd)
         _become(config, fd)
         server.configure(config)
         _watch_owner(wait, config.get("owner_fd"))
-        server.link.send(frames.READY, 0, {})
-        server.link.flush()
+        link.send(frames.READY, 0, {})
+        link.flush()
         wait.run()
     except BaseException as error:  # noqa: BLE001 - the last word of PID 1, whatever happened
-        server.link.last_word(frames.ERROR, {"text": _text(error), "errno": 0, "path": b""})
+        link.last_word(frames.ERROR, {"text": _text(error), "errno": 0, "path": b""})
     finally:
         os._exit(_EX_SOFTWARE)
+
+
+def _host_gone(problem: frames.ProtocolError | None) -> None:
+    """The agent ends with its only peer."""
+    if problem is not None:
+        raise problem
+    os._exit(0)
 
 
 def _oom_score() -> Callable[[bytes], None]:

@@ -12,7 +12,7 @@ from pytest_arl.agent.spool import INLINE, Capture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from pytest_arl.agent.link import Link
     from pytest_arl.agent.loop import Loop
@@ -42,6 +42,11 @@ class Push:
         self._sent = 0
 
     @property
+    def stream(self) -> int:
+        """The stream of the link that it sends on."""
+        return self._stream
+
+    @property
     def quiet(self) -> bool:
         """Whether nothing has been sent, so that a short stream may travel with its result."""
         return not self._sent
@@ -68,12 +73,12 @@ class Push:
                 self.link.send_frames(self._stream, self._frame(self._kind, piece))
             self._sent = end
 
-    def catch_up(self, capture: Capture) -> Iterator[bytes]:
+    def catch_up(self, capture: Capture) -> Generator[bytes, None, None]:
         """The frames of what is due by now; what grows from here on follows them."""
         start, self._sent = self._sent, max(self._sent, self._due(capture))
         return (self._frame(self._kind, piece) for piece in capture.read(start, self._sent))
 
-    def rest(self, capture: Capture) -> Iterator[bytes]:
+    def rest(self, capture: Capture) -> Generator[bytes, None, None]:
         """The frames that complete what the host keeps."""
         size = capture.size
         for piece in capture.read(self._sent, min(size, self._head)):
@@ -94,13 +99,18 @@ class Push:
 
 
 class Output:
-    """The reading end of a program's stdout or stderr."""
+    """The reading end of a program's stdout or stderr.
 
-    def __init__(self, loop: Loop, fd: int, capture: Capture, push: Push | None) -> None:
+    Attributes:
+        capture: what is kept of it.
+        pushes: who passes it on.
+    """
+
+    def __init__(self, loop: Loop, fd: int, capture: Capture, pushes: list[Push]) -> None:
         self._loop = loop
         self._fd = fd
         self.capture = capture
-        self.push = push
+        self.pushes = pushes
         self._size = INLINE
         self._paused = False
         os.set_blocking(fd, False)
@@ -108,8 +118,8 @@ class Output:
 
     def offer(self) -> None:
         """Pass on what is due, though nothing new has come."""
-        if self.push is not None:
-            self.push.offer(self.capture)
+        for push in self.pushes:
+            push.offer(self.capture)
 
     def catch_up(self) -> None:
         """Take what is in the pipe by now, at the most what a pipe holds: a writer may go on for ever."""
@@ -132,11 +142,14 @@ class Output:
 
     def _ready(self, _events: int) -> None:
         self._read()
-        if self._fd >= 0 and self.push is not None and self.push.live and self.push.link.full:
-            # A caller who watches gets all of it, so the program waits for him: in its write, as for any slow reader.
-            self._loop.remove(self._fd)
-            self._paused = True
-            self.push.link.when_room(self._resume)
+        for push in self.pushes:
+            if self._fd >= 0 and push.live and push.link.full:
+                # A caller who watches gets all of it, so the program waits for him: in its write, as for any slow
+                # reader.
+                self._loop.remove(self._fd)
+                self._paused = True
+                push.link.when_room(self._resume)
+                return
 
     def _resume(self) -> None:
         if self._fd >= 0 and self._paused:
@@ -154,8 +167,8 @@ class Output:
         self.capture.append(data)
         if self._size == INLINE and self.capture.size > INLINE:
             self._enlarge()
-        if self.push is not None:
-            self.push.grown(self.capture, data)
+        for push in self.pushes:
+            push.grown(self.capture, data)
         return True
 
     def _enlarge(self) -> None:
@@ -269,19 +282,14 @@ class Pipes:
         stdin, stdout, stderr = self._theirs
         return stdin, stdout, stderr
 
-    @property
-    def pushes(self) -> list[Push]:
-        """Who passes the outputs on."""
-        return [output.push for output in self.outputs if output.push is not None]
-
-    def listen(self, pushes: tuple[Push | None, Push | None]) -> None:
-        """The program runs: keep our ends only, and read."""
+    def listen(self, pushes: tuple[list[Push], list[Push]]) -> None:
+        """The program runs: keep our ends only, and read. ``pushes`` pass on stdout, and stderr."""
         self._close(self._theirs)
         if len(self._ours) == 3:
             self.feed = Feed(self._loop, self._ours.pop(0))
         self.outputs = tuple(
-            Output(self._loop, fd, capture, push)
-            for fd, capture, push in zip(self._ours, self.captures, pushes, strict=True)
+            Output(self._loop, fd, capture, passed_on)
+            for fd, capture, passed_on in zip(self._ours, self.captures, pushes, strict=True)
         )
         self._ours = []
 
@@ -289,6 +297,17 @@ class Pipes:
         """The program did not start."""
         self._close(self._theirs)
         self._close(self._ours)
+
+    def join(self, pushes: tuple[Push, Push]) -> None:
+        """One more passes the outputs on, from their beginning."""
+        for output, push in zip(self.outputs, pushes, strict=True):
+            push.link.send_from(push.stream, push.catch_up(output.capture))
+            output.pushes.append(push)
+
+    def leave(self, link: Link) -> None:
+        """Nothing more is passed on over a link."""
+        for output in self.outputs:
+            output.pushes = [push for push in output.pushes if push.link is not link]
 
     def drain(self) -> None:
         """The program is gone: take what is left and close."""

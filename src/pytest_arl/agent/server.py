@@ -1,62 +1,49 @@
-"""One message, one method: what the host may ask of a sandbox."""
+"""What the parts of one agent share, whoever is connected to it."""
 
 from __future__ import annotations
 
-import errno
-import os
-import time
-
-from pytest_arl.agent import files, frames, limits, link, loop, spool, tasks, transfer
+from pytest_arl.agent import files, limits, spool
 from pytest_arl.agent.background import Backgrounds
-from pytest_arl.agent.checkpoint import Manifest
-from pytest_arl.agent.foreground import ending
-from pytest_arl.agent.pipes import Push
+from pytest_arl.agent.ledger import Ledger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from pytest_arl.agent.background import Background
-
-    Request = dict[str, Any]
-    """A message's value. What it holds is checked where it is used: a wrong type is that request's error."""
+    from pytest_arl.agent.checkpoint import Manifest
+    from pytest_arl.agent.loop import Loop
 
 __all__ = ["Server"]
 
 
 class Server:
-    """The parts of one agent, and the methods that messages call."""
+    """The parts of one agent.
 
-    def __init__(self, wait: loop.Loop, fd: int, oom: Callable[[bytes], None]) -> None:
+    Attributes:
+        configured: whether it is what a host has told it to be. Nothing but a PING is served before.
+        oom: sets the OOM score of this process, which what it starts inherits.
+        env: the base environment of steps.
+        roots: the writable folders.
+        manifests: the checkpoints that have living processes, by their number.
+    """
+
+    def __init__(self, wait: Loop, oom: Callable[[bytes], None]) -> None:
         self.loop = wait
         self.oom = oom
-        self.link = link.Link(wait, fd, self._received)
+        self.configured = False
         self.backgrounds = Backgrounds(wait, in_step=lambda: self.tasks.in_step, outgrown=self._outgrown)
-        self._arrivals: dict[int, transfer.Arrival | None] = {}
-        self._manifests: dict[int, Manifest] = {}
-        self._handlers: dict[int, Callable[[int, Request], None]] = {
-            frames.TASK: self._task,
-            frames.CANCEL: self._cancel,
-            frames.PROCESS: self._process,
-            frames.FETCH: self._fetch,
-            frames.WRITE: self._write,
-            frames.PUT: self._put,
-            frames.ENTRY: self._entry,
-            frames.END: self._end,
-            frames.GET: self._get,
-            frames.RESET: self._reset,
-            frames.PING: self._ping,
-        }
+        self.manifests: dict[int, Manifest] = {}
 
-    def configure(self, config: Request) -> None:
+    def configure(self, config: dict[str, Any]) -> None:
         """Become what the host's CONFIG says; before anything else is served."""
         self.env: dict[bytes, bytes] = dict(config["env"])
         workspace: bytes = config["workspace"]
         folders: list[tuple[bytes, str]] = config["folders"]
         self.places = files.Places(workspace)
-        self._roots = [path for path, _ in folders]
-        self.spool = spool.Spool(config["spool_fd"])
+        self.roots = [path for path, _ in folders]
+        self.spool = spool.Spool(config["spool_fd"], config.get("spool_bytes", spool.CAPACITY))
         self.limits = limits.Limits(
             oom_fd=config["oom_fd"],
             pids_fd=config["pids_fd"],
@@ -64,232 +51,11 @@ class Server:
             processes=config["processes"],
             folders=[(path, key) for path, key in folders],
         )
-        self.tasks = tasks.Tasks(self)
+        self.tasks = Ledger(self)
+        self.configured = True
 
-    def refuse(self, stream: int, text: str, *, code: int = 0, path: bytes = b"") -> None:
-        """Answer a request with why it cannot be: ``code`` is an errno, or 0 for what is nobody's file."""
-        self.link.send(frames.ERROR, stream, {"text": text, "errno": code, "path": path})
-
-    def _received(self, kind: int, stream: int, value: object) -> None:
-        if kind == frames.DATA:
-            self._data(stream, value)
-            return
-        handler = self._handlers.get(kind)
-        if handler is None or not isinstance(value, dict):
-            raise frames.ProtocolError("the host may not send a message of type " + str(kind))
-        try:
-            handler(stream, value)
-        except OSError as error:
-            self._refuse_file(stream, error)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            self._refuse_malformed(stream, error)
-
-    def _refuse_file(self, stream: int, error: OSError) -> None:
-        name = error.filename
-        path = name if isinstance(name, bytes) else os.fsencode(name) if isinstance(name, str) else b""
-        self.refuse(stream, error.strerror or str(error), code=error.errno or errno.EIO, path=path)
-
-    def _refuse_malformed(self, stream: int, error: Exception) -> None:
-        self.refuse(stream, "a request is malformed: " + type(error).__name__ + ": " + str(error))
-
-    def _reply(self, stream: int, value: Request) -> None:
-        self.link.send(frames.REPLY, stream, value)
-
-    def _ping(self, stream: int, _request: Request) -> None:
-        self.link.send(frames.PONG, stream, {"busy": self.tasks.busy})
-
-    def _task(self, stream: int, request: Request) -> None:
-        self.tasks.submit(stream, request)
-
-    def _cancel(self, _stream: int, request: Request) -> None:
-        self.tasks.cancel(str(request["id"]))
-
-    # Output that is kept
-
-    def _fetch(self, stream: int, request: Request) -> None:
-        """Send a part of a stream: its reader asks for the next one when he has taken this."""
-        task = self.tasks.get(request["task"])
-        step, which = request["step"], request["stream"]
-        start, most = int(request["from"]), int(request["most"])
-        capture = None if task is None else self._kept(task, step, which)
-        if capture is None:
-            self.refuse(stream, "the output of that step is no longer kept")
-        elif isinstance(capture, bytes):
-            self.link.send_from(stream, _send_part(stream, [capture[start : start + most]], len(capture), 0))
-        else:
-            end = min(capture.size, start + most)
-            self.link.send_from(stream, _send_part(stream, capture.read(start, end), capture.size, capture.lost))
-
-    @staticmethod
-    def _kept(task: tasks.Task, step: int, which: int) -> bytes | spool.Capture | None:
-        """What is kept of a stream of a step that ended, or of a background process."""
-        if step in task.background:
-            return task.background[step].pipes.captures[which]
-        if not 0 <= step < len(task.records):
-            return None
-        record = task.records[step]
-        if record.captures is not None:
-            return record.captures[which]
-        body: Request = frames.decode(record.body)  # type: ignore[assignment]  # a record's body is a dict
-        text: bytes = body["e" if which else "o"]
-        return text
-
-    # Background processes
-
-    def _process(self, stream: int, request: Request) -> None:
-        task = self.tasks.get(request["task"])
-        process = task.background.get(request["step"]) if task is not None else None
-        if process is None:
-            self.refuse(stream, "there is no such background process")
-            return
-        action = request["do"]
-        feed = process.pipes.feed
-        if action == "wait":
-            self._wait(stream, process, request)
-        elif action == "kill":
-            process.kill("Killed")
-            process.when_gone(lambda: self._reply(stream, {}))
-        elif action == "write" and feed is not None:
-            feed.write(request["data"], lambda taken: self._reply(stream, {"taken": taken}))
-        elif action == "close" and feed is not None:
-            feed.close()
-            self._reply(stream, {})
-        elif action == "output":
-            self._send_process(stream, process, request)
-        else:
-            self.refuse(stream, "a background process has no " + str(action))
-
-    def _wait(self, stream: int, process: Background, request: Request) -> None:
-        def ended() -> None:
-            if timer is not None:
-                timer.cancel()
-            self._send_process(stream, process, request)
-
-        def late() -> None:
-            process.forget(ended)
-            self._reply(stream, {"ended": False})
-
-        timeout = request["timeout"]
-        timer = None if timeout is None else self.loop.call_at(time.monotonic() + float(timeout), late)
-        process.when_ended(ended)
-
-    def _send_process(self, stream: int, process: Background, request: Request) -> None:
-        """Send what there is of a process: its output, and its result if it has ended."""
-        limit: int = request["limit"]
-        for output in process.pipes.outputs:
-            output.catch_up()
-
-        def produce() -> Iterator[bytes]:
-            sizes = []
-            for capture, kind in zip(process.pipes.captures, (frames.STDOUT, frames.STDERR), strict=True):
-                sizes.append(capture.size)
-                yield from Push(self.link, stream, 0, kind, limit=limit, live=False).rest(capture)
-            result: Request = {
-                "out": sizes[0],
-                "err": sizes[1],
-                "at": process.pipes.started_at,
-                "ended": process.status is not None,
-            }
-            if process.status is not None:
-                result |= ending(process.status, process.reason)
-                result |= {"s": process.ended - process.pipes.started}
-                result |= {"limit": process.limit}
-            yield frames.message(frames.REPLY, stream, result)
-
-        self.link.send_from(stream, produce())
-
-    # Files
-
-    def _write(self, stream: int, request: Request) -> None:
-        path: bytes = request["path"]
-        files.replace_file(self.places.real(path), request["content"], request["mode"])
-        self._reply(stream, {})
-
-    def _put(self, stream: int, request: Request) -> None:
-        path: bytes = request["path"]
-        self._arrivals[stream] = None  # what follows is thrown away where this fails
-        self._arrivals[stream] = transfer.Arrival(self.places.real(path), merge=bool(request.get("merge")))
-
-    def _entry(self, stream: int, request: Request) -> None:
-        self._guard(stream, lambda arrival: arrival.entry(request))
-
-    def _data(self, stream: int, data: object) -> None:
-        if not isinstance(data, bytes) or stream not in self._arrivals:
-            raise frames.ProtocolError("the host may not send bytes outside of a transfer")
-        self._guard(stream, lambda arrival: arrival.data(data))
-
-    def _end(self, stream: int, request: Request) -> None:
-        arrival = self._arrivals[stream]
-        if arrival is not None and "abort" in request:
-            arrival.abandon()
-            self._reply(stream, {})
-        else:
-            self._guard(stream, lambda arrival: self._reply(stream, {"n": arrival.finish(request["crc"])}))
-        del self._arrivals[stream]
-
-    def _guard(self, stream: int, action: Callable[[transfer.Arrival], None]) -> None:
-        """Do something about a transfer under way; one that fails leaves nothing, and its rest is thrown away."""
-        arrival = self._arrivals[stream]
-        if arrival is None:
-            return
-        try:
-            action(arrival)
-        except (OSError, LookupError, TypeError, ValueError, ArithmeticError) as error:
-            self._arrivals[stream] = None
-            if isinstance(error, OSError):
-                self._refuse_file(stream, error)
-            else:
-                self._refuse_malformed(stream, error)
-            arrival.abandon()
-
-    def _get(self, stream: int, request: Request) -> None:
-        path: bytes = request["path"]
-        most_bytes: int = request["bytes"]
-        most_entries: int = request["entries"]
-        alone = bool(request.get("one_filesystem"))
-        root = self.places.real(path)
-
-        def produce() -> Iterator[bytes]:
-            try:
-                yield from transfer.depart(
-                    root, stream, most_bytes=most_bytes, most_entries=most_entries, one_filesystem=alone
-                )
-            except OSError as error:
-                self._refuse_file(stream, error)
-            except transfer.Limit as error:
-                self.refuse(stream, str(error), code=errno.EFBIG)
-
-        self.link.send_from(stream, produce())
-
-    # Checkpoints where processes live on
-
-    def _reset(self, stream: int, request: Request) -> None:
-        action, number = request["do"], request["id"]
-        if not isinstance(number, int):
-            raise TypeError("a checkpoint's id is a number")
-        if action == "alive":
-            alive = [[task, step] for task, step, process in self._living() if process.status is None]
-            self._reply(stream, {"alive": alive})
-        elif action == "mark":
-            self._manifests[number] = Manifest(self._roots)
-            self._reply(stream, {})
-        elif action == "forget":
-            self._manifests.pop(number, None)
-            self._reply(stream, {})
-        elif action == "return":
-            keep: list[tuple[str, int]] = request["keep"]
-            wanted = {(task, step) for task, step in keep}
-            doomed = [process for task, step, process in self._living() if (task, step) not in wanted]
-            for process in doomed:
-                process.kill("Killed")
-            self._return_without(doomed, stream, self._manifests[number], time.monotonic() + 2)
-        else:
-            self.refuse(stream, "a checkpoint has no " + str(action))
-
-    def _outgrown(self) -> str | None:
-        return None if self.tasks.busy else self.limits.sample()
-
-    def _living(self) -> list[tuple[str, int, Background]]:
+    def living(self) -> list[tuple[str, int, Background]]:
+        """The background processes of which anything lives, each with its task and step."""
         return [
             (task.id, step, process)
             for task in self.tasks.all()
@@ -297,19 +63,5 @@ class Server:
             if process.alive
         ]
 
-    def _return_without(self, doomed: list[Background], stream: int, manifest: Manifest, deadline: float) -> None:
-        """Once only the kept processes live, put files and IPC objects back and say what the host must send."""
-        if not self.backgrounds.strays and not any(process.alive for process in doomed):
-            self._reply(stream, {"changed": manifest.undo()})
-        elif time.monotonic() > deadline:
-            self.refuse(stream, "processes that should end live on")
-        else:
-            self.loop.call_at(
-                time.monotonic() + 0.005, lambda: self._return_without(doomed, stream, manifest, deadline)
-            )
-
-
-def _send_part(stream: int, pieces: Iterable[bytes], size: int, lost: int) -> Iterator[bytes]:
-    for piece in pieces:
-        yield frames.frame(frames.DATA, stream, piece)
-    yield frames.message(frames.END, stream, {"size": size, "lost": lost})
+    def _outgrown(self) -> str | None:
+        return None if self.tasks.busy else self.limits.sample()

@@ -1,8 +1,4 @@
-"""Tasks: steps in order, each ended on time with its whole tree, each task at most once.
-
-A task is known by its id for as long as its record is kept: a second request for it is answered from the record, or
-attached to the run that is under way; nothing is run again.
-"""
+"""A task: steps in order, each ended on time with its whole tree."""
 
 from __future__ import annotations
 
@@ -11,22 +7,25 @@ import time
 from pytest_arl.agent import files, frames
 from pytest_arl.agent.command import CannotStart, spawn
 from pytest_arl.agent.foreground import CANCELLED_CODE, TIMED_OUT_CODE, Foreground, ending
-from pytest_arl.agent.pipes import Pipes, Push
+from pytest_arl.agent.pipes import Pipes
+from pytest_arl.agent.records import Record
 from pytest_arl.agent.spool import INLINE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from typing import Any
 
     from pytest_arl.agent.background import Background
+    from pytest_arl.agent.link import Link
     from pytest_arl.agent.loop import Timer
+    from pytest_arl.agent.pipes import Push
+    from pytest_arl.agent.records import Subscriber
     from pytest_arl.agent.server import Server
     from pytest_arl.agent.spool import Capture
 
-__all__ = ["Task", "Tasks"]
+__all__ = ["Task"]
 
-_KEPT_BYTES = 8 * 1024 * 1024
 _TASK_BYTES = 500
 _PROCESS_BYTES = 4000
 _TURN_SECONDS = 0.05
@@ -34,28 +33,18 @@ _STDERR_END = 4096
 _LONGEST_NAME = 4096  # bytes of a word that messages quote
 
 
-class Record:
-    """What is kept of a step that ended: its result as it went out, and its captures where they did not fit into it."""
-
-    __slots__ = ("body", "captures")
-
-    def __init__(self, body: bytes, captures: tuple[Capture, Capture] | None) -> None:
-        self.body = body
-        self.captures = captures
-
-
 class Task:
     """One task, from its request to its last result. TypeError for a request that has not the right shape."""
 
-    def __init__(self, server: Server, stream: int, request: dict[str, Any]) -> None:
+    def __init__(self, server: Server, request: dict[str, Any], subscriber: Subscriber) -> None:
         self._server = server
         self._loop = server.loop
-        self.stream = stream
         self.id = str(request["id"])
         self._steps = [_checked(step) for step in request["steps"]]
         self._timeout = _seconds(request.get("timeout"))
-        self._limit = int(request["limit"])
-        self._live = bool(request.get("live"))
+        self._limit = subscriber.limit
+        self._keep = max(self._limit, int(request.get("keep") or 0))
+        self._subscribers = [subscriber]
         self.records: list[Record] = []
         self.background: dict[int, Background] = {}
         self.done = False
@@ -78,16 +67,22 @@ class Task:
         if self._foreground is not None:
             self._foreground.end("Cancelled")
 
-    def attach(self, stream: int) -> None:
-        """Answer another request for this task: what there is now, and what comes on that stream from here on."""
-        self.stream = stream
-        link = self._server.link
-        link.send_from(stream, self._replay(stream, list(self.records), self.done))
+    def attach(self, subscriber: Subscriber) -> None:
+        """Answer another request for this task: what there is by now, and what comes from here on. A link has one
+        answer at a time.
+        """
+        self.leave(subscriber.link)
+        subscriber.link.send_from(subscriber.stream, self._replay(subscriber, list(self.records), self.done))
+        if not self.done:
+            self._subscribers.append(subscriber)
         if self._foreground is not None:
-            pushes = self._pushes(len(self.records), stream)
-            for output, push in zip(self._foreground.pipes.outputs, pushes, strict=True):
-                output.push = push
-                link.send_from(stream, push.catch_up(output.capture))
+            self._foreground.pipes.join(subscriber.pushes(len(self.records)))
+
+    def leave(self, link: Link) -> None:
+        """Tell nobody over this link any more."""
+        self._subscribers = [subscriber for subscriber in self._subscribers if subscriber.link is not link]
+        if self._foreground is not None:
+            self._foreground.pipes.leave(link)
 
     @property
     def in_step(self) -> bool:
@@ -111,21 +106,17 @@ class Task:
         own = _TASK_BYTES + _PROCESS_BYTES * len(self.background)
         return own + sum(len(record.body) + 100 for record in self.records) + sum(each.memory for each in captures)
 
-    def _replay(self, stream: int, records: list[Record], done: bool) -> Iterator[bytes]:
+    @staticmethod
+    def _replay(subscriber: Subscriber, records: list[Record], done: bool) -> Generator[bytes, None, None]:
         for index, record in enumerate(records):
-            if record.captures is not None:
-                for push, capture in zip(self._pushes(index, stream), record.captures, strict=True):
-                    yield from push.rest(capture)
-            yield frames.split(frames.STEP, stream, record.body)
+            yield from record.replay(index, subscriber)
         if done:
-            yield frames.message(frames.DONE, stream, {"ran": len(records)})
+            yield frames.message(frames.DONE, subscriber.stream, {"ran": len(records)})
 
-    def _pushes(self, step: int, stream: int) -> tuple[Push, Push]:
-        link = self._server.link
-        return (
-            Push(link, stream, step, frames.STDOUT, limit=self._limit, live=self._live),
-            Push(link, stream, step, frames.STDERR, limit=self._limit, live=self._live),
-        )
+    def _pushes(self) -> tuple[list[Push], list[Push]]:
+        """What passes the outputs of the step that starts on."""
+        pairs = [subscriber.pushes(len(self.records)) for subscriber in self._subscribers]
+        return [stdout for stdout, _ in pairs], [stderr for _, stderr in pairs]
 
     def _advance(self) -> None:
         """Run steps until one takes time, one fails, or none is left."""
@@ -154,7 +145,10 @@ class Task:
     def _finish(self) -> None:
         self.done = True
         self._steps = []  # contents of files and stdin may be large
-        self._server.link.send(frames.DONE, self.stream, {"ran": len(self.records)})
+        done = frames.encode({"ran": len(self.records)})
+        subscribers, self._subscribers = self._subscribers, []
+        for subscriber in subscribers:
+            subscriber.tell(frames.DONE, done)
         self._server.tasks.finished(self)
 
     def _patch(self, step: dict[str, Any]) -> bool:
@@ -192,7 +186,7 @@ class Task:
             self._foreground.child(pid)
         else:
             self._foreground.supervise(argv, env, cwd, lambda problem: self._never_ran(argv, problem))
-        pipes.listen(self._pushes(len(self.records), self.stream))
+        pipes.listen(self._pushes())
         self._feed(pipes, step)
         return True
 
@@ -229,7 +223,7 @@ class Task:
         process = self._server.backgrounds.new(pipes)
         self._server.limits.begin()
         process.start(argv, env, cwd, self._server.oom, lambda problem: self._started(step, process, problem))
-        pipes.listen((None, None))
+        pipes.listen(([], []))
         deadline = self._deadline_of(step, pipes)
         if deadline is not None:
             self._starting = self._loop.call_at(deadline, lambda: process.kill("TimedOut", "timeout"))
@@ -270,7 +264,7 @@ class Task:
         """Pipes and working directory of a Command."""
         try:
             cwd = self._server.places.absolute(step.get("cwd") or b".")
-            pipes = Pipes(self._loop, self._server.spool, stdin=stdin, keep_ends=self._limit // 2)
+            pipes = Pipes(self._loop, self._server.spool, stdin=stdin, keep_ends=self._keep // 2)
         except OSError as error:
             raise CannotStart(126, error.strerror or str(error)) from None
         return pipes, cwd
@@ -305,12 +299,14 @@ class Task:
         result |= {"limit": limit, "s": foreground.ended_at - pipes.started}
         result |= {"at": pipes.started_at, "out": stdout.size, "err": stderr.size}
         inline = stdout.inline, stderr.inline
-        whole = None not in inline and max(stdout.size, stderr.size) <= self._limit
-        if whole and all(push.quiet for push in pipes.pushes):
+        limit_of_all = min((subscriber.limit for subscriber in self._subscribers), default=self._limit)
+        whole = None not in inline and max(stdout.size, stderr.size) <= limit_of_all
+        if whole and all(push.quiet for output in pipes.outputs for push in output.pushes):
             self._record(result | {"o": inline[0], "e": inline[1]}, None)
         else:
-            for push, capture in zip(pipes.pushes, pipes.captures, strict=True):
-                self._server.link.send_from(self.stream, push.rest(capture))
+            for output in pipes.outputs:
+                for push in output.pushes:
+                    push.link.send_from(push.stream, push.rest(output.capture))
             self._record(result, pipes.captures)
         if result["outcome"] == "Succeeded":
             self._advance()
@@ -333,77 +329,8 @@ class Task:
     def _record(self, result: dict[str, Any], captures: tuple[Capture, Capture] | None) -> None:
         body = frames.encode(result | {"i": len(self.records)})
         self.records.append(Record(body, captures))
-        self._server.link.send_frames(self.stream, frames.split(frames.STEP, self.stream, body))
-
-
-class Tasks:
-    """Every task that is remembered."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._tasks: dict[str, Task] = {}
-        self._running: Task | None = None
-        self._kept = 0
-        server.spool.make_room = self._forget_oldest
-
-    def submit(self, stream: int, request: dict[str, Any]) -> None:
-        """Run a task, or answer for one that was run."""
-        known = self._tasks.get(str(request["id"]))
-        if known is not None:
-            known.attach(stream)
-        elif self._running is not None:
-            self._server.refuse(stream, "task " + self._running.id + " is running; a sandbox runs one at a time")
-        else:
-            task = Task(self._server, stream, request)
-            self._tasks[task.id] = self._running = task
-            # Not from here: what goes wrong while it runs is the agent's fault, not the request's.
-            self._server.loop.call_at(0, task.start)
-
-    def cancel(self, task_id: str) -> None:
-        """End the running step of that task, if it runs."""
-        if self._running is not None and self._running.id == task_id:
-            self._running.cancel()
-
-    def get(self, task_id: object) -> Task | None:
-        """A task that is still remembered."""
-        return self._tasks.get(str(task_id))
-
-    def all(self) -> list[Task]:
-        """Every task that is still remembered, oldest first."""
-        return list(self._tasks.values())
-
-    @property
-    def busy(self) -> bool:
-        """Whether a task runs."""
-        return self._running is not None
-
-    @property
-    def in_step(self) -> bool:
-        """Whether a Command of a task runs."""
-        return self._running is not None and self._running.in_step
-
-    def finished(self, task: Task) -> None:
-        """A task ended: keep it."""
-        self._running = None
-        self.weigh(task)
-
-    def weigh(self, task: Task) -> None:
-        """Count what a task takes by now, and let go of old ones while all of them take too much memory."""
-        if task.id in self._tasks:
-            self._kept += task.kept_bytes - task.counted
-            task.counted = task.kept_bytes
-        while self._kept > _KEPT_BYTES and self._forget_oldest():
-            pass
-
-    def _forget_oldest(self) -> bool:
-        newest = next(reversed(self._tasks), None)
-        for task_id, task in self._tasks.items():
-            if task_id != newest and not any(process.alive for process in task.background.values()):
-                del self._tasks[task_id]
-                self._kept -= task.counted
-                task.release()
-                return True
-        return False
+        for subscriber in self._subscribers:
+            subscriber.tell(frames.STEP, body)
 
 
 def _seconds(value: object) -> float | None:

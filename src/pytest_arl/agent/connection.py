@@ -1,0 +1,315 @@
+"""One peer: each message that it may send is one method, and every answer goes back over the same link."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from pytest_arl.agent import files, frames, transfer
+from pytest_arl.agent.checkpoint import Manifest
+from pytest_arl.agent.foreground import ending
+from pytest_arl.agent.link import Link
+from pytest_arl.agent.pipes import Push
+from pytest_arl.agent.records import Subscriber
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+    from typing import Any
+
+    from pytest_arl.agent.background import Background
+    from pytest_arl.agent.server import Server
+    from pytest_arl.agent.spool import Capture
+    from pytest_arl.agent.tasks import Task
+
+    Request = dict[str, Any]
+    """A message's value. What it holds is checked where it is used: a wrong type is that request's error."""
+
+__all__ = ["Connection"]
+
+
+class Connection:
+    """What belongs to one peer of the agent: its link, its transfers, and the methods that its messages call.
+
+    Attributes:
+        link: the way back to the peer.
+    """
+
+    def __init__(self, server: Server, fd: int, gone: Callable[[frames.ProtocolError | None], None]) -> None:
+        """``gone`` as a Link has it."""
+        self.server = server
+        self.link = Link(server.loop, fd, self._received, gone)
+        self._arrivals: dict[int, transfer.Arrival | None] = {}
+        self._handlers: dict[int, Callable[[int, Request], None]] = {
+            frames.TASK: self._task,
+            frames.ATTACH: self._attach,
+            frames.CANCEL: self._cancel,
+            frames.PROCESS: self._process,
+            frames.FETCH: self._fetch,
+            frames.WRITE: self._write,
+            frames.PUT: self._put,
+            frames.ENTRY: self._entry,
+            frames.END: self._end,
+            frames.GET: self._get,
+            frames.RESET: self._reset,
+            frames.PING: self._ping,
+        }
+
+    def close(self) -> None:
+        """The peer is gone: nothing is left of its transfers, and of a task only that nobody there is told of it."""
+        self.link.close()
+        arrivals, self._arrivals = self._arrivals, {}
+        for arrival in arrivals.values():
+            if arrival is not None:
+                arrival.abandon()
+        if self.server.configured:
+            self.server.tasks.leave(self.link)
+
+    def refuse(self, stream: int, text: str, *, code: int = 0, path: bytes = b"") -> None:
+        """Answer a request with why it cannot be: ``code`` is an errno, or 0 for what is nobody's file."""
+        self.link.send(frames.ERROR, stream, {"text": text, "errno": code, "path": path})
+
+    def _received(self, kind: int, stream: int, value: object) -> None:
+        if self.link.closed:
+            return  # by a message before this one
+        if kind == frames.DATA:
+            self._data(stream, value)
+            return
+        handler = self._handlers.get(kind)
+        if handler is None or not isinstance(value, dict):
+            raise frames.ProtocolError("the host may not send a message of type " + str(kind))
+        try:
+            handler(stream, value)
+        except OSError as error:
+            self._refuse_file(stream, error)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            self._refuse_malformed(stream, error)
+
+    def _refuse_file(self, stream: int, error: OSError) -> None:
+        name = error.filename
+        path = name if isinstance(name, bytes) else os.fsencode(name) if isinstance(name, str) else b""
+        self.refuse(stream, error.strerror or str(error), code=error.errno or errno.EIO, path=path)
+
+    def _refuse_malformed(self, stream: int, error: Exception) -> None:
+        self.refuse(stream, "a request is malformed: " + type(error).__name__ + ": " + str(error))
+
+    def _reply(self, stream: int, value: Request) -> None:
+        self.link.send(frames.REPLY, stream, value)
+
+    def _ping(self, stream: int, _request: Request) -> None:
+        self.link.send(frames.PONG, stream, {"busy": self.server.configured and self.server.tasks.busy})
+
+    # Tasks
+
+    def _task(self, stream: int, request: Request) -> None:
+        problem = self.server.tasks.submit(request, Subscriber(self.link, stream, request))
+        if problem is not None:
+            self.refuse(stream, problem)
+
+    def _attach(self, stream: int, request: Request) -> None:
+        problem = self.server.tasks.attach(str(request["id"]), Subscriber(self.link, stream, request))
+        if problem is not None:
+            self.refuse(stream, problem)
+
+    def _cancel(self, _stream: int, request: Request) -> None:
+        self.server.tasks.cancel(str(request["id"]))
+
+    # Output that is kept
+
+    def _fetch(self, stream: int, request: Request) -> None:
+        """Send a part of a stream: its reader asks for the next one when he has taken this."""
+        task = self.server.tasks.get(request["task"])
+        step, which = request["step"], request["stream"]
+        start, most = int(request["from"]), int(request["most"])
+        capture = None if task is None else self._kept(task, step, which)
+        if capture is None:
+            self.refuse(stream, "the output of that step is no longer kept")
+        elif isinstance(capture, bytes):
+            self.link.send_from(stream, _send_part(stream, [capture[start : start + most]], len(capture), 0))
+        else:
+            end = min(capture.size, start + most)
+            self.link.send_from(stream, _send_part(stream, capture.read(start, end), capture.size, capture.lost))
+
+    @staticmethod
+    def _kept(task: Task, step: int, which: int) -> bytes | Capture | None:
+        """What is kept of a stream of a step that ended, or of a background process."""
+        if step in task.background:
+            return task.background[step].pipes.captures[which]
+        if not 0 <= step < len(task.records):
+            return None
+        record = task.records[step]
+        if record.captures is not None:
+            return record.captures[which]
+        body: Request = frames.decode(record.body)  # type: ignore[assignment]  # a record's body is a dict
+        text: bytes = body["e" if which else "o"]
+        return text
+
+    # Background processes
+
+    def _process(self, stream: int, request: Request) -> None:
+        task = self.server.tasks.get(request["task"])
+        process = task.background.get(request["step"]) if task is not None else None
+        if process is None:
+            self.refuse(stream, "there is no such background process")
+            return
+        action = request["do"]
+        feed = process.pipes.feed
+        if action == "wait":
+            self._wait(stream, process, request)
+        elif action == "kill":
+            process.kill("Killed")
+            process.when_gone(lambda: self._reply(stream, {}))
+        elif action == "write" and feed is not None:
+            feed.write(request["data"], lambda taken: self._reply(stream, {"taken": taken}))
+        elif action == "close" and feed is not None:
+            feed.close()
+            self._reply(stream, {})
+        elif action == "output":
+            self._send_process(stream, process, request)
+        else:
+            self.refuse(stream, "a background process has no " + str(action))
+
+    def _wait(self, stream: int, process: Background, request: Request) -> None:
+        def ended() -> None:
+            if timer is not None:
+                timer.cancel()
+            self._send_process(stream, process, request)
+
+        def late() -> None:
+            process.forget(ended)
+            self._reply(stream, {"ended": False})
+
+        timeout = request["timeout"]
+        timer = None if timeout is None else self.server.loop.call_at(time.monotonic() + float(timeout), late)
+        process.when_ended(ended)
+
+    def _send_process(self, stream: int, process: Background, request: Request) -> None:
+        """Send what there is of a process: its output, and its result if it has ended."""
+        limit: int = request["limit"]
+        for output in process.pipes.outputs:
+            output.catch_up()
+
+        def produce() -> Generator[bytes, None, None]:
+            sizes = []
+            for capture, kind in zip(process.pipes.captures, (frames.STDOUT, frames.STDERR), strict=True):
+                sizes.append(capture.size)
+                yield from Push(self.link, stream, 0, kind, limit=limit, live=False).rest(capture)
+            result: Request = {
+                "out": sizes[0],
+                "err": sizes[1],
+                "at": process.pipes.started_at,
+                "ended": process.status is not None,
+            }
+            if process.status is not None:
+                result |= ending(process.status, process.reason)
+                result |= {"s": process.ended - process.pipes.started}
+                result |= {"limit": process.limit}
+            yield frames.message(frames.REPLY, stream, result)
+
+        self.link.send_from(stream, produce())
+
+    # Files
+
+    def _write(self, stream: int, request: Request) -> None:
+        path: bytes = request["path"]
+        files.replace_file(self.server.places.real(path), request["content"], request["mode"])
+        self._reply(stream, {})
+
+    def _put(self, stream: int, request: Request) -> None:
+        path: bytes = request["path"]
+        self._arrivals[stream] = None  # what follows is thrown away where this fails
+        self._arrivals[stream] = transfer.Arrival(self.server.places.real(path), merge=bool(request.get("merge")))
+
+    def _entry(self, stream: int, request: Request) -> None:
+        self._guard(stream, lambda arrival: arrival.entry(request))
+
+    def _data(self, stream: int, data: object) -> None:
+        if not isinstance(data, bytes) or stream not in self._arrivals:
+            raise frames.ProtocolError("the host may not send bytes outside of a transfer")
+        self._guard(stream, lambda arrival: arrival.data(data))
+
+    def _end(self, stream: int, request: Request) -> None:
+        arrival = self._arrivals[stream]
+        if arrival is not None and "abort" in request:
+            arrival.abandon()
+            self._reply(stream, {})
+        else:
+            self._guard(stream, lambda arrival: self._reply(stream, {"n": arrival.finish(request["crc"])}))
+        del self._arrivals[stream]
+
+    def _guard(self, stream: int, action: Callable[[transfer.Arrival], None]) -> None:
+        """Do something about a transfer under way; one that fails leaves nothing, and its rest is thrown away."""
+        arrival = self._arrivals[stream]
+        if arrival is None:
+            return
+        try:
+            action(arrival)
+        except (OSError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+            self._arrivals[stream] = None
+            if isinstance(error, OSError):
+                self._refuse_file(stream, error)
+            else:
+                self._refuse_malformed(stream, error)
+            arrival.abandon()
+
+    def _get(self, stream: int, request: Request) -> None:
+        path: bytes = request["path"]
+        most_bytes: int = request["bytes"]
+        most_entries: int = request["entries"]
+        alone = bool(request.get("one_filesystem"))
+        root = self.server.places.real(path)
+
+        def produce() -> Generator[bytes, None, None]:
+            try:
+                yield from transfer.depart(
+                    root, stream, most_bytes=most_bytes, most_entries=most_entries, one_filesystem=alone
+                )
+            except OSError as error:
+                self._refuse_file(stream, error)
+            except transfer.Limit as error:
+                self.refuse(stream, str(error), code=errno.EFBIG)
+
+        self.link.send_from(stream, produce())
+
+    # Checkpoints where processes live on
+
+    def _reset(self, stream: int, request: Request) -> None:
+        action, number = request["do"], request["id"]
+        if not isinstance(number, int):
+            raise TypeError("a checkpoint's id is a number")
+        if action == "alive":
+            alive = [[task, step] for task, step, process in self.server.living() if process.status is None]
+            self._reply(stream, {"alive": alive})
+        elif action == "mark":
+            self.server.manifests[number] = Manifest(self.server.roots)
+            self._reply(stream, {})
+        elif action == "forget":
+            self.server.manifests.pop(number, None)
+            self._reply(stream, {})
+        elif action == "return":
+            keep: list[tuple[str, int]] = request["keep"]
+            wanted = {(task, step) for task, step in keep}
+            doomed = [process for task, step, process in self.server.living() if (task, step) not in wanted]
+            for process in doomed:
+                process.kill("Killed")
+            self._return_without(doomed, stream, self.server.manifests[number], time.monotonic() + 2)
+        else:
+            self.refuse(stream, "a checkpoint has no " + str(action))
+
+    def _return_without(self, doomed: list[Background], stream: int, manifest: Manifest, deadline: float) -> None:
+        """Once only the kept processes live, put files and IPC objects back and say what the host must send."""
+        if not self.server.backgrounds.strays and not any(process.alive for process in doomed):
+            self._reply(stream, {"changed": manifest.undo()})
+        elif time.monotonic() > deadline:
+            self.refuse(stream, "processes that should end live on")
+        else:
+            self.server.loop.call_at(
+                time.monotonic() + 0.005, lambda: self._return_without(doomed, stream, manifest, deadline)
+            )
+
+
+def _send_part(stream: int, pieces: Iterable[bytes], size: int, lost: int) -> Generator[bytes, None, None]:
+    for piece in pieces:
+        yield frames.frame(frames.DATA, stream, piece)
+    yield frames.message(frames.END, stream, {"size": size, "lost": lost})

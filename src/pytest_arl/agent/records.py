@@ -1,0 +1,77 @@
+"""What is kept of the steps that ended, and who is told of those that end."""
+
+from __future__ import annotations
+
+from pytest_arl.agent import frames
+from pytest_arl.agent.pipes import Push
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any
+
+    from pytest_arl.agent.link import Link
+    from pytest_arl.agent.spool import Capture
+
+__all__ = ["Record", "Subscriber"]
+
+
+class Subscriber:
+    """Somebody who is told of a task: on which stream of which link, and what of the output he keeps.
+
+    TypeError or LookupError for a request that does not say so properly.
+    """
+
+    __slots__ = ("limit", "link", "live", "stream")
+
+    def __init__(self, link: Link, stream: int, request: dict[str, Any]) -> None:
+        self.link = link
+        self.stream = stream
+        self.limit = int(request["limit"])
+        self.live = bool(request.get("live"))
+
+    def pushes(self, step: int) -> tuple[Push, Push]:
+        """What passes a step's stdout and stderr on to him."""
+        return (
+            Push(self.link, self.stream, step, frames.STDOUT, limit=self.limit, live=self.live),
+            Push(self.link, self.stream, step, frames.STDERR, limit=self.limit, live=self.live),
+        )
+
+    def tell(self, kind: int, body: bytes) -> None:
+        """Send him an encoded value."""
+        self.link.send_frames(self.stream, frames.split(kind, self.stream, body))
+
+
+class Record:
+    """What is kept of a step that ended: its result as it went out, and its captures where they did not fit into it."""
+
+    __slots__ = ("body", "captures")
+
+    def __init__(self, body: bytes, captures: tuple[Capture, Capture] | None) -> None:
+        self.body = body
+        self.captures = captures
+
+    def replay(self, step: int, subscriber: Subscriber) -> Generator[bytes, None, None]:
+        """The frames that tell a subscriber of it."""
+        body = self.body
+        if self.captures is not None:
+            for push, capture in zip(subscriber.pushes(step), self.captures, strict=True):
+                yield from push.rest(capture)
+        elif len(body) > subscriber.limit:
+            body = yield from self._shortened(step, subscriber)
+        yield frames.split(frames.STEP, subscriber.stream, body)
+
+    def _shortened(self, step: int, subscriber: Subscriber) -> Generator[bytes, None, bytes]:
+        """For somebody who keeps less than was sent with the result: only that much, and the result without it."""
+        result: dict[str, Any] = frames.decode(self.body)  # type: ignore[assignment]  # a record's body is a dict
+        texts = result["o"], result["e"]
+        if max(map(len, texts)) <= subscriber.limit:
+            return self.body
+        head = subscriber.limit // 2
+        prefix = frames.STEP_INDEX.pack(step)
+        for kind, text in zip((frames.STDOUT, frames.STDERR), texts, strict=True):
+            tail = text[max(head, len(text) - (subscriber.limit - head)) :]
+            yield frames.frame(kind, subscriber.stream, prefix + text[:head])
+            yield frames.frame(kind + (frames.STDOUT_TAIL - frames.STDOUT), subscriber.stream, prefix + tail)
+        del result["o"], result["e"]
+        return frames.encode(result)
