@@ -1,12 +1,24 @@
 """What the agent's image, the operator and the client must agree on about a sandbox's pod.
 
-The standard library only, and next to nothing of that: everything here is a name, a path or a command.
+The standard library only, and next to nothing of that: everything here is a name, a path or a command. What the
+agent itself needs to know stands in :mod:`pytest_arl.agent.container`. Nothing in its environment is secret, as every
+pod of a pool has the same.
 """
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+
+from pytest_arl.agent.container import (
+    OPERATOR_KEYS_VARIABLE,
+    POD_UID_VARIABLE,
+    PORT,
+    PRIVATE_PREFIX,
+    SPOOL_FOLDER,
+    WORKSPACE,
+    WORKSPACE_VARIABLE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,15 +49,8 @@ __all__ = [
     "keys_variable",
 ]
 
-PORT = 7070
-"""Where the agent listens in its pod."""
-
-# Folders of the container that the sandbox runs in.
 AGENT_FOLDER = "/arl"
 """The agent with its interpreter: an emptyDir that is mounted read-only there."""
-SPOOL_FOLDER = "/arl-spool"
-"""An emptyDir for output that is too long for memory: one file without a name."""
-WORKSPACE = "/workspace"
 
 EXECUTOR_CONTAINER = "executor"
 """The container of a pool's template that the sandbox runs in; without one of this name, the first."""
@@ -56,15 +61,6 @@ INSTALL_FOLDER = "/shared"
 
 GRACE_SECONDS = 5
 """terminationGracePeriodSeconds. The agent and the idling container end at once when they are asked to."""
-
-# The environment of the executor. Nothing here is secret: every pod of a pool has the same, and an image's own
-# programs are no part of the agent. What begins with the prefix is taken out before any step.
-PRIVATE_PREFIX = "ARL_"
-POD_UID_VARIABLE = "ARL_POD_UID"
-"""metadata.uid of the pod, by the downward API."""
-OPERATOR_KEYS_VARIABLE = "ARL_OPERATOR_KEYS"
-"""The public keys that the operator may sign with; see ``keys_variable``."""
-WORKSPACE_VARIABLE = "ARL_WORKSPACE"
 
 # An interpreter that needs nothing of the image that it runs in: its own loader and its own C library.
 _INTERPRETER = (

@@ -28,6 +28,7 @@ connection  one peer: one message, one method
 main        from exec to serving one host
 auth        who may speak to an agent that listens
 container   what a pod gives the agent that is PID 1 of one of its containers
+strangers   those who have connected and not said who they are
 peers       those who were admitted, and what each may do
 remote      from exec to serving whoever connects and is admitted
 bundle      (host side) the code of all this as one blob, and how to start it

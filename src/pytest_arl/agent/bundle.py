@@ -12,7 +12,7 @@ import marshal
 
 import pytest_arl.agent
 
-__all__ = ["BOOT", "bundle"]
+__all__ = ["BOOT", "REMOTE_BOOT", "bundle"]
 
 # In the order of their imports, so that each finds those before it.
 _MODULES = (
@@ -38,8 +38,9 @@ _MODULES = (
     "connection",
     "main",
 )
+_REMOTE_MODULES = ("auth", "container", "strangers", "peers", "remote")
 
-BOOT = """\
+_LOAD = """\
 import sys, marshal, gc
 gc.disable()
 M = type(sys)
@@ -63,20 +64,24 @@ for name, code in codes:
     exec(code, module.__dict__)
 gc.freeze()
 gc.enable()
-agent.main.main(int(sys.argv[2]))
 """
+
+BOOT = _LOAD + "agent.main.main(int(sys.argv[2]))\n"
 """The program for ``python -I -S -B -c BOOT PATH_OF_THE_BUNDLE NUMBER_OF_THE_DESCRIPTOR``.
 
 ``os`` is imported beside a stand-in for the abstract collections, which the agent has no use for and which take half a
 millisecond of every sandbox's start. Nothing that is made here is ever garbage, so nothing looks for any.
 """
 
+REMOTE_BOOT = _LOAD + "agent.remote.serve(*map(int, sys.argv[2:]))\n"
+"""The same for an agent that listens: ``... PATH_OF_THE_BUNDLE [PORT]``, with a bundle made for that."""
+
 
 @functools.cache
-def bundle() -> bytes:
-    """The agent's code objects, for an interpreter of this very version."""
+def bundle(*, remote: bool = False) -> bytes:
+    """The agent's code objects, for an interpreter of this very version. ``remote``: those of one that listens too."""
     codes = []
-    for name in _MODULES:
+    for name in _MODULES + (_REMOTE_MODULES if remote else ()):
         # By path: pytest's assertion rewriter answers for a plugin's modules first, with a loader that gives no code.
         spec = importlib.machinery.PathFinder.find_spec(f"pytest_arl.agent.{name}", pytest_arl.agent.__path__)
         loader = None if spec is None else spec.loader

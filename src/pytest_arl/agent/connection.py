@@ -79,8 +79,12 @@ class Connection:
         handler = self._handlers.get(kind)
         if handler is None or not isinstance(value, dict):
             raise frames.ProtocolError("the host may not send a message of type " + str(kind))
+        self._serve(handler, stream, value)
+
+    def _serve(self, handler: Callable[[int, Request], None], stream: int, request: Request) -> None:
+        """Do what is asked, or say why not."""
         try:
-            handler(stream, value)
+            handler(stream, request)
         except OSError as error:
             self._refuse_file(stream, error)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:

@@ -58,6 +58,7 @@ ERROR = 0x4F  # agent: why there is no answer
 PING = 0x50  # host
 PONG = 0x51  # agent
 ATTACH = 0x52  # host: answer as to the TASK of this id, if there is one
+SUPPLY = 0x53  # host: the steps of a TASK that will name them by their digest
 
 _VALUE = 0x40
 HEADER = _struct.Struct("!IBI")
@@ -270,7 +271,7 @@ class Parser:
         self._parts.setdefault(stream, bytearray()).extend(payload)
 
     def _message(self, kind: int, stream: int, payload: bytes, found: list[tuple[int, int, object]]) -> None:
-        if kind > ATTACH:
+        if kind > SUPPLY:
             raise ProtocolError("no message has the type " + str(kind))
         parts = self._parts.pop(stream, None) if self._parts else None
         if parts is None:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["main"]
+__all__ = ["EX_SOFTWARE", "described", "main", "oom_score"]
 
-_EX_SOFTWARE = 70
+EX_SOFTWARE = 70
 
 
 def main(fd: int) -> None:
     """Serve the host at the other end of ``fd``; never returns."""
-    oom = _oom_score()
+    oom = oom_score()
     system.harden()
     wait = Loop()
     server = Server(wait, oom)
@@ -37,9 +37,9 @@ def main(fd: int) -> None:
         link.flush()
         wait.run()
     except BaseException as error:  # noqa: BLE001 - the last word of PID 1, whatever happened
-        link.last_word(frames.ERROR, {"text": _text(error), "errno": 0, "path": b""})
+        link.last_word(frames.ERROR, {"text": described(error), "errno": 0, "path": b""})
     finally:
-        os._exit(_EX_SOFTWARE)
+        os._exit(EX_SOFTWARE)
 
 
 def _host_gone(problem: frames.ProtocolError | None) -> None:
@@ -49,7 +49,7 @@ def _host_gone(problem: frames.ProtocolError | None) -> None:
     os._exit(0)
 
 
-def _oom_score() -> Callable[[bytes], None]:
+def oom_score() -> Callable[[bytes], None]:
     """A function that sets this process's OOM score.
 
     Opened while the process is still dumpable, as its file belongs to root afterwards. A program inherits the score
@@ -111,7 +111,7 @@ def _watch_owner(wait: Loop, owner: object) -> None:
         wait.add(owner, READ, lambda _events: os._exit(0))
 
 
-def _text(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """What an error says, and where it came from: there is nobody to read a traceback."""
     trace = error.__traceback__
     where = []

@@ -8,9 +8,19 @@ from __future__ import annotations
 import _ctypes
 import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`, which costs a millisecond
 import os
-from _struct import pack
+from _struct import pack, unpack_from
 
-__all__ = ["become", "counter", "harden", "ipc_remove_all", "open_plain", "set_limits", "subreaper"]
+__all__ = [
+    "become",
+    "counter",
+    "harden",
+    "ipc_remove_all",
+    "open_plain",
+    "senders",
+    "set_limits",
+    "signal_fd",
+    "subreaper",
+]
 
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
@@ -22,6 +32,8 @@ _SYS_OPENAT2 = 437  # one number on every architecture: it came after they were 
 _AT_FDCWD = -100
 _RESOLVE_NO_SYMLINKS = 0x04
 _IPC_RMID = 0
+_SIGINFO_BYTES = 128  # struct signalfd_siginfo
+_SENDER = 12  # where its ssi_pid is
 
 
 class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001 - the C half of ctypes, half typed
@@ -80,6 +92,25 @@ def become(uid: int, gid: int) -> None:
 def subreaper() -> None:
     """Make this process the parent of its orphaned descendants."""
     _call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def signal_fd(number: int) -> int:
+    """A descriptor that is ready when this process was sent that signal, which does nothing else from here on.
+
+    A handler is not told who sent it.
+    """
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, [number])
+    mask = pack("=Q", 1 << (number - 1)) + bytes(120)  # sigset_t of the C library: 1024 bits
+    return _call("signalfd", -1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def senders(fd: int) -> list[int]:
+    """The pids, as this namespace has them, of who sent what waits in a descriptor of ``signal_fd``."""
+    try:
+        data = os.read(fd, 16 * _SIGINFO_BYTES)
+    except BlockingIOError:
+        return []
+    return [unpack_from("=I", data, at + _SENDER)[0] for at in range(0, len(data), _SIGINFO_BYTES)]
 
 
 def set_limits(limits: dict[str, int]) -> None:

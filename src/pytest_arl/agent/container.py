@@ -1,0 +1,145 @@
+"""What a pod gives the agent that is PID 1 of one of its containers.
+
+The agent stays the user that the container runs as. Its environment says who it is and whom to believe; the cgroup
+that it is in counts what the kernel refuses; a folder takes output that is too long for memory. All but the first
+may be missing, and then costs only what it is for.
+"""
+
+from __future__ import annotations
+
+import os
+import posix
+
+from pytest_arl.agent import auth, files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["PORT", "SPOOL_FOLDER", "WORKSPACE", "Container", "look", "own_config"]
+
+PORT = 7070
+"""Where the agent listens."""
+SPOOL_FOLDER = "/arl-spool"
+WORKSPACE = "/workspace"
+
+PRIVATE_PREFIX = "ARL_"
+"""What begins so in the environment is for the agent, and no step sees it."""
+POD_UID_VARIABLE = "ARL_POD_UID"
+OPERATOR_KEYS_VARIABLE = "ARL_OPERATOR_KEYS"
+WORKSPACE_VARIABLE = "ARL_WORKSPACE"
+
+_SPOOL_IN_MEMORY = 64 * 1024 * 1024
+"""Bytes of output where there is no folder for it: they count in the pod's memory."""
+_CGROUPS = b"/sys/fs/cgroup"
+_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Container:
+    """What the environment says.
+
+    Attributes:
+        pod: the pod's UID.
+        keys: whose signature is the operator's.
+        workspace: the folder that relative paths are below.
+        env: the environment of steps.
+    """
+
+    def __init__(self, environment: dict[bytes, bytes]) -> None:
+        """ValueError where something is missing or wrong, naming the variable."""
+        private = PRIVATE_PREFIX.encode()
+        self.pod = _wanted(environment, POD_UID_VARIABLE)
+        try:
+            self.keys = auth.read_keys(_wanted(environment, OPERATOR_KEYS_VARIABLE))
+        except ValueError as error:
+            raise ValueError(OPERATOR_KEYS_VARIABLE + " is " + str(error)) from None
+        self.workspace = environment.get(WORKSPACE_VARIABLE.encode()) or WORKSPACE.encode()
+        self.env = {name: value for name, value in environment.items() if not name.startswith(private)}
+        self.env.setdefault(b"PATH", _PATH)
+
+
+def _wanted(environment: dict[bytes, bytes], name: str) -> str:
+    value = environment.get(name.encode(), b"").decode("utf-8", "replace")
+    if not value or "\0" in value:
+        raise ValueError(name + " is not set in the environment of this container")
+    return value
+
+
+def look() -> Container:
+    """The container that this process is PID 1 of. ValueError says what it lacks."""
+    if os.getpid() != 1:
+        raise ValueError("the agent is not PID 1 here: shareProcessNamespace must not be set for this pod")
+    container = Container(posix.environ)  # `os.environ` may be a stand-in's, and holds text
+    if not os.path.isdir(container.workspace):
+        try:
+            files.make_parents(container.workspace + b"/.")
+        except OSError:
+            pass  # each step says then that it is missing
+    return container
+
+
+def own_config(container: Container, given: dict[str, Any]) -> dict[str, Any]:
+    """What the agent is to be: what the operator says where that is his to say, else what is here.
+
+    TypeError, ValueError or LookupError for what is malformed.
+    """
+    env = dict(container.env)
+    for name, value in given["env"]:
+        if not isinstance(name, bytes) or not isinstance(value, bytes):
+            raise TypeError("a variable is not of bytes")
+        env[name] = value
+    folders = [(path, key) for path, key in given["folders"]]
+    if not all(isinstance(path, bytes) and path and isinstance(key, str) for path, key in folders):
+        raise TypeError("a folder is not a path and a key")
+    fd, capacity = _spool()
+    return {
+        "env": env,
+        "workspace": container.workspace,
+        "folders": folders,
+        "spool_fd": fd,
+        "spool_bytes": capacity,
+        "oom_fd": _counter(b"memory", b"memory.oom_control", b"memory.events"),
+        "pids_fd": _counter(b"pids", b"pids.events", b"pids.events"),
+        "memory": None,
+        "processes": 0,
+    }
+
+
+def _spool() -> tuple[int | None, int]:
+    """A file without a name, and how large it may become; None for one in memory."""
+    from pytest_arl.agent.spool import CAPACITY  # noqa: PLC0415 - beside its one use
+
+    path = SPOOL_FOLDER.encode() + b"/" + files.temporary_name()
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.unlink(path)
+    except OSError:
+        return None, _SPOOL_IN_MEMORY
+    return fd, CAPACITY
+
+
+def _counter(controller: bytes, v1: bytes, v2: bytes) -> int | None:
+    """The file in which this container's cgroup counts, open for reading.
+
+    A runtime shows a container its own cgroup as the root of the hierarchy, or all of it: the path in
+    /proc/self/cgroup leads there then, and nowhere otherwise.
+    """
+    try:
+        with open("/proc/self/cgroup", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(b":", 2)
+        if controller in controllers.split(b","):
+            places = _CGROUPS + b"/" + controller + path + b"/" + v1, _CGROUPS + b"/" + controller + b"/" + v1
+        elif not controllers:
+            places = _CGROUPS + path + b"/" + v2, _CGROUPS + b"/" + v2
+        else:
+            continue
+        for place in places:
+            try:
+                return os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+    return None

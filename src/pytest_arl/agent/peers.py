@@ -1,0 +1,126 @@
+"""Those who were admitted to an agent that listens, and what each may do.
+
+The *operator* runs tasks: it alone keeps them in order. The *holder* is the client whose sandbox this is: files,
+output, background processes, checkpoints, and being told of tasks.
+"""
+
+from __future__ import annotations
+
+from pytest_arl.agent import auth, frames
+from pytest_arl.agent.connection import Connection
+from pytest_arl.agent.strangers import farewell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from pytest_arl.agent.remote import Door
+
+__all__ = ["Holder", "Operator", "Peer"]
+
+_MOST_SUPPLIES = 4
+
+
+class Peer(Connection):
+    """Somebody who was admitted, until the connection ends. It never ends the agent, nor a task."""
+
+    def __init__(self, door: Door, socket: _socket.socket) -> None:
+        super().__init__(door.server, socket.fileno(), self._gone)
+        self.door = door
+        self._socket = socket
+
+    def ready(self) -> None:
+        """Say that it is served from here on."""
+        said = {"configured": self.server.configured, "held": bool(self.door.holder)}
+        self.link.send(frames.READY, 0, said)
+
+    def dismiss(self, text: str) -> None:
+        """Say why, and close."""
+        torn = self.link.torn
+        self._leave()
+        farewell(self._socket, text, torn=torn)
+
+    def _gone(self, problem: frames.ProtocolError | None) -> None:
+        if problem is not None:
+            self.dismiss(str(problem))
+        else:
+            self._leave()
+            self._socket.close()
+
+    def _leave(self) -> None:
+        self.close()
+        self.door.left(self)
+
+    def _serve(self, handler: Callable[[int, dict[str, Any]], None], stream: int, request: dict[str, Any]) -> None:
+        if self.server.configured or handler == self._ping:
+            super()._serve(handler, stream, request)
+        else:
+            self.refuse(stream, "the agent is not configured")
+
+
+class Operator(Peer):
+    """The operator, or one that was it: only the newest epoch's runs tasks.
+
+    Attributes:
+        epoch: as whose leader it was admitted.
+    """
+
+    def __init__(self, door: Door, socket: _socket.socket, epoch: int) -> None:
+        super().__init__(door, socket)
+        self.epoch = epoch
+
+    def _received(self, kind: int, stream: int, value: object) -> None:
+        if kind == frames.HELLO and isinstance(value, dict) and not self.link.closed:
+            self.told(value)
+        else:
+            super()._received(kind, stream, value)
+
+    def told(self, hello: dict[str, Any]) -> None:
+        """What the agent is to be, and whose the sandbox is; each is said once."""
+        try:
+            if hello.get("config") is not None:
+                self.door.configure(hello["config"])
+            problem = self.door.hold(hello.get("holder"))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            problem = "a config is malformed: " + type(error).__name__ + ": " + str(error)
+        if problem is None:
+            self.ready()
+        else:
+            self.dismiss(problem)
+
+    def _task(self, stream: int, request: dict[str, Any]) -> None:
+        if request["boot"] != self.door.boot:
+            self.refuse(stream, "another boot")
+        elif not isinstance(request["epoch"], int) or request["epoch"] < self.door.epoch:
+            self.refuse(stream, "older epoch")
+        elif request.get("payload") is None or self.server.tasks.get(request["id"]) is not None:
+            super()._task(stream, request)
+        else:
+            steps = self.door.supplies.get(request["payload"])
+            if steps is None:
+                self.refuse(stream, "payload not supplied")
+                return
+            super()._task(stream, request | {"steps": steps})
+            del self.door.supplies[request["payload"]]
+
+
+class Holder(Peer):
+    """The client that holds the sandbox."""
+
+    def __init__(self, door: Door, socket: _socket.socket) -> None:
+        super().__init__(door, socket)
+        self._handlers[frames.SUPPLY] = self._supply
+
+    def _task(self, stream: int, _request: dict[str, Any]) -> None:
+        self.refuse(stream, "a sandbox's holder runs nothing here: tasks come from the operator")
+
+    def _supply(self, stream: int, request: dict[str, Any]) -> None:
+        """Keep steps that no Task object can carry, until a TASK names their digest."""
+        steps: list[dict[str, Any]] = request["steps"]
+        supplies = self.door.supplies
+        supplies[auth.digest(frames.encode(steps)).hex()] = steps
+        while len(supplies) > _MOST_SUPPLIES:
+            del supplies[next(iter(supplies))]
+        self._reply(stream, {})

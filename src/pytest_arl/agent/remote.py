@@ -1,0 +1,216 @@
+"""From the exec to serving whoever connects and is admitted: the agent as PID 1 of a pod's container.
+
+Everybody can connect, the code in the sandbox too. Who does is told what to sign, has a few seconds and one frame to
+say who he is, and is given nothing before. Those from inside the pod have places of their own, so that however many
+they are, they keep nobody out who comes from elsewhere; where places run out, the one who has waited longest goes.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`, which costs a millisecond
+import _socket
+import os
+import sys
+
+from pytest_arl.agent import auth, container, frames, main, system
+from pytest_arl.agent.loop import READ, Loop
+from pytest_arl.agent.peers import Holder, Operator
+from pytest_arl.agent.server import Server
+from pytest_arl.agent.strangers import Stranger, is_ours, prepare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pytest_arl.agent.container import Container
+    from pytest_arl.agent.peers import Peer
+
+__all__ = ["Door", "serve"]
+
+_EX_CONFIG = 78
+_MOST_PEERS = 64
+_MOST_STRANGERS = {"outside": 8, "inside": 32}
+_MOST_ACCEPTED = 16  # in one round, so that those who are admitted have their turn
+_BACKLOG = 128
+
+
+def serve(port: int = container.PORT) -> None:
+    """Be the agent of this container; never returns."""
+    oom = main.oom_score()
+    system.harden()
+    system.set_limits({"CORE": 0})
+    os.umask(0o022)
+    try:
+        door = Door(Server(Loop(), oom), container.look(), port)
+    except (OSError, ValueError) as error:
+        _say("it cannot start: " + str(error))
+        os._exit(_EX_CONFIG)
+    try:
+        door.serve()
+    except BaseException as error:  # noqa: BLE001 - the last word of PID 1, whatever happened
+        door.last_word(main.described(error))
+        _say(main.described(error))
+    finally:
+        os._exit(main.EX_SOFTWARE)
+
+
+def _end_if_asked(signals: int) -> None:
+    """End, if it is not the code in the sandbox that asks: no sender outside has a pid in this namespace."""
+    if any(sender == 0 for sender in system.senders(signals)):
+        os._exit(0)
+
+
+def _say(text: str) -> None:
+    """For `kubectl logs`."""
+    os.write(2, ("pytest-arl agent: " + text + "\n").encode("utf-8", "replace"))
+
+
+class Door:
+    """Where all come in, and what is known of them.
+
+    Attributes:
+        boot: another one for each start of the agent, which remembers no task of the one before.
+        epoch: the highest that an operator proved.
+        holder: the digest of the holder's secret (hexadecimal), empty before the sandbox is claimed.
+        supplies: steps that a holder sent, by their digest.
+    """
+
+    def __init__(self, server: Server, here: Container, port: int) -> None:
+        self.server = server
+        self.boot = os.urandom(16).hex()
+        self.epoch = -1
+        self.holder = ""
+        self.supplies: dict[str, list[dict[str, Any]]] = {}
+        self.here = here
+        self._peers: list[Peer] = []
+        self._strangers: dict[str, list[Stranger]] = {side: [] for side in _MOST_STRANGERS}
+        self._socket = _listen(port)
+
+    def serve(self) -> None:
+        """Let in whoever comes, for ever."""
+        loop = self.server.loop
+        loop.add(self._socket.fileno(), READ, self._accept)
+        asked = system.signal_fd(_signal.SIGTERM)
+        loop.add(asked, READ, lambda _events: _end_if_asked(asked))
+        loop.after = self._flush
+        loop.run()
+
+    def last_word(self, text: str) -> None:
+        """Tell all why the agent ends."""
+        for peer in self._peers:
+            peer.link.last_word(frames.ERROR, {"text": text, "errno": 0, "path": b""})
+
+    def left(self, peer: Peer) -> None:
+        """Somebody who was admitted is gone."""
+        self._peers.remove(peer)
+
+    def gone(self, stranger: Stranger) -> None:
+        """Somebody who was not is."""
+        self._strangers[stranger.side].remove(stranger)
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Become what the first operator says; later ones change nothing. Raises as ``own_config`` does."""
+        if not self.server.configured:
+            self.server.configure(container.own_config(self.here, config))
+
+    def hold(self, holder: object) -> str | None:
+        """The sandbox is claimed for whoever knows this digest's secret; why not, where that cannot be."""
+        if holder is None or holder == self.holder:
+            return None
+        if not auth.is_digest(holder):
+            return "a holder is the SHA-256 of a secret, in hexadecimal digits"
+        if self.holder:
+            return "the sandbox is held by another"
+        self.holder = str(holder)
+        return None
+
+    def admit(self, stranger: Stranger, hello: dict[str, Any]) -> None:
+        """Let somebody in who proves who he is, or send him away with the reason."""
+        role = hello.get("role")
+        problem = None
+        if hello.get("version") != frames.VERSION:
+            problem = "the agent speaks version " + str(frames.VERSION)
+        elif role == "operator":
+            problem = self._doubt_operator(stranger.nonce, hello)
+        elif role == "holder":
+            problem = self._doubt_holder(hello)
+        else:
+            problem = "only the operator and the sandbox's holder are admitted"
+        if problem is None and len(self._peers) >= _MOST_PEERS:
+            problem = "too many connections"
+        if problem is not None:
+            stranger.dismiss(problem)
+            return
+        socket = stranger.released()
+        if role == "operator":
+            operator = Operator(self, socket, hello["epoch"])
+            self._peers.append(operator)
+            self._supersede(operator.epoch)
+            operator.told(hello)
+        else:
+            holder = Holder(self, socket)
+            self._peers.append(holder)
+            holder.ready()
+
+    def _doubt_operator(self, nonce: bytes, hello: dict[str, Any]) -> str | None:
+        epoch = hello.get("epoch")
+        if not isinstance(epoch, int) or epoch < 0:
+            return "an operator has an epoch"
+        challenge = auth.challenge(nonce, self.here.pod, self.boot, epoch)
+        if not auth.signed(challenge, hello.get("signature"), self.here.keys):
+            return "the signature is not the operator's"
+        return "older epoch" if epoch < self.epoch else None
+
+    def _doubt_holder(self, hello: dict[str, Any]) -> str | None:
+        if not self.holder:
+            return "nobody holds this sandbox"
+        return None if auth.same(hello.get("secret"), self.holder) else "the secret is not the holder's"
+
+    def _supersede(self, epoch: int) -> None:
+        """An operator leads by now: those of before do no more."""
+        self.epoch = epoch
+        for peer in list(self._peers):
+            if isinstance(peer, Operator) and peer.epoch < epoch:
+                peer.dismiss("older epoch")
+
+    def _accept(self, _events: int) -> None:
+        for _ in range(_MOST_ACCEPTED):
+            try:
+                fd, address = self._socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - what `socket`'s calls
+            except OSError:
+                return
+            socket = _socket.socket(self._socket.family, self._socket.type, 0, fd)
+            try:
+                prepare(socket)
+            except OSError:  # it is gone already
+                socket.close()
+                continue
+            stranger = Stranger(self, socket, "inside" if is_ours(socket.family, address) else "outside")
+            waiting = self._strangers[stranger.side]
+            waiting.append(stranger)
+            if len(waiting) > _MOST_STRANGERS[stranger.side]:
+                waiting[0].dismiss("too many connections that do not say who they are")
+            stranger.greet()
+
+    def _flush(self) -> None:
+        for peer in list(self._peers):
+            peer.link.flush()
+
+
+def _listen(port: int) -> _socket.socket:
+    """A socket that takes the port of every address, so that nobody inside can take it of one."""
+    try:
+        listening = _socket.socket(_socket.AF_INET6, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+        listening.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 0)
+        listening.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        listening.bind(("::", port))
+    except OSError:
+        listening = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+        listening.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        listening.bind(("0.0.0.0", port))  # noqa: S104 - every address of the pod, as above
+    listening.listen(_BACKLOG)
+    return listening
+
+
+if __name__ == "__main__":
+    serve(*map(int, sys.argv[1:]))

@@ -1,0 +1,136 @@
+"""Those who have connected to an agent that listens, and not yet said who they are."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import time
+
+from pytest_arl.agent import auth, frames
+from pytest_arl.agent.loop import READ
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pytest_arl.agent.remote import Door
+
+__all__ = ["Stranger", "farewell", "is_ours", "prepare"]
+
+_PATIENCE_SECONDS = 5.0
+_FIRST_FRAME = 64 * 1024
+_DISCARD = 256 * 1024
+_IDLE_SECONDS, _PROBE_SECONDS, _PROBES = 30, 10, 3  # then a peer whose machine is gone is given up
+
+
+class Stranger:
+    """Somebody who has connected and not yet said who he is. At most one short frame of his is read.
+
+    Attributes:
+        side: ``inside`` the pod or ``outside`` of it.
+        nonce: what he has to sign, no one else and never again.
+    """
+
+    def __init__(self, door: Door, socket: _socket.socket, side: str) -> None:
+        self._door = door
+        self._socket = socket
+        self._loop = door.server.loop
+        self._data = bytearray()
+        self.side = side
+        self.nonce = os.urandom(auth.NONCE_BYTES)
+        self._loop.add(socket.fileno(), READ, self._ready)
+        self._late = self._loop.call_at(time.monotonic() + _PATIENCE_SECONDS, self._too_late)
+
+    def greet(self) -> None:
+        """Say who is here, and what is to be signed."""
+        hello = {"version": frames.VERSION, "boot": self._door.boot, "pid": os.getpid()}
+        hello |= {"nonce": self.nonce, "pod": self._door.here.pod}
+        try:
+            self._socket.send(frames.message(frames.HELLO, 0, hello))
+        except OSError:
+            self._close()
+
+    def dismiss(self, text: str) -> None:
+        """Say why, and close."""
+        farewell(self.released(), text)
+
+    def released(self) -> _socket.socket:
+        """The socket, which this one has nothing to do with any more."""
+        self._late.cancel()
+        self._loop.remove(self._socket.fileno())
+        self._door.gone(self)
+        return self._socket
+
+    def _close(self) -> None:
+        self.released().close()
+
+    def _too_late(self) -> None:
+        self.dismiss("nobody has said who he is")
+
+    def _ready(self, _events: int) -> None:
+        most = frames.HEADER.size + _FIRST_FRAME - len(self._data)
+        try:
+            data = self._socket.recv(most)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close()
+            return
+        self._data += data
+        if len(self._data) < frames.HEADER.size:
+            return
+        size, kind, stream = frames.HEADER.unpack_from(self._data)
+        if kind != frames.HELLO or stream or size > _FIRST_FRAME:
+            self.dismiss("what comes first is a HELLO of at most " + str(_FIRST_FRAME) + " bytes")
+        elif len(self._data) > frames.HEADER.size + size:
+            self.dismiss("nothing may follow a HELLO before the agent is ready")
+        elif len(self._data) == frames.HEADER.size + size:
+            self._introduced(self._data[frames.HEADER.size :])
+
+    def _introduced(self, body: bytearray) -> None:
+        try:
+            hello = frames.decode(body)
+        except frames.ProtocolError as error:
+            self.dismiss(str(error))
+            return
+        if isinstance(hello, dict):
+            self._door.admit(self, hello)
+        else:
+            self.dismiss("a HELLO is a dict")
+
+
+def farewell(socket: _socket.socket, text: str, *, torn: bool = False) -> None:
+    """Say why and close, waiting for nobody. ``torn``: only a part of a frame was sent, so nothing can be said."""
+    try:
+        if not torn:
+            socket.send(frames.message(frames.ERROR, 0, {"text": text, "errno": 0, "path": b""}))
+        socket.shutdown(_socket.SHUT_WR)
+        # Closed with bytes unread, the kernel would take back what was sent.
+        os.read(socket.fileno(), _DISCARD)
+    except OSError:
+        pass
+    socket.close()
+
+
+def prepare(socket: _socket.socket) -> None:
+    """Make an accepted socket what a peer's is."""
+    socket.setblocking(False)
+    socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, _IDLE_SECONDS)
+    socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, _PROBE_SECONDS)
+    socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPCNT, _PROBES)
+
+
+def is_ours(family: int, address: tuple[Any, ...]) -> bool:
+    """Whether an address is one of this pod's: only those can be bound."""
+    probe = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        probe.bind((address[0], 0, *address[2:]))
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
