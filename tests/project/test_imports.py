@@ -45,7 +45,7 @@ def imported(path: Path, *, type_checking: bool = False) -> set[str]:
 
 def third_party(path: Path, *, type_checking: bool = False) -> set[str]:
     tops = {name.partition(".")[0] for name in imported(path, type_checking=type_checking)}
-    return tops - set(sys.stdlib_module_names) - {"pytest_arl"}
+    return tops - set(sys.stdlib_module_names) - {"pytest_arl", "_sha2"}  # _sha2: Python 3.12 and newer
 
 
 def relative(path: Path) -> str:
