@@ -22,6 +22,8 @@ from pytest_arl.agent import frames
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from pytest_arl.agent.frames import Buffer
+
 __all__ = ["AgentConfig", "AgentError", "Channel", "ChannelLost", "ChannelTimeout", "Stream"]
 
 _READ_SIZE = 1024 * 1024
@@ -29,6 +31,7 @@ _SILENCE_SECONDS = 15.0  # then the agent is asked whether it lives
 _ANSWER_SECONDS = 30.0  # generous: a machine under load must not look like a dead agent
 _SEND_SECONDS = 30.0
 _LEAVE_SECONDS = 1.0
+_MOST_PIECES = 512  # for one call: the kernel takes 1,024 (IOV_MAX)
 _MOST_WAITING = 8 * 1024 * 1024  # bytes for one stream that nobody takes
 _MORE_WAITING = 2 * 1024 * 1024  # after each second in which he took nothing; what an agent may have queued before
 _PATIENCE_SECONDS = 1.0
@@ -118,6 +121,15 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def _after(pieces: list[Buffer], sent: int) -> list[Buffer]:
+    """What is left of pieces when so many bytes are sent."""
+    for index, piece in enumerate(pieces):
+        if sent < len(piece):
+            return [memoryview(piece)[sent:], *pieces[index + 1 :]]
+        sent -= len(piece)
+    return []
+
+
 class Stream:
     """One exchange: a request, and everything that answers it."""
 
@@ -133,14 +145,14 @@ class Stream:
     def send(self, kind: int, value: object) -> None:
         """Send a message. ChannelLost; AgentError for one that is too large."""
         try:
-            data = frames.message(kind, self.number, value)
+            pieces = frames.pieces(kind, self.number, value)
         except ValueError as error:
             raise AgentError(f"this cannot be sent to a sandbox: {error}", 0, b"") from None
-        self._channel.send(data)
+        self._channel.send(pieces)
 
     def send_data(self, data: bytes | memoryview) -> None:
         """Send one frame of bytes, MAX_PAYLOAD at the most. ChannelLost."""
-        self._channel.send(frames.frame(frames.DATA, self.number, data))
+        self._channel.send([frames.HEADER.pack(len(data), frames.DATA, self.number), data])
 
     def receive(self, deadline: float | None = None) -> tuple[int, Any]:
         """The next frame or message of this stream.
@@ -258,20 +270,24 @@ class Channel:
         poll.register(self._socket, 0)
         return bool(poll.poll(0))
 
-    def send(self, data: bytes) -> None:
+    def send(self, pieces: list[Buffer]) -> None:
         """Send frames, whole. ChannelLost."""
-        view = memoryview(data)
+        left = total = sum(map(len, pieces))
         with self._sending:
             if self._broken is not None:
                 raise ChannelLost(self._broken)
             torn = False  # whether a part may be on its way, after which nothing but the rest makes sense
             try:
-                while view:
+                while left:
                     torn = True
-                    sent = self._send_some(view)
-                    torn = sent < len(view) if sent else len(view) < len(data)
-                    view = view[sent:]
-                    if not sent:
+                    sent = self._send_some(pieces)
+                    left -= sent
+                    torn = 0 < left < total
+                    if not left:
+                        return
+                    if sent:
+                        pieces = _after(pieces, sent)
+                    else:
                         self._wait_writable()
             except OSError as error:
                 raise self.fail(self._reason(error)) from None
@@ -280,9 +296,9 @@ class Channel:
                     self.fail("a request was interrupted in the middle")
                 raise
 
-    def _send_some(self, view: memoryview) -> int:
+    def _send_some(self, pieces: list[Buffer]) -> int:
         try:
-            return self._socket.send(view)
+            return self._socket.send(pieces[0]) if len(pieces) == 1 else self._socket.sendmsg(pieces[:_MOST_PIECES])
         except BlockingIOError:
             return 0
 
@@ -401,7 +417,7 @@ class Channel:
                 if self._asked is not None:
                     raise self.fail(f"the agent has not answered for {now - self._heard:.0f} s")
                 self._asked = now
-                self.send(frames.message(frames.PING, 0, {}))
+                self.send([frames.message(frames.PING, 0, {})])
 
     def fail(self, reason: str) -> ChannelLost:
         """Break the channel for good, and give the exception that says why."""

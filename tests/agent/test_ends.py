@@ -53,7 +53,7 @@ def test_the_agent_ends_with_its_owner_even_if_the_channel_stays_open(bubblewrap
 
 def send_wrong(sandbox: Sandbox, data: bytes) -> str:
     with sandbox.stream() as stream, pytest.raises(ChannelLost) as lost:
-        sandbox.channel.send(data)
+        sandbox.channel.send([data])
         stream.receive(time.monotonic() + 5)
     return str(lost.value)
 
@@ -86,7 +86,7 @@ def test_the_last_word_comes_after_what_was_half_sent(sandbox: Sandbox) -> None:
     with sandbox.stream() as get, sandbox.stream() as other:
         get.send(frames.GET, {"path": b"big", "bytes": 1 << 40, "entries": 9})
         time.sleep(0.1)  # the socket is full, in the middle of a frame
-        sandbox.channel.send(b"\xff" * 20)
+        sandbox.channel.send([b"\xff" * 20])
         time.sleep(0.05)
         with pytest.raises(ChannelLost, match="the agent gave up: ProtocolError"):
             other.receive(time.monotonic() + 5)
@@ -148,7 +148,7 @@ def test_a_host_that_does_not_wait_for_ready_is_told_so(bubblewrap: str) -> None
     with sandbox_of(begin=False) as sandbox:
         sandbox.channel.greet(time.monotonic() + 5)
         hello = frames.message(frames.HELLO, 0, sandbox.config.message())
-        sandbox.channel.send(hello + frames.message(frames.PING, 1, {}))
+        sandbox.channel.send([hello + frames.message(frames.PING, 1, {})])
         with sandbox.stream() as stream, pytest.raises(ChannelLost, match="does not wait"):
             stream.receive(time.monotonic() + 5)
 

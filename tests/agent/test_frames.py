@@ -6,7 +6,7 @@ import tracemalloc
 from typing import Any, Self
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_arl.agent import frames
@@ -183,6 +183,77 @@ def test_a_message_of_any_size_is_whole_again(size: int) -> None:
     value = bytes(range(256)) * (size // 256) + b"z" * (size % 256)
 
     assert Parser().feed(frames.message(frames.REPLY, 9, value)) == [(frames.REPLY, 9, value)]
+
+
+_SIZES = st.sampled_from([0, 5, 16 * 1024 - 30, 16 * 1024, MAX_PAYLOAD - 9, 2 * MAX_PAYLOAD - 60, 2 * MAX_PAYLOAD])
+_LARGE_ONES = st.lists(
+    st.tuples(st.sampled_from([frames.TASK, frames.REPLY, frames.DATA, frames.MORE]), streams, _SIZES),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=50)
+@given(_LARGE_ONES, st.lists(st.integers(1, 300_000), max_size=12))
+def test_large_frames_are_whole_again_however_they_are_cut(sent: list[tuple[int, int, int]], sizes: list[int]) -> None:
+    """One that stands for itself, one behind another, one between the parts of a message of another stream."""
+    raw, behind = b"", b""
+    expected: list[tuple[int, int, object]] = []
+    ends: list[tuple[int, int, object]] = []
+    for turn, (kind, number, size) in enumerate(sent):
+        stream, content = number - number % 8 + turn, bytes([turn]) * size
+        value = {"content": content, "more": [content[:9]]}
+        if kind == frames.DATA:
+            raw += frames.frame(kind, stream, content[:MAX_PAYLOAD])
+            expected.append((kind, stream, content[:MAX_PAYLOAD]))
+        elif kind == frames.MORE and size > MAX_PAYLOAD:
+            whole = frames.message(frames.REPLY, stream, value)
+            raw, behind = raw + whole[: MAX_PAYLOAD + 9], whole[MAX_PAYLOAD + 9 :] + behind
+            ends.insert(0, (frames.REPLY, stream, value))
+        else:
+            raw += b"".join(frames.pieces(frames.TASK, stream, value))
+            expected.append((frames.TASK, stream, value))
+    raw += behind
+    parser, found = Parser(), []
+    for size in sizes:
+        found += parser.feed(raw[:size])
+        raw = raw[size:]
+    found += parser.feed(raw)
+
+    assert found == expected + ends
+    assert parser.between
+
+
+@given(values, streams)
+def test_a_message_in_pieces_is_the_message(value: object, stream: int) -> None:
+    assert b"".join(frames.pieces(frames.TASK, stream, value)) == frames.message(frames.TASK, stream, value)
+
+
+@pytest.mark.parametrize("size", [MAX_PAYLOAD - 4, 3 * MAX_PAYLOAD + 1])
+def test_what_is_large_is_not_copied_on_its_way(size: int) -> None:
+    content = bytes(size)
+    value = {"content": content, "names": ["x" * 20] * 9}
+
+    pieces = frames.pieces(frames.TASK, 3, value)
+
+    assert b"".join(pieces) == frames.message(frames.TASK, 3, value)
+    assert sum(len(piece) for piece in pieces if isinstance(piece, memoryview) and piece.obj is content) == size
+
+
+def test_content_is_a_view_that_nobody_can_write_to() -> None:
+    raw = frames.message(frames.WRITE, 3, {"content": bytes(3 * MAX_PAYLOAD)})
+    ((_, _, value),) = Parser().feed(raw)
+
+    assert isinstance(value, dict)
+    assert isinstance(value["content"], memoryview)
+    assert value["content"].readonly
+
+
+def test_a_parser_of_whole_messages_refuses_the_first_part_of_one() -> None:
+    parser = Parser(whole=True)
+    assert parser.feed(frames.frame(frames.DATA, 1, bytes(MAX_PAYLOAD))) != []
+    with pytest.raises(ProtocolError, match="one frame"):
+        parser.feed(frames.message(frames.REPLY, 1, bytes(MAX_PAYLOAD)))
 
 
 def test_no_frame_of_a_long_message_is_longer_than_the_limit() -> None:

@@ -114,7 +114,7 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
-def replace_file(path: bytes, content: bytes, mode: int | None) -> None:
+def replace_file(path: bytes, content: bytes | memoryview, mode: int | None) -> None:
     """Put a file at a resolved path: a reader sees the old one or the new one, never a part.
 
     ``mode`` None keeps the mode of the file that was there, or is 0644. OSError leaves everything as it was, but

@@ -14,6 +14,8 @@ import _struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     Buffer = bytes | bytearray | memoryview
 
 VERSION = 1
@@ -60,7 +62,12 @@ PONG = 0x51  # agent
 ATTACH = 0x52  # host: answer as to the TASK of this id, if there is one
 SUPPLY = 0x53  # host: the steps of a TASK that will name them by their digest
 
+CONTENT = "content"
+"""The key of what is large in messages: a file's content."""
+
+_CONTENT = CONTENT.encode()
 _VALUE = 0x40
+_LARGE = 16 * 1024  # bytes from which on it pays to handle a piece by itself
 HEADER = _struct.Struct("!IBI")
 STEP_INDEX = _struct.Struct("!I")
 _U32 = _struct.Struct("!I")
@@ -74,12 +81,16 @@ class ProtocolError(Exception):
 
 def encode(value: object) -> bytes:
     """A value as bytes. TypeError for a type that the wire has not, ValueError for a number too large for it."""
+    return b"".join(_parts(value))
+
+
+def _parts(value: object) -> list[Buffer]:
     out: list[Buffer] = []
     try:
         _encode(value, out)
     except _struct.error as error:  # type: ignore[attr-defined]  # it is there
         raise ValueError("no place on the wire for a value: " + str(error)) from None
-    return b"".join(out)
+    return out
 
 
 def _encode(value: object, out: list[Buffer]) -> None:  # noqa: C901, PLR0912 - one case for each type
@@ -118,8 +129,12 @@ def _encode(value: object, out: list[Buffer]) -> None:  # noqa: C901, PLR0912 - 
 
 
 def decode(data: bytes | bytearray | memoryview) -> object:
-    """The value of :func:`encode`'s bytes. ProtocolError for anything else."""
-    raw = data if isinstance(data, bytes) else memoryview(data)
+    """The value of :func:`encode`'s bytes. ProtocolError for anything else.
+
+    In a buffer that is not bytes, those of a key CONTENT are not copied but a read-only view of it, which must then
+    stay as it is.
+    """
+    raw = data if isinstance(data, bytes) else memoryview(data).toreadonly()
     try:
         value, end = _decode(raw, 0, 0, [MAX_ITEMS])
     except (_struct.error, IndexError, UnicodeDecodeError) as error:  # type: ignore[attr-defined]  # it is there
@@ -129,13 +144,18 @@ def decode(data: bytes | bytearray | memoryview) -> object:
     return value
 
 
-def _take(raw: Buffer, at: int) -> tuple[bytes, int]:
+def _bounds(raw: Buffer, at: int) -> tuple[int, int]:
+    """Where the bytes begin and end whose length is next."""
     (size,) = _U32.unpack_from(raw, at)
     end = at + 4 + size
     if end > len(raw):
         raise ProtocolError("a value is longer than its message")
-    taken = raw[at + 4 : end]
-    return taken if isinstance(taken, bytes) else bytes(taken), end
+    return at + 4, end
+
+
+def _take(raw: Buffer, at: int) -> tuple[bytes, int]:
+    start, end = _bounds(raw, at)
+    return bytes(raw[start:end]), end
 
 
 def _decode(  # noqa: C901, PLR0911, PLR0912 - as above
@@ -173,10 +193,14 @@ def _decode(  # noqa: C901, PLR0911, PLR0912 - as above
             item, at = _decode(raw, at, depth + 1, left)
             items.append(item)
         return items, at
-    table = {}  # d
+    table: dict[str, object] = {}  # d
     for _ in range(count):
         key, at = _take(raw, at)
-        table[key.decode()], at = _decode(raw, at, depth + 1, left)
+        if key == _CONTENT and raw[at] == 0x62 and isinstance(raw, memoryview):
+            start, at = _bounds(raw, at + 1)
+            table[CONTENT] = raw[start:at]
+        else:
+            table[key.decode()], at = _decode(raw, at, depth + 1, left)
     if len(table) != count:
         raise ProtocolError("a value has a key twice")
     return table, at
@@ -192,12 +216,47 @@ def message(kind: int, stream: int, value: object) -> bytes:
     return split(kind, stream, encode(value))
 
 
+def pieces(kind: int, stream: int, value: object) -> list[Buffer]:
+    """What :func:`message` gives, in pieces to be sent one after the other: what is large in it is not copied."""
+    parts = _parts(value)
+    left = sum(map(len, parts))
+    if left <= MAX_PAYLOAD:
+        return [HEADER.pack(left, kind, stream) + b"".join(parts)]
+    _check_message(left)
+    out: list[Buffer] = []
+    room = 0
+    for part in _joined(parts):
+        view = memoryview(part)
+        while view:
+            if not room:
+                room = min(left, MAX_PAYLOAD)
+                out.append(HEADER.pack(room, kind if room == left else MORE, stream))
+            out.append(view[:room])
+            taken = len(out[-1])
+            view = view[taken:]
+            room -= taken
+            left -= taken
+    return out
+
+
+def _joined(parts: list[Buffer]) -> Iterator[Buffer]:
+    """The same bytes in few parts: the short ones between two large ones as one."""
+    short: list[Buffer] = []
+    for part in parts:
+        if len(part) < _LARGE:
+            short.append(part)
+            continue
+        yield b"".join(short)
+        short = []
+        yield part
+    yield b"".join(short)
+
+
 def split(kind: int, stream: int, body: bytes) -> bytes:
     """An encoded value as the frames of one message."""
     if len(body) <= MAX_PAYLOAD:
         return HEADER.pack(len(body), kind, stream) + body
-    if len(body) > MAX_MESSAGE:
-        raise ValueError("a message of " + str(len(body)) + " bytes is over the limit of " + str(MAX_MESSAGE))
+    _check_message(len(body))
     out: list[Buffer] = []
     view = memoryview(body)
     for at in range(0, len(body), MAX_PAYLOAD):
@@ -207,6 +266,11 @@ def split(kind: int, stream: int, body: bytes) -> bytes:
     return b"".join(out)
 
 
+def _check_message(size: int) -> None:
+    if size > MAX_MESSAGE:
+        raise ValueError("a message of " + str(size) + " bytes is over the limit of " + str(MAX_MESSAGE))
+
+
 class Parser:
     """Bytes in, frames and messages out.
 
@@ -214,14 +278,21 @@ class Parser:
     value for messages and with the bytes for raw frames. After a ProtocolError the parser is of no more use.
     """
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
+    def __init__(self, *, whole: bool = False) -> None:
+        """``whole``: every message must fit into one frame, so that next to nothing is held for the peer."""
+        self._buffer = bytearray()  # of a short frame
         self._parts: dict[int, bytearray] = {}
         self._held = 0
+        self._whole = whole
+        self._missing = 0  # bytes of a large frame that is under way,
+        self._into = bytearray()  # and where they go
+        self._under_way = 0, 0, 0  # its type, stream and length
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, int, object]]:
         """What ``data`` completes, in order."""
         found: list[tuple[int, int, object]] = []
+        if self._missing:
+            data = self._fill(memoryview(data), found)
         if self._buffer:
             self._buffer += data
             at = self._cut(self._buffer, found)
@@ -236,7 +307,7 @@ class Parser:
     @property
     def between(self) -> bool:
         """Whether nothing has begun that is not complete."""
-        return not self._buffer and not self._parts
+        return not (self._buffer or self._parts or self._missing)
 
     def _cut(self, buffer: bytes | bytearray | memoryview, found: list[tuple[int, int, object]]) -> int:
         """Cut off every complete frame; where the first incomplete one begins."""
@@ -248,35 +319,73 @@ class Parser:
                 if size > MAX_PAYLOAD:
                     raise ProtocolError("a frame of " + str(size) + " bytes is over the limit of " + str(MAX_PAYLOAD))
                 start = at + HEADER.size
-                if end - start < size:
+                partly = end - start < size
+                if partly and size < _LARGE:
                     break
                 at = start + size
-                if kind >= _VALUE:
-                    self._message(kind, stream, bytes(view[start:at]), found)
+                if partly or kind == MORE:
+                    self._begin(kind, stream, size)
+                    self._fill(view[start:at], found)
+                    at = min(at, end)
+                elif kind >= _VALUE:
+                    self._message(kind, stream, bytes(view[start:at]), 0, found)
                 elif STDOUT <= kind <= DATA:
                     found.append((kind, stream, bytes(view[start:at])))
-                elif kind == MORE:
-                    self._part(stream, view[start:at])
                 else:
-                    raise ProtocolError("no frame has the type " + str(kind))
+                    raise _refused(kind, size)
         return at
 
-    def _part(self, stream: int, payload: memoryview) -> None:
-        # Were shorter ones allowed, empty parts of many streams would be held and not be counted.
-        if len(payload) != MAX_PAYLOAD:
-            raise ProtocolError("a part of a message has " + str(len(payload)) + " bytes: only the last may be short")
-        self._held += len(payload)
-        if self._held > MAX_MESSAGE:
-            raise ProtocolError("unfinished messages are over the limit of " + str(MAX_MESSAGE) + " bytes")
-        self._parts.setdefault(stream, bytearray()).extend(payload)
+    def _begin(self, kind: int, stream: int, size: int) -> None:
+        """A large frame: its bytes are collected as they come, a message's all in one place."""
+        if kind == MORE:
+            # Were shorter ones allowed, empty parts of many streams would be held and not be counted.
+            if self._whole:
+                raise ProtocolError("a message has to fit into one frame here")
+            if size != MAX_PAYLOAD:
+                raise _refused(kind, size)
+            self._held += size
+            if self._held > MAX_MESSAGE:
+                raise ProtocolError("unfinished messages are over the limit of " + str(MAX_MESSAGE) + " bytes")
+            self._into = self._parts.setdefault(stream, bytearray())
+        elif kind >= _VALUE and stream in self._parts:
+            self._into = self._parts[stream]
+        elif kind >= STDOUT:
+            self._into = bytearray()
+        else:
+            raise _refused(kind, size)
+        self._missing = size
+        self._under_way = kind, stream, size
 
-    def _message(self, kind: int, stream: int, payload: bytes, found: list[tuple[int, int, object]]) -> None:
+    def _fill(self, data: memoryview, found: list[tuple[int, int, object]]) -> memoryview:
+        """Take what belongs to the large frame under way; what is left of ``data``."""
+        mine = data[: self._missing]
+        self._into += mine
+        self._missing -= len(mine)
+        if not self._missing:
+            kind, stream, size = self._under_way
+            if kind >= _VALUE:
+                self._message(kind, stream, self._into, size, found)
+            elif kind != MORE:
+                found.append((kind, stream, bytes(self._into)))
+            self._into = bytearray()
+        return data[len(mine) :]
+
+    def _message(
+        self, kind: int, stream: int, payload: bytes | bytearray, filled: int, found: list[tuple[int, int, object]]
+    ) -> None:
+        """The last frame of a message has come; ``filled`` of its bytes are where the others are already."""
         if kind > SUPPLY:
             raise ProtocolError("no message has the type " + str(kind))
         parts = self._parts.pop(stream, None) if self._parts else None
-        if parts is None:
-            found.append((kind, stream, decode(payload)))
-            return
-        self._held -= len(parts)
-        parts += payload
-        found.append((kind, stream, decode(parts)))
+        if parts is not None:
+            self._held -= len(parts) - filled
+            if not filled:
+                parts += payload
+            payload = parts
+        found.append((kind, stream, decode(payload)))
+
+
+def _refused(kind: int, size: int) -> ProtocolError:
+    if kind != MORE:
+        return ProtocolError("no frame has the type " + str(kind))
+    return ProtocolError("a part of a message has " + str(size) + " bytes: only the last may be short")

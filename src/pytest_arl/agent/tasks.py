@@ -345,7 +345,7 @@ def _checked(step: dict[str, Any]) -> dict[str, Any]:
     """A step whose fields have the right types; TypeError for others, KeyError for what is missing."""
     _seconds(step.get("timeout"))
     if step["type"] == "FilePatch":
-        right = isinstance(step["path"], bytes) and isinstance(step["content"], bytes)
+        right = isinstance(step["path"], bytes) and isinstance(step["content"], (bytes, memoryview))
         right = right and isinstance(step.get("mode"), (int, type(None)))
     else:
         words = [*step["argv"], *(step.get("env") or ())]
