@@ -32,6 +32,7 @@ __all__ = [
     "IDLE_COMMAND",
     "INSTALL_COMMAND",
     "INSTALL_FOLDER",
+    "INTERPRETER_FLAGS",
     "OPERATOR_KEYS_VARIABLE",
     "POD_UID_VARIABLE",
     "POOL_LABEL",
@@ -62,6 +63,9 @@ INSTALL_FOLDER = "/shared"
 GRACE_SECONDS = 5
 """terminationGracePeriodSeconds. The agent and the idling container end at once when they are asked to."""
 
+INTERPRETER_FLAGS = ("-I", "-S", "-B", "-X", "utf8")
+"""No variable, folder or locale of the image means anything to the agent's interpreter, and it sets none."""
+
 # An interpreter that needs nothing of the image that it runs in: its own loader and its own C library.
 _INTERPRETER = (
     f"{AGENT_FOLDER}/lib/ld.so",
@@ -70,9 +74,7 @@ _INTERPRETER = (
     "--argv0",
     f"{AGENT_FOLDER}/bin/python3",
     f"{AGENT_FOLDER}/bin/python3",
-    "-I",
-    "-S",
-    "-B",
+    *INTERPRETER_FLAGS,
 )
 AGENT_COMMAND = (*_INTERPRETER, f"{AGENT_FOLDER}/boot.py")
 """The executor's ``command``; it has no ``args``."""

@@ -267,7 +267,7 @@ def agent_of(
         line += _file_system() if files is None else files
         line += ["--tmpfs", "/workspace", "--tmpfs", "/arl-spool", "--ro-bind-data", str(code), "/agent", *extra]
         if argv is None:
-            argv = (os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", REMOTE_BOOT, "/agent")
+            argv = (os.path.realpath(sys.executable), *pod.INTERPRETER_FLAGS, "-c", REMOTE_BOOT, "/agent")
         process = subprocess.Popen(
             [*line, *argv, str(port)],
             pass_fds=[code],

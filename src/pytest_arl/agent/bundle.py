@@ -12,7 +12,7 @@ import marshal
 
 import pytest_arl.agent
 
-__all__ = ["BOOT", "REMOTE_BOOT", "bundle"]
+__all__ = ["BOOT", "LOAD", "REMOTE_BOOT", "bundle"]
 
 # In the order of their imports, so that each finds those before it.
 _MODULES = (
@@ -40,7 +40,7 @@ _MODULES = (
 )
 _REMOTE_MODULES = ("auth", "container", "strangers", "peers", "remote")
 
-_LOAD = """\
+LOAD = """\
 import sys, marshal, gc
 gc.disable()
 M = type(sys)
@@ -65,15 +65,16 @@ for name, code in codes:
 gc.freeze()
 gc.enable()
 """
+"""Loads the agent from the file that argv names first."""
 
-BOOT = _LOAD + "agent.main.main(int(sys.argv[2]))\n"
+BOOT = LOAD + "agent.main.main(int(sys.argv[2]))\n"
 """The program for ``python -I -S -B -c BOOT PATH_OF_THE_BUNDLE NUMBER_OF_THE_DESCRIPTOR``.
 
 ``os`` is imported beside a stand-in for the abstract collections, which the agent has no use for and which take half a
 millisecond of every sandbox's start. Nothing that is made here is ever garbage, so nothing looks for any.
 """
 
-REMOTE_BOOT = _LOAD + "agent.remote.serve(*map(int, sys.argv[2:]))\n"
+REMOTE_BOOT = LOAD + "agent.remote.serve(*map(int, sys.argv[2:]))\n"
 """The same for an agent that listens: ``... PATH_OF_THE_BUNDLE [PORT]``, with a bundle made for that."""
 
 

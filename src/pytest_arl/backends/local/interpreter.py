@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_arl.backends.local.elf import soname
+from pytest_arl.elf import soname
 from pytest_arl.errors import BackendUnavailable
 
 if TYPE_CHECKING:
