@@ -1,0 +1,70 @@
+"""``/healthz``: the process answers; ``/readyz``: it leads and knows the cluster.
+
+Not kopf's endpoint, which starts only once its startup handlers are through: an operator that stands by for the lease
+is healthy, and would be restarted by its kubelet for being patient.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["Health", "serve"]
+
+_MOST_REQUEST = 8192
+_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Health:
+    """What is told.
+
+    Attributes:
+        state: ``standby``, ``syncing`` or ``leading``.
+    """
+
+    state: str = "standby"
+
+
+@asynccontextmanager
+async def serve(health: Health, port: int) -> AsyncIterator[None]:
+    """Answer on that port while the block runs; port 0 is none."""
+    if not port:
+        yield
+        return
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                request = await reader.readuntil(b"\r\n\r\n")
+                writer.write(_response(request, health))
+                await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(answer, None, port, limit=_MOST_REQUEST)
+    async with server:
+        yield
+
+
+def _response(request: bytes, health: Health) -> bytes:
+    where = request.split(b" ", 2)[1:2]
+    ready = health.state == "leading"
+    if where == [b"/healthz"] or (where == [b"/readyz"] and ready):
+        status = "200 OK"
+    elif where == [b"/readyz"]:
+        status = "503 Service Unavailable"
+    else:
+        status = "404 Not Found"
+    body = json.dumps({"state": health.state}).encode()
+    fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
+    head = f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n"
+    return head.encode() + body

@@ -1,0 +1,77 @@
+"""The operator's key: who has it is let in by the agents. It lives in a Secret that the operator makes by itself.
+
+Every entry of the Secret is a private key in PEM, and agents are told the public half of each; ``key.pem`` signs. To
+rotate, add the new one under another name, let the pools' pods be replaced, then swap the names.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from pytest_arl.agent.auth import challenge
+from pytest_arl.operator.api import Api, ApiError, path
+from pytest_arl.pod import keys_variable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["SECRET", "Keys", "load"]
+
+SECRET = "arl-operator-key"  # noqa: S105 - its name
+_SIGNING = "key.pem"
+_BITS = 2048
+
+
+class Keys:
+    """The key that signs, and all that are believed.
+
+    Attributes:
+        public: the variable by which agents are told.
+    """
+
+    def __init__(self, pems: Mapping[str, bytes]) -> None:
+        loaded = {name: serialization.load_pem_private_key(pem, None) for name, pem in sorted(pems.items())}
+        found = {name: each for name, each in loaded.items() if isinstance(each, rsa.RSAPrivateKey)}
+        if _SIGNING not in found or len(found) != len(loaded):
+            raise ValueError(f"the Secret {SECRET} needs RSA keys in PEM, one of them as {_SIGNING}")
+        self._signing = found[_SIGNING]
+        numbers = [each.public_key().public_numbers() for each in found.values()]
+        self.public = keys_variable([(each.n, each.e) for each in numbers])
+
+    def sign(self, nonce: bytes, pod: str, boot: str, epoch: int) -> bytes:
+        """The answer to an agent's nonce."""
+        return self._signing.sign(challenge(nonce, pod, boot, epoch), padding.PKCS1v15(), hashes.SHA256())
+
+
+async def load(api: Api, namespace: str) -> Keys:
+    """The keys of the Secret, which is made where it is not there."""
+    where = path("secrets", namespace, SECRET)
+    try:
+        found = await api.get(where)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        try:
+            found = await api.create(path("secrets", namespace), _new(namespace))
+        except ApiError as refused:
+            if refused.status != 409:
+                raise
+            found = await api.get(where)
+    return Keys({name: base64.b64decode(text) for name, text in (found.get("data") or {}).items()})
+
+
+def _new(namespace: str) -> dict[str, object]:
+    pem = rsa.generate_private_key(public_exponent=65537, key_size=_BITS).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": SECRET, "namespace": namespace},
+        "type": "Opaque",
+        "data": {_SIGNING: base64.b64encode(pem).decode()},
+    }

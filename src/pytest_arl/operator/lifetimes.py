@@ -1,0 +1,84 @@
+"""When things end by themselves: idle sandboxes, old ones, finished tasks, leases that nobody renews."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_arl.operator.objects import owner
+
+if TYPE_CHECKING:
+    from pytest_arl.operator.objects import Object
+
+__all__ = ["IDLE_SECONDS", "MOST_FINISHED", "Clock", "Limits", "expired", "limits_of", "surplus"]
+
+IDLE_SECONDS = 600
+"""For a sandbox that is not kept and has no lease: what a crashed ``kubectl apply`` by hand leaves behind."""
+
+MOST_FINISHED = 50
+"""Finished Tasks with a ttl that a sandbox keeps; each may be half a megabyte in etcd."""
+
+_DEFAULT_LEASE_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds a sandbox may be idle, and may live; None is for ever."""
+
+    idle: float | None
+    lifetime: float | None
+
+
+def limits_of(sandbox: Object, pool: Object | None) -> Limits:
+    """A sandbox's own limits, else its pool's; 0 is never. One that nobody holds and that is not kept has a default."""
+    spec = sandbox["spec"]
+    defaults = ((pool or {}).get("spec") or {}).get("sandbox") or {}
+    idle = spec.get("idleTimeoutSeconds", defaults.get("idleTimeoutSeconds"))
+    if idle is None and not spec.get("keepAlive") and owner(sandbox, "Lease") is None:
+        idle = IDLE_SECONDS
+    lifetime = spec.get("maxLifetimeSeconds", defaults.get("maxLifetimeSeconds"))
+    return Limits(idle or None, lifetime or None)
+
+
+def expired(limits: Limits, *, age: float, idle: float, busy: bool) -> tuple[str, str] | None:
+    """Why a sandbox ends now: reason and sentence. A running task is never idle."""
+    if limits.lifetime is not None and age >= limits.lifetime:
+        return "LifetimeEnded", f"it has lived for its maxLifetimeSeconds, {limits.lifetime:g}"
+    if limits.idle is not None and not busy and idle >= limits.idle:
+        return "IdleTimeout", f"it was idle for {limits.idle:g} seconds"
+    return None
+
+
+def surplus(finished: list[tuple[str, str, str]]) -> list[str]:
+    """Which finished Tasks with a ttl go before it: all but the latest. Each is (completion, name, UID)."""
+    return [uid for _, _, uid in sorted(finished)[: max(0, len(finished) - MOST_FINISHED)]]
+
+
+class Clock:
+    """How long ago each lease was renewed, by this process's own monotonic clock.
+
+    The renewTime in a Lease is its holder's wall clock, which may be wrong by more than the lease lasts; that it
+    changed is all that counts. What was never seen to change counts from when it was first seen.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[str, float]] = {}
+
+    def see(self, uid: str, lease: Object, monotonic: float) -> None:
+        """Take note of a lease."""
+        renewed = (lease.get("spec") or {}).get("renewTime") or ""
+        before = self._seen.get(uid)
+        if before is None or before[0] != renewed:
+            self._seen[uid] = (renewed, monotonic)
+
+    def forget(self, uid: str) -> None:
+        """A lease is gone."""
+        self._seen.pop(uid, None)
+
+    def over(self, uid: str, lease: Object, monotonic: float) -> bool:
+        """Whether its holder let it run out."""
+        seen = self._seen.get(uid)
+        if seen is None:
+            return False
+        lasts = (lease.get("spec") or {}).get("leaseDurationSeconds") or _DEFAULT_LEASE_SECONDS
+        return monotonic - seen[1] > float(lasts)

@@ -1,0 +1,196 @@
+"""The operator's end of an agent's frames: one connection for each sandbox, many exchanges on it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl import pod
+from pytest_arl.agent import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Sign = Callable[[bytes, str, str], bytes]
+    """Nonce, pod UID and boot to a signature."""
+    OnFrame = Callable[[int, Any], None]
+
+__all__ = ["AgentLink", "Hello", "LinkLost"]
+
+_SECONDS = 5.0
+"""For an agent to say hello, and to be ready after our answer."""
+
+_UNASKED_BYTES = 1024 * 1024
+
+
+class LinkLost(Exception):
+    """The connection has ended, or what came over it was not an agent's."""
+
+
+class Hello:
+    """What the agent says of itself.
+
+    Attributes:
+        boot: changes with each start.
+        pod: the UID of its pod.
+        running: the task that runs, or None.
+    """
+
+    def __init__(self, hello: dict[str, Any], ready: dict[str, Any]) -> None:
+        self.boot = str(hello["boot"])
+        self.pod = str(hello["pod"])
+        running = ready.get("running")
+        self.running = None if running is None else str(running)
+
+
+class AgentLink(asyncio.Protocol):
+    """A connection to an agent that has been introduced. Made by :meth:`connect`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parser = frames.Parser(whole=True)  # an agent has nothing to say that is longer
+        self._streams: dict[int, OnFrame] = {}
+        self._number = 0
+        self._transport: asyncio.Transport | None = None
+        self._greetings: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+        self._introduced = False
+        self._allowed = _UNASKED_BYTES
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+        self.hello: Hello
+
+    @classmethod
+    async def connect(
+        cls, address: str, pod_uid: str, *, sign: Sign, epoch: int, config: dict[str, Any], holder: str | None
+    ) -> AgentLink:
+        """Connect and introduce oneself. OSError where nobody listens, LinkLost where it is not that pod's agent."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_SECONDS):
+            _, link = await loop.create_connection(cls, address, pod.PORT)
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await link._introduce(pod_uid, sign, epoch, config, holder)  # noqa: SLF001 - this class
+        except TimeoutError:
+            link.close("the agent did not introduce itself")
+            raise LinkLost("the agent did not introduce itself") from None
+        except BaseException:
+            link.close("not introduced")
+            raise
+        return link
+
+    async def _introduce(
+        self, pod_uid: str, sign: Sign, epoch: int, config: dict[str, Any], holder: str | None
+    ) -> None:
+        hello = await self._greeting(frames.HELLO)
+        try:
+            boot, pod_there, nonce = str(hello["boot"]), str(hello["pod"]), bytes(hello["nonce"])
+        except (LookupError, TypeError) as error:
+            raise LinkLost(f"the agent's greeting is garbled: {error!r}") from None
+        if hello.get("version") != frames.VERSION:
+            raise LinkLost(f"the agent speaks version {hello.get('version')}, the operator {frames.VERSION}")
+        if pod_there != pod_uid:
+            raise LinkLost(f"at that address is the pod {pod_there} by now")
+        answer: dict[str, Any] = {
+            "version": frames.VERSION,
+            "role": "operator",
+            "epoch": epoch,
+            "signature": sign(nonce, pod_uid, boot),
+            "config": config,
+        }
+        if holder is not None:
+            answer["holder"] = holder
+        self.send(frames.HELLO, 0, answer)
+        self.hello = Hello(hello, await self._greeting(frames.READY))
+        self._introduced = True
+
+    async def _greeting(self, wanted: int) -> dict[str, Any]:
+        get = asyncio.ensure_future(self._greetings.get())
+        await asyncio.wait((get, self.lost), return_when=asyncio.FIRST_COMPLETED)
+        if not get.done():
+            get.cancel()
+            raise LinkLost(self.lost.result())
+        kind, value = get.result()
+        if kind == frames.ERROR:
+            raise LinkLost(f"the agent refuses the operator: {value.get('text') if isinstance(value, dict) else value}")
+        if kind != wanted or not isinstance(value, dict):
+            raise LinkLost(f"the agent greets with a frame of type {kind}")
+        return value
+
+    def open(self, on_frame: OnFrame, allowed: int = 0) -> int:
+        """A new exchange; ``on_frame`` gets its frames, of which ``allowed`` bytes are expected."""
+        self._number += 1
+        self._streams[self._number] = on_frame
+        self._allowed += allowed
+        return self._number
+
+    def shut(self, stream: int) -> None:
+        """Nobody waits for an exchange any more."""
+        self._streams.pop(stream, None)
+
+    def send(self, kind: int, stream: int, value: object) -> None:
+        """Send a message. LinkLost where the connection has ended."""
+        if self._transport is None or self.lost.done():
+            raise LinkLost(self.lost.result() if self.lost.done() else "not connected")
+        self._transport.write(frames.message(kind, stream, value))
+
+    def send_cancel(self, task: str) -> None:
+        """End a task of that UID, if it runs; no error where the connection has ended."""
+        if not self.lost.done():
+            self.send(frames.CANCEL, 0, {"id": task})
+
+    async def ping(self) -> None:
+        """Return once the agent has taken everything that was sent before."""
+        answer: asyncio.Future[None] = self._loop.create_future()
+        stream = self.open(lambda _kind, _value: None if answer.done() else answer.set_result(None))
+        try:
+            self.send(frames.PING, stream, {})
+            await asyncio.wait((answer, self.lost), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise LinkLost(self.lost.result())
+        finally:
+            self.shut(stream)
+
+    def close(self, why: str) -> None:
+        """End the connection."""
+        if not self.lost.done():
+            self.lost.set_result(why)
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send at once, and find out about a node that is gone within seconds rather than hours."""
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError("an agent is reached over a stream")
+        self._transport = transport
+        sock: socket.socket = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, option):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand out what is complete."""
+        self._allowed -= len(data)
+        if self._allowed < 0:
+            self.close("the agent sent more than it was asked for")
+            return
+        try:
+            for kind, stream, value in self._parser.feed(data):
+                if not self._introduced:
+                    self._greetings.put_nowait((kind, value))
+                    continue
+                on_frame = self._streams.get(stream)
+                if on_frame is not None:
+                    on_frame(kind, value)
+        except frames.ProtocolError as error:
+            self.close(f"the agent's stream is garbled: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Believe it at once: the API says so two seconds later."""
+        if not self.lost.done():
+            self.lost.set_result(f"the connection to the agent ended{'' if exc is None else f': {exc}'}")

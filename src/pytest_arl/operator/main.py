@@ -1,0 +1,232 @@
+"""``pytest-arl operator run``: become the leader, learn what there is, then follow it with kopf's watches.
+
+kopf's event handlers only note what they see (``Control.event``): daemons, timers and delete handlers would add
+finalizers, and a patch by kopf would be one more write for each Task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import kopf
+
+from pytest_arl.operator import election, health, keys, logs
+from pytest_arl.operator.api import GROUP_PATH, Api, ApiError, connection, path
+from pytest_arl.operator.control import Control
+from pytest_arl.operator.objects import parse_time
+from pytest_arl.operator.template import Agent
+from pytest_arl.pod import POOL_LABEL, RUN_LABEL
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+__all__ = ["Options", "add_arguments", "run"]
+
+_LOG = logging.getLogger(__name__)
+
+_ORIGINAL_LEASE = "arl-operator.infra.io"
+_WATCHED = {
+    "warmpools": ("arl.infra.io", "v1alpha1", "warmpools"),
+    "sandboxes": ("arl.infra.io", "v1alpha1", "sandboxes"),
+    "tasks": ("arl.infra.io", "v1alpha1", "tasks"),
+    "pods": ("", "v1", "pods"),
+    "leases": ("coordination.k8s.io", "v1", "leases"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator is told.
+
+    Attributes:
+        namespaces: those it works in; none is all.
+        home: the namespace of its lease and key.
+        agent_image: the image that brings the agent.
+        lease_seconds: after how long without a renewal another operator may lead.
+        identity: whose predecessor's lease it takes at once.
+    """
+
+    namespaces: Sequence[str]
+    home: str
+    agent_image: str
+    pull_policy: str | None
+    health_port: int
+    lease_seconds: float
+    identity: str
+    log_level: str
+
+
+class Refused(Exception):
+    """Why the operator does not start, in a line with the cure."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``pytest-arl operator run``."""
+    env = os.environ.get
+    add = parser.add_argument
+    add("--namespace", action="append", default=[], metavar="NS", help="work in this namespace only (repeatable)")
+    add(
+        "--operator-namespace",
+        default=env("ARL_OPERATOR_NAMESPACE"),
+        metavar="NS",
+        help="namespace of the operator's lease and key (ARL_OPERATOR_NAMESPACE; default: the first --namespace, "
+        "else arl-system)",
+    )
+    add("--agent-image", default=env("ARL_AGENT_IMAGE"), metavar="IMAGE", help="the agent's image (ARL_AGENT_IMAGE)")
+    add("--agent-pull-policy", choices=["Always", "IfNotPresent", "Never"], help="imagePullPolicy of that image")
+    add("--health-port", type=int, default=8080, metavar="PORT", help="serves /healthz and /readyz; 0 is none")
+    add("--lease-seconds", type=float, default=15.0, metavar="S", help="how long its lease lasts unrenewed")
+    add("--identity", default=env("POD_NAME"), metavar="NAME", help="a successor of this name takes over at once")
+    add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until stopped; the exit code."""
+    logs.setup(args.log_level)
+    if not args.agent_image:
+        sys.stderr.write("pytest-arl: no agent image: set ARL_AGENT_IMAGE or give --agent-image\n")
+        return 2
+    home = args.operator_namespace or (args.namespace[0] if args.namespace else "arl-system")
+    identity = args.identity or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    options = Options(
+        namespaces=args.namespace,
+        home=home,
+        agent_image=args.agent_image,
+        pull_policy=args.agent_pull_policy,
+        health_port=args.health_port,
+        lease_seconds=args.lease_seconds,
+        identity=identity,
+        log_level=args.log_level,
+    )
+    try:
+        asyncio.run(_main(options))
+    except (Refused, kopf.LoginError) as refused:
+        sys.stderr.write(f"pytest-arl: {refused}\n")
+        return 1
+    except ApiError as error:
+        sys.stderr.write(f"pytest-arl: the API server refuses the operator: {error}\n")
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 0
+    return 0
+
+
+async def _main(options: Options) -> None:
+    state = health.Health()
+    async with health.serve(state, options.health_port), Api() as api:
+        await _check(api, options)
+        leadership = election.Leadership(api, options.home, options.identity, options.lease_seconds)
+        await leadership.acquire()
+        keeping = asyncio.create_task(_keep(leadership))
+        state.state = "syncing"
+        loaded = await keys.load(api, options.home)
+        agent = Agent(options.agent_image, options.pull_policy, loaded.public)
+        control = Control(api, loaded, leadership.epoch, agent, options.namespaces)
+        await control.sync()
+        rounds = asyncio.create_task(control.rounds())
+        state.state = "leading"
+        try:
+            await _watch(control, options)
+        finally:
+            state.state = "stopping"
+            for task in (keeping, rounds):
+                task.cancel()
+            with contextlib.suppress(ApiError):
+                await leadership.release()
+
+
+async def _keep(leadership: election.Leadership) -> None:
+    """Stop the process, whatever it is doing, before another one may lead."""
+    try:
+        await leadership.keep()
+    except election.LeadershipLost as lost:
+        _LOG.critical("the lease is lost: %s", lost)
+        os._exit(3)
+
+
+async def _check(api: Api, options: Options) -> None:
+    """What must be there, and what must not."""
+    try:
+        found = await api.get(GROUP_PATH)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        found = {"resources": []}
+    missing = {"warmpools", "sandboxes", "tasks"} - {each["name"] for each in found["resources"]}
+    if missing:
+        raise Refused(
+            f"the cluster has no {', '.join(sorted(missing))}.arl.infra.io: pytest-arl manifests | kubectl apply -f -"
+        )
+    namespaces: Sequence[str | None] = options.namespaces or [None]
+    for namespace in namespaces:
+        try:
+            leases = await api.items(path("leases", namespace), fieldSelector=f"metadata.name={_ORIGINAL_LEASE}")
+        except ApiError as error:
+            if error.status == 403:
+                continue
+            raise
+        for lease in leases:
+            if _renewed(lease):
+                where = lease["metadata"]["namespace"]
+                raise Refused(f"the original ARL operator runs in namespace {where}: stop it first, both cannot")
+
+
+def _renewed(lease: dict[str, Any]) -> bool:
+    """Whether its holder was there within three times its term (by two wall clocks: a guess on the safe side)."""
+    import time  # noqa: PLC0415 - here only
+
+    spec = lease.get("spec") or {}
+    renewed = parse_time(spec.get("renewTime"))
+    term = 3 * float(spec.get("leaseDurationSeconds") or 15)
+    return bool(spec.get("holderIdentity")) and renewed is not None and time.time() - renewed < term
+
+
+async def _watch(control: Control, options: Options) -> None:
+    """Run kopf until a signal comes."""
+    registry = kopf.OperatorRegistry()
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.peering.standalone = True
+    settings.watching.server_timeout = 300
+    settings.watching.connect_timeout = 10
+    settings.networking.request_timeout = 30
+    settings.watching.label_selectors[kopf_selector("pods")] = POOL_LABEL
+    settings.watching.label_selectors[kopf_selector("leases")] = RUN_LABEL
+
+    @kopf.on.login(registry=registry)
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return connection()
+
+    for kind in _WATCHED:
+        _follow(control, registry, kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        await kopf.operator(
+            registry=registry,
+            settings=settings,
+            standalone=True,
+            clusterwide=not options.namespaces,
+            namespaces=list(options.namespaces),
+        )
+
+
+def kopf_selector(kind: str) -> tuple[str, str, str]:
+    """A kind as kopf names it."""
+    return _WATCHED[kind]
+
+
+def _follow(control: Control, registry: kopf.OperatorRegistry, kind: str) -> None:
+    @kopf.on.event(*_WATCHED[kind], id=kind, registry=registry)
+    async def seen(event: Any, **_: Any) -> None:
+        control.event(kind, event["type"] == "DELETED", event["object"])

@@ -1,0 +1,116 @@
+"""Reading Kubernetes objects as the API has them: plain dicts, for speed; the API server has validated them."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+__all__ = [
+    "Key",
+    "Object",
+    "age",
+    "condition",
+    "conditions",
+    "created",
+    "key",
+    "leaving",
+    "name",
+    "now",
+    "owner",
+    "parse_time",
+    "uid",
+    "version",
+]
+
+Object = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """Which object of its kind."""
+
+    namespace: str
+    name: str
+
+
+def key(body: Object) -> Key:
+    """Namespace and name."""
+    meta = body["metadata"]
+    return Key(meta["namespace"], meta["name"])
+
+
+def name(body: Object) -> str:
+    """The object's name."""
+    found: str = body["metadata"]["name"]
+    return found
+
+
+def uid(body: Object) -> str:
+    """What tells it from an earlier one of its name."""
+    found: str = body["metadata"]["uid"]
+    return found
+
+
+def version(body: Object) -> int:
+    """The resourceVersion as the number it is on every API server there is; 0 where it is none."""
+    text = body["metadata"].get("resourceVersion", "")
+    return int(text) if text.isdecimal() else 0
+
+
+def leaving(body: Object) -> bool:
+    """Whether it is being deleted."""
+    return body["metadata"].get("deletionTimestamp") is not None
+
+
+def owner(body: Object, kind: str) -> str | None:
+    """The UID of its owner of that kind."""
+    for reference in body["metadata"].get("ownerReferences") or ():
+        if reference["kind"] == kind:
+            found: str = reference["uid"]
+            return found
+    return None
+
+
+def created(body: Object) -> str:
+    """When it was created; these sort as text."""
+    found: str = body["metadata"].get("creationTimestamp") or ""
+    return found
+
+
+def parse_time(text: str | None) -> float | None:
+    """Seconds since the epoch of a Time or MicroTime."""
+    if not text:
+        return None
+    return datetime.fromisoformat(text).timestamp()
+
+
+def now(seconds: float | None = None) -> str:
+    """A MicroTime in UTC."""
+    moment = datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def age(body: Object, wall: float) -> float:
+    """Seconds since it was created, never less than 0."""
+    began = parse_time(body["metadata"].get("creationTimestamp"))
+    return 0.0 if began is None else max(0.0, wall - began)
+
+
+def condition(body: Object, kind: str) -> Object | None:
+    """A condition of its status."""
+    for each in (body.get("status") or {}).get("conditions") or ():
+        if each["type"] == kind:
+            found: Object = each
+            return found
+    return None
+
+
+def conditions(body: Object | None, changes: list[Object], moment: str) -> list[Object]:
+    """The conditions with these in place of those of their types; a time changes only with a status."""
+    old = {each["type"]: each for each in ((body or {}).get("status") or {}).get("conditions") or ()}
+    for change in changes:
+        before = old.get(change["type"])
+        same = before is not None and before["status"] == change["status"]
+        since = before["lastTransitionTime"] if before is not None and same else moment
+        old[change["type"]] = {**change, "lastTransitionTime": since}
+    return list(old.values())

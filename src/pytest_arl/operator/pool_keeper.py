@@ -1,0 +1,361 @@
+"""One pool: its Deployment, its status, and pods for the sandboxes that wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_arl import pod as pods
+from pytest_arl.operator import pooling, template
+from pytest_arl.operator.api import ApiError, path
+from pytest_arl.operator.objects import Key, conditions, created, key, leaving, name, now, uid
+from pytest_arl.operator.trouble import Trouble, refused_pod
+
+if TYPE_CHECKING:
+    from pytest_arl.operator.control import Control
+    from pytest_arl.operator.objects import Object
+
+__all__ = ["PoolKeeper", "Waiter"]
+
+_LOG = logging.getLogger(__name__)
+
+_STATUS_SECONDS = 1.0
+"""Between two writes of a pool's status: each claim changes it, and nobody counts that fast."""
+
+_SHORT_SECONDS = 2.0
+"""How often to ask why a Deployment has fewer pods than it should."""
+
+
+@dataclass(slots=True)
+class Waiter:
+    """A sandbox that wants a pod.
+
+    Attributes:
+        sandbox: whose it is.
+        pod: what it gets; cancelled where it no longer waits.
+        since: its creation, for the order.
+        trouble: why it waits.
+    """
+
+    sandbox: Object
+    pod: asyncio.Future[Object]
+    since: tuple[str, str]
+    trouble: Trouble | None = None
+
+
+class PoolKeeper:
+    """Keeps one WarmPool."""
+
+    def __init__(self, control: Control, where: Key) -> None:
+        self._control = control
+        self._api = control.api
+        self._store = control.store
+        self.key = where
+        self.wake = asyncio.Event()
+        self._waiters: dict[str, Waiter] = {}
+        self._reserved: set[str] = set()
+        self._lifting: set[str] = set()
+        self._applied: tuple[str, int, str] | None = None
+        self._last_claim = -pooling.QUIET_SECONDS
+        self._status_at = 0.0
+        self._trouble: Trouble | None = None
+        self._short: Trouble | None = None
+        self._told = True
+        self.template: Object | None = None
+
+    @property
+    def body(self) -> Object | None:
+        """The pool."""
+        return self._store.get("warmpools", self.key)
+
+    # For sandboxes
+
+    def ask(self, sandbox: Object) -> Waiter:
+        """Get in the queue for a pod."""
+        future: asyncio.Future[Object] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(sandbox, future, (created(sandbox), name(sandbox)))
+        self._waiters[uid(sandbox)] = waiter
+        self.assign()
+        return waiter
+
+    def withdraw(self, waiter: Waiter) -> None:
+        """Leave the queue."""
+        waiter.pod.cancel()
+        self._waiters.pop(uid(waiter.sandbox), None)
+
+    def why(self, waiter: Waiter) -> Trouble:
+        """Why there is no pod yet."""
+        found = self._pods()
+        waits = Trouble("WaitingForPod", f"waiting for a pod of pool {self.key.name}: {len(found.starting)} start")
+        return self._trouble or waiter.trouble or pooling.pool_trouble(found) or self._short or waits
+
+    def assign(self) -> None:
+        """Hand out what there is, start what is missing."""
+        body = self.body
+        if body is None or leaving(body):
+            return
+        found = self._pods()
+        if self._waiters and self.template is not None:
+            queue = sorted(self._waiters.values(), key=lambda waiter: waiter.since)
+            special = {uid(each.sandbox) for each in queue if self._special(each.sandbox)}
+            plan = pooling.share([uid(each.sandbox) for each in queue], special, found)
+            for who, pod in plan.claims:
+                self._reserved.add(uid(pod))
+                self._last_claim = time.monotonic()
+                self._control.spawn(self._claim(self._waiters.pop(who), pod))
+            for who in plan.cold:
+                self._control.spawn(self._create(self._waiters.pop(who)))
+            lift = plan.lift
+        else:
+            quiet = time.monotonic() - self._last_claim
+            lift = pooling.refill(found, body["spec"]["replicas"], quiet)
+        for pod in lift:
+            self._lifting.add(uid(pod))
+            self._control.spawn(self._lift(pod))
+
+    def _pods(self) -> pooling.Pods:
+        return pooling.sort_pods(self._store.idle[self.key].values(), self._reserved, self._lifting)
+
+    def _special(self, sandbox: Object) -> bool:
+        wanted = sandbox["spec"].get("resources")
+        if wanted is None or self.template is None:
+            return False
+        return bool(wanted != (template.executor_of(self.template["spec"], ours=True).get("resources") or {}))
+
+    async def _claim(self, waiter: Waiter, pod: Object) -> None:
+        """Make an idle pod this sandbox's. Whoever loses a race asks again."""
+        where = path("pods", self.key.namespace, name(pod))
+        try:
+            mine = await self._api.patch(where, template.claim(waiter.sandbox, pod))
+        except ApiError as error:
+            _LOG.info("a claim was refused: %s", error, extra={"data": {"pod": name(pod)}})
+            await self._look_again(where, pod)
+            self._back(waiter)
+        else:
+            self._store.put("pods", mine)
+            if waiter.pod.cancelled():
+                await self._api.delete(where, uid(mine))
+            else:
+                waiter.pod.set_result(mine)
+        finally:
+            self._reserved.discard(uid(pod))
+            self.wake.set()
+            asyncio.get_running_loop().call_later(pooling.QUIET_SECONDS + 0.1, self.wake.set)
+
+    async def _look_again(self, where: str, pod: Object) -> None:
+        try:
+            self._store.put("pods", await self._api.get(where))
+        except ApiError as error:
+            if error.status == 404:
+                self._store.remove("pods", pod)
+            else:
+                await asyncio.sleep(0.5)
+
+    def _back(self, waiter: Waiter) -> None:
+        if not waiter.pod.cancelled():
+            self._waiters[uid(waiter.sandbox)] = waiter
+            self.wake.set()
+
+    async def _create(self, waiter: Waiter) -> None:
+        """A pod of its own."""
+        body = self.body
+        if body is None:
+            self._back(waiter)
+            return
+        pod_name = f"{name(waiter.sandbox)}-{secrets.token_hex(3)}"
+        resources = waiter.sandbox["spec"].get("resources")
+        made = template.pod_template(body, self._control.agent, resources)
+        try:
+            mine = await self._api.create(
+                path("pods", self.key.namespace), template.cold_pod(waiter.sandbox, made, pod_name)
+            )
+        except ApiError as error:
+            if error.status == 409 and error.reason == "AlreadyExists":
+                mine = await self._api.get(path("pods", self.key.namespace, pod_name))
+            else:
+                waiter.trouble = refused_pod(error.message)
+                await asyncio.sleep(1.0)
+                self._back(waiter)
+                self._control.wake_sandbox(key(waiter.sandbox))
+                return
+        self._store.put("pods", mine)
+        if waiter.pod.cancelled():
+            await self._api.delete(path("pods", self.key.namespace, pod_name), uid(mine))
+        else:
+            waiter.pod.set_result(mine)
+
+    async def _lift(self, pod: Object) -> None:
+        gates = [gate for gate in pod["spec"].get("schedulingGates") or () if gate["name"] != pooling.GATE]
+        where = path("pods", self.key.namespace, name(pod))
+        try:
+            self._store.put("pods", await self._api.patch(where, {"spec": {"schedulingGates": gates or None}}))
+        except ApiError as error:
+            if error.status != 404:
+                _LOG.warning("a pod was not started: %s", error, extra={"data": {"pod": name(pod)}})
+        finally:
+            self._lifting.discard(uid(pod))
+
+    # For itself
+
+    async def run(self) -> None:
+        """Until the pool is gone."""
+        while (body := self.body) is not None:
+            self.wake.clear()
+            if not leaving(body):
+                await self._apply(body)
+                self.assign()
+                await self._explain(body)
+                await self._tell(body)
+            for waiter in self._waiters.values():
+                self._control.wake_sandbox(key(waiter.sandbox))
+            await self._pause()
+        for waiter in list(self._waiters.values()):
+            self.withdraw(waiter)
+
+    async def _pause(self) -> None:
+        busy = self._waiters or self._short is not None or self._lacks() or not self._told
+        try:
+            async with asyncio.timeout(_SHORT_SECONDS if busy else None):
+                await self.wake.wait()
+        except TimeoutError:
+            pass
+        # What comes together is looked at together.
+        await asyncio.sleep(0.02)
+
+    def _lacks(self) -> bool:
+        body = self.body
+        return body is not None and self._pods().total + len(self._reserved) < body["spec"]["replicas"]
+
+    def forget(self) -> None:
+        """Look at the Deployment again: it may have been changed or deleted."""
+        self._applied = None
+        self.wake.set()
+
+    async def _apply(self, body: Object) -> None:
+        """Bring the Deployment to what the pool says."""
+        state = (uid(body), body["metadata"].get("generation", 1), self._control.agent.keys)
+        if self._applied == state:
+            return
+        try:
+            made = template.pod_template(body, self._control.agent)
+            await self._try(body, made)
+            await self._refuse_stranger(body)
+            await self._api.apply(
+                path("deployments", self.key.namespace, self.key.name), template.deployment(body, made)
+            )
+        except template.TemplateInvalid as problem:
+            self._trouble = Trouble("TemplateInvalid", str(problem))
+        except ApiError as error:
+            self._trouble = Trouble("TemplateInvalid" if error.status in (400, 422) else "PoolFailed", error.message)
+            if self._trouble.reason != "TemplateInvalid":
+                _LOG.warning("a pool's Deployment was refused: %s", error, extra={"data": {"pool": self.key.name}})
+                return  # and tried again
+        else:
+            self._trouble, self.template = None, made
+        self._applied = state
+        _LOG.info("pool", extra={"data": {"pool": "/".join(self.key), "trouble": self._trouble}})
+
+    async def _try(self, body: Object, made: Object) -> None:
+        """Would such a pod be let in, and does it have fields that no pod has?"""
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {**made["metadata"], "generateName": f"{name(body)}-"},
+            "spec": made["spec"],
+        }
+        try:
+            await self._api.create(path("pods", self.key.namespace), pod, dryRun="All", fieldValidation="Strict")
+        except ApiError as error:
+            if error.status not in (400, 403, 422):
+                raise
+            trouble = refused_pod(error.message)
+            if trouble.reason != "QuotaExceeded":
+                raise template.TemplateInvalid(error.message) from None
+
+    async def _refuse_stranger(self, body: Object) -> None:
+        try:
+            there = await self._api.get(path("deployments", self.key.namespace, self.key.name))
+        except ApiError as error:
+            if error.status == 404:
+                return
+            raise
+        if not any(each["uid"] == uid(body) for each in there["metadata"].get("ownerReferences") or ()):
+            raise template.TemplateInvalid(
+                f"a Deployment {self.key.name} is there already and is not this pool's: delete it, or rename the pool"
+            )
+
+    async def _explain(self, body: Object) -> None:
+        """Where pods are missing, ask the Deployment why."""
+        if not self._lacks() or self._trouble is not None:
+            self._short = None
+            return
+        try:
+            found = await self._api.get(path("deployments", self.key.namespace, self.key.name))
+        except ApiError:
+            return
+        failure = next(
+            (
+                each
+                for each in (found.get("status") or {}).get("conditions") or ()
+                if each["type"] == "ReplicaFailure" and each["status"] == "True"
+            ),
+            None,
+        )
+        self._short = None if failure is None else refused_pod(failure.get("message", ""))
+        if self._short is not None:
+            _LOG.info("a pool lacks pods", extra={"data": {"pool": name(body), "reason": self._short.reason}})
+
+    async def _tell(self, body: Object) -> None:
+        """Write the status, where it has changed and not too often."""
+        status = self._status(body)
+        self._told = _same(body.get("status") or {}, status)
+        if self._told or time.monotonic() - self._status_at < _STATUS_SECONDS:
+            return
+        self._status_at = time.monotonic()
+        where = path("warmpools", self.key.namespace, self.key.name, "status")
+        try:
+            self._store.put(
+                "warmpools", await self._api.patch(where, {"metadata": {"uid": uid(body)}, "status": status})
+            )
+        except ApiError as error:
+            if error.status not in (404, 409):
+                _LOG.warning("a pool's status was not written: %s", error)
+        self._told = True
+
+    def _status(self, body: Object) -> Object:
+        found = self._pods()
+        trouble = self._trouble or self._short or pooling.pool_trouble(found)
+        wanted = body["spec"]["replicas"]
+        full = len(found.ready) >= wanted and self._trouble is None
+        reason = "Ready" if full else trouble.reason if trouble else "Starting"
+        message = "" if full else trouble.message if trouble else f"{len(found.ready)} of {wanted} are ready"
+        changes = [
+            {"type": "Ready", "status": "True" if full else "False", "reason": reason, "message": message},
+            {
+                "type": "Degraded",
+                "status": "True" if trouble else "False",
+                "reason": trouble.reason if trouble else "AsExpected",
+                "message": trouble.message if trouble else "",
+            },
+        ]
+        if template.has_sidecar(body):
+            text = "the container `sidecar` is left out: the agent has its role"
+            changes.append({"type": "SidecarLeftOut", "status": "True", "reason": "OldManifest", "message": text})
+        return {
+            "readyReplicas": len(found.ready),
+            "allocatedReplicas": len(self._store.allocated[self.key]),
+            "replicas": found.total,
+            "selector": f"{pods.POOL_LABEL}={self.key.name},{pods.STATUS_LABEL}={pods.STATUS_IDLE}",
+            "observedGeneration": body["metadata"].get("generation", 1),
+            "conditions": conditions(body, changes, now()),
+        }
+
+
+def _same(one: Object, other: Object) -> bool:
+    """Whether two statuses say the same."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

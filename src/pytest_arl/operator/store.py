@@ -1,0 +1,171 @@
+"""What the operator knows of the cluster: the level that every decision looks at, however the events came.
+
+Filled by lists and by watches, in any order: an older version of an object never replaces a newer one. Of finished
+Tasks only what their end needs is kept, for they may be half a megabyte each.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_arl import pod as pods
+from pytest_arl.operator.objects import Key, created, key, name, owner, parse_time, uid, version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_arl.operator.objects import Object
+
+__all__ = ["KINDS", "Finished", "Store"]
+
+KINDS = ("warmpools", "sandboxes", "tasks", "pods", "leases")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What is kept of a Task that is over."""
+
+    key: Key
+    uid: str
+    version: int
+    completed: str
+    ttl: float | None
+
+    def due(self, wall: float) -> bool:
+        """Whether its ttl is over."""
+        ended = parse_time(self.completed)
+        return self.ttl is not None and ended is not None and wall >= ended + self.ttl
+
+
+class Store:
+    """Every object of ours, by kind and key, and the ways from one to another.
+
+    Attributes:
+        idle: by pool, the pods nobody has claimed, by UID.
+        allocated: by pool, the UIDs of the pods in use.
+        owned: by UID of a Sandbox, its pods by name.
+        open: by Sandbox, its Tasks that are not finished, by UID.
+        over: by Sandbox, its finished Tasks by UID.
+    """
+
+    def __init__(self) -> None:
+        self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in KINDS}
+        self.idle: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self.allocated: defaultdict[Key, set[str]] = defaultdict(set)
+        self.owned: defaultdict[str, dict[str, Object]] = defaultdict(dict)
+        self.open: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self.over: defaultdict[Key, dict[str, Finished]] = defaultdict(dict)
+
+    def get(self, kind: str, where: Key) -> Object | None:
+        """An object; Tasks only while they are not finished."""
+        return self._objects[kind].get(where)
+
+    def all(self, kind: str) -> list[Object]:
+        """Every object of a kind."""
+        return list(self._objects[kind].values())
+
+    def put(self, kind: str, body: Object) -> bool:
+        """Take note of an object; whether it is news."""
+        where = key(body)
+        before = self._objects[kind].get(where)
+        if before is not None:
+            if uid(before) == uid(body) and version(before) >= version(body):
+                return False
+            if uid(before) != uid(body):
+                self.remove(kind, before)
+        if kind == "tasks":
+            return self._put_task(where, before, body)
+        body["metadata"].pop("managedFields", None)
+        self._objects[kind][where] = body
+        if kind == "pods":
+            if before is not None:
+                self._unlink_pod(before)
+            self._link_pod(body)
+        return True
+
+    def remove(self, kind: str, body: Object) -> bool:
+        """An object is gone; whether it was known."""
+        where = key(body)
+        if kind == "tasks":
+            sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
+            self.over[sandbox].pop(uid(body), None)
+            self.open[sandbox].pop(uid(body), None)
+        known = self._objects[kind].get(where)
+        if known is None or uid(known) != uid(body):
+            return False
+        del self._objects[kind][where]
+        if kind == "pods":
+            self._unlink_pod(known)
+        return True
+
+    def replace(self, kind: str, bodies: Iterable[Object], namespace: str | None) -> list[Object]:
+        """What there is of a kind (in a namespace); those that were known and are gone."""
+        there = {}
+        for body in bodies:
+            there[uid(body)] = body
+            self.put(kind, body)
+        gone = [
+            body
+            for where, body in self._objects[kind].items()
+            if uid(body) not in there and namespace in (None, where.namespace)
+        ]
+        for body in gone:
+            self.remove(kind, body)
+        if kind == "tasks":
+            for sandbox, finished in self.over.items():
+                if namespace in (None, sandbox.namespace):
+                    for task in [each for each in finished if each not in there]:
+                        del finished[task]
+        return gone
+
+    def tasks(self, sandbox: Key) -> list[Object]:
+        """A sandbox's Tasks that are not finished, in the order in which they run."""
+        return sorted(self.open[sandbox].values(), key=lambda task: (created(task), name(task)))
+
+    def forget_sandbox(self, sandbox: Key) -> None:
+        """Drop what is empty."""
+        for table in (self.open, self.over):
+            if not table.get(sandbox, True):
+                del table[sandbox]
+
+    def _put_task(self, where: Key, before: Object | None, body: Object) -> bool:
+        sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
+        status = body.get("status") or {}
+        finished = self.over[sandbox].get(uid(body))
+        if finished is not None:
+            return False
+        if status.get("state") in ("Succeeded", "Failed"):
+            ttl = body["spec"].get("ttlSecondsAfterFinished")
+            self.over[sandbox][uid(body)] = Finished(
+                where, uid(body), version(body), status.get("completionTime") or "", ttl
+            )
+            self.open[sandbox].pop(uid(body), None)
+            self._objects["tasks"].pop(where, None)
+            return before is not None
+        body["metadata"].pop("managedFields", None)
+        self._objects["tasks"][where] = body
+        self.open[sandbox][uid(body)] = body
+        return True
+
+    def _link_pod(self, body: Object) -> None:
+        labels = body["metadata"].get("labels") or {}
+        pool = Key(body["metadata"]["namespace"], labels.get(pods.POOL_LABEL, ""))
+        sandbox = owner(body, "Sandbox")
+        if sandbox is not None:
+            self.owned[sandbox][name(body)] = body
+            self.allocated[pool].add(uid(body))
+        elif labels.get(pods.STATUS_LABEL) == pods.STATUS_IDLE:
+            self.idle[pool][uid(body)] = body
+
+    def _unlink_pod(self, body: Object) -> None:
+        labels = body["metadata"].get("labels") or {}
+        pool = Key(body["metadata"]["namespace"], labels.get(pods.POOL_LABEL, ""))
+        self.idle[pool].pop(uid(body), None)
+        self.allocated[pool].discard(uid(body))
+        sandbox = owner(body, "Sandbox")
+        if sandbox is not None and sandbox in self.owned:
+            self.owned[sandbox].pop(name(body), None)
+            if not self.owned[sandbox]:
+                del self.owned[sandbox]

@@ -1,0 +1,284 @@
+"""One Task on its way: given to the agent, followed, written down.
+
+The agent alone decides whether it runs: it knows a Task by its UID, so asking again, after a lost connection or by a
+new operator, attaches to what runs or is answered from the record. A status is written when a Task has run for a
+moment, when steps end while others follow, and at the end; quick Tasks have one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.agent import frames
+from pytest_arl.operator import task_status, wire
+from pytest_arl.operator.api import ApiError, path
+from pytest_arl.operator.link import AgentLink, LinkLost
+from pytest_arl.operator.objects import key, uid
+from pytest_arl.operator.progress import Garbled, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_arl.operator.control import Control
+    from pytest_arl.operator.objects import Object
+
+__all__ = ["Busy", "Ended", "TaskRunner", "write_end"]
+
+_LOG = logging.getLogger(__name__)
+
+_QUICK_SECONDS = 0.03
+"""A Task that takes no longer is written once. Each write costs the API server 2.2 ms, more than such a Task takes."""
+
+_STEP_SECONDS = 0.5
+"""Between two writes of steps that have ended."""
+
+_GRACE_SECONDS = 5.0
+"""How long after a timeout the agent may take to say so; then it is not believed to live."""
+
+_RETRY_SECONDS = 0.5
+_FOR_EVER = 365 * 86400.0
+
+_RUNNING = re.compile(r"task (\S+) is running;")
+
+
+class Busy(Exception):
+    """Another task runs in that agent.
+
+    Attributes:
+        task: its UID.
+    """
+
+    def __init__(self, task: str) -> None:
+        super().__init__(task)
+        self.task = task
+
+
+class Ended(Exception):
+    """The agent will not have the operator any more: another boot, or a newer leader."""
+
+
+class TaskRunner:
+    """Runs one Task over one connection. LinkLost, Busy or Ended where it could not be seen to its end."""
+
+    def __init__(self, control: Control, task: Object, pool: Object | None, limits: Mapping[str, str]) -> None:
+        self._control = control
+        self.task = task
+        self._pool = pool
+        self._limits = limits
+        self.progress = Progress(task["spec"]["steps"])
+        self._link: AgentLink | None = None
+        self._news: asyncio.Future[None] | None = None
+        self._cancelled = bool(task["spec"].get("cancel"))
+        self._began = time.time()
+
+    def take(self, kind: int, value: Any) -> None:
+        """A frame of the agent."""
+        try:
+            self.progress.take(kind, value)
+        except Garbled as problem:
+            if self._link is not None:
+                self._link.close(f"the agent's answer is garbled: {problem}")
+            return
+        if kind in (frames.STEP, frames.DONE, frames.ERROR) and self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    def cancel(self) -> None:
+        """End the step that runs."""
+        self._cancelled = True
+        if self._link is not None:
+            self._link.send_cancel(uid(self.task))
+
+    def is_for(self, task: Object) -> bool:
+        """Whether this is that Task."""
+        return uid(task) == uid(self.task)
+
+    async def run(self, link: AgentLink) -> None:
+        """See the Task to its end."""
+        self._link = link
+        try:
+            message = wire.message(self.task, boot=link.hello.boot, epoch=self._control.epoch, pool=self._pool)
+        except wire.Refused as problem:
+            await self._fail(problem.reason, str(problem))
+            return
+        if self._cancelled and not await self._known(link):
+            await write_end(self._control, self.task, lambda _output: task_status.cancelled(self.task, time.time()))
+            return
+        for attempt in range(1 + (self.task["spec"].get("retries") or 0)):
+            if attempt:
+                await asyncio.sleep(_RETRY_SECONDS)
+                self.progress = Progress(self.task["spec"]["steps"])
+            await self._follow(link, frames.TASK, message)
+            if self.progress.refused is None:
+                await self._finish()
+                return
+            self._judge(self.progress.refused)
+        reason, text = _refusal(self.progress.refused or "")
+        await self._fail(reason, text)
+
+    async def _known(self, link: AgentLink) -> bool:
+        """Whether the agent has it already, so that it is cancelled there."""
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        request = {"id": uid(self.task), "limit": 0, "live": False}
+
+        def first(kind: int, _value: Any) -> None:
+            if not answer.done():
+                answer.set_result(kind != frames.ERROR)
+
+        stream = link.open(first, wire.SENT_BYTES)
+        try:
+            link.send(frames.ATTACH, stream, request)
+            pong = asyncio.ensure_future(link.ping())
+            await asyncio.wait((answer, pong), return_when=asyncio.FIRST_COMPLETED)
+            await pong
+            # Nothing was said of it by the time of the answer to what was asked later: it runs, and is silent.
+            return answer.result() if answer.done() else True
+        finally:
+            link.shut(stream)
+
+    async def _follow(self, link: AgentLink, kind: int, message: dict[str, Any]) -> None:
+        """Until the agent says that it is over."""
+        steps = len(message["steps"])
+        stream = link.open(self.take, 64 * 1024 + steps * (4 * wire.SENT_BYTES + 4096))
+        self._began = time.time()
+        try:
+            link.send(kind, stream, message)
+            if self._cancelled:
+                self.cancel()
+            deadline = time.monotonic() + _longest(message)
+            if not await self._until(link, time.monotonic() + _QUICK_SECONDS, lambda: False):
+                await link.ping()  # it has the Task
+                await self._watch(link, deadline)
+        finally:
+            link.shut(stream)
+
+    async def _watch(self, link: AgentLink, deadline: float) -> None:
+        """A Task that takes its time: write that it runs, then steps as they end, not too often."""
+        while not self.progress.done:
+            shown = len(self.progress.ended)
+            await self._write_running()
+            pause = time.monotonic() + _STEP_SECONDS
+            if not await self._until(link, deadline, lambda shown=shown: len(self.progress.ended) > shown):  # type: ignore[misc]  # a bound loop variable
+                link.close("the agent does not keep its deadlines")
+                raise LinkLost("the agent does not keep its deadlines")
+            await self._until(link, min(pause, deadline), lambda: False)
+
+    async def _until(self, link: AgentLink, until: float, enough: Callable[[], bool]) -> bool:
+        """Wait until it is done, or ``enough``; False where the time came first."""
+        while not (self.progress.done or enough()):
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            if link.lost.done():
+                raise LinkLost(link.lost.result())
+            self._news = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._news, link.lost), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        return True
+
+    def _judge(self, text: str) -> None:
+        """Refusals that say something about the agent rather than about the Task."""
+        found = _RUNNING.match(text)
+        if found is not None:
+            raise Busy(found[1])
+        if text in ("another boot", "older epoch", "not configured"):
+            raise Ended(text)
+
+    async def _write_running(self) -> None:
+        status = task_status.running(self.task, self.progress, self._began, self._limits)
+        await _write(self._control, self.task, status)
+
+    async def _finish(self) -> None:
+        if not self.progress.ended:
+            await self._fail("AgentRefused", "the agent has run no step of it")
+            return
+        began, ended = _times(self.progress, self._began)
+        await write_end(
+            self._control,
+            self.task,
+            lambda output: task_status.result(
+                self.task, self.progress, began=began, ended=ended, limits=self._limits, output=output
+            ),
+        )
+        self._log(ended - began)
+
+    def _log(self, seconds: float) -> None:
+        last = self.progress.ended[-1]
+        data = {
+            "task": "/".join(key(self.task)),
+            "uid": uid(self.task),
+            "traceID": self.task["spec"].get("traceID"),
+            "outcome": last.value["outcome"],
+            "exitCode": last.value["code"],
+            "seconds": round(seconds, 4),
+        }
+        _LOG.info("task", extra={"data": data})
+
+    async def _fail(self, reason: str, text: str) -> None:
+        await write_end(
+            self._control, self.task, lambda _output: task_status.failed(self.task, reason, text, time.time())
+        )
+        _LOG.info("task", extra={"data": {"task": "/".join(key(self.task)), "uid": uid(self.task), "reason": reason}})
+
+
+def _refusal(text: str) -> tuple[str, str]:
+    if "payload" in text:
+        return "PayloadMissing", f"the agent was not given what the Task names: {text}"
+    if "malformed" in text:
+        return "SpecInvalid", f"the agent refuses the Task: {text}"
+    if "no longer kept" in text:
+        return "SandboxLost", "it was run, and the agent no longer knows how it ended"
+    return "AgentRefused", f"the agent refuses the Task: {text}"
+
+
+def _longest(message: dict[str, Any]) -> float:
+    """Seconds after which an agent that keeps its deadlines has ended the task, its own included."""
+    if message["timeout"] is not None:
+        return float(message["timeout"]) + _GRACE_SECONDS
+    bounds = [step.get("timeout") for step in message["steps"] if step["type"] == "Command"]
+    known: list[float] = [bound for bound in bounds if bound is not None]
+    if len(known) < len(bounds) or "payload" in message:
+        return _FOR_EVER
+    return sum(known) + _GRACE_SECONDS * (1 + len(message["steps"]))
+
+
+def _times(progress: Progress, began: float) -> tuple[float, float]:
+    """When the first step began and the last ended, by the agent's clock where it says so."""
+    first, last = progress.ended[0].value, progress.ended[-1].value
+    start: float = first.get("at") or began
+    end: float = (last.get("at") or start) + (last.get("s") or 0.0)
+    return start, max(start, end)
+
+
+async def _write(control: Control, task: Object, status: Object) -> bool:
+    """Write a status; whether the Task is still there."""
+    where = path("tasks", *key(task), "status")
+    try:
+        control.store.put("tasks", await control.api.patch(where, {"metadata": {"uid": uid(task)}, "status": status}))
+    except ApiError as error:
+        if error.status in (404, 409):
+            return False
+        raise
+    return True
+
+
+async def write_end(control: Control, task: Object, build: Callable[[bool], Object]) -> None:
+    """Write how a Task ended: with its output, without it where that is refused, again where nobody answers."""
+    output = True
+    while True:
+        try:
+            if not await _write(control, task, build(output)):
+                control.store.remove("tasks", task)
+            return
+        except ApiError as error:
+            _LOG.warning("the end of a Task was not written: %s", error, extra={"data": {"task": "/".join(key(task))}})
+            if error.status in (0, 429) or error.status >= 500:
+                await asyncio.sleep(1.0)
+            elif output:
+                output = False
+            else:
+                text = f"the API server refuses its status: {error.message[:200]}"
+                await _write(control, task, task_status.failed(task, "StatusRefused", text, time.time(), output=False))
+                return

@@ -1,0 +1,217 @@
+"""A Task's status: from how far it is to what the API server is given, within its bounds."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.crds.models import MOST_STATUS_BYTES
+from pytest_arl.operator.objects import conditions, now
+from pytest_arl.units import go_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_arl.operator.objects import Object
+    from pytest_arl.operator.progress import Progress, StepEnd
+
+__all__ = ["CANCELLED_CODE", "cancelled", "encoded_size", "failed", "fit", "result", "running", "waiting"]
+
+CANCELLED_CODE = 137
+"""Of a step that was cancelled, also before it began: what SIGKILL makes of one."""
+
+_PER_STEP = 1024
+"""Bytes of JSON that a step without output may take: names are 63 characters, limits and times short."""
+
+_EXPENSIVE = re.compile('[\x00-\x1f"\\\\<>&\x7f\u2028\u2029]')
+"""Go's encoder writes most of these as six bytes."""
+
+
+def encoded_size(text: str) -> int:
+    """Bytes of a string in the JSON that is stored, at most."""
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return size + 5 * len(_EXPENSIVE.findall(text))
+
+
+def fit(texts: Sequence[str], room: int) -> list[str]:
+    """The texts, the longest cut to one size so that all of them have room. What is cut is the middle."""
+    sizes = [encoded_size(text) for text in texts]
+    if sum(sizes) <= room:
+        return list(texts)
+    share, left, count = 0, room, len(sizes)
+    for size in sorted(sizes):
+        share = left // count
+        if size > share:
+            break
+        left -= size
+        count -= 1
+    return [text if size <= share else _cut(text, share) for text, size in zip(texts, sizes, strict=True)]
+
+
+def _cut(text: str, room: int) -> str:
+    head = _head(text, room // 2)
+    tail = _head(text[len(head) :][::-1], room - room // 2)[::-1]
+    return head + tail
+
+
+def _head(text: str, room: int) -> str:
+    """The longest beginning that has room, about: halved until it fits, grown by what is left."""
+    taken = 0
+    while room > 0 and taken < len(text):
+        # A character takes one byte at least and six at most, so a sixth of the room is always safe.
+        piece = text[taken : taken + max(1, room // 6)]
+        size = encoded_size(piece)
+        if size > room:
+            break
+        taken += len(piece)
+        room -= size
+    return text[:taken]
+
+
+def result(
+    task: Object, progress: Progress, *, began: float, ended: float, limits: Mapping[str, str], output: bool = True
+) -> Object:
+    """The status of a task that its agent has finished. Without ``output``, where one with it was refused."""
+    # Each text is in it twice: in its step and in the whole.
+    steps, shown = _steps(progress, limits, (MOST_STATUS_BYTES - _overhead(progress)) // 2 if output else 0)
+    steps += [_skipped(step) for step in progress.steps[len(steps) :]]
+    last = progress.ended[-1]
+    status: Object = {
+        "state": "Succeeded" if last.succeeded else "Failed",
+        "exitCode": 0 if last.succeeded else last.value["code"],
+        "steps": steps,
+        "stdout": "".join(shown[::2]),
+        "stderr": "".join(shown[1::2]),
+    }
+    if last.succeeded:
+        outcome = _condition("Complete", "Succeeded", _count(len(steps)))
+    else:
+        name = progress.steps[len(progress.ended) - 1]["name"]
+        outcome = _condition("Failed", _reason(last), _sentence(name, last))
+    return _ended(task, status, [_STARTED, outcome], began, ended)
+
+
+def cancelled(task: Object, moment: float) -> Object:
+    """The status of a task that was cancelled before it began."""
+    first, *rest = task["spec"]["steps"]
+    step = {"name": first["name"], "type": first["type"], "outcome": "Cancelled", "exitCode": CANCELLED_CODE}
+    status = {"state": "Failed", "exitCode": CANCELLED_CODE, "steps": [step, *map(_skipped, rest)]}
+    outcome = _condition("Failed", "Cancelled", "it was cancelled before it began")
+    return _ended(task, status, [outcome], None, moment)
+
+
+def failed(
+    task: Object,
+    reason: str,
+    message: str,
+    moment: float,
+    progress: Progress | None = None,
+    *,
+    output: bool = True,
+    limits: Mapping[str, str] | None = None,
+) -> Object:
+    """The status of a task whose infrastructure failed: no exit code; the steps that are known to have ended."""
+    status: Object = {"state": "Failed"}
+    if progress is not None and progress.ended:
+        room = MOST_STATUS_BYTES - _overhead(progress) if output else 0
+        status["steps"], _ = _steps(progress, limits or {}, room)
+    return _ended(task, status, [_condition("Failed", reason, message)], None, moment)
+
+
+def running(task: Object, progress: Progress, began: float, limits: Mapping[str, str]) -> Object:
+    """The status of a task that runs, with the steps that have ended."""
+    status: Object = {"state": "Running", "startTime": now(began)}
+    if progress.ended:
+        status["steps"], _ = _steps(progress, limits, MOST_STATUS_BYTES - _overhead(progress))
+    return {**status, "conditions": conditions(task, [_STARTED], now()), **_observed(task)}
+
+
+def waiting(task: Object, reason: str, message: str) -> Object:
+    """The status of a task that cannot begin yet."""
+    told = {"type": "Started", "status": "False", "reason": reason, "message": message}
+    return {"state": "Pending", "conditions": conditions(task, [told], now()), **_observed(task)}
+
+
+_STARTED = {"type": "Started", "status": "True", "reason": "Started", "message": ""}
+
+
+def _condition(kind: str, reason: str, message: str) -> Object:
+    return {"type": kind, "status": "True", "reason": reason, "message": message}
+
+
+def _ended(task: Object, status: Object, changes: list[Object], began: float | None, ended: float) -> Object:
+    before = (task.get("status") or {}).get("startTime")
+    if began is not None:
+        status |= {"startTime": before or now(began), "duration": go_duration(max(0.0, ended - began))}
+    return {
+        **status,
+        "completionTime": now(ended),
+        "conditions": conditions(task, changes, now(ended)),
+        **_observed(task),
+    }
+
+
+def _observed(task: Object) -> Object:
+    return {"observedGeneration": task["metadata"].get("generation", 1)}
+
+
+def _overhead(progress: Progress) -> int:
+    return _PER_STEP * (len(progress.steps) + 4)
+
+
+def _steps(progress: Progress, limits: Mapping[str, str], room: int) -> tuple[list[Object], list[str]]:
+    """The steps that have ended, with as much of their output as there is room for, and those outputs in a row."""
+    texts = [each.decode("utf-8", "replace") for end in progress.ended for each in end.output]
+    shown = fit(texts, max(0, room))
+    pairs = zip(progress.steps, progress.ended, zip(shown[::2], shown[1::2], strict=True), strict=False)
+    return [_step(step, end, pair, limits) for step, end, pair in pairs], shown
+
+
+def _step(step: Object, end: StepEnd, shown: tuple[str, str], limits: Mapping[str, str]) -> Object:
+    value = end.value
+    found: dict[str, Any] = {
+        "name": step["name"],
+        "type": step["type"],
+        "outcome": value["outcome"],
+        "exitCode": value["code"],
+        "stdout": shown[0],
+        "stderr": shown[1],
+        "stdoutSize": value["out"],
+        "stderrSize": value["err"],
+        "truncated": _short(shown[0], value["out"], end.output[0]) or _short(shown[1], value["err"], end.output[1]),
+        "durationSeconds": value.get("s", 0.0),
+    }
+    limit: str | None = value.get("limit")
+    optional = {
+        "signal": value.get("signal"),
+        "limit": f"{limit} {limits[limit]}" if limit is not None and limit in limits else limit,
+        "startedAt": None if value.get("at") is None else now(value["at"]),
+    }
+    return found | {key: each for key, each in optional.items() if each is not None}
+
+
+def _short(shown: str, size: int, had: bytes) -> bool:
+    """Whether a text lacks something of what was printed: the agent's part of it, or ours."""
+    return size > len(had) or len(shown) < len(had.decode("utf-8", "replace"))
+
+
+def _skipped(step: Object) -> Object:
+    return {"name": step["name"], "type": step["type"], "outcome": "Skipped"}
+
+
+def _count(steps: int) -> str:
+    return "1 step succeeded" if steps == 1 else f"{steps} steps succeeded"
+
+
+def _reason(end: StepEnd) -> str:
+    outcome: str = end.value["outcome"]
+    return "StepFailed" if outcome == "Failed" else outcome
+
+
+def _sentence(name: str, end: StepEnd) -> str:
+    how = {
+        "TimedOut": "reached its timeout",
+        "OutOfMemory": "ran out of memory",
+        "Cancelled": "was cancelled",
+    }.get(end.value["outcome"])
+    return f"step {name!r} " + (how or f"exited {end.value['code']}")
