@@ -6,7 +6,8 @@ Whoever brings a backend implements the hook, marked or not, under its own name:
         return MyBackend(settings) if name == "mine" else None
 
 in a conftest.py or a pytest plugin, or in the module of an entry point of group ``pytest_arl``, which is also found
-where no pytest runs. ``--arl-backend mine`` then chooses it. The built-in ``local`` is asked last.
+where no pytest runs. ``--arl-backend mine`` then chooses it. The built-in ``local`` and
+``kubernetes`` are asked last.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _GROUP = "pytest_arl"
+_BUILT_IN = ("kubernetes", "local")
 _HOOKS = ("pytest_arl_backend", "pytest_arl_backend_names")
 # pytest's own project name: one implementation, marked with pytest.hookimpl or not at all, serves both managers.
 _hookspec = pluggy.HookspecMarker("pytest")
@@ -64,15 +66,15 @@ class _BuiltIn:
 
     @_hookimpl(trylast=True)
     def pytest_arl_backend(self, name: str, settings: Settings) -> Backend | None:
-        if name != "local":
+        if name not in _BUILT_IN:
             return None
-        # By name: this module is imported by every session, the engine only by those that use it.
-        backend: Backend = importlib.import_module("pytest_arl.backends.local").LocalBackend(settings)
+        # By name: this module is imported by every session, an engine only by those that use it.
+        backend: Backend = importlib.import_module(f"pytest_arl.backends.{name}").create_backend(settings)
         return backend
 
     @_hookimpl
     def pytest_arl_backend_names(self) -> Sequence[str]:
-        return ("local",)
+        return _BUILT_IN
 
 
 class _Manager(pluggy.PluginManager):
@@ -167,7 +169,8 @@ class _Backends:
 def _what_backends_read(settings: Settings) -> tuple[object, ...]:
     """The settings that a backend is made with; the others change from session to session."""
     project = None if settings.project is None else settings.project.path
-    return (settings.value("isolation_min"), settings.value("pools_file"), project, settings.start_dir)
+    names = ("isolation_min", "pools_file", "kubeconfig", "context")
+    return (*map(settings.value, names), project, settings.start_dir)
 
 
 _backends = _Backends()

@@ -172,9 +172,15 @@ SETTINGS: Mapping[str, Setting] = {
     for setting in (
         Setting("pool", "default", _text, "pool that sandboxes come from", "NAME"),
         Setting(
-            "backend", "local", _text, "what makes sandboxes: local, or the name that a plugin gave its own", "NAME"
+            "backend",
+            "local",
+            _text,
+            "what makes sandboxes: local, kubernetes, or the name that a plugin gave its own",
+            "NAME",
         ),
         Setting("namespace", None, _optional_text, "Kubernetes namespace; means nothing on this machine", "NAME"),
+        Setting("kubeconfig", None, _path, "file that says where the cluster is ($KUBECONFIG, ~/.kube/config)", "FILE"),
+        Setting("context", None, _optional_text, "context of the kubeconfig (its current one)", "NAME"),
         Setting("scope", "function", _scope, f"how long arl_sandbox lives: {one_of(SCOPES)}", "SCOPE"),
         Setting("timeout", None, _timeout, "limit of each execute(), as in 90s; none by default", "DURATION"),
         Setting("acquire_timeout", 120.0, _seconds, "longest wait for a sandbox to be ready (120s)", "DURATION"),

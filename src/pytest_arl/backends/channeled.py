@@ -97,7 +97,7 @@ class ChanneledSandbox:
         """The channel; ChannelLost where there is none any more."""
         raise NotImplementedError
 
-    def _agents_name(self, task_id: str) -> str:
+    def agents_name(self, task_id: str) -> str:
         """What the agent calls a task."""
         return task_id
 
@@ -107,10 +107,16 @@ class ChanneledSandbox:
     def asking(self) -> Iterator[Channel]:
         """The channel, where what goes wrong with it becomes what a caller of a backend expects."""
         __tracebackhide__ = True
+        with self._telling():
+            yield self._channel_in_use()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        __tracebackhide__ = True
         if self._closed:
             self.lost("it ended before this was asked of it")
         try:
-            yield self._channel_in_use()
+            yield
         except ChannelLost as error:
             self.lost(str(error))
         except ChannelTimeout:
@@ -144,7 +150,7 @@ class ChanneledSandbox:
 
     def process(self, task_id: str, step: int) -> AgentProcess:
         """The background process that this step started."""
-        return AgentProcess(self, self._agents_name(task_id), step, self._background[task_id, step])
+        return AgentProcess(self, self.agents_name(task_id), step, self._background[task_id, step])
 
     def _remember_background(self, task: TaskRequest) -> None:
         for index, step in enumerate(task.steps):
@@ -153,7 +159,7 @@ class ChanneledSandbox:
 
     def output(self, task_id: str, step: int, stream: StreamName) -> Iterator[bytes]:
         """All of a step's stream that is kept."""
-        which = {"task": self._agents_name(task_id), "step": step, "stream": STREAMS.index(stream)}
+        which = {"task": self.agents_name(task_id), "step": step, "stream": STREAMS.index(stream)}
         at = 0
         end: dict[str, int] = {"size": 1, "lost": 0}
         while at < end["size"]:

@@ -1,0 +1,214 @@
+"""Requests to the API server: JSON in and out, repeated where that is safe, bounded in time.
+
+The official client's connections and credentials are used, not its models: their conversion costs more than the call.
+Everything that is asked here may be asked twice: objects have the names that this side gave them, so that a POST whose
+answer was lost is seen to have arrived by the 409 of the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from pytest_arl.backends.kubernetes.access import connect
+from pytest_arl.backends.kubernetes.refusals import Refused, Where, explained
+from pytest_arl.crds.models import GROUP, VERSION
+from pytest_arl.errors import BackendUnavailable
+from pytest_arl.wording import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_arl.backends.kubernetes.access import Access
+    from pytest_arl.settings import Settings
+
+__all__ = ["Api", "path_of"]
+
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 15.0
+PATIENCE_SECONDS = 8.0
+"""For how long a call is repeated while the cluster is away or not well: seconds, not minutes."""
+FIRST_PATIENCE_SECONDS = 3.0
+"""The same before it has ever answered: most likely it is not there."""
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 2.0
+
+_ROOTS = {
+    "leases": "/apis/coordination.k8s.io/v1",
+    "pods": "/api/v1",
+    "events": "/api/v1",
+}
+
+
+def path_of(plural: str, namespace: str, name: str | None = None) -> str:
+    """Where objects of a kind, or one of them, are."""
+    root = _ROOTS.get(plural, f"/apis/{GROUP}/{VERSION}")
+    path = f"{root}/namespaces/{quote(namespace, safe='')}/{plural}"
+    return path if name is None else f"{path}/{quote(name, safe='')}"
+
+
+class Api:
+    """A cluster's API server. Thread-safe."""
+
+    def __init__(self, settings: Settings, access: Access | None = None) -> None:
+        self._settings = settings
+        self._met = False
+        self.access = access or connect(settings)
+
+    def where(self, namespace: str) -> Where:
+        """What messages say of the cluster."""
+        return Where(self.access.described, namespace)
+
+    # Objects
+
+    def get(self, plural: str, namespace: str, name: str) -> dict[str, Any]:
+        """One object. Refused (404) where it is not there."""
+        found: dict[str, Any] = self.call("GET", path_of(plural, namespace, name))
+        return found
+
+    def items(self, plural: str, namespace: str, **query: str) -> tuple[list[dict[str, Any]], str]:
+        """Objects, and the version of the collection that they were read at."""
+        found = self.call("GET", path_of(plural, namespace), query=query)
+        return found.get("items") or [], str((found.get("metadata") or {}).get("resourceVersion") or "")
+
+    def create(self, plural: str, namespace: str, body: Mapping[str, Any], **query: str) -> dict[str, Any]:
+        """Create an object whose name this side has given: one that is there already was created by a request whose
+        answer was lost.
+        """
+        try:
+            found: dict[str, Any] = self.call("POST", path_of(plural, namespace), body, query=query)
+        except Refused as refused:
+            if refused.status != 409 or refused.reason != "AlreadyExists":
+                raise
+            return self.get(plural, namespace, body["metadata"]["name"])
+        return found
+
+    def merge(self, plural: str, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
+        """Change fields of an object."""
+        found: dict[str, Any] = self.call(
+            "PATCH", path_of(plural, namespace, name), patch, kind="application/merge-patch+json"
+        )
+        return found
+
+    def delete(self, plural: str, namespace: str, name: str, *, patience: float | None = None) -> None:
+        """Delete an object. One that is gone is no error."""
+        query = {"propagationPolicy": "Background"}
+        try:
+            self.call("DELETE", path_of(plural, namespace, name), query=query, patience=patience)
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+
+    def delete_all(self, plural: str, namespace: str, selector: str) -> None:
+        """Delete all objects that a label selector finds, in one request."""
+        query = {"labelSelector": selector, "propagationPolicy": "Background"}
+        self.call("DELETE", path_of(plural, namespace), query=query)
+
+    # Calls
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        kind: str = "application/json",
+        patience: float | None = None,
+    ) -> Any:
+        """The answer's JSON. Raises Refused, or BackendUnavailable for a cluster that stays away."""
+        data = None if body is None else encoded(body)
+        if patience is None:
+            patience = PATIENCE_SECONDS if self._met else FIRST_PATIENCE_SECONDS
+        deadline = time.monotonic() + patience
+        pause, renewed = _FIRST_PAUSE, False
+        while True:
+            try:
+                return self._once(method, path, data, query or {}, kind)
+            except Refused as refused:
+                if refused.status == 401 and not renewed:
+                    # A token may have been renewed in its file, or by its plugin, since it was read.
+                    self.access, renewed = connect(self._settings), True
+                    continue
+                if not refused.passing or time.monotonic() + pause > deadline:
+                    raise
+                wait = max(pause, min(_LONGEST_PAUSE, float(refused.details.get("retryAfterSeconds") or 0)))
+            except ConnectionError as away:
+                if time.monotonic() + pause > deadline:
+                    raise BackendUnavailable(str(away)) from None
+                wait = pause
+            time.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - so that many do not come back as one
+            pause = min(_LONGEST_PAUSE, 2 * pause)
+
+    def _once(self, method: str, path: str, data: bytes | None, query: Mapping[str, str], kind: str) -> Any:
+        response = self.send(method, path, data, query, kind=kind, read_seconds=READ_SECONDS)
+        content: bytes = response.data
+        self._met = True
+        if response.status >= 400:
+            raise Refused.read(response.status, content)
+        return json.loads(content) if content else {}
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        query: Mapping[str, str],
+        *,
+        kind: str = "application/json",
+        read_seconds: float,
+        whole: bool = True,
+    ) -> Any:
+        """One request, once: urllib3's response. ConnectionError where the server is not reached, BackendUnavailable
+        where it is not the one that the configuration means.
+        """
+        from urllib3 import Timeout, exceptions  # noqa: PLC0415 - comes with the client
+
+        access = self.access
+        headers = access.headers()
+        if data is not None:
+            headers["Content-Type"] = kind
+        url = f"{access.host}{path}?{urlencode(query)}" if query else access.host + path
+        try:
+            return access.pool.request(
+                method,
+                url,
+                body=data,
+                headers=headers,
+                timeout=Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+                retries=False,
+                redirect=False,
+                preload_content=whole,
+            )
+        except exceptions.SSLError as error:
+            raise BackendUnavailable(
+                f"{access.described} answers with a certificate that the kubeconfig does not vouch for "
+                f"({shorten(str(error), 200)}): certificate-authority-data may be another cluster's"
+            ) from None
+        except (exceptions.HTTPError, OSError) as error:
+            raise ConnectionError(_not_reached(access, error)) from error
+
+    def explaining(self, doing: str, namespace: str, action: Callable[[], Any]) -> Any:
+        """What ``action`` gives, where a refusal becomes the exception that callers of a backend expect."""
+        __tracebackhide__ = True
+        try:
+            return action()
+        except Refused as refused:
+            raise explained(refused, doing, self.where(namespace)) from None
+
+
+def encoded(body: Mapping[str, Any]) -> bytes:
+    """JSON as it is sent. Lone surrogates, which no JSON has, were replaced before."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _not_reached(access: Access, error: Exception) -> str:
+    said = " ".join(str(getattr(error, "reason", None) or error).split())
+    said = said.rpartition(": ")[2] if ">: " in said else said
+    return (
+        f"the cluster at {access.described} is not reached: {shorten(said, 200)}; is it running, and reachable from "
+        "here? (kubectl version asks it too)"
+    )

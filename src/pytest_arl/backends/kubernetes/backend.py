@@ -1,0 +1,228 @@
+"""The backend of a cluster: sandboxes out of its WarmPools."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import logging
+import os
+import secrets
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.backends.kubernetes import names, statuses
+from pytest_arl.backends.kubernetes.access import import_client
+from pytest_arl.backends.kubernetes.api import Api
+from pytest_arl.backends.kubernetes.manifests import holder_of, sandbox_manifest
+from pytest_arl.backends.kubernetes.refusals import INSTALL, Refused
+from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
+from pytest_arl.backends.kubernetes.silence import LOOK_SECONDS, Silence
+from pytest_arl.backends.kubernetes.space import Space
+from pytest_arl.errors import ArlError, BackendUnavailable, SandboxTimeout
+from pytest_arl.units import format_duration
+
+if TYPE_CHECKING:
+    from pytest_arl.backends.base import AcquireRequest
+    from pytest_arl.backends.kubernetes.watch import Mail
+    from pytest_arl.settings import Settings
+
+__all__ = ["KubernetesBackend"]
+
+_logger = logging.getLogger("pytest_arl")
+_SECRET_BYTES = 32
+
+
+class KubernetesBackend:
+    """Sandboxes on a cluster. See :class:`pytest_arl.backends.base.Backend`.
+
+    Nothing is asked of the cluster before the first :meth:`acquire`; only the client's import begins at once.
+    """
+
+    name = "kubernetes"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._owner = os.getpid()
+        self._lock = threading.RLock()
+        self._api: Api | None = None
+        self._spaces: dict[str, Space] = {}
+        self._open: set[KubernetesSandbox] = set()
+        self._run = names.run_id(os.environ)
+        self._closed = False
+        import_client()
+        _backends.add(self)
+        atexit.register(self.close)
+
+    def pools(self) -> tuple[str, ...]:
+        """Names of the pools there are in the default namespace, sorted."""
+        space = self._space(self._settings.value("namespace"))
+        found: tuple[str, ...] = space.api.explaining("listing pools", space.namespace, space.pools)
+        return found
+
+    def acquire(self, request: AcquireRequest) -> KubernetesSandbox:
+        """A ready sandbox."""
+        __tracebackhide__ = True
+        space = self._space(request.namespace)
+        # The Lease first: it also shows a namespace that is not there, which a pool's absence would not.
+        owner = space.lease.owner()
+        pool = space.pool(request.pool_ref)
+        name, secret = names.sandbox_name(pool.name), secrets.token_bytes(_SECRET_BYTES)
+        mail = space.sandboxes.mail(name)
+        try:
+            made = self._create(space, name, request, secret, owner)
+            self._wait(space, name, request, mail)
+        except BaseException:
+            space.sandboxes.forget(name)
+            self._give_up(space, name)
+            raise
+        sandbox = KubernetesSandbox(
+            space,
+            pool,
+            (name, str(made["metadata"]["uid"])),
+            mail,
+            secret,
+            kept=request.keep_alive,
+            replace=lambda: self._replace(request),
+            on_close=self._forget_sandbox,
+        )
+        with self._lock:
+            closed = self._closed
+            self._open.add(sandbox)
+        if closed:
+            sandbox.close()
+            raise BackendUnavailable("the kubernetes backend is closed")
+        return sandbox
+
+    def _replace(self, request: AcquireRequest) -> KubernetesSandbox:
+        """A sandbox in the place of one that is about to be closed."""
+        return self.acquire(dataclasses.replace(request, acquire_timeout=self._settings.value("acquire_timeout")))
+
+    def _space(self, namespace: str | None) -> Space:
+        with self._lock:
+            if self._closed:
+                raise BackendUnavailable("the kubernetes backend is closed")
+            if self._api is None:
+                self._api = Api(self._settings)
+            chosen = namespace or self._api.access.namespace
+            if chosen not in self._spaces:
+                self._spaces[chosen] = Space(self._api, chosen, self._run)
+            return self._spaces[chosen]
+
+    @staticmethod
+    def _create(
+        space: Space, name: str, request: AcquireRequest, secret: bytes, owner: dict[str, Any]
+    ) -> dict[str, Any]:
+        labels = names.labels_of(request.labels, space.labels)
+        if request.keep_alive:
+            labels[names.KEPT_LABEL] = "true"
+        holder = holder_of(request, space.run, space.worker, secret)
+        body = sandbox_manifest(name, request, labels, holder, None if request.keep_alive else owner)
+        made: dict[str, Any] = space.api.explaining(
+            f"creating the Sandbox {name!r}",
+            space.namespace,
+            lambda: space.api.create("sandboxes", space.namespace, body),
+        )
+        if (made["spec"].get("holder") or {}).get("secretHash") != holder["secretHash"]:
+            raise BackendUnavailable(
+                "the custom resources in the cluster are of another version than this client: a Sandbox lost its "
+                f"holder; {INSTALL}"
+            )
+        return made
+
+    def _wait(self, space: Space, name: str, request: AcquireRequest, mail: Mail) -> None:
+        """Until the sandbox is ready. Raises what it cannot be ready for."""
+        deadline = time.monotonic() + request.acquire_timeout
+        silence = Silence(space, f"Sandbox {name!r}")
+        while True:
+            number, found = mail.number, mail.latest
+            phase = statuses.phase(found)
+            if phase == "Ready":
+                return
+            if mail.failure is not None:
+                raise type(mail.failure)(str(mail.failure))
+            if mail.deleted:
+                raise BackendUnavailable(f"Sandbox {name!r} was deleted while it was waited for")
+            if phase == "Failed":
+                raise self._failed(space, name, request, found)
+            if not phase and not statuses.condition(found, "Ready"):
+                silence.check()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise SandboxTimeout(self._late(space, name, request, found))
+            mail.wait(number, min(left, LOOK_SECONDS))
+
+    @staticmethod
+    def _failed(space: Space, name: str, request: AcquireRequest, found: dict[str, Any] | None) -> ArlError:
+        if statuses.condition(found, "Ready").get("reason") == "PoolNotFound":
+            return space.no_such_pool(request.pool_ref)
+        said = statuses.why(found, "Ready") or "it gives no reason"
+        return BackendUnavailable(
+            f"no sandbox of pool {request.pool_ref!r} in namespace {space.namespace!r}: Sandbox {name!r} failed: {said}"
+        )
+
+    @staticmethod
+    def _late(space: Space, name: str, request: AcquireRequest, found: dict[str, Any] | None) -> str:
+        phase = statuses.phase(found) or "not noted by the operator"
+        last = statuses.why(found, "Ready") or "it says no more; kubectl describe shows it, and its pod's events"
+        return (
+            f"no sandbox of pool {request.pool_ref!r} in namespace {space.namespace!r} after "
+            f"{format_duration(request.acquire_timeout)}: waited for Sandbox {name!r} to be Ready, which is "
+            f"{phase}; {last}"
+        )
+
+    @staticmethod
+    def _give_up(space: Space, name: str) -> None:
+        """Nobody will have that sandbox."""
+        try:
+            space.api.delete("sandboxes", space.namespace, name, patience=1.0)
+        except (ArlError, Refused) as error:
+            _logger.debug("sandbox %s was not deleted, and ends with its Lease: %s", name, error)
+
+    def _forget_sandbox(self, sandbox: KubernetesSandbox) -> None:
+        sandbox.space.sandboxes.forget(sandbox.name)
+        with self._lock:
+            self._open.discard(sandbox)
+
+    def close(self) -> None:
+        """Close every sandbox that is still open and is not kept, and free everything. Idempotent."""
+        if self._owner != os.getpid():
+            return
+        atexit.unregister(self.close)
+        with self._lock:
+            self._closed = True
+            left, self._open = list(self._open), set()
+            spaces, self._spaces = list(self._spaces.values()), {}
+        for sandbox in left:
+            sandbox.let_go()
+        for space in spaces:
+            if any(sandbox.space is space and not sandbox.kept for sandbox in left):
+                self._delete_left(space)
+            space.close()
+
+    @staticmethod
+    def _delete_left(space: Space) -> None:
+        """All sandboxes of this process at once."""
+        mine = f"{names.selector({names.LEASE_LABEL: space.lease.name})},!{names.KEPT_LABEL}"
+        try:
+            space.api.delete_all("sandboxes", space.namespace, mine)
+        except (ArlError, Refused) as error:
+            _logger.warning("sandboxes were not deleted, and end with their Lease: %s", error)
+
+    def forget(self) -> None:
+        """In a forked child: everything here is the parent's, and stays as it is."""
+        self._lock = threading.RLock()
+        self._closed = True
+        atexit.unregister(self.close)
+
+
+_backends: weakref.WeakSet[KubernetesBackend] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for backend in list(_backends):
+        backend.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,183 @@
+"""The objects that this side sends, and what cannot be said in them.
+
+A Task is JSON of bounded size. What is no text (bytes of an argv, of stdin) and what is too long goes to the agent by
+its holder's own channel instead: the Task then describes its steps, names the hash of the real ones, and the agent
+runs those or nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.agent import frames
+from pytest_arl.backends.kubernetes.api import encoded
+from pytest_arl.backends.task_run import task_message
+from pytest_arl.crds.models import GROUP, MOST_SPEC_BYTES, MOST_STEPS, VERSION
+from pytest_arl.errors import UsageError
+from pytest_arl.units import go_duration
+from pytest_arl.wording import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_arl.backends.base import AcquireRequest, TaskRequest
+    from pytest_arl.steps import Command, FilePatch, Step
+
+__all__ = ["Payload", "go_size", "holder_of", "sandbox_manifest", "task_manifest"]
+
+_API = f"{GROUP}/{VERSION}"
+FINISHED_SECONDS = 300
+"""How long a finished Task of ours stays to be looked at."""
+
+_LONGEST_NAME = 63
+_LONGEST_WORD = 128 * 1024  # also the kernel's bound
+_LONGEST_PATH = 4096
+_MOST_WORDS = 1024
+_SHOWN = 200
+_SHOWN_WORDS = 16
+_LONGEST_TEST = 1000
+
+
+def holder_of(request: AcquireRequest, run: str, worker: str, secret: bytes) -> dict[str, Any]:
+    """Who holds a sandbox. The secret itself stays here."""
+    found = {"run": run, "worker": worker, "secretHash": hashlib.sha256(secret).hexdigest()}
+    test = request.labels.get("test")
+    return {**found, "test": _plain(test)[-_LONGEST_TEST:]} if test else found
+
+
+def sandbox_manifest(
+    name: str,
+    request: AcquireRequest,
+    labels: Mapping[str, str],
+    holder: Mapping[str, Any],
+    owner: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """A Sandbox. ``owner`` is the Lease that it ends with, if it does."""
+    spec: dict[str, Any] = {"poolRef": request.pool_ref, "keepAlive": request.keep_alive, "holder": dict(holder)}
+    for key, seconds in (
+        ("idleTimeoutSeconds", request.idle_timeout),
+        ("maxLifetimeSeconds", request.max_lifetime),
+    ):
+        if seconds is not None:
+            spec[key] = math.ceil(seconds)
+    metadata: dict[str, Any] = {"name": name, "labels": dict(labels)}
+    if owner is not None:
+        metadata["ownerReferences"] = [dict(owner)]
+    return {"apiVersion": _API, "kind": "Sandbox", "metadata": metadata, "spec": spec}
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """The exact steps of a Task that only describes them.
+
+    Attributes:
+        steps: as the agent takes them.
+        hash: SHA-256 of their encoding, in hexadecimal digits.
+    """
+
+    steps: list[dict[str, object]]
+    hash: str
+
+    @classmethod
+    def of(cls, task: TaskRequest) -> Payload:
+        """The steps of a task. UsageError where they are too long for any way."""
+        steps: Any = task_message(task, 0, live=False)["steps"]
+        body = frames.encode(steps)
+        if len(body) > frames.MAX_MESSAGE - 1024:
+            raise UsageError(
+                f"the steps of a task hold {len(body)} bytes together; at most {frames.MAX_MESSAGE >> 20} MiB can be "
+                "sent at once: upload() large files first"
+            )
+        return cls(steps, hashlib.sha256(body).hexdigest())
+
+
+def task_manifest(
+    name: str, sandbox: Mapping[str, Any], labels: Mapping[str, str], task: TaskRequest
+) -> tuple[dict[str, Any], Payload | None]:
+    """A Task of a sandbox (its metadata), and what has to be given to the agent before it is created."""
+    _check(task)
+    spec: dict[str, Any] = {"sandboxRef": sandbox["name"], "ttlSecondsAfterFinished": FINISHED_SECONDS}
+    if task.timeout is not None:
+        spec["timeout"] = go_duration(task.timeout)
+    payload = None
+    if all(map(_is_exact, task.steps)):
+        spec["steps"] = [step.to_json() for step in task.steps]
+    if "steps" not in spec or go_size(encoded(spec)) > MOST_SPEC_BYTES:
+        payload = Payload.of(task)
+        spec |= {"steps": [_described(step) for step in task.steps], "payloadHash": payload.hash}
+    owner = {"apiVersion": _API, "kind": "Sandbox", "name": sandbox["name"], "uid": sandbox["uid"]}
+    metadata = {"name": name, "labels": dict(labels), "ownerReferences": [owner]}
+    return {"apiVersion": _API, "kind": "Task", "metadata": metadata, "spec": spec}, payload
+
+
+def go_size(body: bytes) -> int:
+    """Bytes of JSON as the API server stores it: Go spells these characters out, six bytes each."""
+    marks = sum(body.count(mark) for mark in (b"<", b">", b"&"))
+    separators = body.count(b"\xe2\x80\xa8") + body.count(b"\xe2\x80\xa9")
+    return len(body) + 5 * marks + 3 * separators
+
+
+def _check(task: TaskRequest) -> None:
+    if len(task.steps) > MOST_STEPS:
+        raise UsageError(f"a task has {len(task.steps)} steps; a cluster takes {MOST_STEPS} in one Task: run several")
+    for number, step in enumerate(task.steps, start=1):
+        if len(step.name) > _LONGEST_NAME:
+            raise UsageError(
+                f"step {number}: 'name' has {len(step.name)} characters; a cluster takes {_LONGEST_NAME}: "
+                f"{shorten(_plain(step.name), 80)!r}"
+            )
+
+
+def _is_exact(step: Step) -> bool:
+    """Whether a Task can hold the step as it is."""
+    if step.type == "FilePatch":
+        return _fits(step.path, _LONGEST_PATH)
+    words = [*step.command, *step.env, *step.env.values()]
+    return (
+        len(step.command) <= _MOST_WORDS
+        and len(step.env) <= _MOST_WORDS
+        and all(_fits(word, _LONGEST_WORD) for word in words)
+        and (step.work_dir is None or _fits(step.work_dir, _LONGEST_PATH))
+        and (step.stdin is None or _is_text(step.stdin))
+    )
+
+
+def _fits(text: str, longest: int) -> bool:
+    return len(text) <= longest and (text.isascii() or _is_text(os.fsencode(text)))
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _described(step: Step) -> dict[str, Any]:
+    """A step as a reader of the Task is to see it: never run."""
+    return _described_patch(step) if step.type == "FilePatch" else _described_command(step)
+
+
+def _described_patch(step: FilePatch) -> dict[str, Any]:
+    content = f"({len(step.content)} bytes, which the client gave the agent itself)"
+    return {"name": step.name, "type": step.type, "path": shorten(_plain(step.path), _SHOWN), "content": content}
+
+
+def _described_command(step: Command) -> dict[str, Any]:
+    words = [shorten(_plain(word), _SHOWN) for word in step.command[:_SHOWN_WORDS]]
+    if len(step.command) > _SHOWN_WORDS:
+        words.append(f"({len(step.command) - _SHOWN_WORDS} more)")
+    found: dict[str, Any] = {"name": step.name, "type": step.type, "command": words}
+    if step.timeout is not None:
+        found["timeout"] = go_duration(step.timeout)
+    return {**found, "background": True} if step.background else found
+
+
+def _plain(text: str) -> str:
+    """Text that JSON can hold: bytes that are no UTF-8 become U+FFFD."""
+    return text if text.isascii() else os.fsencode(text).decode("utf-8", "replace")

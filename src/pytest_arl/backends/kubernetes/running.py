@@ -1,0 +1,304 @@
+"""One task of a sandbox: a Task object that is created, watched, and asked after where its status is not all.
+
+What the status holds is taken from there. What it cut, what is no text, and what is wanted while it happens comes from
+the agent, over the holder's channel, in the very frames that a sandbox on this machine answers with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.agent import frames
+from pytest_arl.backends.kubernetes import statuses
+from pytest_arl.backends.kubernetes.manifests import task_manifest
+from pytest_arl.backends.kubernetes.refusals import INSTALL, Refused
+from pytest_arl.backends.kubernetes.silence import LOOK_SECONDS, Silence
+from pytest_arl.backends.task_run import GRACE_SECONDS, TaskRun
+from pytest_arl.channel import AgentError, ChannelLost, ChannelTimeout
+from pytest_arl.errors import ArlError, BackendUnavailable, InfrastructureError, UsageError
+from pytest_arl.results import StepResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_arl.backends.base import OnOutput, OnStep, StreamName, TaskRequest
+    from pytest_arl.backends.kubernetes.manifests import Payload
+    from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
+    from pytest_arl.channel import Stream
+
+__all__ = ["Running"]
+
+_CHECK_SECONDS = 15.0
+"""Without a word for that long, the object is looked at: an event may have been lost with a connection."""
+_LAST_WORDS_SECONDS = 2.0
+_CANCEL_SECONDS = 2.0
+_OPERATOR_SECONDS = 15.0  # how much later than the agent the operator may be with its report
+_CANCELLED_CODE = 137
+_LOST = frozenset({"SandboxLost", "SandboxNotFound", "SandboxFailed", "AgentRestarted", "SandboxDeleted"})
+
+
+class Running:
+    """A task on its way. ``results`` is filled as steps end."""
+
+    def __init__(
+        self,
+        sandbox: KubernetesSandbox,
+        task: TaskRequest,
+        results: list[StepResult],
+        on_output: OnOutput | None,
+        on_step: OnStep | None,
+    ) -> None:
+        self._sandbox = sandbox
+        self._space = sandbox.space
+        self._task = task
+        self._results = results
+        self._on_output = None if on_output is None else _Unseen(on_output)
+        self._on_step = on_step
+        self._told = 0
+        self._began: float | None = None
+        self._cancelled = False
+        self.name = sandbox.name_of(task.id)
+        self.mail = self._space.tasks.mail(self.name)
+        sandbox.mail.wakes.add(self.mail)
+
+    def close(self) -> None:
+        """Wait for nothing of it any more."""
+        self._sandbox.mail.wakes.discard(self.mail)
+        self._space.tasks.forget(self.name)
+
+    def run(self) -> None:
+        """From creating the Task to its last result."""
+        manifest, payload = task_manifest(
+            self.name, {"name": self._sandbox.name, "uid": self._sandbox.uid}, self._space.labels, self._task
+        )
+        if payload is not None:
+            self._supply(payload)
+        try:
+            self._create(manifest)
+            if self._on_output is None:
+                self._finish(self._wait(statuses.finished))
+            else:
+                self._watch_live()
+        except ArlError:
+            raise
+        except BaseException:
+            if not self._cancelled:
+                self.cancel()
+            raise
+
+    # Before
+
+    def _supply(self, payload: Payload) -> None:
+        def send(stream: Stream) -> None:
+            stream.send(frames.SUPPLY, {"steps": payload.steps})
+            stream.reply(time.monotonic() + _SUPPLY_SECONDS)
+
+        self._sandbox.exchange(send)
+
+    def _create(self, manifest: dict[str, Any]) -> None:
+        api, namespace = self._space.api, self._space.namespace
+        strict = {"fieldValidation": "Strict"} if "payloadHash" in manifest["spec"] else {}
+        made = api.explaining(
+            f"creating the Task {self.name!r}", namespace, lambda: api.create("tasks", namespace, manifest, **strict)
+        )
+        if made["spec"].get("payloadHash") != manifest["spec"].get("payloadHash"):
+            api.delete("tasks", namespace, self.name)
+            raise BackendUnavailable(
+                "the custom resources in the cluster are older than this client: a Task lost its payloadHash; "
+                f"{INSTALL}"
+            )
+        self._sandbox.created(self._task.id, str(made["metadata"]["uid"]))
+
+    # Waiting
+
+    def _wait(self, done: Callable[[dict[str, Any]], bool], deadline: float | None = None) -> dict[str, Any]:
+        """The Task, once it is what ``done`` asks for. Raises what keeps it from that; TimeoutError at ``deadline``."""
+        silence = Silence(self._space, f"Task {self.name!r}")
+        lost_at: float | None = None
+        while True:
+            number, found = self.mail.number, self.mail.latest
+            if found is not None:
+                self._note(found)
+                if done(found) or statuses.finished(found):
+                    return found
+            if self.mail.failure is not None:
+                raise type(self.mail.failure)(str(self.mail.failure))
+            over = "its Task was deleted" if self.mail.deleted else self._sandbox.over()
+            if over:
+                # The Task's own last words may be on their way still: they know more of the steps.
+                lost_at = lost_at or time.monotonic() + (0 if self.mail.deleted else _LAST_WORDS_SECONDS)
+                if time.monotonic() >= lost_at:
+                    self._sandbox.lost(over)
+            elif found is None or not found.get("status"):
+                silence.check()
+            self._check_deadline(deadline)
+            pause = LOOK_SECONDS if over or deadline or not (found or {}).get("status") else _CHECK_SECONDS
+            if not self.mail.wait(number, pause) and pause == _CHECK_SECONDS:
+                self._look(number)
+
+    def _note(self, found: dict[str, Any]) -> None:
+        """Keep and tell what is known by now."""
+        if self._began is None and statuses.started(found):
+            self._began = time.monotonic()
+        if self._on_output is None:
+            self._results[:] = statuses.read_steps(self._task.steps, found, self._sandbox.label)
+            self._tell()
+
+    def _tell(self) -> None:
+        while self._told < len(self._results):
+            self._told += 1
+            if self._on_step is not None:
+                self._on_step(self._results[self._told - 1])
+
+    def _look(self, number: int) -> None:
+        try:
+            found = self._space.api.get("tasks", self._space.namespace, self.name)
+        except Refused as refused:
+            if refused.status == 404:
+                self.mail.put(None, deleted=True, since=number)
+        else:
+            self.mail.put(found, since=number)
+
+    def _check_deadline(self, deadline: float | None) -> None:
+        now = time.monotonic()
+        if deadline is not None and now >= deadline:
+            raise TimeoutError
+        limit = self._limit()
+        if self._began is not None and limit is not None and now > self._began + limit:
+            self._sandbox.kill()
+            self._sandbox.lost(f"its agent did not report the end of a task that must end within {limit:.0f} s")
+
+    def _limit(self) -> float | None:
+        """Seconds after its start in which the task is over, reported or not; None where nothing bounds it."""
+        bounds = [] if self._task.timeout is None else [self._task.timeout]
+        each = [step.timeout if step.type == "Command" else 0.0 for step in self._task.steps]
+        known = [timeout for timeout in each if timeout is not None]
+        if len(known) == len(each):
+            bounds.append(sum(known))
+        return min(bounds) + GRACE_SECONDS + _OPERATOR_SECONDS if bounds else None
+
+    # Its end
+
+    def _finish(self, found: dict[str, Any]) -> None:
+        self._refuse_failure(found)
+        if not statuses.is_whole(found):
+            exact: list[StepResult] = []
+            self._sandbox.exchange(lambda stream: self._attach(stream, exact, None, None))
+            self._results[:] = exact
+        self._tell()
+
+    def _refuse_failure(self, found: dict[str, Any]) -> None:
+        """Raise what the infrastructure did to the task."""
+        failed = statuses.why_failed(found)
+        if failed is None:
+            return
+        if not self._results:
+            self._results[:] = statuses.read_steps(self._task.steps, found, self._sandbox.label)
+        reason, message = failed
+        said = ": ".join(part for part in failed if part) or "it gives no reason"
+        if reason == "Cancelled":
+            self._end_cancelled()
+        elif reason == "SpecTooLarge":
+            raise UsageError(f"the cluster refuses this task: {message}")
+        elif reason in _LOST or not self._sandbox.alive():
+            self._sandbox.lost(said)
+        else:
+            raise InfrastructureError(f"sandbox {self._sandbox.name}: Task {self.name!r} failed: {said}")
+
+    def _end_cancelled(self) -> None:
+        """It was cancelled before the agent had it."""
+        if len(self._results) < len(self._task.steps):
+            step = self._task.steps[len(self._results)]
+            self._results.append(
+                StepResult(name=step.name, type=step.type, outcome="Cancelled", exit_code=_CANCELLED_CODE)
+            )
+
+    def _attach(
+        self, stream: Stream, results: list[StepResult], on_output: OnOutput | None, on_step: OnStep | None
+    ) -> None:
+        """All results from the agent, exactly."""
+        sandbox = self._sandbox
+        run = TaskRun(self._task, on_output, results, limit=sandbox.output_limit, label=sandbox.label, on_step=on_step)
+        asked = {"id": sandbox.agents_name(self._task.id), "limit": sandbox.output_limit, "live": on_output is not None}
+        try:
+            stream.send(frames.ATTACH, asked)
+            run.collect(stream)
+        except AgentError as error:
+            raise _NotThereError(error.text) from None
+        except (ChannelLost, ChannelTimeout):
+            run.keep_partial()
+            raise
+        except BaseException:
+            if not run.cancel(stream):
+                self.cancel()
+            self._cancelled = True
+            raise
+
+    # Live
+
+    def _watch_live(self) -> None:
+        """Follow the agent from the moment that it has the task."""
+        while True:
+            found = self._wait(statuses.started)
+            number = self.mail.number
+            if statuses.finished(found):
+                self._refuse_failure(found)
+                if statuses.why_failed(found) is not None:
+                    return
+            try:
+                self._sandbox.exchange(self._attach_live)
+                return
+            except _NotThereError as error:
+                if statuses.finished(found):
+                    raise InfrastructureError(
+                        f"sandbox {self._sandbox.name}: what task {self.name!r} printed is no longer kept ({error})"
+                    ) from None
+                self.mail.wait(number, _CANCEL_SECONDS)
+
+    def _attach_live(self, stream: Stream) -> None:
+        assert self._on_output is not None
+        self._on_output.again()
+        self._results.clear()
+        self._attach(stream, self._results, self._on_output, lambda _result: self._tell())
+
+    # Cancelling
+
+    def cancel(self) -> None:
+        """The caller was interrupted: end the step in the sandbox, wait a little for what is known of it."""
+        self._on_output, self._cancelled = None, True
+        try:
+            self._sandbox.cancel(self._task.id)
+            found = self._wait(statuses.finished, time.monotonic() + _CANCEL_SECONDS)
+            self._results[:] = statuses.read_steps(self._task.steps, found, self._sandbox.label)
+        except (ArlError, TimeoutError):
+            pass  # whoever interrupted wants to go on
+
+
+_SUPPLY_SECONDS = 120.0
+
+
+class _NotThereError(InfrastructureError):
+    """The agent does not know the task, yet or any more."""
+
+
+class _Unseen:
+    """A caller's ``on_output`` that is told each byte once, also where a connection is opened anew."""
+
+    def __init__(self, on_output: OnOutput) -> None:
+        self._on_output = on_output
+        self._told: Counter[tuple[str, str]] = Counter()
+        self._came: Counter[tuple[str, str]] = Counter()
+
+    def again(self) -> None:
+        """All output comes once more from its beginning."""
+        self._came.clear()
+
+    def __call__(self, step: str, stream: StreamName, data: bytes) -> None:
+        key = (step, stream)
+        unseen = data[max(0, self._told[key] - self._came[key]) :]
+        self._came[key] += len(data)
+        if unseen:
+            self._told[key] += len(unseen)
+            self._on_output(step, stream, unseen)

@@ -1,0 +1,158 @@
+"""What a process shares in one namespace of a cluster: its Lease, its watches, the pools that it knows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.backends.kubernetes import names
+from pytest_arl.backends.kubernetes.lease import Lease
+from pytest_arl.backends.kubernetes.refusals import Refused, explained
+from pytest_arl.backends.kubernetes.watch import Watch
+from pytest_arl.errors import BackendUnavailable, PoolNotFound, UsageError
+from pytest_arl.pod import EXECUTOR_CONTAINER, WORKSPACE
+from pytest_arl.units import parse_quantity
+from pytest_arl.wording import hint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_arl.backends.kubernetes.api import Api
+
+__all__ = ["OPERATOR_LEASE", "OPERATOR_NAMESPACE", "Pool", "Space"]
+
+OPERATOR_NAMESPACE = "arl-system"
+"""Where `pytest-arl manifests` puts the operator."""
+OPERATOR_LEASE = "arl-operator"
+_OUTPUT = 16 * 1024 * 1024
+_POOL_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What results and messages need of a WarmPool.
+
+    Attributes:
+        name: the pool's.
+        output: bytes of each stream that a result keeps.
+        isolation: what keeps its sandboxes apart, for the last line of a run.
+        limits: the template's value for each limit.
+        workspace: where relative paths are.
+    """
+
+    name: str
+    output: int
+    isolation: str
+    limits: Mapping[str, str]
+    workspace: str
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> Pool:
+        """From a WarmPool; what its template leaves out is left out here."""
+        spec = found.get("spec") or {}
+        template = (spec.get("template") or {}).get("spec") or {}
+        containers = template.get("containers") or [{}]
+        executor = next((each for each in containers if each.get("name") == EXECUTOR_CONTAINER), containers[0])
+        bounds = (executor.get("resources") or {}).get("limits") or {}
+        limits = {"memory": str(bounds["memory"])} if "memory" in bounds else {}
+        workspace = str((spec.get("sandbox") or {}).get("workDir") or WORKSPACE)
+        for key, path in (("workspace", workspace), ("tmp", "/tmp"), ("shm", "/dev/shm")):  # noqa: S108 - the pod's
+            size = _size_limit(template, executor, path)
+            limits |= {key: size} if size else {}
+        runtime = template.get("runtimeClassName")
+        output = (spec.get("sandbox") or {}).get("outputLimit")
+        return cls(
+            name=str(found["metadata"]["name"]),
+            output=parse_quantity(output) if output else _OUTPUT,
+            isolation=f"pod+{runtime}" if runtime else "pod",
+            limits=limits,
+            workspace=workspace,
+        )
+
+
+def _size_limit(template: Mapping[str, Any], executor: Mapping[str, Any], path: str) -> str | None:
+    mounts = executor.get("volumeMounts") or ()
+    name = next((mount.get("name") for mount in mounts if mount.get("mountPath") == path), None)
+    volumes = template.get("volumes") or ()
+    volume: Mapping[str, Any] = next((each for each in volumes if name and each.get("name") == name), {})
+    size = (volume.get("emptyDir") or {}).get("sizeLimit")
+    return None if size is None else str(size)
+
+
+class Space:
+    """One namespace, as this process uses it. Thread-safe."""
+
+    def __init__(self, api: Api, namespace: str, run: str) -> None:
+        self.api = api
+        self.namespace = namespace
+        self.run = run
+        self.worker = names.worker_id(os.environ)
+        lease = names.lease_name(run, self.worker)
+        self.labels = names.own_labels(run, self.worker, lease, importlib.metadata.version("pytest-arl"))
+        self.lease = Lease(api, namespace, lease, self.labels)
+        mine = names.selector({names.LEASE_LABEL: lease})
+        self.sandboxes = Watch(api, "sandboxes", namespace, mine)
+        self.tasks = Watch(api, "tasks", namespace, mine)
+        self._lock = threading.Lock()
+        self._pools: dict[str, tuple[Pool, float]] = {}
+
+    def pool(self, name: str) -> Pool:
+        """A pool by its name, as it was within the last minute. PoolNotFound lists those there are."""
+        with self._lock:
+            known = self._pools.get(name)
+        if known is not None and time.monotonic() < known[1]:
+            return known[0]
+        try:
+            found = self.api.get("warmpools", self.namespace, name)
+        except Refused as refused:
+            if refused.status == 404 and refused.details.get("name"):
+                raise self.no_such_pool(name) from None
+            raise explained(refused, f"reading pool {name!r}", self.api.where(self.namespace)) from None
+        try:
+            pool = Pool.read(found)
+        except UsageError as error:
+            raise BackendUnavailable(f"pool {name!r} of namespace {self.namespace!r}: outputLimit {error}") from None
+        with self._lock:
+            self._pools[name] = (pool, time.monotonic() + _POOL_SECONDS)
+        return pool
+
+    def no_such_pool(self, name: str) -> PoolNotFound:
+        """That there is no pool of that name, and which there are."""
+        with self._lock:
+            self._pools.pop(name, None)
+        try:
+            known = self.pools()
+        except Refused as refused:
+            listed = f"the pools there are cannot be listed: {refused.message}"
+        else:
+            listed = hint(name, known) if known else "it has none; kubectl apply -f a WarmPool"
+        return PoolNotFound(
+            f"there is no pool {name!r} in namespace {self.namespace!r} of {self.api.access.described}; {listed}"
+        )
+
+    def pools(self) -> tuple[str, ...]:
+        """Names of the pools there are, sorted. Raises Refused."""
+        found, _ = self.api.items("warmpools", self.namespace)
+        return tuple(sorted(str(each["metadata"]["name"]) for each in found))
+
+    def operator_renewals(self) -> frozenset[str] | None:
+        """When the operators that might serve this namespace last showed that they live; None where nobody says."""
+        found = set()
+        for namespace in (self.namespace, OPERATOR_NAMESPACE):
+            try:
+                lease = self.api.get("leases", namespace, OPERATOR_LEASE)
+                found.add(str((lease.get("spec") or {}).get("renewTime") or ""))
+            except Refused as refused:
+                if refused.status != 404:
+                    return None
+        return frozenset(found)
+
+    def close(self) -> None:
+        """Let go of everything in this namespace. Idempotent."""
+        self.sandboxes.close()
+        self.tasks.close()
+        self.lease.close()
