@@ -1,0 +1,8 @@
+"""``python -m pytest_arl.cli``, where scripts are not on the path."""
+
+import sys
+
+from pytest_arl.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())
