@@ -212,6 +212,12 @@ class Operator:
             stream.send(frames.TASK, self.request(*steps, name=name, **fields))
             return results_of(stream, *steps, limit=fields.get("limit", LIMIT))
 
+    def busy(self) -> bool:
+        """Whether a task runs."""
+        with self.channel.open() as stream:
+            stream.send(frames.PING, {})
+            return bool(stream.receive(time.monotonic() + 5)[1]["busy"])
+
     def run(self, *argv: str, **fields: Any) -> StepResult:
         (result,) = self.execute(command(*argv, **fields))
         return result

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["PORT", "SPOOL_FOLDER", "WORKSPACE", "Container", "look", "own_config"]
+__all__ = ["PORT", "SPOOL_FOLDER", "WORKSPACE", "Container", "environment", "look", "own_config"]
 
 PORT = 7070
 """Where the agent listens."""
@@ -45,31 +45,44 @@ class Container:
         env: the environment of steps.
     """
 
-    def __init__(self, environment: dict[bytes, bytes]) -> None:
+    def __init__(self, variables: dict[bytes, bytes]) -> None:
         """ValueError where something is missing or wrong, naming the variable."""
         private = PRIVATE_PREFIX.encode()
-        self.pod = _wanted(environment, POD_UID_VARIABLE)
+        self.pod = _wanted(variables, POD_UID_VARIABLE)
         try:
-            self.keys = auth.read_keys(_wanted(environment, OPERATOR_KEYS_VARIABLE))
+            self.keys = auth.read_keys(_wanted(variables, OPERATOR_KEYS_VARIABLE))
         except ValueError as error:
             raise ValueError(OPERATOR_KEYS_VARIABLE + " is " + str(error)) from None
-        self.workspace = environment.get(WORKSPACE_VARIABLE.encode()) or WORKSPACE.encode()
-        self.env = {name: value for name, value in environment.items() if not name.startswith(private)}
+        self.workspace = variables.get(WORKSPACE_VARIABLE.encode()) or WORKSPACE.encode()
+        self.env = {name: value for name, value in variables.items() if not name.startswith(private)}
         self.env.setdefault(b"PATH", _PATH)
 
 
-def _wanted(environment: dict[bytes, bytes], name: str) -> str:
-    value = environment.get(name.encode(), b"").decode("utf-8", "replace")
+def _wanted(variables: dict[bytes, bytes], name: str) -> str:
+    value = variables.get(name.encode(), b"").decode("utf-8", "replace")
     if not value or "\0" in value:
         raise ValueError(name + " is not set in the environment of this container")
     return value
 
 
-def look() -> Container:
-    """The container that this process is PID 1 of. ValueError says what it lacks."""
+def environment() -> dict[bytes, bytes]:
+    """The environment that the container was started with: the interpreter puts a locale of its own into what it has.
+
+    Closed once the agent is.
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:
+        return posix.environ  # `os.environ` may be a stand-in's, and holds text
+    return {name: value for name, equals, value in (each.partition(b"=") for each in variables) if equals}
+
+
+def look(variables: dict[bytes, bytes]) -> Container:
+    """The container that this process is PID 1 of, with that environment. ValueError says what it lacks."""
     if os.getpid() != 1:
         raise ValueError("the agent is not PID 1 here: shareProcessNamespace must not be set for this pod")
-    container = Container(posix.environ)  # `os.environ` may be a stand-in's, and holds text
+    container = Container(variables)
     if not os.path.isdir(container.workspace):
         try:
             files.make_parents(container.workspace + b"/.")

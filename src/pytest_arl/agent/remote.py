@@ -37,11 +37,12 @@ _BACKLOG = 128
 def serve(port: int = container.PORT) -> None:
     """Be the agent of this container; never returns."""
     oom = main.oom_score()
+    variables = container.environment()
     system.harden()
     system.set_limits({"CORE": 0})
     os.umask(0o022)
     try:
-        door = Door(Server(Loop(), oom), container.look(), port)
+        door = Door(Server(Loop(), oom), container.look(variables), port)
     except (OSError, ValueError) as error:
         _say("it cannot start: " + str(error))
         os._exit(_EX_CONFIG)
@@ -115,11 +116,11 @@ class Door:
 
     def hold(self, holder: object) -> str | None:
         """The sandbox is claimed for whoever knows this digest's secret; why not, where that cannot be."""
-        if holder is None or holder == self.holder:
+        if holder is None:
             return None
         if not auth.is_digest(holder):
             return "a holder is the SHA-256 of a secret, in hexadecimal digits"
-        if self.holder:
+        if self.holder not in {"", holder}:
             return "the sandbox is held by another"
         self.holder = str(holder)
         return None

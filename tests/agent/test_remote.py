@@ -1,0 +1,479 @@
+"""Who is admitted to an agent that listens, and what each may do there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_arl import pod
+from pytest_arl.agent import auth, frames
+from pytest_arl.channel import AgentConfig, AgentError, ChannelLost
+from tests.agent.harness import command, wait_until
+from tests.agent.remote_harness import (
+    MODULUS,
+    POD,
+    SECRET,
+    Agent,
+    Peer,
+    agent_of,
+    digest,
+    holder_hello,
+    operator_hello,
+    results_of,
+    sign,
+)
+
+CONFIG = AgentConfig(env={"CONFIG": "has this"}).message()
+
+
+@pytest.fixture
+def agent(bubblewrap: str) -> Iterator[Agent]:
+    with agent_of() as agent:
+        yield agent
+
+
+def admitted(peer: Peer, epoch: int = 1, **fields: object) -> dict[str, object]:
+    """Introduce an operator, and give what READY says."""
+    peer.send(frames.HELLO, 0, operator_hello(peer.hello(), epoch, **fields))
+    found = peer.receive()
+    assert found is not None
+    assert found[0] == frames.READY, found
+    value: dict[str, object] = found[2]
+    return value
+
+
+# Who is there
+
+
+def test_the_agent_says_who_it_is_and_what_is_to_be_signed(agent: Agent) -> None:
+    first, second = agent.connect().hello(), agent.connect().hello()
+
+    assert first["version"] == 1
+    assert first["pod"] == POD
+    assert first["pid"] == 1
+    assert len(first["boot"]) == 32
+    assert first["boot"] == second["boot"]
+    assert len(first["nonce"]) == 32
+    assert first["nonce"] != second["nonce"]
+
+
+def test_every_start_is_another_boot(agent: Agent) -> None:
+    with agent_of() as other:
+        assert other.connect().hello()["boot"] != agent.connect().hello()["boot"]
+
+
+# The operator
+
+
+def test_an_operator_is_admitted_and_says_once_what_the_agent_is_to_be(agent: Agent) -> None:
+    assert admitted(agent.connect()) == {"configured": False, "held": False}
+    assert admitted(agent.connect(), config=CONFIG, holder=digest(SECRET)) == {"configured": True, "held": True}
+    other = {**CONFIG, "env": [[b"CONFIG", b"another"]]}
+    assert admitted(agent.connect(), config=other) == {"configured": True, "held": True}
+
+    result = agent.operator().sh("echo $CONFIG")
+
+    assert result.stdout == "has this\n"
+
+
+def test_an_operator_may_say_who_the_holder_is_later(agent: Agent) -> None:
+    peer = agent.connect()
+    assert admitted(peer, config=CONFIG) == {"configured": True, "held": False}
+    peer.send(frames.HELLO, 0, {"holder": digest(SECRET)})
+
+    assert peer.receive() == (frames.READY, 0, {"configured": True, "held": True})
+    agent.holder_channel()
+
+
+def test_a_sandbox_has_one_holder_for_good(agent: Agent) -> None:
+    peer = agent.connect()
+    admitted(peer, holder=digest(SECRET))
+    admitted(agent.connect(), holder=digest(SECRET))  # the same once more
+    peer.send(frames.HELLO, 0, {"holder": digest(b"another")})
+
+    assert peer.refusal() == "the sandbox is held by another"
+    agent.operator()
+    agent.holder_channel()
+
+
+@pytest.mark.parametrize("holder", ["", "00", digest(SECRET).upper(), 7, b"x"])
+def test_a_holder_is_a_digest(agent: Agent, holder: object) -> None:
+    peer = agent.connect()
+    peer.send(frames.HELLO, 0, operator_hello(peer.hello(), 1, holder=holder))
+
+    assert "SHA-256" in peer.refusal()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        7,
+        {},
+        {"env": 7},
+        CONFIG | {"env": [["text", b""]]},
+        CONFIG | {"env": [[b"one"]]},
+        CONFIG | {"folders": [[b"/x"]]},
+    ],
+    ids=["no dict", "empty", "env", "text", "one", "folders"],
+)
+def test_a_malformed_config_is_refused_and_another_one_is_heard(agent: Agent, config: object) -> None:
+    peer = agent.connect()
+    peer.send(frames.HELLO, 0, operator_hello(peer.hello(), 1, config=config))
+
+    assert "config is malformed" in peer.refusal()
+    assert agent.operator().run("true").ok
+
+
+def test_what_is_of_no_concern_to_a_pod_is_not_heard(agent: Agent) -> None:
+    config = AgentConfig(
+        uid=4711, gid=4711, workspace="/elsewhere", spool_fd=0, oom_fd=1, pids_fd=2, owner_fd=3, memory=1
+    )
+    operator = agent.operator(config=config)
+
+    assert operator.sh("id -u; pwd").stdout == f"{os.getuid()}\n/workspace\n"
+
+
+def test_an_operator_of_an_older_epoch_is_sent_away(agent: Agent) -> None:
+    admitted(agent.connect(), epoch=5)
+    peer = agent.connect()
+    peer.send(frames.HELLO, 0, operator_hello(peer.hello(), 4))
+
+    assert peer.refusal() == "older epoch"
+    admitted(agent.connect(), epoch=5)
+
+
+def test_an_operator_that_has_been_succeeded_is_sent_away(agent: Agent) -> None:
+    old = agent.connect()
+    admitted(old, epoch=5)
+    admitted(agent.connect(), epoch=6)
+
+    assert old.refusal() == "older epoch"
+
+
+def test_a_step_of_a_superseded_operator_runs_on_for_the_new_one(agent: Agent) -> None:
+    old = agent.operator(epoch=1)
+    step = command("sh", "-c", "sleep 0.3; echo done")
+    with old.channel.open() as stream:
+        stream.send(frames.TASK, old.request(step, name="one"))
+        new = agent.operator(epoch=2)
+        with pytest.raises(ChannelLost, match="older epoch"):
+            stream.receive(time.monotonic() + 5)
+
+    (result,) = new.execute(step, name="one")
+
+    assert result.stdout == "done\n"
+
+
+def test_a_task_is_for_this_boot_and_from_the_newest_epoch(agent: Agent) -> None:
+    operator = agent.operator(epoch=3)
+
+    with pytest.raises(AgentError, match="another boot"):
+        operator.execute(command("true"), boot="another")
+    with pytest.raises(AgentError, match="older epoch"):
+        operator.execute(command("true"), epoch=2)
+    with pytest.raises(AgentError, match="malformed"):
+        operator.execute(command("true"), boot=operator.boot, epoch=operator.epoch, limit="none")
+    assert operator.run("true").ok
+
+
+def test_nothing_is_served_before_the_agent_is_configured(agent: Agent) -> None:
+    peer = agent.connect()
+    admitted(peer, holder=digest(SECRET))
+    holder = agent.connect()
+    holder.hello()
+    holder.send(frames.HELLO, 0, holder_hello())
+    assert holder.receive() == (frames.READY, 0, {"configured": False, "held": True})
+
+    for kind, value in (
+        (frames.TASK, {}),
+        (frames.GET, {"path": b"/"}),
+        (frames.RESET, {}),
+        (frames.CANCEL, {"id": "x"}),
+    ):
+        peer.send(kind, 7, value)
+        found = peer.receive()
+        assert found is not None
+        assert found[:2] == (frames.ERROR, 7)
+        assert found[2]["text"] == "the agent is not configured"
+    peer.send(frames.PING, 8, {})
+    assert peer.receive() == (frames.PONG, 8, {"busy": False})
+
+
+# The holder
+
+
+def test_the_holder_is_admitted_by_his_secret(agent: Agent) -> None:
+    agent.operator()
+    sandbox = agent.holder()
+    sandbox.write("file", b"content", None)
+
+    assert sandbox.read("file") == b"content"
+
+
+def test_nobody_is_the_holder_before_there_is_one(agent: Agent) -> None:
+    peer = agent.connect()
+    peer.hello()
+    peer.send(frames.HELLO, 0, holder_hello(b""))
+
+    assert peer.refusal() == "nobody holds this sandbox"
+
+
+@pytest.mark.parametrize(
+    "secret", [b"", b"wrong", digest(SECRET), digest(SECRET).encode(), hashlib.sha256(SECRET).digest(), None]
+)
+def test_nobody_else_is_the_holder(agent: Agent, secret: object) -> None:
+    agent.operator()
+    peer = agent.connect()
+    peer.hello()
+    peer.send(frames.HELLO, 0, {"version": 1, "role": "holder", "secret": secret})
+
+    assert peer.refusal() == "the secret is not the holder's"
+
+
+def test_the_holder_runs_no_task(agent: Agent) -> None:
+    operator = agent.operator()
+    channel = agent.holder_channel()
+    with channel.open() as stream:
+        stream.send(frames.TASK, operator.request(command("touch", "ran")))
+        with pytest.raises(AgentError, match="tasks come from the operator"):
+            stream.receive(time.monotonic() + 5)
+
+    assert operator.sh("ls").stdout == ""
+
+
+@pytest.mark.parametrize("field", ["config", "holder"])
+def test_the_holder_says_neither_what_the_agent_is_nor_who_holds_it(agent: Agent, field: str) -> None:
+    agent.operator()
+    peer = agent.connect()
+    peer.hello()
+    peer.send(frames.HELLO, 0, holder_hello())
+    peer.receive()
+    peer.send(frames.HELLO, 0, {field: digest(b"another")})
+
+    assert "may not send" in peer.refusal()
+    agent.holder_channel()
+
+
+def test_the_holder_cancels_a_task(agent: Agent) -> None:
+    operator = agent.operator()
+    sandbox = agent.holder()
+    step = command("sleep", "60")
+    with operator.channel.open() as stream:
+        stream.send(frames.TASK, operator.request(step, name="long"))
+        assert wait_until(operator.busy)
+        sandbox.cancel("long")
+        (result,) = results_of(stream, step)
+
+    assert result.outcome == "Cancelled"
+
+
+# Steps too large or too odd for a Task object
+
+
+def supply(agent: Agent, steps: list[dict[str, object]]) -> str:
+    channel = agent.holder_channel()
+    with channel.open() as stream:
+        stream.send(frames.SUPPLY, {"steps": steps})
+        stream.reply(time.monotonic() + 5)
+    return hashlib.sha256(frames.encode(steps)).hexdigest()
+
+
+def test_a_task_runs_the_steps_that_its_holder_supplied(agent: Agent) -> None:
+    operator = agent.operator()
+    named = supply(agent, [{"type": "Command", "argv": [b"printf", b"\xff%s", b"x" * 100_000]}])
+
+    (result,) = operator.execute(command("false"), name="one", payload=named)
+
+    assert result.stdout_bytes == b"\xff" + b"x" * 100_000
+    (again,) = operator.execute(command("false"), name="one", payload=named)
+    assert again.stdout_bytes == result.stdout_bytes
+    with pytest.raises(AgentError, match="payload not supplied"):  # it was for one task
+        operator.execute(command("false"), name="two", payload=named)
+
+
+def test_a_supplied_file_is_written(agent: Agent) -> None:
+    operator = agent.operator()
+    content = bytes(range(256)) * 8192
+    named = supply(agent, [{"type": "FilePatch", "path": b"file", "content": content, "mode": None}])
+    operator.execute({"type": "FilePatch", "path": "file", "content": ""}, payload=named)
+
+    assert agent.holder().read("file") == content
+
+
+def test_a_placeholder_never_runs(agent: Agent) -> None:
+    operator = agent.operator()
+    with pytest.raises(AgentError, match="payload not supplied"):
+        operator.execute(command("touch", "ran"), payload="0" * 64)
+
+    assert operator.sh("ls").stdout == ""
+
+
+def test_the_oldest_supply_goes_first(agent: Agent) -> None:
+    operator = agent.operator()
+    names = [supply(agent, [{"type": "Command", "argv": [b"echo", b"%d" % number]}]) for number in range(5)]
+
+    with pytest.raises(AgentError, match="payload not supplied"):
+        operator.execute(command("true"), payload=names[0])
+    results = [operator.execute(command("true"), payload=name)[0].stdout for name in names[1:]]
+    assert results == ["1\n", "2\n", "3\n", "4\n"]
+
+
+# Strangers
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        {"version": 1},
+        {"version": 1, "role": "root"},
+        {"version": 1, "role": ["operator"]},
+        {"version": 2, "role": "holder", "secret": SECRET},
+        {"role": "operator"},
+        {"version": 1, "role": "operator", "epoch": 1},
+        {"version": 1, "role": "operator", "epoch": -1, "signature": b""},
+        {"version": 1, "role": "operator", "epoch": "1", "signature": b""},
+        {"version": 1, "role": "operator", "signature": b""},
+        {"version": 1, "role": "operator", "epoch": 1, "signature": bytes(256)},
+        {"version": 1, "role": "holder"},
+    ],
+)
+def test_a_stranger_is_sent_away_whatever_he_says_he_is(agent: Agent, hello: dict[str, object]) -> None:
+    peer = agent.connect()
+    peer.hello()
+    peer.send(frames.HELLO, 0, hello)
+
+    assert peer.refusal()
+    assert agent.operator().run("true").ok
+
+
+def test_a_signature_that_was_seen_is_good_for_nothing(agent: Agent) -> None:
+    first, second = agent.connect(), agent.connect()
+    seen = operator_hello(first.hello(), 1)
+    first.send(frames.HELLO, 0, seen)
+    second.hello()
+    second.send(frames.HELLO, 0, seen)
+
+    assert second.refusal() == "the signature is not the operator's"
+
+
+@pytest.mark.parametrize("wrong", ["pod", "boot", "nonce", "epoch", "key"])
+def test_a_signature_is_for_this_agent(agent: Agent, wrong: str) -> None:
+    peer = agent.connect()
+    hello = peer.hello()
+    meant = {"nonce": hello["nonce"], "pod": POD, "boot": hello["boot"], "epoch": 1}
+    other = {"nonce": bytes(32), "pod": POD[::-1], "boot": "0" * 32, "epoch": 2}
+    message = auth.challenge(**(meant | ({wrong: other[wrong]} if wrong in other else {})))
+    signature = sign(message) if wrong != "key" else sign(message, private=65537)
+    peer.send(frames.HELLO, 0, {"version": 1, "role": "operator", "epoch": 1, "signature": signature})
+
+    assert peer.refusal() == "the signature is not the operator's"
+
+
+def test_who_says_nothing_is_sent_away(agent: Agent) -> None:
+    began = time.monotonic()
+    peer = agent.connect()
+    peer.hello()
+
+    assert peer.refusal() == "nobody has said who he is"
+    assert 4.5 < time.monotonic() - began < 6.5
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        frames.frame(frames.HELLO, 0, bytes(65537)),
+        frames.HEADER.pack(65537, frames.HELLO, 0),
+        frames.HEADER.pack(0xFFFFFFFF, frames.HELLO, 0),
+        frames.frame(frames.MORE, 0, bytes(frames.MAX_PAYLOAD)),
+        frames.message(frames.HELLO, 1, {}),
+        frames.message(frames.TASK, 1, {"id": "x"}),
+        frames.message(frames.GET, 1, {"path": b"/etc/passwd"}),
+        frames.frame(frames.HELLO, 0, b"garbage"),
+        frames.frame(frames.HELLO, 0, b""),
+        frames.message(frames.HELLO, 0, [1]),
+        b"GET / HTTP/1.1\r\nHost: agent\r\n\r\n",
+        bytes(100_000),
+    ],
+)
+def test_one_short_hello_is_all_that_is_read_of_a_stranger(agent: Agent, first: bytes) -> None:
+    peer = agent.connect()
+    peer.hello()
+    peer.socket.sendall(first)
+
+    assert peer.refusal()
+
+
+def test_nothing_may_follow_a_hello_at_once(agent: Agent) -> None:
+    peer = agent.connect()
+    hello = operator_hello(peer.hello(), 1, config=CONFIG)
+    peer.socket.sendall(frames.message(frames.HELLO, 0, hello) + frames.message(frames.PING, 1, {}))
+
+    assert "nothing may follow" in peer.refusal()
+
+
+def test_a_hello_may_come_byte_by_byte(agent: Agent) -> None:
+    peer = agent.connect()
+    for byte in frames.message(frames.HELLO, 0, operator_hello(peer.hello(), 1)):
+        peer.socket.sendall(bytes([byte]))
+
+    found = peer.receive()
+    assert found is not None
+    assert found[0] == frames.READY
+
+
+def test_who_keeps_not_to_the_protocol_is_sent_away_alone(agent: Agent) -> None:
+    operator = agent.operator()
+    peer = agent.connect()
+    admitted(peer)
+    peer.socket.sendall(frames.HEADER.pack(0xFFFFFFFF, frames.DATA, 1))
+    assert "over the limit" in peer.refusal()
+    peer = agent.connect()
+    admitted(peer)
+    peer.send(frames.READY, 0, {})
+    assert "may not send" in peer.refusal()
+
+    assert operator.run("true").ok
+
+
+# The agent's own end
+
+
+def test_the_agent_ends_when_it_is_asked_from_outside(agent: Agent) -> None:
+    os.kill(agent.pid, signal.SIGTERM)
+
+    assert agent.process.wait(2) == 0
+
+
+def test_the_agent_does_not_end_when_the_sandbox_asks(agent: Agent) -> None:
+    operator = agent.operator()
+    result = operator.sh("for s in TERM INT KILL HUP QUIT STOP CHLD USR1 PIPE; do kill -$s 1; done; sleep 0.1; echo on")
+
+    assert result.stdout == "on\n"
+    assert operator.run("true").ok
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (pod.POD_UID_VARIABLE, "", "ARL_POD_UID is not set"),
+        (pod.OPERATOR_KEYS_VARIABLE, "", "ARL_OPERATOR_KEYS is not set"),
+        (pod.OPERATOR_KEYS_VARIABLE, "[]", "ARL_OPERATOR_KEYS is from 1 to 16 RSA"),
+        (pod.OPERATOR_KEYS_VARIABLE, f'[{{"n": "{MODULUS:x}"}}]', "ARL_OPERATOR_KEYS is not a JSON list"),
+    ],
+)
+def test_an_agent_that_cannot_start_says_why(bubblewrap: str, variable: str, value: str, said: str) -> None:
+    with pytest.raises(AssertionError, match=said), agent_of(env={variable: value}):
+        pass
+
+
+def test_a_port_that_is_taken_is_named(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.agent.remote_harness.free_port", lambda: agent.port)
+    monkeypatch.setattr("tests.agent.remote_harness._listens", lambda _port: False)
+
+    with pytest.raises(AssertionError, match="Address already in use"), agent_of():
+        pass

@@ -1,0 +1,300 @@
+"""Tasks of an agent that many are connected to: who is told, and what a lost connection changes (nothing)."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_arl.agent import frames
+from pytest_arl.backends.task_run import TaskRun
+from pytest_arl.channel import AgentConfig, AgentError, Channel
+from pytest_arl.results import StepResult
+from tests.agent.harness import BASE_ENV, command, task, wait_until
+from tests.agent.remote_harness import Agent, Operator, agent_of, results_of
+
+
+@pytest.fixture
+def agent(bubblewrap: str) -> Iterator[Agent]:
+    with agent_of() as agent:
+        yield agent
+
+
+@pytest.fixture
+def operator(agent: Agent) -> Operator:
+    return agent.operator()
+
+
+def attach(channel: Channel, name: str, *steps: dict[str, object], limit: int = 16 << 20) -> list[StepResult]:
+    """What an ATTACH for these steps of a task gives."""
+    with channel.open() as stream:
+        stream.send(frames.ATTACH, {"id": name, "limit": limit, "live": False})
+        return results_of(stream, *steps, limit=limit)
+
+
+def essence(result: StepResult) -> tuple[object, ...]:
+    return (
+        result.outcome,
+        result.exit_code,
+        result.stdout_bytes,
+        result.stderr_bytes,
+        result.stdout_size,
+        result.stderr_size,
+    )
+
+
+LOUD = command("sh", "-c", "yes out | head -c 3000000; yes err | head -c 200000 >&2; exit 3")
+STEPS = {
+    "short": [command("sh", "-c", "echo out; echo err >&2")],
+    "several": [
+        command("echo", "one"),
+        {"type": "FilePatch", "path": "f", "content": "x"},
+        command("false"),
+        command("true"),
+    ],
+    "loud": [LOUD],
+    "not started": [command("no-such-program")],
+    "late": [command("sh", "-c", "echo out; sleep 60", timeout=0.2)],
+}
+
+
+# Attaching
+
+
+@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("limit", [16 << 20, 1000, 100_000])
+def test_whoever_attaches_afterwards_gets_what_the_operator_got(
+    agent: Agent, operator: Operator, kind: str, limit: int
+) -> None:
+    steps = STEPS[kind]
+    results = operator.execute(*steps, name="one", limit=limit)
+
+    again = attach(agent.holder_channel(), "one", *steps, limit=limit)
+
+    assert [essence(result) for result in again] == [essence(result) for result in results]
+
+
+@pytest.mark.parametrize("limits", [(1000, 16 << 20), (16 << 20, 1000), (1000, 3)])
+def test_everybody_gets_as_much_of_the_output_as_he_keeps(
+    agent: Agent, operator: Operator, limits: tuple[int, int]
+) -> None:
+    for script, whole in (("yes out | head -c 3000000", 3_000_000), ("yes out | head -c 30000", 30_000)):
+        step = command("sh", "-c", script)
+        name = f"{script} {limits}"
+        text = (b"out\n" * 1_000_000)[:whole]
+        (mine,) = operator.execute(step, name=name, limit=limits[0])
+        (other,) = attach(agent.holder_channel(), name, step, limit=limits[1])
+
+        for result, limit in ((mine, limits[0]), (other, limits[1])):
+            head = limit // 2
+            wanted = text if whole <= limit else text[:head] + text[whole - (limit - head) :]
+            assert result.stdout_bytes == wanted
+            assert result.stdout_size == whole
+
+
+def test_whoever_attaches_while_a_step_runs_gets_all_of_it(agent: Agent, operator: Operator) -> None:
+    step = command(
+        "sh", "-c", "head -c 300000 /dev/zero; echo began >&2; while [ ! -e go ]; do sleep 0.01; done; echo end"
+    )
+    with operator.channel.open() as stream:
+        stream.send(frames.TASK, operator.request(step, name="one", limit=1000))
+        others: list[list[StepResult]] = []
+        threads = [
+            threading.Thread(target=lambda: others.append(attach(agent.holder_channel(), "one", step)))
+            for _ in range(3)
+        ]
+        sandbox = agent.holder()
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1)
+        sandbox.write("go", b"", None)
+        (mine,) = results_of(stream, step, limit=1000)
+        for thread in threads:
+            thread.join(5)
+
+    assert mine.stdout_size == 300_004
+    assert len(mine.stdout_bytes) == 1000
+    assert [result.stdout_bytes for (result,) in others] == [bytes(300_000) + b"end\n"] * 3
+    assert [result.stderr_bytes for (result,) in others] == [b"began\n"] * 3
+
+
+def test_live_output_comes_as_it_is_printed(agent: Agent, operator: Operator) -> None:
+    step = command("sh", "-c", "echo one; while [ ! -e go ]; do sleep 0.01; done; echo two")
+    sandbox = agent.holder()
+    channel = agent.holder_channel()
+    seen: list[bytes] = []
+    results: list[StepResult] = []
+
+    def on_output(_step: str, _stream: str, data: bytes) -> None:
+        seen.append(data)
+        sandbox.write("go", b"", None)
+
+    with operator.channel.open() as run, channel.open() as stream:
+        run.send(frames.TASK, operator.request(step, name="one"))
+        assert wait_until(operator.busy)
+        stream.send(frames.ATTACH, {"id": "one", "limit": 16 << 20, "live": True})
+        TaskRun(task(step), on_output, results, limit=16 << 20, label=lambda limit: limit).collect(stream)
+
+    assert b"".join(seen) == b"one\ntwo\n"
+    assert seen[0] == b"one\n"
+    assert results[0].stdout == "one\ntwo\n"
+
+
+def test_a_task_that_the_agent_does_not_know_is_said_to_be_unknown(agent: Agent, operator: Operator) -> None:
+    with pytest.raises(AgentError, match="no such task"):
+        attach(agent.holder_channel(), "none", command("true"))
+    assert operator.run("true").ok
+
+
+def test_a_task_is_run_once_however_often_it_is_sent(agent: Agent, operator: Operator) -> None:
+    step = command("sh", "-c", "echo line >> file; sleep 0.2; cat file")
+    with operator.channel.open() as stream:
+        stream.send(frames.TASK, operator.request(step, name="one"))
+        second = agent.operator()
+        (other,) = second.execute(step, name="one")
+        (mine,) = results_of(stream, step)
+    (third,) = agent.operator().execute(step, name="one")
+
+    assert [mine.stdout, other.stdout, third.stdout] == ["line\n"] * 3
+
+
+def test_a_task_that_was_forgotten_is_not_run_again(agent: Agent, operator: Operator) -> None:
+    operator.execute(command("sh", "-c", "echo line >> file"), name="first")
+    for _ in range(140):
+        operator.run("head", "-c", "65536", "/dev/zero")  # 8 MiB of results are kept
+
+    with pytest.raises(AgentError, match="first was run, and its results are no longer kept"):
+        operator.execute(command("sh", "-c", "echo line >> file"), name="first")
+    with pytest.raises(AgentError, match="no such task: first was forgotten"):
+        attach(agent.holder_channel(), "first", command("true"))
+    assert operator.sh("cat file").stdout == "line\n"
+
+
+# Lost connections
+
+
+def break_off(channel: Channel) -> None:
+    """As a machine does that is switched off: the agent gets a reset."""
+    channel._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    channel._socket.close()
+
+
+@pytest.mark.parametrize("end", [Channel.close, break_off], ids=["closed", "reset"])
+def test_a_task_runs_on_when_its_operator_is_gone(agent: Agent, operator: Operator, end: object) -> None:
+    step = command("sh", "-c", "sleep 0.3; yes | head -c 1000000; echo line >> file; cat file >&2")
+    with operator.channel.open() as stream:
+        stream.send(frames.TASK, operator.request(step, name="one", live=True))
+        time.sleep(0.1)
+        end(operator.channel)  # type: ignore[operator]  # a function of a channel
+    (result,) = agent.operator().execute(step, name="one")
+
+    assert result.stderr == "line\n"
+    assert result.stdout_size == 1_000_000
+    assert result.stdout_bytes == b"y\n" * 500_000
+
+
+def test_a_program_does_not_wait_for_a_listener_that_is_gone(agent: Agent, operator: Operator) -> None:
+    step = command("sh", "-c", "yes | head -c 50000000; echo done >&2")
+    channel = agent.holder_channel()
+    with operator.channel.open() as run, channel.open() as stream:
+        run.send(frames.TASK, operator.request(step, name="one", limit=1000))
+        assert wait_until(operator.busy)
+        stream.send(frames.ATTACH, {"id": "one", "limit": 1000, "live": True})  # and reads nothing of it
+        time.sleep(0.3)
+        break_off(channel)
+        (result,) = results_of(run, step, limit=1000)
+
+    assert result.stderr == "done\n"
+
+
+def test_half_an_upload_leaves_nothing(agent: Agent, operator: Operator) -> None:
+    channel = agent.holder_channel()
+    with channel.open() as stream:
+        stream.send(frames.PUT, {"path": b"folder"})
+        stream.send(frames.ENTRY, {"p": b"", "t": "d", "m": 0o755, "at": 0, "n": 0})
+        stream.send(frames.ENTRY, {"p": b"file", "t": "f", "m": 0o644, "at": 0, "n": 10})
+        stream.send_data(b"12345")
+        assert wait_until(lambda: operator.sh("ls -A").stdout)
+        break_off(channel)
+
+    assert wait_until(lambda: operator.sh("ls -A").stdout == "")
+
+
+def test_a_download_that_nobody_takes_any_more_ends(agent: Agent, operator: Operator) -> None:
+    operator.sh("head -c 50000000 /dev/zero > large")
+    before = agent.descriptors()
+    channel = agent.holder_channel()
+    with channel.open() as stream:
+        stream.send(frames.GET, {"path": b"large", "bytes": 1 << 30, "entries": 10})
+        stream.receive(time.monotonic() + 5)
+        assert agent.descriptors() > before + 1
+        break_off(channel)
+
+    assert wait_until(lambda: agent.descriptors() == before)
+
+
+def test_a_background_process_outlives_who_watched_it(agent: Agent, operator: Operator) -> None:
+    step = command("sh", "-c", "read line; echo got $line", background=True)
+    operator.execute(step, name="server")
+    first = agent.holder_channel()
+    with first.open() as stream:
+        stream.send(frames.PROCESS, {"task": "server", "step": 0, "do": "wait", "timeout": None, "limit": 1000})
+        time.sleep(0.1)
+        break_off(first)
+    second = agent.holder()
+    second._remember_background(task(step, name="server"))
+    process = second.process("server", 0)
+    process.write(b"line\n")
+    result = process.wait(5)
+
+    assert result is not None
+    assert result.stdout == "got line\n"
+
+
+# What holds locally holds here
+
+
+def test_the_environment_of_steps_is_the_containers_and_the_operators(agent: Agent) -> None:
+    operator = agent.operator(config=AgentConfig(env={"POOL": "has this", "HOME": "/workspace"}))
+
+    said = set(operator.run("env").stdout.splitlines())
+
+    own = {line for line in said if line.startswith("PWD=")}  # bubblewrap's
+    assert said - own == {f"PATH={BASE_ENV['PATH']}", "HOME=/workspace", "POOL=has this", "IMAGE=has this"}
+
+
+def test_a_timeout_ends_the_whole_tree(agent: Agent, operator: Operator) -> None:
+    script = "(setsid sh -c 'trap \"\" TERM; sleep 61' &) ; sleep 62"
+    began = time.monotonic()
+    result = operator.sh(script, timeout=0.3)
+
+    assert result.outcome == "TimedOut"
+    assert time.monotonic() - began < 0.8
+    assert operator.sh("ps -e -o args | grep -c '[s]leep 6' || true").stdout == "0\n"
+
+
+def test_a_checkpoint_with_a_living_process_is_returned_to(agent: Agent, operator: Operator) -> None:
+    step = command("sh", "-c", "sleep 60", background=True)
+    operator.execute(step, name="server")
+    sandbox = agent.holder()
+    sandbox.write("kept", b"old", None)
+    checkpoint = sandbox.checkpoint()
+    operator.sh("echo new > kept; touch added")
+    sandbox.restore(checkpoint)
+
+    assert operator.sh("ls; cat kept").stdout == "kept\nold"
+    checkpoint.close()
+
+
+def test_output_goes_to_the_folder_for_it(agent: Agent, operator: Operator) -> None:
+    result = operator.sh("head -c 20000000 /dev/zero")
+
+    assert result.stdout_size == 20_000_000
+    assert agent.memory() < 16_000_000
+    spools = [path for path in Path(f"/proc/{agent.pid}/fd").iterdir() if "/arl-spool/" in str(path.readlink())]
+    assert len(spools) == 1
+    assert operator.sh("ls -A /arl-spool").stdout == ""
