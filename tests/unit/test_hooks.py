@@ -84,7 +84,7 @@ def test_one_backend_that_cannot_close_does_not_keep_the_others_open(caplog: pyt
 
 @pytest.mark.usefixtures("registered")
 def test_an_unknown_backend_lists_the_known_ones_and_how_to_add_one() -> None:
-    assert hooks.known_backends() == ("local", "toy")
+    assert hooks.known_backends() == ("kubernetes", "local", "toy")
     with pytest.raises(UsageError) as caught:
         SandboxSession(backend="toi").create_sandbox()
     said = str(caught.value)
@@ -113,7 +113,7 @@ def test_pytests_plugins_are_asked_first() -> None:
 
     before = hooks.set_pytest_hook(Relay)
     try:
-        assert hooks.known_backends() == ("local", "mine")
+        assert hooks.known_backends() == ("kubernetes", "local", "mine")
         assert hooks.get_backend("mine", current()) is made
         hooks.close_backends()
         assert hooks.get_backend("local", current()) is made

@@ -27,7 +27,7 @@ def test_nothing_configured_is_all_default() -> None:
     assert {name: value.value for name, value in settings.items()} == {
         "pool": "default", "backend": "local", "namespace": None, "scope": "function", "timeout": None,
         "acquire_timeout": 120.0, "max_sandboxes": None, "output": None, "durations": None,
-        "isolation_min": "bwrap+rlimit", "pools_file": None,
+        "isolation_min": "bwrap+rlimit", "pools_file": None, "kubeconfig": None, "context": None,
     }  # fmt: skip
     assert {value.source for value in settings.values()} == {"default"}
     assert settings.configured() == {}
