@@ -142,6 +142,11 @@ def test_an_operator_that_stopped(healthy: FakeCluster) -> None:
     )
 
 
+def test_an_operator_that_was_stopped_says_so_at_once(healthy: FakeCluster) -> None:
+    healthy.objects[LEASE]["spec"]["holderIdentity"] = ""
+    one_trouble(healthy, "MISSING", "the operator was stopped", "logs deployment/arl-operator")
+
+
 def test_an_operator_whose_clock_differs_lives(healthy: FakeCluster) -> None:
     healthy.objects[LEASE] = lease(renewed=100)
 

@@ -25,6 +25,7 @@ __all__ = ["examine_cluster"]
 _LEAST_MINOR = 30
 """Of Kubernetes 1: the first whose CEL has all that the custom resources' rules use."""
 _APPLY = "pytest-arl manifests | kubectl apply -f -"
+_LOGS = "kubectl -n {0} get pods; kubectl -n {0} logs deployment/arl-operator"
 _RENEWED_WITHIN = 8.0
 """Seconds in which a living operator renews its Lease, whatever the clocks say."""
 
@@ -124,7 +125,10 @@ def _operator(cluster: Cluster, namespace: str, sleep: Callable[[float], None]) 
         yield bad(f"no operator has ever led in namespace {namespace}{_said_of_operator(cluster, namespace)}", _APPLY)
         return
     spec: Json = lease["spec"]
-    holder = spec.get("holderIdentity") or "nobody"
+    holder = spec.get("holderIdentity")
+    if not holder:
+        yield bad(f"the operator was stopped{_said_of_operator(cluster, namespace)}", _LOGS.format(namespace))
+        return
     if time.time() < timestamp(spec.get("renewTime")) + (spec.get("leaseDurationSeconds") or 0):
         yield good(f"operator {holder} leads in namespace {namespace}")
         return
@@ -137,7 +141,7 @@ def _operator(cluster: Cluster, namespace: str, sleep: Callable[[float], None]) 
         yield bad(
             f"the operator does not run: {holder} renewed its Lease in {namespace} last at {spec.get('renewTime')}"
             f"{_said_of_operator(cluster, namespace)}",
-            f"kubectl -n {namespace} get pods; kubectl -n {namespace} logs deployment/arl-operator",
+            _LOGS.format(namespace),
         )
 
 
