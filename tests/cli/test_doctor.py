@@ -196,6 +196,13 @@ def test_a_pool_that_finds_no_node(healthy: FakeCluster) -> None:
     one_trouble(healthy, "MISSING", "Unschedulable (1): 0/1 nodes", "add a node")
 
 
+def test_pods_that_wait_for_their_turn_are_no_trouble(healthy: FakeCluster) -> None:
+    healthy.put_list(POOLS, pool(ready=0, reason="Starting"))
+    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "not yet"}
+    healthy.put_list(PODS, {"status": {"conditions": [gated]}})
+    one_trouble(healthy, "MISSING", "0 of 2 ready, 0 in use; Starting", "describe warmpool")
+
+
 def test_a_pool_whose_pods_are_not_even_made(healthy: FakeCluster) -> None:
     healthy.put_list(POOLS, pool(ready=0, reason="QuotaExceeded"))
     one_trouble(healthy, "MISSING", "QuotaExceeded", "ResourceQuota")

@@ -77,7 +77,9 @@ def why_not_ready(pod: Json) -> tuple[str, str] | None:
             return str(waiting["reason"]), str(waiting.get("message", ""))
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return str(condition.get("reason", "Unschedulable")), str(condition.get("message", ""))
+            reason = str(condition.get("reason", "Unschedulable"))
+            # Gated by the operator, which lets pods start one after another.
+            return None if reason == "SchedulingGated" else (reason, str(condition.get("message", "")))
     if status.get("phase") == "Failed":
         return str(status.get("reason") or "Failed"), str(status.get("message", ""))
     return None

@@ -14,8 +14,11 @@ _CURES = {
     "install both images of one version",
     "Unschedulable": "no node has room, or the right labels and tolerations: lower the requests, or add a node",
     "QuotaExceeded": "raise the ResourceQuota, or lower the pool's replicas or requests",
-    "FailedCreate": "the API server refuses the pod: a quota, or a Pod Security level that the template does not meet "
-    "(runAsNonRoot: true and a runAsUser for `restricted`)",
+    "PodSecurityViolated": "for the level `restricted`: runAsNonRoot: true and a runAsUser in the template's "
+    "securityContext; else the message says which field",
+    "PodRefused": "the message has the API server's words: an admission policy, or a name that is not there",
+    "NamespaceTerminating": "wait until the namespace is gone, or use another one",
+    "AgentEnded": "kubectl logs of the pod says why the agent cannot run in this image",
     "OOMKilled": "raise resources.limits.memory of the pool's template",
     "Evicted": "the node ran out of something: set requests and limits in the pool's template",
     "TemplateInvalid": "correct spec.template of the pool: the condition's message says what the API server refuses",
