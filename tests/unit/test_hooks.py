@@ -89,7 +89,7 @@ def test_an_unknown_backend_lists_the_known_ones_and_how_to_add_one() -> None:
         SandboxSession(backend="toi").create_sandbox()
     said = str(caught.value)
     assert "no backend 'toi'" in said
-    assert "did you mean 'toy'? (known: local, toy)" in said
+    assert "did you mean 'toy'? (known: kubernetes, local, toy)" in said
     assert "pytest_arl_backend" in said
 
 
