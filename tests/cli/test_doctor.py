@@ -34,11 +34,12 @@ def lease(*, renewed: float) -> Json:
     return {"metadata": {}, "spec": {"holderIdentity": "pod-1", "renewTime": when, "leaseDurationSeconds": 15}}
 
 
-def pool(*, ready: int, reason: str = "Ready") -> Json:
+def pool(*, ready: int, reason: str = "Ready", message: str = "") -> Json:
+    condition = {"type": "Ready", "status": "False", "reason": reason, "message": message}
     return {
         "metadata": {"name": "python", "namespace": "team"},
         "spec": {"replicas": 2, "template": {"spec": {"containers": [{"name": "executor", "image": "python:3"}]}}},
-        "status": {"readyReplicas": ready, "conditions": [{"type": "Ready", "status": "False", "reason": reason}]},
+        "status": {"readyReplicas": ready, "conditions": [condition]},
     }
 
 
@@ -204,8 +205,8 @@ def test_pods_that_wait_for_their_turn_are_no_trouble(healthy: FakeCluster) -> N
 
 
 def test_a_pool_whose_pods_are_not_even_made(healthy: FakeCluster) -> None:
-    healthy.put_list(POOLS, pool(ready=0, reason="QuotaExceeded"))
-    one_trouble(healthy, "MISSING", "QuotaExceeded", "ResourceQuota")
+    healthy.put_list(POOLS, pool(ready=0, reason="QuotaExceeded", message="exceeded quota: few"))
+    one_trouble(healthy, "MISSING", "QuotaExceeded: exceeded quota: few", "ResourceQuota")
 
 
 def test_nodes_without_a_limit_of_processes(healthy: FakeCluster) -> None:

@@ -55,7 +55,7 @@ def _pool(cluster: Cluster, pool: ClusterPool) -> Finding:
     cure = next(filter(None, map(cure_of, [*(reason for reason, _ in reasons), pool.status])), "")
     cure = cure or f"kubectl -n {pool.namespace} describe warmpool {pool.name}"
     shown = "; ".join(f"{reason} ({count}): {message}" for (reason, message), count in reasons.items())
-    return bad(f"{said}; {shown or pool.status}", cure)
+    return bad(f"{said}; {shown or f'{pool.status}: {pool.message}'.rstrip(': ')}", cure)
 
 
 def _reasons(cluster: Cluster, pool: ClusterPool) -> Counter[tuple[str, str]]:

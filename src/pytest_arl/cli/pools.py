@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _section(backend: str, pools: list[dict[str, object]]) -> str:
     if not pools:
         return f"{backend}: no pools here; docs/cluster.md shows how one is made\n"
-    headings = [backend, *list(pools[0])[1:]]
-    return table([headings, *([str(value) for value in pool.values()] for pool in pools)])
+    columns = [column for column in pools[0] if column != "message"]
+    return table([[backend, *columns[1:]], *([str(pool[column]) for column in columns] for pool in pools)])
 
 
 def _local(settings: Settings) -> list[dict[str, object]]:
@@ -92,6 +92,7 @@ class ClusterPool:
         ready: idle sandboxes there are.
         allocated: sandboxes in use.
         status: why it is not as it should be, or ``Ready``.
+        message: the same in a sentence, which is too long for a table.
     """
 
     name: str
@@ -101,6 +102,7 @@ class ClusterPool:
     ready: int
     allocated: int
     status: str
+    message: str
 
 
 def cluster_pools(cluster: Cluster, namespace: str | None) -> list[ClusterPool]:
@@ -120,6 +122,7 @@ def _pool(pool: Json) -> ClusterPool:
         ready=status.get("readyReplicas", 0),
         allocated=status.get("allocatedReplicas", 0),
         status="Ready" if ready.get("status") == "True" else ready.get("reason") or "not seen by an operator",
+        message=str(ready.get("message") or ""),
     )
 
 
