@@ -210,11 +210,14 @@ class Channel:
     def greet(self, deadline: float) -> dict[str, Any]:
         """Wait for the agent's hello, and give what it says."""
         with self._stream(0) as stream:
-            kind, value = self._receive_or_explain(stream, deadline)
-            if kind != frames.HELLO or not isinstance(value, dict) or value.get("version") != frames.VERSION:
-                raise self.fail(f"the agent is not of version {frames.VERSION}")
-            self.boot_id = str(value.get("boot"))
-            return value
+            return self._greeting(stream, deadline)
+
+    def _greeting(self, stream: Stream, deadline: float) -> dict[str, Any]:
+        kind, value = self._receive_or_explain(stream, deadline)
+        if kind != frames.HELLO or not isinstance(value, dict) or value.get("version") != frames.VERSION:
+            raise self.fail(f"the agent is not of version {frames.VERSION}")
+        self.boot_id = str(value.get("boot"))
+        return value
 
     def configure(self, config: AgentConfig, deadline: float) -> None:
         """Tell the agent what it is to be, and wait until it is."""
@@ -223,9 +226,14 @@ class Channel:
     def introduce(self, hello: Mapping[str, object], deadline: float) -> dict[str, Any]:
         """Tell the agent who speaks, wait until it is ready, and give what it says then. ChannelLost says why it
         admits nobody.
+
+        Whoever has nothing to sign need not wait for the agent's hello before: where code in the sandbox crowds its
+        port, those who say at once who they are get through.
         """
         with self._stream(0) as stream:
             stream.send(frames.HELLO, hello)
+            if not self.boot_id:
+                self._greeting(stream, deadline)
             kind, value = self._receive_or_explain(stream, deadline)
             if kind != frames.READY or not isinstance(value, dict):
                 raise self.fail("the agent did not get ready")

@@ -163,7 +163,6 @@ class Agent:
 
     def holder_channel(self) -> Channel:
         channel = self._channel()
-        channel.greet(time.monotonic() + 10)
         channel.introduce(holder_hello(), time.monotonic() + 10)
         return channel
 

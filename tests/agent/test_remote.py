@@ -71,10 +71,14 @@ def test_every_start_is_another_boot(agent: Agent) -> None:
 
 
 def test_an_operator_is_admitted_and_says_once_what_the_agent_is_to_be(agent: Agent) -> None:
-    assert admitted(agent.connect()) == {"configured": False, "held": False}
-    assert admitted(agent.connect(), config=CONFIG, holder=digest(SECRET)) == {"configured": True, "held": True}
+    assert admitted(agent.connect()) == {"configured": False, "held": False, "running": None}
+    assert admitted(agent.connect(), config=CONFIG, holder=digest(SECRET)) == {
+        "configured": True,
+        "held": True,
+        "running": None,
+    }
     other = {**CONFIG, "env": [[b"CONFIG", b"another"]]}
-    assert admitted(agent.connect(), config=other) == {"configured": True, "held": True}
+    assert admitted(agent.connect(), config=other) == {"configured": True, "held": True, "running": None}
 
     result = agent.operator().sh("echo $CONFIG")
 
@@ -83,10 +87,10 @@ def test_an_operator_is_admitted_and_says_once_what_the_agent_is_to_be(agent: Ag
 
 def test_an_operator_may_say_who_the_holder_is_later(agent: Agent) -> None:
     peer = agent.connect()
-    assert admitted(peer, config=CONFIG) == {"configured": True, "held": False}
+    assert admitted(peer, config=CONFIG) == {"configured": True, "held": False, "running": None}
     peer.send(frames.HELLO, 0, {"holder": digest(SECRET)})
 
-    assert peer.receive() == (frames.READY, 0, {"configured": True, "held": True})
+    assert peer.receive() == (frames.READY, 0, {"configured": True, "held": True, "running": None})
     agent.holder_channel()
 
 
@@ -187,7 +191,7 @@ def test_nothing_is_served_before_the_agent_is_configured(agent: Agent) -> None:
     holder = agent.connect()
     holder.hello()
     holder.send(frames.HELLO, 0, holder_hello())
-    assert holder.receive() == (frames.READY, 0, {"configured": False, "held": True})
+    assert holder.receive() == (frames.READY, 0, {"configured": False, "held": True, "running": None})
 
     for kind, value in (
         (frames.TASK, {}),
@@ -202,6 +206,15 @@ def test_nothing_is_served_before_the_agent_is_configured(agent: Agent) -> None:
         assert found[2]["text"] == "the agent is not configured"
     peer.send(frames.PING, 8, {})
     assert peer.receive() == (frames.PONG, 8, {"busy": False})
+
+
+def test_an_operator_is_told_what_runs(agent: Agent) -> None:
+    operator = agent.operator()
+    with operator.channel.open() as stream:
+        stream.send(frames.TASK, operator.request(command("sleep", "60"), name="long"))
+        assert wait_until(operator.busy)
+
+        assert admitted(agent.connect())["running"] == "long"
 
 
 # The holder

@@ -144,6 +144,24 @@ def test_live_output_comes_as_it_is_printed(agent: Agent, operator: Operator) ->
     assert results[0].stdout == "one\ntwo\n"
 
 
+@pytest.mark.parametrize(("size", "limit"), [(30_000, 16 << 20), (30_000, 1000), (3_000_000, 100_000)])
+def test_whoever_watches_gets_all_of_a_step_that_is_over(
+    agent: Agent, operator: Operator, size: int, limit: int
+) -> None:
+    step = command("sh", "-c", f"yes | head -c {size}")
+    operator.execute(step, name="one", limit=1000)
+    seen: list[bytes] = []
+    results: list[StepResult] = []
+    with agent.holder_channel().open() as stream:
+        stream.send(frames.ATTACH, {"id": "one", "limit": limit, "live": True})
+        watch = TaskRun(task(step), lambda *said: seen.append(said[2]), results, limit=limit, label=lambda limit: limit)
+        watch.collect(stream)
+
+    assert b"".join(seen) == b"y\n" * (size // 2)
+    assert len(results[0].stdout_bytes) == min(size, limit)
+    assert results[0].stdout_size == size
+
+
 def test_a_task_that_the_agent_does_not_know_is_said_to_be_unknown(agent: Agent, operator: Operator) -> None:
     with pytest.raises(AgentError, match="no such task"):
         attach(agent.holder_channel(), "none", command("true"))

@@ -75,6 +75,11 @@ class Ledger:
         return list(self._tasks.values())
 
     @property
+    def running(self) -> str | None:
+        """The id of the task that runs."""
+        return None if self._running is None else self._running.id
+
+    @property
     def busy(self) -> bool:
         """Whether a task runs."""
         return self._running is not None

@@ -33,7 +33,9 @@ class Peer(Connection):
 
     def ready(self) -> None:
         """Say that it is served from here on."""
-        said = {"configured": self.server.configured, "held": bool(self.door.holder)}
+        server = self.server
+        running = server.tasks.running if server.configured else None
+        said = {"configured": server.configured, "held": bool(self.door.holder), "running": running}
         self.link.send(frames.READY, 0, said)
 
     def dismiss(self, text: str) -> None:

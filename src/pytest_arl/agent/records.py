@@ -56,13 +56,17 @@ class Record:
         body = self.body
         if self.captures is not None:
             for push, capture in zip(subscriber.pushes(step), self.captures, strict=True):
+                if subscriber.live:
+                    yield from push.catch_up(capture)
                 yield from push.rest(capture)
         elif len(body) > subscriber.limit:
             body = yield from self._shortened(step, subscriber)
         yield frames.split(frames.STEP, subscriber.stream, body)
 
     def _shortened(self, step: int, subscriber: Subscriber) -> Generator[bytes, None, bytes]:
-        """For somebody who keeps less than was sent with the result: only that much, and the result without it."""
+        """For somebody who keeps less than was sent with the result: only that much (but all of it for one who
+        watches), and the result without it.
+        """
         result: dict[str, Any] = frames.decode(self.body)  # type: ignore[assignment]  # a record's body is a dict
         texts = result["o"], result["e"]
         if max(map(len, texts)) <= subscriber.limit:
@@ -71,7 +75,7 @@ class Record:
         prefix = frames.STEP_INDEX.pack(step)
         for kind, text in zip((frames.STDOUT, frames.STDERR), texts, strict=True):
             tail = text[max(head, len(text) - (subscriber.limit - head)) :]
-            yield frames.frame(kind, subscriber.stream, prefix + text[:head])
+            yield frames.frame(kind, subscriber.stream, prefix + (text if subscriber.live else text[:head]))
             yield frames.frame(kind + (frames.STDOUT_TAIL - frames.STDOUT), subscriber.stream, prefix + tail)
         del result["o"], result["e"]
         return frames.encode(result)

@@ -31,7 +31,7 @@ _EX_CONFIG = 78
 _MOST_PEERS = 64
 _MOST_STRANGERS = {"outside": 8, "inside": 32}
 _MOST_ACCEPTED = 16  # in one round, so that those who are admitted have their turn
-_BACKLOG = 128
+_BACKLOG = 1024
 
 
 def serve(port: int = container.PORT) -> None:

@@ -1,0 +1,214 @@
+"""Code in the sandbox against the agent's port. Each attack is run by a step, beside the operator at work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_arl.agent import frames
+from pytest_arl.agent.strangers import is_ours
+from tests.agent.harness import command, wait_until
+from tests.agent.remote_harness import SECRET, Agent, Operator, agent_of, digest, holder_hello
+
+_LIBRARY = """
+import socket, struct, time
+def connect(address="127.0.0.1"):
+    return socket.create_connection((address, PORT), timeout=8)
+def message(kind, stream, body):
+    return struct.pack("!IBI", len(body), kind, stream) + body
+def everything(peer):
+    data = b""
+    try:
+        while piece := peer.recv(65536):
+            data += piece
+    except ConnectionResetError:
+        pass
+    return data
+"""
+
+
+@pytest.fixture
+def agent(bubblewrap: str) -> Iterator[Agent]:
+    with agent_of() as agent:
+        yield agent
+
+
+@pytest.fixture
+def operator(agent: Agent) -> Operator:
+    return agent.operator()
+
+
+def attack(agent: Agent, operator: Operator, program: str, **fields: object) -> str:
+    """Run a program in the sandbox, and give what it prints."""
+    import os
+    import sys
+
+    script = f"PORT = {agent.port}\n{_LIBRARY}\n{program}"
+    result = operator.run(os.path.realpath(sys.executable), "-I", "-c", script, timeout=20.0, **fields)
+    assert result.ok, result.stderr
+    return result.stdout
+
+
+def test_the_sandbox_learns_nothing_and_is_served_nothing(agent: Agent, operator: Operator) -> None:
+    said = attack(
+        agent,
+        operator,
+        """
+import os
+for kind in range(0x40, 0x54):
+    peer = connect()
+    peer.sendall(message(kind, 1, b"d" + struct.pack("!I", 0)))
+    print(everything(peer).count(b"text"))
+""",
+    )
+    assert said == "1\n" * 20  # one ERROR each, nothing else
+
+
+def test_a_thousand_connections_keep_nobody_out_and_leave_nothing(agent: Agent, operator: Operator) -> None:
+    sandbox = agent.holder()
+    descriptors, memory = agent.descriptors(), agent.memory()
+    step = command(
+        "python3",
+        "-c",
+        f"PORT = {agent.port}\n{_LIBRARY}\npeers = [connect() for _ in range(1000)]; open('all', 'w').close(); time.sleep(60)",
+        background=True,
+    )
+    operator.execute(step, name="crowd")
+    assert wait_until(lambda: operator.sh("ls").stdout == "all\n", 20)
+
+    assert agent.descriptors() < descriptors + 100
+    began = time.monotonic()
+    channel = agent.holder_channel()
+    assert time.monotonic() - began < 1
+    with channel.open() as stream:
+        stream.send(frames.PING, {})
+        assert stream.receive(time.monotonic() + 1)[0] == frames.PONG
+    assert sandbox.read("all") == b""
+    assert agent.operator().run("true").ok
+    assert agent.memory() < memory + 8_000_000
+
+
+def test_a_flood_of_connections_does_not_stop_the_work(agent: Agent, operator: Operator) -> None:
+    """Connect and leave, as fast as can be, while the operator works and the holder works and comes anew."""
+    sandbox = agent.holder()
+    program = f"PORT = {agent.port}\n{_LIBRARY}\nwhile True:\n    try: connect()\n    except OSError: pass"
+    operator.execute(command("python3", "-c", program, background=True), name="flood")
+
+    began = time.monotonic()
+    for _ in range(5):
+        assert operator.run("true").ok
+        sandbox.write("file", b"content", None)
+        agent.holder_channel().close()
+    assert time.monotonic() - began < 5
+
+
+def test_large_first_frames_of_many_take_little_memory(agent: Agent, operator: Operator) -> None:
+    before = agent.memory()
+    attack(
+        agent,
+        operator,
+        """
+peers = []
+for _ in range(100):
+    peer = connect()
+    try:
+        peer.sendall(struct.pack("!IBI", 65536, 0x40, 0) + bytes(65535))
+    except OSError:
+        pass
+    peers.append(peer)
+""",
+    )
+    assert agent.memory() < before + 8_000_000
+
+
+def test_what_the_sandbox_guesses_is_wrong(agent: Agent, operator: Operator) -> None:
+    """It knows all that is no secret: the digest of the holder's secret, the public keys, the protocol."""
+    hello = frames.encode({"version": 1, "role": "holder", "secret": digest(SECRET).encode()})
+    said = attack(
+        agent,
+        operator,
+        f"peer = connect(); peer.sendall(message(0x40, 0, {hello!r})); print(b'not the holder' in everything(peer))",
+    )
+    assert said == "True\n"
+
+
+def test_the_port_cannot_be_taken_of_any_address(agent: Agent, operator: Operator) -> None:
+    said = attack(
+        agent,
+        operator,
+        """
+for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::1"), (socket.AF_INET6, "::")):
+    for option in (0, socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        taken = socket.socket(family)
+        if option:
+            taken.setsockopt(socket.SOL_SOCKET, option, 1)
+        try:
+            taken.bind((address, PORT))
+            taken.listen()
+            print("taken", address, option)
+        except OSError as error:
+            print(error.strerror)
+""",
+    )
+    assert set(said.splitlines()) == {"Address already in use"}
+
+
+def test_the_agent_is_closed_to_the_sandbox(agent: Agent, operator: Operator) -> None:
+    script = "cat /proc/1/environ /proc/1/fd/* /proc/1/mem 2>&1 | grep -c ARL_; env | grep -c ARL_; cat /proc/self/environ | grep -c ARL_"
+    result = operator.sh(script)
+
+    assert result.stdout == "0\n0\n0\n"
+    assert operator.sh("ARL_X=1 env | grep -c ARL_").stdout == "1\n"  # it would be seen
+
+
+def test_addresses_of_this_machine_are_told_from_others() -> None:
+    import socket
+
+    assert is_ours(socket.AF_INET, ("127.0.0.1", 1))
+    assert is_ours(socket.AF_INET, ("127.7.7.7", 1))
+    assert not is_ours(socket.AF_INET, ("192.0.2.1", 1))
+    assert not is_ours(socket.AF_INET, ("8.8.8.8", 1))
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+    assert is_ours(socket.AF_INET6, ("::ffff:127.0.0.1", 1, 0, 0))
+    assert is_ours(socket.AF_INET6, ("::1", 1, 0, 0))
+    assert not is_ours(socket.AF_INET6, ("::ffff:192.0.2.1", 1, 0, 0))
+    assert not is_ours(socket.AF_INET6, ("2001:db8::1", 1, 0, 0))
+
+
+def test_half_open_connections_are_closed_in_time(agent: Agent, operator: Operator) -> None:
+    before = agent.descriptors()
+    peers = [agent.connect() for _ in range(20)]
+    assert [peer.hello()["pid"] for peer in peers] == [1] * 20
+    assert agent.descriptors() == before + 20
+
+    assert wait_until(lambda: agent.descriptors() == before, 7)
+    assert all(peer.closed() for peer in peers)
+    assert operator.run("true").ok
+
+
+def test_there_are_places_for_so_many_and_the_oldest_stranger_goes(agent: Agent) -> None:
+    peers = [agent.connect() for _ in range(33)]
+
+    assert peers[0].hello()
+    assert peers[0].refusal() == "too many connections that do not say who they are"
+    assert peers[1].hello()
+    peers[1].send(frames.HELLO, 0, {"version": 1, "role": "none"})
+    assert "only the operator" in peers[1].refusal()
+
+
+def test_there_are_places_for_so_many_who_are_admitted(agent: Agent, operator: Operator) -> None:
+    channels = [agent.holder_channel() for _ in range(63)]
+    peer = agent.connect()
+    peer.hello()
+    peer.send(frames.HELLO, 0, holder_hello())
+    assert peer.refusal() == "too many connections"
+
+    channels[0].close()
+    assert wait_until(lambda: agent.lives() and operator.run("true").ok)
+    agent.holder_channel()
