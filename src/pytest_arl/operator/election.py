@@ -89,6 +89,8 @@ class Leadership:
                 async with asyncio.timeout(left):
                     if not await self._write(self._body, self.epoch):
                         await self._look()
+                        if not await self._write(self._body, self.epoch):
+                            raise LeadershipLost("somebody else writes the lease")
             except TimeoutError:
                 raise LeadershipLost("the API server did not take a renewal in time") from None
             except ApiError as error:

@@ -10,11 +10,26 @@ from pytest_arl.agent import frames
 from pytest_arl.operator.wire import SENT_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytest_arl.operator.objects import Object
 
-__all__ = ["Garbled", "Progress", "StepEnd"]
+__all__ = ["Garbled", "Progress", "StepEnd", "level"]
 
-_STREAMS = (frames.STDOUT, frames.STDERR)
+_MOST_BYTES = 1024 * 1024
+"""Of output that is held of all steps of a task; twice what any status can have."""
+
+
+def level(sizes: Iterable[int], room: int) -> int:
+    """The size to which the largest are cut so that all of them have room together."""
+    ordered = sorted(sizes)
+    left, count = room, len(ordered)
+    for size in ordered:
+        if size > left // count:
+            return left // count
+        left -= size
+        count -= 1
+    return ordered[-1] if ordered else 0
 
 
 class Garbled(Exception):
@@ -54,6 +69,7 @@ class Progress:
     ended: list[StepEnd] = field(default_factory=list)
     done: bool = False
     refused: str | None = None
+    _held: int = 0
     _kept: list[bytearray] = field(default_factory=lambda: [bytearray(), bytearray()])
 
     def take(self, kind: int, value: Any) -> None:
@@ -91,3 +107,18 @@ class Progress:
         self._kept = [bytearray(), bytearray()]
         words = {key: each for key, each in value.items() if key not in ("o", "e")}
         self.ended.append(StepEnd(words, output))
+        self._held += len(output[0]) + len(output[1])
+        if self._held > _MOST_BYTES:
+            self._shorten()
+
+    def _shorten(self) -> None:
+        """Hold half as much: of the longest outputs, head and tail."""
+        most = level((len(each) for end in self.ended for each in end.output), _MOST_BYTES // 2)
+        for end in self.ended:
+            stdout, stderr = (_ends(each, most) for each in end.output)
+            end.output = stdout, stderr
+        self._held = sum(len(each) for end in self.ended for each in end.output)
+
+
+def _ends(data: bytes, most: int) -> bytes:
+    return data if len(data) <= most else data[: most // 2] + data[len(data) - (most - most // 2) :]

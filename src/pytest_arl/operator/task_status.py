@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.crds.models import MOST_STATUS_BYTES
 from pytest_arl.operator.objects import conditions, now
+from pytest_arl.operator.progress import level
 from pytest_arl.units import go_duration
 
 if TYPE_CHECKING:
@@ -23,29 +24,29 @@ CANCELLED_CODE = 137
 _PER_STEP = 1024
 """Bytes of JSON that a step without output may take: names are 63 characters, limits and times short."""
 
-_EXPENSIVE = re.compile('[\x00-\x1f"\\\\<>&\x7f\u2028\u2029]')
-"""Go's encoder writes most of these as six bytes."""
+# Go's encoder, which writes what is stored: these are six bytes of it (three by themselves are U+2028 and U+2029) ...
+_SIX = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f<>&\u2028\u2029]")
+# ... and these are two.
+_TWO = re.compile(r'["\\\n\r\t]')
+_MOST_OF_ONE = 8  # bytes that a character counts as
 
 
 def encoded_size(text: str) -> int:
     """Bytes of a string in the JSON that is stored, at most."""
     size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-    return size + 5 * len(_EXPENSIVE.findall(text))
+    return size + 5 * len(_SIX.findall(text)) + len(_TWO.findall(text))
 
 
 def fit(texts: Sequence[str], room: int) -> list[str]:
     """The texts, the longest cut to one size so that all of them have room. What is cut is the middle."""
-    sizes = [encoded_size(text) for text in texts]
-    if sum(sizes) <= room:
-        return list(texts)
-    share, left, count = 0, room, len(sizes)
-    for size in sorted(sizes):
-        share = left // count
-        if size > share:
-            break
-        left -= size
-        count -= 1
-    return [text if size <= share else _cut(text, share) for text, size in zip(texts, sizes, strict=True)]
+    # No text is shorter in JSON than it is: what is too long by that is cut before it is measured.
+    most = level(map(len, texts), room)
+    shown = [
+        text if len(text) <= most else text[: most // 2] + text[len(text) - (most - most // 2) :] for text in texts
+    ]
+    sizes = [encoded_size(text) for text in shown]
+    most = level(sizes, room)
+    return [text if size <= most else _cut(text, most) for text, size in zip(shown, sizes, strict=True)]
 
 
 def _cut(text: str, room: int) -> str:
@@ -55,11 +56,10 @@ def _cut(text: str, room: int) -> str:
 
 
 def _head(text: str, room: int) -> str:
-    """The longest beginning that has room, about: halved until it fits, grown by what is left."""
+    """The longest beginning that has room, about: as much at a time as is sure to have some."""
     taken = 0
     while room > 0 and taken < len(text):
-        # A character takes one byte at least and six at most, so a sixth of the room is always safe.
-        piece = text[taken : taken + max(1, room // 6)]
+        piece = text[taken : taken + max(1, room // _MOST_OF_ONE)]
         size = encoded_size(piece)
         if size > room:
             break

@@ -1,0 +1,154 @@
+import asyncio
+
+import pytest
+
+from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.election import Leadership, LeadershipLost, may_take
+
+
+def spec(holder="a", seconds=15):
+    return {"holderIdentity": holder, "leaseDurationSeconds": seconds}
+
+
+def test_who_may_take_a_lease():
+    assert may_take(spec(""), "me", 0)
+    assert may_take(spec("me"), "me", 0)
+    assert not may_take(spec("other"), "me", 15)
+    assert may_take(spec("other"), "me", 15.1)
+
+
+class Leases:
+    """An API server with one Lease."""
+
+    def __init__(self):
+        self.body = None
+        self.version = 0
+        self.away = False
+        self.lose_answer = False
+
+    def _store(self, body):
+        self.version += 1
+        self.body = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
+        if self.lose_answer:
+            self.lose_answer = False
+            raise ApiError(0, "Unreachable", "lost")
+        return self.body
+
+    async def get(self, _where):
+        if self.away:
+            raise ApiError(0, "Unreachable", "away")
+        if self.body is None:
+            raise ApiError(404, "NotFound", "none")
+        return self.body
+
+    async def create(self, _where, body):
+        if self.body is not None:
+            raise ApiError(409, "AlreadyExists", "there")
+        return self._store(body)
+
+    async def replace(self, _where, body, *, patience=0):
+        if self.away:
+            raise ApiError(0, "Unreachable", "away")
+        if body["metadata"]["resourceVersion"] != self.body["metadata"]["resourceVersion"]:
+            raise ApiError(409, "Conflict", "modified")
+        return self._store(body)
+
+
+def leadership(leases, identity="me", seconds=0.4):
+    return Leadership(leases, "ns", identity, seconds)  # type: ignore[arg-type]  # as much of it as is used
+
+
+def test_every_leader_has_a_higher_epoch():
+    async def scene():
+        leases = Leases()
+        epochs = []
+        for identity in ("a", "a", "b"):
+            one = leadership(leases, identity)
+            await one.acquire()
+            epochs.append(one.epoch)
+            if identity == "a" and len(epochs) == 2:
+                await one.release()
+        assert epochs == sorted(set(epochs))
+
+    asyncio.run(scene())
+
+
+def test_a_lease_that_was_deleted_does_not_start_epochs_anew():
+    async def scene():
+        leases = Leases()
+        first = leadership(leases)
+        await first.acquire()
+        leases.body = None
+        second = leadership(leases)
+        await second.acquire()
+        assert second.epoch >= first.epoch > 1_000_000
+
+    asyncio.run(scene())
+
+
+def test_another_one_waits_for_the_whole_lease():
+    async def scene():
+        leases = Leases()
+        await leadership(leases, "a").acquire()
+        leases.body["spec"]["leaseDurationSeconds"] = 0.3
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await leadership(leases, "b").acquire()
+        assert loop.time() - began >= 0.3
+
+    asyncio.run(scene())
+
+
+def test_a_leader_that_cannot_renew_gives_up_before_another_may_start():
+    async def scene():
+        leases = Leases()
+        one = leadership(leases)
+        await one.acquire()
+        leases.away = True
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(LeadershipLost):
+            await one.keep()
+        assert loop.time() - began < 0.4
+
+    asyncio.run(scene())
+
+
+def test_a_renewal_goes_on():
+    async def scene():
+        leases = Leases()
+        one = leadership(leases)
+        await one.acquire()
+        version = leases.version
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await one.keep()
+        assert leases.version > version + 3
+        assert leases.body["spec"]["leaseTransitions"] == one.epoch
+
+    asyncio.run(scene())
+
+
+def test_a_renewal_whose_answer_was_lost_is_no_loss():
+    async def scene():
+        leases = Leases()
+        one = leadership(leases)
+        await one.acquire()
+        leases.lose_answer = True
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.8):
+                await one.keep()
+
+    asyncio.run(scene())
+
+
+def test_a_lease_that_somebody_took_is_lost():
+    async def scene():
+        leases = Leases()
+        one = leadership(leases)
+        await one.acquire()
+        await leases.replace("", {**leases.body, "spec": {**leases.body["spec"], "holderIdentity": "b"}})
+        with pytest.raises(LeadershipLost, match="b leads"):
+            await one.keep()
+
+    asyncio.run(scene())

@@ -1,0 +1,71 @@
+import asyncio
+import base64
+
+import pytest
+
+from pytest_arl.agent.auth import challenge, read_keys, signed
+from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.keys import Keys, load
+
+
+class Secrets:
+    def __init__(self):
+        self.there = None
+        self.beaten = None
+
+    async def get(self, _where):
+        if self.there is None:
+            raise ApiError(404, "NotFound", "none")
+        return self.there
+
+    async def create(self, _where, body):
+        if self.beaten is not None:
+            self.there = self.beaten
+            raise ApiError(409, "AlreadyExists", "there")
+        self.there = body
+        return body
+
+
+def test_a_key_is_made_once_and_agents_believe_it():
+    async def scene():
+        secrets = Secrets()
+        keys = await load(secrets, "ns")
+        again = await load(secrets, "ns")
+        assert keys.public == again.public
+        nonce = b"n" * 32
+        believed = read_keys(keys.public)
+        message = challenge(nonce, "pod", "boot", 5)
+        assert signed(message, keys.sign(nonce, "pod", "boot", 5), believed)
+        assert not signed(message, keys.sign(nonce, "pod", "boot", 4), believed)
+        assert not signed(message, keys.sign(nonce, "other", "boot", 5), believed)
+
+    asyncio.run(scene())
+
+
+def test_an_operator_that_loses_the_race_uses_the_others_key():
+    async def scene():
+        winner, loser = Secrets(), Secrets()
+        keys = await load(winner, "ns")
+        loser.beaten = winner.there
+        assert (await load(loser, "ns")).public == keys.public
+
+    asyncio.run(scene())
+
+
+def test_every_key_of_the_secret_is_believed_and_one_signs():
+    async def scene():
+        one, other = Secrets(), Secrets()
+        await load(one, "ns")
+        await load(other, "ns")
+        pems = {
+            "key.pem": base64.b64decode(one.there["data"]["key.pem"]),
+            "old.pem": base64.b64decode(other.there["data"]["key.pem"]),
+        }
+        keys = Keys(pems)
+        believed = read_keys(keys.public)
+        assert len(believed) == 2
+        assert signed(challenge(b"n" * 32, "p", "b", 1), keys.sign(b"n" * 32, "p", "b", 1), believed[:1])
+        with pytest.raises(ValueError, match=r"key\.pem"):
+            Keys({"old.pem": pems["old.pem"]})
+
+    asyncio.run(scene())

@@ -1,0 +1,77 @@
+import pytest
+
+from pytest_arl.operator.lifetimes import IDLE_SECONDS, MOST_FINISHED, Clock, Limits, expired, limits_of, surplus
+from tests.operator.objects import owned_by, pool, sandbox
+
+
+def test_a_sandbox_that_nobody_holds_ends_after_ten_idle_minutes():
+    assert limits_of(sandbox(), pool()) == Limits(IDLE_SECONDS, None)
+    assert limits_of(sandbox(), None) == Limits(IDLE_SECONDS, None)
+
+
+def test_one_that_is_kept_or_has_a_lease_does_not():
+    assert limits_of(sandbox(keepAlive=True), pool()) == Limits(None, None)
+    assert limits_of(sandbox(owners=owned_by("Lease", "u")), pool()) == Limits(None, None)
+
+
+def test_its_own_limits_come_before_its_pools():
+    defaults = pool(sandbox={"idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60})
+    assert limits_of(sandbox(), defaults) == Limits(30, 60)
+    assert limits_of(sandbox(idleTimeoutSeconds=5, maxLifetimeSeconds=6), defaults) == Limits(5, 6)
+
+
+def test_zero_is_never():
+    defaults = pool(sandbox={"idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60})
+    assert limits_of(sandbox(idleTimeoutSeconds=0, maxLifetimeSeconds=0), defaults) == Limits(None, None)
+
+
+@pytest.mark.parametrize(
+    ("idle", "busy", "reason"), [(9.9, False, None), (10.0, False, "IdleTimeout"), (1000.0, True, None)]
+)
+def test_a_running_task_is_never_idle(idle, busy, reason):
+    found = expired(Limits(10, None), age=5000, idle=idle, busy=busy)
+    assert (found[0] if found else None) == reason
+
+
+def test_a_lifetime_ends_also_a_busy_sandbox():
+    assert expired(Limits(None, 60), age=59.9, idle=0, busy=True) is None
+    found = expired(Limits(None, 60), age=60, idle=0, busy=True)
+    assert found is not None
+    assert found[0] == "LifetimeEnded"
+
+
+def test_only_the_oldest_finished_tasks_go():
+    finished = [(f"2026-01-01T00:{number:02}:00Z", f"t{number}", f"u{number}") for number in range(MOST_FINISHED + 3)]
+    assert surplus(list(reversed(finished))) == ["u0", "u1", "u2"]
+    assert surplus(finished[:MOST_FINISHED]) == []
+
+
+def lease(renewed, seconds=60):
+    return {"spec": {"renewTime": renewed, "leaseDurationSeconds": seconds}}
+
+
+def test_a_lease_runs_out_by_our_own_clock_whatever_its_holders_clock_says():
+    clock = Clock()
+    clock.see("u", lease("1999-01-01T00:00:00Z"), 100.0)
+    assert not clock.over("u", lease("1999-01-01T00:00:00Z"), 160.0)
+    assert clock.over("u", lease("1999-01-01T00:00:00Z"), 160.1)
+
+
+def test_a_renewal_counts_from_when_it_was_seen():
+    clock = Clock()
+    clock.see("u", lease("a"), 100.0)
+    clock.see("u", lease("b"), 150.0)
+    clock.see("u", lease("b"), 205.0)
+    assert not clock.over("u", lease("b"), 210.0)
+    assert clock.over("u", lease("b"), 210.1)
+
+
+def test_a_lease_never_seen_is_not_over():
+    assert not Clock().over("u", lease("a"), 1e9)
+
+
+def test_a_lease_that_says_no_duration_lasts_a_minute():
+    clock = Clock()
+    clock.see("u", {"spec": {"renewTime": "a"}}, 0.0)
+    assert not clock.over("u", {"spec": {"renewTime": "a"}}, 60.0)
+    assert clock.over("u", {"spec": {"renewTime": "a"}}, 60.1)

@@ -1,0 +1,110 @@
+import pytest
+
+from pytest_arl.agent import frames
+from pytest_arl.operator.progress import Garbled, Progress, level
+from pytest_arl.operator.wire import SENT_BYTES
+from tests.operator.objects import command
+
+
+def ended(index, outcome="Succeeded", code=0, **more):
+    return {"i": index, "outcome": outcome, "code": code, "out": 0, "err": 0, "at": 1.0, "s": 0.1, **more}
+
+
+def printed(step, data):
+    return frames.STEP_INDEX.pack(step) + data
+
+
+def progress(steps=2):
+    return Progress([command(f"s{number}") for number in range(steps)])
+
+
+def test_a_step_with_its_output():
+    found = progress()
+    found.take(frames.STEP, ended(0, out=2, err=1, o=b"hi", e=b"!"))
+    assert found.ended[0].output == (b"hi", b"!")
+    assert not found.done
+    found.take(frames.DONE, {"ran": 1})
+    assert found.done
+
+
+def test_output_that_came_before_its_step_is_that_steps():
+    found = progress()
+    for kind, data in (
+        (frames.STDOUT, b"head"),
+        (frames.STDERR, b"err"),
+        (frames.STDOUT_TAIL, b"tail"),
+        (frames.STDERR_TAIL, b"or"),
+    ):
+        found.take(kind, printed(0, data))
+    found.take(frames.STEP, ended(0, out=100, err=5))
+    found.take(frames.STEP, ended(1))
+    assert found.ended[0].output == (b"headtail", b"error")
+    assert found.ended[1].output == (b"", b"")
+
+
+def test_memory_is_bounded_whatever_comes():
+    found = progress()
+    for _ in range(100):
+        found.take(frames.STDOUT, printed(0, b"x" * 65536))
+    found.take(frames.STEP, ended(0, out=6553600))
+    assert len(found.ended[0].output[0]) == 2 * SENT_BYTES
+
+
+def test_a_refusal_ends_it():
+    found = progress()
+    found.take(frames.ERROR, {"text": "another boot"})
+    assert (found.done, found.refused) == (True, "another boot")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (frames.STEP, {}),
+        (frames.STEP, None),
+        (frames.STEP, ended(1)),
+        (frames.STEP, {**ended(0), "code": "x"}),
+        (frames.STEP, {**ended(0), "code": None}),
+        (frames.STDOUT, b""),
+        (frames.STDOUT, printed(1, b"x")),
+        (frames.PONG, {}),
+        (frames.ERROR, {}),
+    ],
+)
+def test_what_no_agent_sends_is_garbled(kind, value):
+    with pytest.raises(Garbled):
+        progress().take(kind, value)
+
+
+def test_more_steps_than_there_are_is_garbled():
+    found = progress(1)
+    found.take(frames.STEP, ended(0))
+    with pytest.raises(Garbled):
+        found.take(frames.STEP, ended(1))
+
+
+def test_memory_is_bounded_over_all_steps():
+    found = progress(256)
+    for number in range(256):
+        found.take(frames.STDOUT, printed(number, b"h" * 100_000 + b"t" * 100_000))
+        found.take(frames.STEP, ended(number, out=200_000))
+    held = [each for end in found.ended for each in end.output]
+    assert sum(map(len, held)) <= 1024 * 1024
+    assert held[0].startswith(b"h" * 500)
+    assert held[0].endswith(b"t" * 500)
+
+
+def test_a_short_output_is_not_shortened_for_long_ones():
+    found = progress(64)
+    found.take(frames.STEP, ended(0, out=5, o=b"short"))
+    for number in range(1, 64):
+        found.take(frames.STDOUT, printed(number, b"x" * 200_000))
+        found.take(frames.STEP, ended(number, out=200_000))
+    assert found.ended[0].output == (b"short", b"")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "room", "wanted"),
+    [([], 10, 0), ([3, 4], 10, 4), ([3, 100], 10, 7), ([100, 100], 10, 5), ([1, 1, 100], 3, 1), ([5], 0, 0)],
+)
+def test_the_longest_are_cut_to_one_level(sizes, room, wanted):
+    assert level(sizes, room) == wanted

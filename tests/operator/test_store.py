@@ -1,0 +1,108 @@
+from pytest_arl.operator.objects import Key, name, uid
+from pytest_arl.operator.store import Store
+from pytest_arl.pod import POOL_LABEL
+from tests.operator.objects import owned_by, pod, sandbox, task
+
+POOL = Key("ns", "pool")
+SB = Key("ns", "sb")
+
+
+def later(body, **changes):
+    meta = {**body["metadata"], "resourceVersion": str(int(body["metadata"]["resourceVersion"]) + 1000)}
+    return {**body, "metadata": meta, **changes}
+
+
+def test_an_older_version_never_replaces_a_newer_one():
+    store, old = Store(), sandbox()
+    new = later(old, status={"phase": "Ready"})
+    assert store.put("sandboxes", new)
+    assert not store.put("sandboxes", old)
+    assert store.get("sandboxes", SB) is new
+
+
+def test_versions_are_numbers():
+    store, old = Store(), sandbox()
+    old["metadata"]["resourceVersion"] = "99"
+    new = {**old, "metadata": {**old["metadata"], "resourceVersion": "100"}}
+    store.put("sandboxes", old)
+    assert store.put("sandboxes", new)
+
+
+def test_another_object_of_the_same_name_replaces_the_old_one():
+    store, old, new = Store(), sandbox(), sandbox()
+    store.put("sandboxes", old)
+    assert store.put("sandboxes", new)
+    assert not store.remove("sandboxes", old)  # a late event about the old one
+    assert store.get("sandboxes", SB) is new
+
+
+def test_a_claim_moves_a_pod_from_the_pool_to_its_sandbox():
+    store, idle = Store(), pod("p")
+    store.put("pods", idle)
+    assert list(store.idle[POOL]) == [uid(idle)]
+    claimed = later(idle)
+    claimed["metadata"] |= {"labels": {POOL_LABEL: "pool"}, "ownerReferences": owned_by("Sandbox", "u1")}
+    store.put("pods", claimed)
+    assert not store.idle[POOL]
+    assert store.allocated[POOL] == {uid(idle)}
+    assert list(store.owned["u1"]) == ["p"]
+    store.remove("pods", claimed)
+    assert not store.allocated[POOL]
+    assert "u1" not in store.owned
+
+
+def test_tasks_run_by_time_then_name():
+    store = Store()
+    for number, second in (("b", 1), ("a", 1), ("0", 2)):
+        each = task(number)
+        each["metadata"]["creationTimestamp"] = f"2026-01-01T00:00:0{second}Z"
+        store.put("tasks", each)
+    assert [name(each) for each in store.tasks(SB)] == ["a", "b", "0"]
+
+
+def test_of_a_finished_task_only_its_end_is_kept():
+    store, running = Store(), task(ttlSecondsAfterFinished=30)
+    store.put("tasks", running)
+    assert [uid(each) for each in store.tasks(SB)] == [uid(running)]
+    store.put("tasks", later(running, status={"state": "Succeeded", "completionTime": "2026-01-01T00:00:00Z"}))
+    assert store.tasks(SB) == []
+    assert store.get("tasks", Key("ns", "t")) is None
+    (kept,) = store.over[SB].values()
+    assert (kept.ttl, kept.completed) == (30, "2026-01-01T00:00:00Z")
+
+
+def test_a_late_event_does_not_open_a_finished_task_again():
+    store, running = Store(), task()
+    store.put("tasks", later(running, status={"state": "Failed"}))
+    assert not store.put("tasks", running)
+    assert store.tasks(SB) == []
+
+
+def test_a_list_tells_what_is_gone_but_not_of_other_namespaces():
+    store, one, other = Store(), sandbox("one"), sandbox("other")
+    other["metadata"]["namespace"] = "elsewhere"
+    store.put("sandboxes", one)
+    store.put("sandboxes", other)
+    assert store.replace("sandboxes", [], "ns") == [one]
+    assert store.all("sandboxes") == [other]
+
+
+def test_a_list_forgets_finished_tasks_that_are_gone():
+    store = Store()
+    kept, gone = task("kept", status={"state": "Failed"}), task("gone", status={"state": "Failed"})
+    store.put("tasks", kept)
+    store.put("tasks", gone)
+    store.replace("tasks", [kept], None)
+    assert list(store.over[SB]) == [uid(kept)]
+
+
+def test_a_ttl_counts_from_the_end():
+    store = Store()
+    store.put(
+        "tasks", task(ttlSecondsAfterFinished=30, status={"state": "Failed", "completionTime": "1970-01-01T00:01:00Z"})
+    )
+    store.put("tasks", task("never", status={"state": "Failed", "completionTime": "1970-01-01T00:01:00Z"}))
+    timed, never = store.over[SB].values()
+    assert not timed.due(89.0)
+    assert timed.due(90.0)
+    assert not never.due(1e9)
