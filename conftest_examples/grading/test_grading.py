@@ -23,7 +23,9 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("submission", EXPECTED)
-def test_a_submission_gets_its_score(grader: "Grader", submission: str) -> None:
+def test_a_submission_gets_its_score(grader: "Grader", submission: str, pytestconfig: pytest.Config) -> None:
+    if submission == "fork_bomb" and pytestconfig.getoption("arl_backend") == "kubernetes":
+        pytest.skip("how many processes a pod may have is its node's setting (podPidsLimit), not the pool's")
     score = grader.grade(SUBMISSIONS / f"{submission}.py")
 
     passed, end = EXPECTED[submission]

@@ -11,6 +11,12 @@ import pytest
 from pytest_arl import SandboxFixture, StepResult
 
 
+@pytest.fixture(autouse=True)
+def mounted(pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("arl_backend") == "kubernetes":
+        pytest.skip("the pool own-cli mounts a folder of this machine, which no pod has")
+
+
 @pytest.fixture
 def wordcount(arl_sandbox: SandboxFixture) -> Callable[..., StepResult]:
     def run(*arguments: str, stdin: str | None = None) -> StepResult:

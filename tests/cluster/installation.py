@@ -24,7 +24,19 @@ from typing import Any
 import pytest
 import yaml
 
-__all__ = ["IMAGES", "Installation", "images", "installed", "manifests", "missing", "pool", "shared_folder", "stream"]
+__all__ = [
+    "IMAGES",
+    "Installation",
+    "images",
+    "installed",
+    "manifests",
+    "missing",
+    "pool",
+    "remove",
+    "shared_folder",
+    "start_operator",
+    "stream",
+]
 
 Json = dict[str, Any]
 
@@ -57,13 +69,18 @@ class Installation:
 
     Attributes:
         namespace: where pools and sandboxes are.
-        restricted_namespace: another one for these, under the Pod Security level `restricted`.
+        restricted_namespace: another one for these, under the Pod Security level `restricted`; empty where there is none.
         operator_namespace: where the operator runs.
     """
 
     namespace: str
     restricted_namespace: str
     operator_namespace: str
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The namespaces that the operator serves."""
+        return tuple(filter(None, (self.namespace, self.restricted_namespace)))
 
     @property
     def images(self) -> dict[str, str]:
@@ -156,7 +173,7 @@ def installed(shared: Path) -> Iterator[Installation]:
         with _locked(shared) as state:
             state["users"] -= 1
             if not state["users"]:
-                _remove(found)
+                remove(found)
 
 
 @contextlib.contextmanager
@@ -182,9 +199,15 @@ def manifests(*words: str) -> str:
 def _install() -> Installation:
     name = f"arl-test-{secrets.token_hex(4)}"
     found = Installation(name, f"{name}-restricted", f"{name}-system")
-    for namespace in (found.namespace, found.restricted_namespace):
+    for namespace in found.served:
         found.kubectl("create", "namespace", namespace, namespace="default")
     found.kubectl("label", "namespace", found.restricted_namespace, "pod-security.kubernetes.io/enforce=restricted")
+    start_operator(found)
+    return found
+
+
+def start_operator(found: Installation) -> None:
+    """Apply what the command prints, and wait until the operator runs. What is wrong with it is the test's failure."""
     found.kubectl("apply", "-f", "-", namespace="default", text=stream(found))
     _wait_for_definitions(found)
     done = found.kubectl(
@@ -197,9 +220,8 @@ def _install() -> Installation:
     )
     if done.returncode != 0:
         report = found.report()
-        _remove(found)
+        remove(found)
         pytest.fail(f"the operator does not start: {done.stderr}\n{report}")
-    return found
 
 
 def stream(found: Installation) -> str:
@@ -207,7 +229,7 @@ def stream(found: Installation) -> str:
     named = images()
     return manifests(
         "--namespace", found.operator_namespace, "--create-namespace", "--only-there",
-        "--sandboxes", found.namespace, "--sandboxes", found.restricted_namespace,
+        *(word for namespace in found.served for word in ("--sandboxes", namespace)),
         "--operator-image", named["operator"], "--agent-image", named["agent"],
     )  # fmt: skip
 
@@ -217,8 +239,13 @@ def _wait_for_definitions(found: Installation) -> None:
     found.wait("condition=Established", *names, namespace="default")
 
 
-def _remove(found: Installation) -> None:
-    """Sandboxes and pools first, while their operator lives: so its own cleaning up is used by every run."""
-    found.kubectl("delete", "warmpools,sandboxes,tasks,leases", "--all", "--timeout=60s", check=False)
-    names = [found.namespace, found.operator_namespace]
-    found.kubectl("delete", "namespace", *names, "--timeout=120s", namespace="default", check=False)
+def remove(found: Installation) -> None:
+    """Sandboxes and pods first, while their operator lives: so its own cleaning up is used by every run."""
+    for namespace in found.served:
+        found.kubectl("delete", "warmpools,sandboxes,tasks", "--all", "--timeout=60s", namespace=namespace, check=False)
+        found.kubectl(
+            "delete", f"rolebinding/arl-operator-{found.operator_namespace}", namespace=namespace, check=False
+        )
+        found.kubectl("delete", "networkpolicy/arl-sandboxes", namespace=namespace, check=False)
+    made = [namespace for namespace in (*found.served, found.operator_namespace) if namespace != "default"]
+    found.kubectl("delete", "namespace", *made, "--timeout=120s", namespace="default", check=False)

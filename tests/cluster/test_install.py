@@ -66,10 +66,10 @@ def _two_tasks_ran_at_the_same_time_in_two_pods(installation: Installation) -> N
     assert max(begin for begin, _ in spans) < min(end for _, end in spans), spans
 
 
-def test_the_first_pool_is_that_of_the_page() -> None:
-    shipped = (Path(__file__).parents[2] / "deploy" / "pool.yaml").read_text(encoding="utf-8")
-    without_comments = re.sub(r" *#.*", "", shipped).strip()
-    assert without_comments == FILES["pool.yaml"].strip()
+def test_the_examples_pool_is_that_of_the_page() -> None:
+    shipped = (Path(__file__).parents[2] / "conftest_examples" / "pools.yaml").read_text(encoding="utf-8")
+    first = re.sub(r"^#.*\n", "", shipped, flags=re.MULTILINE).split("---\n")[0]
+    assert first == FILES["pool.yaml"]
 
 
 # --- the stream
