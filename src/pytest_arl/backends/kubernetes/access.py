@@ -139,6 +139,15 @@ def _from_file(config: Any, configuration: Any, path: str, context: str | None, 
         raise BackendUnavailable(f"there is no context {name!r} in {path} ({source}); {hint(name, by_name)}")
     try:
         config.load_kube_config(config_file=path, context=name, client_configuration=configuration)
+        _check_plugin(merged, by_name[name], configuration)
     except Exception as error:  # noqa: BLE001 - an exec plugin that fails, a certificate that is not there
         raise BackendUnavailable(f"context {name!r} of {path} cannot be used: {shorten(str(error), 400)}") from None
     return str(by_name[name].get("namespace") or "default"), str(name)
+
+
+def _check_plugin(merged: dict[str, Any], context: dict[str, Any], configuration: Any) -> None:
+    """A plugin that fails is only logged by the client, which then asks as nobody."""
+    users = [getattr(entry, "value", entry) for entry in merged.get("users") or ()]
+    user = next((entry.get("user") or {} for entry in users if entry.get("name") == context.get("user")), {})
+    if "exec" in user and not configuration.api_key and not configuration.cert_file:
+        raise ValueError(f"its credential plugin {user['exec'].get('command')!r} gave none: run it by hand")

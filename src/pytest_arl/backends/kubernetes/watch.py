@@ -185,9 +185,7 @@ class Watch:
         try:
             if response.status >= 400:
                 raise Refused.read(response.status, response.read(64 * 1024))
-            for line in _lines(response):
-                if self._closed.is_set():
-                    break
+            for line in () if self._closed.is_set() else _lines(response):
                 self._event(json.loads(line))
                 came = True
         finally:

@@ -1,0 +1,110 @@
+"""Requests: what is tried again, and what a lost answer leads to."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_arl import BackendUnavailable
+from pytest_arl.backends.kubernetes.api import Api, path_of
+from pytest_arl.backends.kubernetes.refusals import Refused
+from tests.kubernetes.fake import Answer, FakeApi, Json, settings_for, status
+
+BODY: Json = {"metadata": {"name": "x"}, "spec": {}}
+PATH = path_of("sandboxes", "n", "x")
+
+
+def test_objects_are_created_read_changed_and_deleted(api: Api, fake: FakeApi) -> None:
+    made = api.create("sandboxes", "n", BODY)
+    api.merge("sandboxes", "n", "x", {"spec": {"a": "ü"}})
+    assert api.get("sandboxes", "n", "x")["spec"] == {"a": "ü"}
+    assert [item["metadata"]["uid"] for item in api.items("sandboxes", "n")[0]] == [made["metadata"]["uid"]]
+    api.delete("sandboxes", "n", "x")
+    api.delete("sandboxes", "n", "x")  # one that is gone is no error
+    assert fake.objects == {}
+    assert fake.requests[0][2]["headers"]["authorization"] == "Bearer secret"
+
+
+def test_an_answer_that_was_lost_is_found_by_the_objects_own_name(api: Api, fake: FakeApi) -> None:
+    lost: list[str] = []
+
+    def lose(method: str, path: str, _query: Json) -> Answer:
+        if method == "POST" and not lost:
+            lost.append(path)
+            fake.put(PATH, {"metadata": {"name": "x", "uid": "the first's"}, "spec": {}})
+            return 504, status(504, "Timeout", "the request timed out")
+        return None
+
+    fake.intercept = lose
+    assert api.create("sandboxes", "n", BODY)["metadata"]["uid"] == "the first's"
+    assert fake.count("POST", "/sandboxes") == 2
+
+
+@pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
+def test_what_may_pass_is_tried_again(api: Api, fake: FakeApi, code: int) -> None:
+    answers = [code, code]
+    fake.put(PATH, {})
+    fake.intercept = lambda *_: (answers.pop(), status(code, "", "busy")) if answers else None
+    assert api.get("sandboxes", "n", "x")["metadata"]["name"] == "x"
+    assert fake.count("GET", "/x") == 3
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 409, 422])
+def test_what_will_not_pass_is_said_at_once(api: Api, fake: FakeApi, code: int) -> None:
+    fake.intercept = lambda *_: (code, status(code, "No", "no"))
+    with pytest.raises(Refused, match="no"):
+        api.get("sandboxes", "n", "x")
+    assert len(fake.requests) == 1
+
+
+def test_trying_again_has_an_end_in_seconds(api: Api, fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.put(PATH, {})
+    assert api.get("sandboxes", "n", "x"), "control"
+    monkeypatch.setattr("pytest_arl.backends.kubernetes.api.PATIENCE_SECONDS", 0.5)
+    fake.intercept = lambda *_: (503, status(503, "", "down"))
+    began = time.monotonic()
+    with pytest.raises(Refused, match="down"):
+        api.get("sandboxes", "n", "x")
+    assert time.monotonic() - began < 2
+    assert 2 < len(fake.requests) < 20, "with pauses that grow"
+
+
+def test_credentials_are_read_anew_before_they_are_given_up(server: tuple[FakeApi, Path], tmp_path: Path) -> None:
+    fake, path = server
+    api = Api(settings_for(path))
+    fake.put(PATH, {})
+
+    def only_fresh(_method: str, _path: str, _query: Json) -> Answer:
+        token: Any = fake.requests[-1][2]["headers"]["authorization"]
+        return None if token == "Bearer fresh" else (401, status(401, "Unauthorized", "Unauthorized"))
+
+    fake.intercept = only_fresh
+    with pytest.raises(BackendUnavailable, match="expired"):
+        api.explaining("reading", "n", lambda: api.get("sandboxes", "n", "x"))
+    path.write_text(path.read_text().replace("secret", "fresh"))
+    assert api.get("sandboxes", "n", "x")["metadata"]["name"] == "x"
+
+
+def test_a_connection_that_went_away_meanwhile_is_no_error(api: Api, fake: FakeApi) -> None:
+    fake.put(PATH, {})
+    broken: list[int] = []
+
+    def hang_up(*_: Any) -> Answer:
+        if not broken:
+            broken.append(1)
+            raise ConnectionAbortedError
+        return None
+
+    fake.intercept = hang_up
+    assert api.get("sandboxes", "n", "x")["metadata"]["name"] == "x"
+
+
+def test_names_cannot_leave_their_place_in_a_path() -> None:
+    assert (
+        path_of("sandboxes", "a/../b", "c?d#e")
+        == "/apis/arl.infra.io/v1alpha1/namespaces/a%2F..%2Fb/sandboxes/c%3Fd%23e"
+    )
+    assert path_of("leases", "n").startswith("/apis/coordination.k8s.io/v1/")

@@ -1,0 +1,96 @@
+"""A Task's status, read as the results of its steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_arl import InfrastructureError
+from pytest_arl.backends.kubernetes import statuses
+from pytest_arl.results import StepResult
+from pytest_arl.steps import parse_steps
+
+STEPS = parse_steps([{"type": "Command", "command": ["a"]}, {"type": "FilePatch", "path": "b", "content": ""}])
+
+
+def task(*steps: dict[str, Any], **status: Any) -> dict[str, Any]:
+    return {"status": {"steps": list(steps), **status}}
+
+
+def label(limit: str | None) -> str | None:
+    return f"{limit} 1Gi" if limit == "memory" else limit
+
+
+def test_a_result_that_went_through_a_status_is_the_same() -> None:
+    result = StepResult(
+        name="step-1",
+        type="Command",
+        outcome="OutOfMemory",
+        exit_code=137,
+        signal="SIGKILL",
+        stdout_bytes="out ü".encode(),
+        stderr_bytes=b"",
+        limit="memory 1Gi",
+        started_at=1700000000.25,
+        duration=1.5,
+    )
+    found = task({**result.to_json(), "limit": "memory"})
+    assert statuses.read_steps(STEPS, found, label) == [result]
+    assert statuses.is_whole(found)
+
+
+def test_steps_that_were_skipped_are_not_among_the_results_and_have_no_exit_code() -> None:
+    failed = {"name": "step-1", "type": "Command", "outcome": "Failed", "exitCode": 3}
+    skipped = {"name": "step-2", "type": "FilePatch", "outcome": "Skipped"}
+    assert [step.exit_code for step in statuses.read_steps(STEPS, task(failed, skipped), label)] == [3]
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "whole"),
+    [
+        ("", 0, True),
+        ("abc", 3, True),
+        ("abc", 4, False),
+        ("ü", 2, True),
+        ("ü", 1, False),
+        ("\ufffd", 1, False),
+        # Three bytes that are no text become one U+FFFD, which is three bytes too.
+        ("\ufffd", 3, False),
+    ],
+)
+def test_a_status_is_whole_only_where_every_byte_can_be_read_from_it(text: str, size: int, whole: bool) -> None:
+    for stream in ("stdout", "stderr"):
+        step = {"outcome": "Succeeded", "exitCode": 0, stream: text, f"{stream}Size": size}
+        assert statuses.is_whole(task(step)) == whole
+
+
+def test_a_task_without_an_exit_code_is_the_infrastructures_failure() -> None:
+    conditions = [{"type": "Failed", "status": "True", "reason": "SandboxLost", "message": "evicted"}]
+    assert statuses.why_failed(task(state="Failed", conditions=conditions)) == ("SandboxLost", "evicted")
+    assert statuses.why_failed(task(state="Failed", exitCode=1, conditions=conditions)) is None
+    assert statuses.why_failed(task(state="Succeeded", exitCode=0)) is None
+    assert statuses.why_failed(task(state="Running")) is None
+    assert statuses.why_failed(task(state="Failed")) == ("", "")
+
+
+def test_a_status_of_another_version_is_an_infrastructure_error() -> None:
+    with pytest.raises(InfrastructureError, match=r"step-1.*version"):
+        statuses.read_steps(STEPS, task({"outcome": "Exploded", "exitCode": 1}), label)
+
+
+def test_how_far_objects_are() -> None:
+    assert [statuses.started(task(state=state)) for state in (None, "Pending", "Running", "Failed")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert [statuses.finished(task(state=state)) for state in (None, "Running", "Succeeded")] == [False, False, True]
+    assert not statuses.finished(None)
+    found = {"status": {"phase": "Failed", "conditions": [{"type": "Ready", "reason": "Evicted", "message": "disk"}]}}
+    assert (statuses.phase(found), statuses.phase(None), statuses.why(found, "Ready")) == (
+        "Failed",
+        "",
+        "Evicted: disk",
+    )

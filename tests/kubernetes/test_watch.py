@@ -1,0 +1,179 @@
+"""Watches: events reach who waits, whatever happens to the connection."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pytest_arl import PermissionDenied
+from pytest_arl.backends.kubernetes.api import Api, path_of
+from pytest_arl.backends.kubernetes.watch import Mail, Watch
+from tests.kubernetes.fake import Answer, FakeApi, status
+
+SELECTOR = "arl.infra.io/lease=mine"
+
+
+def path(name: str) -> str:
+    return path_of("tasks", "n", name)
+
+
+@pytest.fixture
+def watch(api: Api) -> Iterator[Watch]:
+    found = Watch(api, "tasks", "n", SELECTOR)
+    yield found
+    found.close()
+
+
+def comes(mail: Mail, what: Callable[[], object], seconds: float = 5) -> bool:
+    deadline = time.monotonic() + seconds
+    while not what():
+        if not mail.wait(mail.number, 0.05) and time.monotonic() > deadline:
+            return False
+    return True
+
+
+def state(mail: Mail) -> object:
+    return (mail.latest or {}).get("state")
+
+
+def watching(fake: FakeApi) -> int:
+    return sum(1 for _, _, query in fake.requests if query.get("watch"))
+
+
+def test_events_reach_who_waits_for_an_object_of_that_name(watch: Watch, fake: FakeApi) -> None:
+    mail, other = watch.mail("a"), watch.mail("b")
+    fake.put(path("a"), {"state": 1})
+    assert comes(mail, lambda: state(mail) == 1)
+    fake.put(path("a"), {"state": 2})
+    assert comes(mail, lambda: state(mail) == 2)
+    fake.remove(path("a"))
+    assert comes(mail, lambda: mail.deleted)
+    assert other.latest is None
+    assert watching(fake) == 1
+    assert all(query["labelSelector"] == SELECTOR for _, _, query in fake.requests)
+
+
+def test_an_event_comes_at_once(watch: Watch, fake: FakeApi) -> None:
+    mail = watch.mail("a")
+    fake.put(path("a"), {"state": 0})
+    assert comes(mail, lambda: state(mail) == 0)
+    times = []
+    for number in range(1, 21):
+        began = time.monotonic()
+        fake.put(path("a"), {"state": number})
+        while state(mail) != number:
+            assert mail.wait(mail.number - (state(mail) == number), 5)
+        times.append(time.monotonic() - began)
+    assert sorted(times)[10] < 0.05
+
+
+def test_what_is_there_already_is_seen(watch: Watch, fake: FakeApi) -> None:
+    fake.put(path("a"), {"state": 1})
+    mail = watch.mail("a")
+    assert comes(mail, lambda: state(mail) == 1)
+
+
+def test_a_broken_connection_is_resumed_where_it_broke(watch: Watch, fake: FakeApi) -> None:
+    mail = watch.mail("a")
+    fake.put(path("a"), {"state": 1})
+    assert comes(mail, lambda: state(mail) == 1)
+    seen = fake.version
+    fake.break_watches()
+    fake.put(path("a"), {"state": 2})
+    assert comes(mail, lambda: state(mail) == 2)
+
+    versions = [query["resourceVersion"] for _, _, query in fake.requests if query.get("watch")]
+    assert versions[-1] == str(seen), "not from the beginning"
+    assert fake.count("GET", "/tasks") == 1 + len(versions), "and without reading everything anew"
+
+
+def test_a_version_that_is_too_old_is_read_anew_and_what_is_missing_was_deleted(watch: Watch, fake: FakeApi) -> None:
+    mail, gone, later = watch.mail("a"), watch.mail("b"), watch.mail("c")
+    fake.put(path("a"), {"state": 1})
+    fake.put(path("b"), {"state": 1})
+    assert comes(gone, lambda: state(gone) == 1)
+    with fake.changed:
+        # All at once: nobody saw these events, and nobody ever will.
+        del fake.objects[path("b")]
+        fake.events.clear()
+        fake.version = fake.oldest = 1000
+        fake.objects[path("a")]["state"] = 2
+    fake.break_watches()
+
+    assert comes(mail, lambda: state(mail) == 2)
+    assert comes(gone, lambda: gone.deleted)
+    assert not mail.deleted
+    assert not later.deleted, "one that was never seen may still be created"
+
+
+def test_a_server_that_is_away_for_a_while_costs_nothing_but_time(watch: Watch, fake: FakeApi) -> None:
+    mail = watch.mail("a")
+    fake.put(path("a"), {"state": 1})
+    assert comes(mail, lambda: state(mail) == 1)
+    away = threading.Event()
+    away.set()
+
+    def refuse(*_: object) -> Answer:
+        return (503, status(503, "", "away")) if away.is_set() else None
+
+    fake.intercept = refuse
+    fake.break_watches()
+    fake.put(path("a"), {"state": 2})
+    time.sleep(0.3)
+    assert state(mail) == 1
+    away.clear()
+    assert comes(mail, lambda: state(mail) == 2)
+    assert mail.failure is None
+
+
+def test_a_watch_that_is_forbidden_is_told_to_who_waits_and_forgotten_once_it_is_allowed(
+    watch: Watch, fake: FakeApi
+) -> None:
+    message = 'tasks.arl.infra.io is forbidden: User "u" cannot watch resource "tasks" in API group "arl.infra.io"'
+    fake.intercept = lambda _method, _path, query: (
+        (403, status(403, "Forbidden", message)) if query.get("watch") else None
+    )
+    mail = watch.mail("a")
+    assert comes(mail, lambda: mail.failure is not None)
+    late = watch.mail("b")
+    assert isinstance(mail.failure, PermissionDenied)
+    assert isinstance(late.failure, PermissionDenied)
+    assert "verbs: [watch]" in str(mail.failure)
+
+    fake.intercept = lambda *_: None
+    fake.put(path("a"), {"state": 1})
+    assert comes(mail, lambda: state(mail) == 1)
+    assert comes(mail, lambda: mail.failure is None)
+
+
+def test_closing_ends_the_thread_and_the_connection(watch: Watch, fake: FakeApi) -> None:
+    before = threading.active_count()
+    mail = watch.mail("a")
+    fake.put(path("a"), {"state": 1})
+    assert comes(mail, lambda: state(mail) == 1)
+    began = time.monotonic()
+    watch.close()
+    assert time.monotonic() - began < 1
+    assert not [thread for thread in threading.enumerate() if thread.name == "arl-watch-tasks"]
+    assert threading.active_count() >= before, "control: the server's own threads"
+
+
+def test_what_was_asked_for_earlier_does_not_hide_what_came_since() -> None:
+    mail = Mail()
+    number = mail.number
+    mail.put({"state": "new"})
+    mail.put({"state": "old"}, since=number)
+    assert mail.latest == {"state": "new"}
+    mail.put({"state": "newer"}, since=mail.number)
+    assert mail.latest == {"state": "newer"}
+
+
+def test_a_change_wakes_those_who_depend_on_it() -> None:
+    sandbox, task = Mail(), Mail()
+    sandbox.wakes.add(task)
+    threading.Timer(0.1, sandbox.put, [None], {"deleted": True}).start()
+    assert task.wait(task.number, 5)
+    assert not task.wait(task.number, 0.01), "control"
