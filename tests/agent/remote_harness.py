@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 POD = "0c4e8f7a-5b0e-4f53-9d5c-1f6f4b7a2e11"
 LIMIT = 16 << 20
-SECRET = secrets.token_bytes(32)
+SECRET = hashlib.sha256(b"for tests").digest()
 _epochs = itertools.count(1)
 
 # A key pair for tests; `openssl genrsa 2048` makes another.

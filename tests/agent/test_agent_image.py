@@ -89,6 +89,7 @@ def test_steps_of_all_kinds_work_by_a_program_alone(agent: Agent) -> None:
     assert sandbox.read("kept") == b"old"
     with pytest.raises(FileNotFoundError):
         sandbox.read("added")
+    checkpoint.close()
 
 
 def test_the_agent_starts_soon(bubblewrap: str, folder: Path) -> None:
