@@ -181,6 +181,11 @@ class Agent:
     def descriptors(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
+    def cpu_seconds(self) -> float:
+        """What the agent itself has taken of the processor."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def memory(self) -> int:
         """Bytes that the agent has for itself."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

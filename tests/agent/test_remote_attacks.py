@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent.strangers import is_ours
+from pytest_arl.agent.strangers import INSIDE, Crowd, side_of
 from tests.agent.harness import command, wait_until
 from tests.agent.remote_harness import SECRET, Agent, Operator, agent_of, digest, holder_hello
 
@@ -164,21 +166,68 @@ def test_the_agent_is_closed_to_the_sandbox(agent: Agent, operator: Operator) ->
 
 
 def test_addresses_of_this_machine_are_told_from_others() -> None:
-    import socket
-
-    assert is_ours(socket.AF_INET, ("127.0.0.1", 1))
-    assert is_ours(socket.AF_INET, ("127.7.7.7", 1))
-    assert not is_ours(socket.AF_INET, ("192.0.2.1", 1))
-    assert not is_ours(socket.AF_INET, ("8.8.8.8", 1))
+    assert side_of(socket.AF_INET, ("127.0.0.1", 1)) == INSIDE
+    assert side_of(socket.AF_INET, ("127.7.7.7", 1)) == INSIDE
+    assert side_of(socket.AF_INET, ("192.0.2.1", 1)) == "192.0.2.1"
     with socket.socket(socket.AF_INET6) as probe:
         try:
             probe.bind(("::1", 0))
         except OSError:
             pytest.skip("no IPv6 here")
-    assert is_ours(socket.AF_INET6, ("::ffff:127.0.0.1", 1, 0, 0))
-    assert is_ours(socket.AF_INET6, ("::1", 1, 0, 0))
-    assert not is_ours(socket.AF_INET6, ("::ffff:192.0.2.1", 1, 0, 0))
-    assert not is_ours(socket.AF_INET6, ("2001:db8::1", 1, 0, 0))
+    assert side_of(socket.AF_INET6, ("::ffff:127.0.0.1", 1, 0, 0)) == INSIDE
+    assert side_of(socket.AF_INET6, ("::1", 1, 0, 0)) == INSIDE
+    assert side_of(socket.AF_INET6, ("::ffff:192.0.2.1", 1, 0, 0)) == "::ffff:192.0.2.1"
+    assert side_of(socket.AF_INET6, ("2001:db8::1", 1, 0, 0)) == "2001:db8::1"
+
+
+def crowded(arrivals: list[tuple[str, str]]) -> list[str]:
+    """Who is left of those who come, as pairs of where from and who."""
+    crowd, left = Crowd(), []
+    for side, who in arrivals:
+        left.append((side, who))
+        excess: Any = crowd.add(side, cast("Any", (side, who)))
+        if excess is not None:
+            crowd.remove(excess[0], excess)
+            left.remove(excess)
+    return [who for _, who in left]
+
+
+def test_the_sandbox_pushes_out_only_its_own() -> None:
+    crowd = [(INSIDE, f"inside {number}") for number in range(1000)]
+
+    assert crowded([("10.0.0.1", "operator"), *crowd, ("10.0.0.1", "again")]) == [
+        "operator",
+        *(f"inside {number}" for number in range(968, 1000)),
+        "again",
+    ]
+
+
+def test_another_pod_pushes_out_only_its_own() -> None:
+    crowd = [("10.0.0.9", f"other {number}") for number in range(1000)]
+
+    left = crowded([("10.0.0.1", "operator"), (INSIDE, "holder"), *crowd])
+
+    assert left == ["operator", "holder", *(f"other {number}" for number in range(992, 1000))]
+
+
+def test_many_pods_push_out_those_of_whom_there_are_most() -> None:
+    crowd = [(f"10.0.{pod}.{pod}", f"{pod}") for _ in range(8) for pod in range(1, 100)]
+
+    left = crowded([("10.0.0.1", "operator"), *crowd])
+
+    assert len(left) == 128
+    assert "operator" in left
+
+
+def test_a_sandbox_that_takes_the_agents_descriptors_away_does_not_make_it_spin(
+    agent: Agent, operator: Operator
+) -> None:
+    """Who runs as the agent's user may set its limits; that ends in SandboxLost at the worst."""
+    program = "import resource; resource.prlimit(1, resource.RLIMIT_NOFILE, (15, 4096)); peer = connect(); peers = [connect() for _ in range(20)]; time.sleep(1.5)"
+    before = agent.cpu_seconds()
+    attack(agent, operator, program)
+
+    assert agent.cpu_seconds() < before + 0.5
 
 
 def test_half_open_connections_are_closed_in_time(agent: Agent, operator: Operator) -> None:

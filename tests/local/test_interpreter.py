@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_arl.backends.local import interpreter
-from pytest_arl.backends.local.elf import soname
 from pytest_arl.backends.local.layout import Layout
+from pytest_arl.elf import soname
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 ASK = """

@@ -1,8 +1,8 @@
 """From the exec to serving whoever connects and is admitted: the agent as PID 1 of a pod's container.
 
 Everybody can connect, the code in the sandbox too. Who does is told what to sign, has a few seconds and one frame to
-say who he is, and is given nothing before. Those from inside the pod have places of their own, so that however many
-they are, they keep nobody out who comes from elsewhere; where places run out, the one who has waited longest goes.
+say who he is, and is given nothing before. However many come from one address (the code in the sandbox from its own),
+they keep nobody out who comes from another: see :class:`pytest_arl.agent.strangers.Crowd`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`,
 import _socket
 import os
 import sys
+import time
 
 from pytest_arl.agent import auth, container, frames, main, system
 from pytest_arl.agent.loop import READ, Loop
 from pytest_arl.agent.peers import Holder, Operator
 from pytest_arl.agent.server import Server
-from pytest_arl.agent.strangers import Stranger, is_ours, prepare
+from pytest_arl.agent.strangers import Crowd, Stranger, prepare, side_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ __all__ = ["Door", "serve"]
 
 _EX_CONFIG = 78
 _MOST_PEERS = 64
-_MOST_STRANGERS = {"outside": 8, "inside": 32}
 _MOST_ACCEPTED = 16  # in one round, so that those who are admitted have their turn
 _BACKLOG = 1024
+_PAUSE_SECONDS = 0.1
 
 
 def serve(port: int = container.PORT) -> None:
@@ -84,7 +85,7 @@ class Door:
         self.supplies: dict[str, list[dict[str, Any]]] = {}
         self.here = here
         self._peers: list[Peer] = []
-        self._strangers: dict[str, list[Stranger]] = {side: [] for side in _MOST_STRANGERS}
+        self._crowd = Crowd()
         self._socket = _listen(port)
 
     def serve(self) -> None:
@@ -107,7 +108,7 @@ class Door:
 
     def gone(self, stranger: Stranger) -> None:
         """Somebody who was not is."""
-        self._strangers[stranger.side].remove(stranger)
+        self._crowd.remove(stranger.side, stranger)
 
     def configure(self, config: dict[str, Any]) -> None:
         """Become what the first operator says; later ones change nothing. Raises as ``own_config`` does."""
@@ -178,20 +179,27 @@ class Door:
         for _ in range(_MOST_ACCEPTED):
             try:
                 fd, address = self._socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - what `socket`'s calls
-            except OSError:
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptor or memory is left, or the caller is gone: not asked again and again
+                self._pause()
                 return
             socket = _socket.socket(self._socket.family, self._socket.type, 0, fd)
             try:
                 prepare(socket)
-            except OSError:  # it is gone already
+                stranger = Stranger(self, socket, side_of(socket.family, address))
+            except OSError:  # it is gone already, or no descriptor is left
                 socket.close()
                 continue
-            stranger = Stranger(self, socket, "inside" if is_ours(socket.family, address) else "outside")
-            waiting = self._strangers[stranger.side]
-            waiting.append(stranger)
-            if len(waiting) > _MOST_STRANGERS[stranger.side]:
-                waiting[0].dismiss("too many connections that do not say who they are")
+            excess = self._crowd.add(stranger.side, stranger)
+            if excess is not None:
+                excess.dismiss("too many connections that do not say who they are")
             stranger.greet()
+
+    def _pause(self) -> None:
+        loop, fd = self.server.loop, self._socket.fileno()
+        loop.modify(fd, 0)
+        loop.call_at(time.monotonic() + _PAUSE_SECONDS, lambda: loop.modify(fd, READ))
 
     def _flush(self) -> None:
         for peer in list(self._peers):

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
     from pytest_arl.agent.remote import Door
 
-__all__ = ["Stranger", "farewell", "is_ours", "prepare"]
+__all__ = ["INSIDE", "Crowd", "Stranger", "farewell", "prepare", "side_of"]
 
+INSIDE = "inside"
+_MOST_INSIDE = 32  # who forwards a port for the holder is among them
+_MOST_OF_AN_ADDRESS = 8
+_MOST_OF_ALL = 128
 _PATIENCE_SECONDS = 5.0
 _FIRST_FRAME = 64 * 1024
 _DISCARD = 256 * 1024
@@ -27,7 +31,7 @@ class Stranger:
     """Somebody who has connected and not yet said who he is. At most one short frame of his is read.
 
     Attributes:
-        side: ``inside`` the pod or ``outside`` of it.
+        side: where he comes from, as ``side_of`` has it.
         nonce: what he has to sign, no one else and never again.
     """
 
@@ -101,6 +105,31 @@ class Stranger:
             self.dismiss("a HELLO is a dict")
 
 
+class Crowd:
+    """Those who wait, by where they come from. Where they are too many, the one goes who has waited longest, of those
+    from his own address; where all are too many, of those from the address that most have come from.
+    """
+
+    def __init__(self) -> None:
+        self._sides: dict[str, list[Stranger]] = {}
+
+    def add(self, side: str, who: Stranger) -> Stranger | None:
+        """One more, and who has to go for him. He is still to be removed."""
+        waiting = self._sides.setdefault(side, [])
+        waiting.append(who)
+        if len(waiting) > (_MOST_INSIDE if side == INSIDE else _MOST_OF_AN_ADDRESS):
+            return waiting[0]
+        if sum(map(len, self._sides.values())) > _MOST_OF_ALL:
+            return max(self._sides.values(), key=len)[0]
+        return None
+
+    def remove(self, side: str, who: Stranger) -> None:
+        """He waits no more."""
+        self._sides[side].remove(who)
+        if not self._sides[side]:
+            del self._sides[side]
+
+
 def farewell(socket: _socket.socket, text: str, *, torn: bool = False) -> None:
     """Say why and close, waiting for nobody. ``torn``: only a part of a frame was sent, so nothing can be said."""
     try:
@@ -124,13 +153,13 @@ def prepare(socket: _socket.socket) -> None:
     socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPCNT, _PROBES)
 
 
-def is_ours(family: int, address: tuple[Any, ...]) -> bool:
-    """Whether an address is one of this pod's: only those can be bound."""
+def side_of(family: int, address: tuple[Any, ...]) -> str:
+    """Where somebody comes from: his address, or ``INSIDE`` for all of this pod's own: only those can be bound."""
     probe = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
         probe.bind((address[0], 0, *address[2:]))
     except OSError:
-        return False
+        return str(address[0])
     finally:
         probe.close()
-    return True
+    return INSIDE
