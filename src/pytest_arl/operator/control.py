@@ -35,6 +35,7 @@ __all__ = ["Control"]
 _LOG = logging.getLogger(__name__)
 
 _ROUND_SECONDS = 0.5
+_LATE_SECONDS = 1.0
 _RESYNC_SECONDS = 60.0
 _NOT_FOUND_SECONDS = 10.0
 """How long a Task's Sandbox may be missing: the objects of one apply come in any order."""
@@ -220,7 +221,11 @@ class Control:
         """For ever."""
         synced = time.monotonic()
         while True:
+            began = time.monotonic()
             await asyncio.sleep(_ROUND_SECONDS)
+            late = time.monotonic() - began - _ROUND_SECONDS
+            if late > _LATE_SECONDS:
+                _LOG.warning("the operator was held up for %.1f s: it needs more CPU", late)
             try:
                 await self._round()
                 if time.monotonic() - synced > _RESYNC_SECONDS:

@@ -7,13 +7,13 @@ finalizers, and a patch by kopf would be one more write for each Task.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,11 @@ def run(args: argparse.Namespace) -> int:
     except ApiError as error:
         sys.stderr.write(f"pytest-arl: the API server refuses the operator: {error}\n")
         return 1
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        sys.stderr.write(f"pytest-arl: port {options.health_port} is in use: give --health-port another one, or 0\n")
+        return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 0
     return 0
@@ -135,14 +140,14 @@ async def _main(options: Options) -> None:
         await control.sync()
         rounds = asyncio.create_task(control.rounds())
         state.state = "leading"
-        try:
-            await _watch(control, options)
-        finally:
-            state.state = "stopping"
-            for task in (keeping, rounds):
-                task.cancel()
-            with contextlib.suppress(ApiError):
-                await leadership.release()
+        await _watch(control, options)
+        keeping.cancel()
+        rounds.cancel()
+        await leadership.release()
+        _LOG.info("stopped")
+        # It may be killed at any moment, so there is nothing to put in order; kopf would take five seconds for that.
+        logging.shutdown()
+        os._exit(0)
 
 
 async def _keep(leadership: election.Leadership) -> None:
@@ -201,29 +206,36 @@ async def _watch(control: Control, options: Options) -> None:
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
-    settings.watching.label_selectors[kopf_selector("pods")] = POOL_LABEL
-    settings.watching.label_selectors[kopf_selector("leases")] = RUN_LABEL
+    settings.watching.label_selectors[_WATCHED["pods"]] = POOL_LABEL
+    settings.watching.label_selectors[_WATCHED["leases"]] = RUN_LABEL
 
     @kopf.on.login(registry=registry)
     def login(**_: Any) -> kopf.ConnectionInfo:
         return connection()
 
+    stopped = asyncio.Event()
+
+    @kopf.on.startup(registry=registry)
+    async def started(**_: Any) -> None:
+        # Over kopf's own handlers, which would wait five seconds for our keepers to end by themselves.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+
     for kind in _WATCHED:
         _follow(control, registry, kind)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        await kopf.operator(
+    watching = asyncio.create_task(
+        kopf.operator(
             registry=registry,
             settings=settings,
             standalone=True,
             clusterwide=not options.namespaces,
             namespaces=list(options.namespaces),
         )
-
-
-def kopf_selector(kind: str) -> tuple[str, str, str]:
-    """A kind as kopf names it."""
-    return _WATCHED[kind]
+    )
+    stopping = asyncio.create_task(stopped.wait())
+    await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not stopped.is_set():
+        await watching
 
 
 def _follow(control: Control, registry: kopf.OperatorRegistry, kind: str) -> None:

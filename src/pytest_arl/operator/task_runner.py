@@ -195,6 +195,7 @@ class TaskRunner:
             await self._fail("AgentRefused", "the agent has run no step of it")
             return
         began, ended = _times(self.progress, self._began)
+        told = time.time()
         await write_end(
             self._control,
             self.task,
@@ -202,9 +203,9 @@ class TaskRunner:
                 self.task, self.progress, began=began, ended=ended, limits=self._limits, output=output
             ),
         )
-        self._log(ended - began)
+        self._log(ended - began, told)
 
-    def _log(self, seconds: float) -> None:
+    def _log(self, seconds: float, told: float) -> None:
         last = self.progress.ended[-1]
         data = {
             "task": "/".join(key(self.task)),
@@ -213,6 +214,8 @@ class TaskRunner:
             "outcome": last.value["outcome"],
             "exitCode": last.value["code"],
             "seconds": round(seconds, 4),
+            "agent": round(told - self._began, 4),
+            "written": round(time.time() - told, 4),
         }
         _LOG.info("task", extra={"data": data})
 
