@@ -68,6 +68,17 @@ def test_what_is_no_signature_is_not_believed(signature: object) -> None:
     assert not auth.signed(b"text", signature, KEYS)
 
 
+def test_a_signature_has_one_form_only() -> None:
+    """Its number plus the modulus is the same to ``pow``, and fits where it is small."""
+    for number in range(100):
+        message = b"%d" % number
+        other = int.from_bytes(sign(message)) + MODULUS
+        if other < 1 << (8 * SIZE):
+            assert not auth.signed(message, other.to_bytes(SIZE), KEYS)
+            return
+    raise AssertionError("no signature was small enough")
+
+
 def encoded_as(encoded: bytes) -> bytes:
     """A signature of just these bytes, made with the private key: what only a bug in the check would let through."""
     from tests.agent.remote_harness import _PRIVATE

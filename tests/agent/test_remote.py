@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -356,12 +357,25 @@ def test_the_oldest_supply_goes_first(agent: Agent) -> None:
     ],
 )
 def test_a_stranger_is_sent_away_whatever_he_says_he_is(agent: Agent, hello: dict[str, object]) -> None:
+    operator = agent.operator()
     peer = agent.connect()
     peer.hello()
     peer.send(frames.HELLO, 0, hello)
 
     assert peer.refusal()
-    assert agent.operator().run("true").ok
+    assert operator.run("true").ok
+
+
+@pytest.mark.parametrize("wrong", [{"epoch": "1"}, {"epoch": -1}, {"epoch": None}, {"epoch": 1.5}, {"version": 2}])
+def test_a_signature_does_not_make_up_for_what_is_wrong_besides(agent: Agent, wrong: dict[str, Any]) -> None:
+    operator = agent.operator(epoch=0)
+    peer = agent.connect()
+    hello = peer.hello()
+    said = operator_hello(hello, wrong.get("epoch", 1))
+    peer.send(frames.HELLO, 0, said | wrong)
+
+    assert peer.refusal() in {"an operator has an epoch", "the agent speaks version 1"}
+    assert operator.run("true").ok
 
 
 def test_a_signature_that_was_seen_is_good_for_nothing(agent: Agent) -> None:

@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -244,15 +243,15 @@ def test_half_an_upload_leaves_nothing(agent: Agent, operator: Operator) -> None
 
 def test_a_download_that_nobody_takes_any_more_ends(agent: Agent, operator: Operator) -> None:
     operator.sh("head -c 50000000 /dev/zero > large")
-    before = agent.descriptors()
+    before = len(agent.descriptors())
     channel = agent.holder_channel()
     with channel.open() as stream:
         stream.send(frames.GET, {"path": b"large", "bytes": 1 << 30, "entries": 10})
         stream.receive(time.monotonic() + 5)
-        assert agent.descriptors() > before + 1
+        assert len(agent.descriptors()) > before + 1
         break_off(channel)
 
-    assert wait_until(lambda: agent.descriptors() == before)
+    assert wait_until(lambda: len(agent.descriptors()) == before)
 
 
 def test_a_background_process_outlives_who_watched_it(agent: Agent, operator: Operator) -> None:
@@ -313,6 +312,5 @@ def test_output_goes_to_the_folder_for_it(agent: Agent, operator: Operator) -> N
 
     assert result.stdout_size == 20_000_000
     assert agent.memory() < 16_000_000
-    spools = [path for path in Path(f"/proc/{agent.pid}/fd").iterdir() if "/arl-spool/" in str(path.readlink())]
-    assert len(spools) == 1
-    assert operator.sh("ls -A /arl-spool").stdout == ""
+    assert operator.sh("ls -A /arl-spool").stdout == ""  # its file has no name
+    assert len([path for path in agent.descriptors() if path.startswith("/arl-spool/")]) == 1
