@@ -90,10 +90,11 @@ class Installation:
     def kubectl(
         self, *words: str, text: str | None = None, namespace: str | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run kubectl; unless told otherwise its failure is the test's."""
-        command = ["kubectl", "-n", namespace or self.namespace, *words]
+        """Run kubectl; unless told otherwise its failure is the test's. An empty namespace names none."""
+        chosen = self.namespace if namespace is None else namespace
+        command = ["kubectl", *(("-n", chosen) if chosen else ()), *words]
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_PATIENCE, check=False)
-        assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stdout}{done.stderr}{text or ''}"
+        assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done
 
     def get(self, *words: str) -> Json:
@@ -208,7 +209,7 @@ def _install() -> Installation:
 
 def start_operator(found: Installation) -> None:
     """Apply what the command prints, and wait until the operator runs. What is wrong with it is the test's failure."""
-    found.kubectl("apply", "-f", "-", namespace="default", text=stream(found))
+    found.kubectl("apply", "-f", "-", namespace="", text=stream(found))
     _wait_for_definitions(found)
     done = found.kubectl(
         "rollout",
@@ -248,4 +249,5 @@ def remove(found: Installation) -> None:
         )
         found.kubectl("delete", "networkpolicy/arl-sandboxes", namespace=namespace, check=False)
     made = [namespace for namespace in (*found.served, found.operator_namespace) if namespace != "default"]
-    found.kubectl("delete", "namespace", *made, "--timeout=120s", namespace="default", check=False)
+    # What is left in them is nothing that anybody waits for.
+    found.kubectl("delete", "namespace", *made, "--wait=false", namespace="default", check=False)

@@ -77,19 +77,19 @@ def test_the_examples_pool_is_that_of_the_page() -> None:
 
 def test_applying_again_changes_nothing(installation: Installation) -> None:
     text = stream(installation)
-    lines = installation.kubectl("apply", "--dry-run=server", "-f", "-", text=text, namespace="default").stdout
+    lines = installation.kubectl("apply", "--dry-run=server", "-f", "-", text=text, namespace="").stdout
     changed = [line for line in lines.splitlines() if not line.endswith("unchanged (server dry run)")]
     # What another run's version of this package changed for all is not this test's.
     assert [line for line in changed if installation.namespace in line or "customresource" not in line] == []
     other = text.replace("replicas: 1 ", "replicas: 2 ")
     assert "deployment.apps/arl-operator configured" in (
-        installation.kubectl("apply", "--dry-run=server", "-f", "-", text=other, namespace="default").stdout
+        installation.kubectl("apply", "--dry-run=server", "-f", "-", text=other, namespace="").stdout
     )
 
 
 def test_the_api_server_takes_the_form_for_all_namespaces(installation: Installation) -> None:
     text = manifests("--namespace", "default", "--sandboxes", "default")
-    done = installation.kubectl("apply", "--dry-run=server", "-f", "-", text=text, namespace="default")
+    done = installation.kubectl("apply", "--dry-run=server", "-f", "-", text=text, namespace="")
     assert "clusterrolebinding.rbac.authorization.k8s.io/arl-operator-default" in done.stdout
 
 
@@ -126,22 +126,10 @@ def test_who_runs_tests_may_do_that_and_make_no_pods(installation: Installation)
     )
     account = f"system:serviceaccount:{installation.namespace}:runner"
     here = installation.namespace
-    allowed = [
-        "create sandboxes",
-        "create tasks",
-        "watch tasks",
-        "list warmpools",
-        "create pods/portforward",
-        "create leases",
-    ]
-    refused = [
-        "create pods",
-        "create warmpools",
-        "get secrets",
-        "create pods/exec",
-        "patch tasks/status",
-        "update leases",
-    ]
+    allowed = ["create sandboxes", "create tasks", "watch tasks", "list warmpools", "create leases"]
+    allowed += ["create pods --subresource=portforward", "get pods --subresource=portforward"]
+    refused = ["create pods", "create warmpools", "get secrets", "update leases"]
+    refused += ["create pods --subresource=exec", "patch tasks --subresource=status"]
     assert [line for line in allowed if not may(installation, account, *line.split(), namespace=here)] == []
     assert [line for line in refused if may(installation, account, *line.split(), namespace=here)] == []
     # Whether the operator lives, everybody may see; nothing else of its namespace.
