@@ -223,11 +223,20 @@ def test_a_sandbox_that_takes_the_agents_descriptors_away_does_not_make_it_spin(
     agent: Agent, operator: Operator
 ) -> None:
     """Who runs as the agent's user may set its limits; that ends in SandboxLost at the worst."""
-    program = "import resource; resource.prlimit(1, resource.RLIMIT_NOFILE, (15, 4096)); peer = connect(); peers = [connect() for _ in range(20)]; time.sleep(1.5)"
+    program = """
+import resource
+before = resource.prlimit(1, resource.RLIMIT_NOFILE)
+resource.prlimit(1, resource.RLIMIT_NOFILE, (MOST, before[1]))
+peers = [connect() for _ in range(20)]
+time.sleep(1)
+resource.prlimit(1, resource.RLIMIT_NOFILE, before)
+"""
     before = agent.cpu_seconds()
-    attack(agent, operator, program)
+    for most in ("3", "15"):  # nobody can be accepted, or nobody looked at
+        attack(agent, operator, program.replace("MOST", most))
 
     assert agent.cpu_seconds() < before + 0.5
+    assert agent.holder().alive()
 
 
 def test_half_open_connections_are_closed_in_time(agent: Agent, operator: Operator) -> None:
