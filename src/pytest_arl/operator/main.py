@@ -1,8 +1,4 @@
-"""``pytest-arl operator run``: become the leader, learn what there is, then follow it with kopf's watches.
-
-kopf's event handlers only note what they see (``Control.event``): daemons, timers and delete handlers would add
-finalizers, and a patch by kopf would be one more write for each Task.
-"""
+"""``pytest-arl operator run``: become the leader, learn what there is, then follow it."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import errno
 import logging
 import os
 import secrets
-import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -20,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import kopf
 
 from pytest_arl.operator import election, health, keys, logs
-from pytest_arl.operator.api import GROUP_PATH, Api, ApiError, connection, path
+from pytest_arl.operator.api import GROUP_PATH, Api, ApiError, path
 from pytest_arl.operator.control import Control
 from pytest_arl.operator.objects import parse_time
 from pytest_arl.operator.template import Agent
-from pytest_arl.pod import POOL_LABEL, RUN_LABEL
+from pytest_arl.operator.watching import watch
 
 if TYPE_CHECKING:
     import argparse
@@ -35,13 +30,6 @@ __all__ = ["Options", "add_arguments", "run"]
 _LOG = logging.getLogger(__name__)
 
 _ORIGINAL_LEASE = "arl-operator.infra.io"
-_WATCHED = {
-    "warmpools": ("arl.infra.io", "v1alpha1", "warmpools"),
-    "sandboxes": ("arl.infra.io", "v1alpha1", "sandboxes"),
-    "tasks": ("arl.infra.io", "v1alpha1", "tasks"),
-    "pods": ("", "v1", "pods"),
-    "leases": ("coordination.k8s.io", "v1", "leases"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +128,7 @@ async def _main(options: Options) -> None:
         await control.sync()
         rounds = asyncio.create_task(control.rounds())
         state.state = "leading"
-        await _watch(control, options)
+        await watch(control, options.namespaces)
         keeping.cancel()
         rounds.cancel()
         await leadership.release()
@@ -194,51 +182,3 @@ def _renewed(lease: dict[str, Any]) -> bool:
     renewed = parse_time(spec.get("renewTime"))
     term = 3 * float(spec.get("leaseDurationSeconds") or 15)
     return bool(spec.get("holderIdentity")) and renewed is not None and time.time() - renewed < term
-
-
-async def _watch(control: Control, options: Options) -> None:
-    """Run kopf until a signal comes."""
-    registry = kopf.OperatorRegistry()
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False
-    settings.scanning.disabled = True
-    settings.peering.standalone = True
-    settings.watching.server_timeout = 300
-    settings.watching.connect_timeout = 10
-    settings.networking.request_timeout = 30
-    settings.watching.label_selectors[_WATCHED["pods"]] = POOL_LABEL
-    settings.watching.label_selectors[_WATCHED["leases"]] = RUN_LABEL
-
-    @kopf.on.login(registry=registry)
-    def login(**_: Any) -> kopf.ConnectionInfo:
-        return connection()
-
-    stopped = asyncio.Event()
-
-    @kopf.on.startup(registry=registry)
-    async def started(**_: Any) -> None:
-        # Over kopf's own handlers, which would wait five seconds for our keepers to end by themselves.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-
-    for kind in _WATCHED:
-        _follow(control, registry, kind)
-    watching = asyncio.create_task(
-        kopf.operator(
-            registry=registry,
-            settings=settings,
-            standalone=True,
-            clusterwide=not options.namespaces,
-            namespaces=list(options.namespaces),
-        )
-    )
-    stopping = asyncio.create_task(stopped.wait())
-    await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
-    if not stopped.is_set():
-        await watching
-
-
-def _follow(control: Control, registry: kopf.OperatorRegistry, kind: str) -> None:
-    @kopf.on.event(*_WATCHED[kind], id=kind, registry=registry)
-    async def seen(event: Any, **_: Any) -> None:
-        control.event(kind, event["type"] == "DELETED", event["object"])
