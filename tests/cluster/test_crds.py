@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,20 +100,24 @@ def test_objects_that_are_right_are_taken(installation: Installation) -> None:
 # --- what was made does not change
 
 
+# Workers share a namespace.
+FIXED = f"fixed-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+
+
 @pytest.fixture
 def made(installation: Installation) -> Iterator[Json]:
     """A Sandbox with all that cannot be changed, and a Task in it. No pool of its name is there, so nothing runs."""
     things = (
-        sandbox("fixed", holder={"secretHash": "0" * 64, "run": "r"}, resources={"limits": {"memory": "64Mi"}}),
-        task(COMMAND, {**COMMAND, "name": "b"}, name="fixed", sandboxRef="fixed", timeout="90s"),
+        sandbox(FIXED, holder={"secretHash": "0" * 64, "run": "r"}, resources={"limits": {"memory": "64Mi"}}),
+        task(COMMAND, {**COMMAND, "name": "b"}, name=FIXED, sandboxRef=FIXED, timeout="90s"),
     )
     installation.apply(*things)
     yield {thing["kind"]: thing for thing in things}
-    installation.kubectl("delete", "sandbox/fixed", "task/fixed", "--ignore-not-found")
+    installation.kubectl("delete", f"sandbox/{FIXED}", f"task/{FIXED}", "--ignore-not-found")
 
 
 def patched(installation: Installation, kind: str, patch: str) -> str:
-    done = installation.kubectl("patch", kind, "fixed", "--type=merge", "-p", patch, "--dry-run=server", check=False)
+    done = installation.kubectl("patch", kind, FIXED, "--type=merge", "-p", patch, "--dry-run=server", check=False)
     return "" if done.returncode == 0 else done.stderr
 
 
@@ -135,7 +140,7 @@ def test_a_task_is_not_changed(installation: Installation, made: Json, patch: st
 def test_a_task_is_cancelled_and_stays_so(installation: Installation, made: Json) -> None:
     assert patched(installation, "task", '{"spec": {"cancel": true}}') == ""
     assert patched(installation, "task", '{"spec": {"ttlSecondsAfterFinished": 5}}') == ""
-    installation.kubectl("patch", "task", "fixed", "--type=merge", "-p", '{"spec": {"cancel": true}}')
+    installation.kubectl("patch", "task", FIXED, "--type=merge", "-p", '{"spec": {"cancel": true}}')
     for undone in ('{"spec": {"cancel": false}}', '{"spec": {"cancel": null}}'):
         assert "cancel goes from false to true only" in patched(installation, "task", undone)
 
@@ -201,4 +206,4 @@ def test_a_status_is_not_written_with_the_spec(installation: Installation, made:
     forged = copy.deepcopy(made["Task"])
     forged["status"] = {"state": "Succeeded", "exitCode": 0}
     installation.apply(forged)
-    assert installation.get("task", "fixed").get("status", {}).get("state") != "Succeeded"
+    assert installation.get("task", FIXED).get("status", {}).get("state") != "Succeeded"

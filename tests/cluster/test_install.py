@@ -53,8 +53,8 @@ def test_the_page_s_session_goes_as_it_is_printed(installation: Installation, de
                 assert typed(command, desk) == printed.rstrip("\n"), f"$ {command}\n{installation.report()}"
         _two_tasks_ran_at_the_same_time_in_two_pods(installation)
     finally:
-        installation.kubectl("delete", "sandboxes,tasks", "--all")
-        installation.kubectl("delete", "warmpool/python-39-std", "--ignore-not-found")
+        made = ["sandbox/demo", "sandbox/left", "sandbox/right", "task/nowhere", "warmpool/python-39-std"]
+        installation.kubectl("delete", *made, "--ignore-not-found")
 
 
 def _two_tasks_ran_at_the_same_time_in_two_pods(installation: Installation) -> None:
