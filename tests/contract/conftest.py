@@ -1,22 +1,25 @@
 """The contract's tests run against every backend that is available.
 
 They know a sandbox by its public API alone. What they must know of a backend beside its name is in
-:class:`ContractBackend`: add one to :func:`available` and the whole suite runs against it.
+``backends.ContractBackend``: add one to ``available`` there and the whole suite runs against it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_arl import SandboxSession
 from pytest_arl.settings import override
+from tests.contract.backends import ContractBackend, available
+from tests.contract.cluster import cluster_pools
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pytest_arl import SandboxSession
 
 _POOLS = """
 [pools.small]
@@ -38,37 +41,25 @@ env = { GREETING = "hello", PATH_LIKE = "$HOME/*" }
 """
 
 
-@dataclass(frozen=True)
-class ContractBackend:
-    """A backend to be held to the contract.
-
-    Attributes:
-        name: as ``--arl-backend`` has it.
-        on_this_machine: its sandboxes' processes can be seen and signalled from here.
-    """
-
-    name: str
-    on_this_machine: bool
-
-    def open(self, pool: str = "default", **options: Any) -> SandboxSession:
-        """A session with its sandbox ready; close it by ``with``."""
-        session = SandboxSession(pool, backend=self.name, **options)
-        session.create_sandbox()
-        return session
-
-
-def available() -> list[ContractBackend]:
-    """The backends that can be tested here."""
-    return [ContractBackend("local", on_this_machine=True)]
-
-
 @pytest.fixture(params=available(), ids=lambda backend: backend.name, scope="module")
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContractBackend]:
     """A backend, with the pools ``small``, ``crowded``, ``connected`` and ``furnished`` beside ``default``."""
-    pools: Path = tmp_path_factory.mktemp("pools") / "pools.toml"
-    pools.write_text(_POOLS)
-    with override({"pools_file": pools, "isolation_min": "bwrap+rlimit"}, "tests/contract"):
+    settings: dict[str, object] = {"isolation_min": "bwrap+rlimit"}
+    if request.param.on_this_machine:
+        pools: Path = tmp_path_factory.mktemp("pools") / "pools.toml"
+        pools.write_text(_POOLS)
+        settings["pools_file"] = pools
+    else:
+        settings["namespace"] = request.getfixturevalue("cluster_namespace")
+    with override(settings, "tests/contract"):
         yield request.param
+
+
+@pytest.fixture(scope="session")
+def cluster_namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A namespace of a cluster with those pools, as far as a cluster can have them."""
+    with ExitStack() as keep:
+        yield keep.enter_context(cluster_pools(tmp_path_factory))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.contract.probes import living, marked, new_marker, on_host, python, s
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession
-    from tests.contract.conftest import ContractBackend
+    from tests.contract.backends import ContractBackend
 
 
 # 15. Nothing of the host

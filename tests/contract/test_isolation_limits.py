@@ -11,7 +11,7 @@ from tests.contract.probes import living, python
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession, StepResult
-    from tests.contract.conftest import ContractBackend
+    from tests.contract.backends import ContractBackend
 
 PATIENCE = 30.0
 """Seconds: a bomb that has not ended by then was not ended by its limit."""

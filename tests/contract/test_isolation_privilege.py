@@ -17,7 +17,7 @@ from tests.contract.probes import agent_of, living, marked, new_marker, on_host,
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession
-    from tests.contract.conftest import ContractBackend
+    from tests.contract.backends import ContractBackend
 
 # 18. Capabilities, setuid
 

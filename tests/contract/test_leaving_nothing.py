@@ -25,7 +25,7 @@ from tests.leftovers import Traces, left_of, look_at
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession
-    from tests.contract.conftest import ContractBackend
+    from tests.contract.backends import ContractBackend
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.contract.probes import NOISE, living, marked, new_marker, on_host, py
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession
-    from tests.contract.conftest import ContractBackend
+    from tests.contract.backends import ContractBackend
 
 MIB = 2**20
 

@@ -19,7 +19,7 @@ from tests.contract.trees import TREES
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession, StepResult
-    from tests.contract.conftest import ContractBackend
+    from tests.contract.backends import ContractBackend
 
 PROMISED = 0.5
 """Seconds after its timeout in which a step ends."""

@@ -28,7 +28,7 @@ from pytest_arl.steps import parse_steps
 from tests.contract.probes import NOISE, agent_of, agents, marked, new_marker, until
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import ContractBackend
+    from tests.contract.backends import ContractBackend
 
 
 def _command(*argv: str, **more: Any) -> dict[str, Any]:

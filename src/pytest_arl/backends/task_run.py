@@ -64,7 +64,12 @@ class TaskRun:
         limit: int,
         label: Callable[[str | None], str | None],
         on_step: OnStep | None = None,
+        patience: float = 0.0,
+        late: int | None = None,
     ) -> None:
+        """``patience``: seconds of silence to bear past a deadline, and ``late`` bytes that may come then, where the
+        way to the agent is long and it keeps what has not been sent.
+        """
         self._task = task
         self._on_step = on_step
         self._limit = limit
@@ -75,11 +80,13 @@ class TaskRun:
         self._began = self._step_began = time.monotonic()
         self._cancel_until: float | None = None
         self._late_bytes = 0
+        self._most_late = 2 * limit + _MOST_UNDER_WAY if late is None else late
+        self._patience = patience
 
     def collect(self, stream: Stream) -> None:
         """Take frames until the task is done."""
         while True:
-            kind, value = stream.receive(self._deadline())
+            kind, value = stream.receive(self._patient(self._deadline()))
             if kind == frames.DONE:
                 return
             try:
@@ -144,6 +151,11 @@ class TaskRun:
                 ends.append(self._step_began + step.timeout)
         return min(ends) + GRACE_SECONDS if ends else None
 
+    def _patient(self, deadline: float | None) -> float | None:
+        if deadline is None or self._cancel_until is not None:
+            return deadline
+        return max(deadline, time.monotonic() + self._patience)
+
     def _printed(self, kind: int, value: bytes) -> tuple[str, list[tuple[StreamName, bytes]]]:
         """Keep a frame of output; the step's name, and what a caller who watches is to see."""
         (index,) = frames.STEP_INDEX.unpack_from(value)
@@ -153,7 +165,7 @@ class TaskRun:
         if deadline is not None and time.monotonic() > deadline:
             # What waited in the stream may be late; an agent that goes on for ever no longer keeps deadlines.
             self._late_bytes += len(value)
-            if self._late_bytes > 2 * self._limit + _MOST_UNDER_WAY:
+            if self._late_bytes > self._most_late:
                 raise ChannelTimeout
         collected = self._collected.get(index)
         if collected is None:

@@ -21,6 +21,7 @@ from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
 from pytest_arl.backends.kubernetes.silence import LOOK_SECONDS, Silence
 from pytest_arl.backends.kubernetes.space import Space
 from pytest_arl.errors import ArlError, BackendUnavailable, SandboxTimeout
+from pytest_arl.settings import current
 from pytest_arl.units import format_duration
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class KubernetesBackend:
 
     def pools(self) -> tuple[str, ...]:
         """Names of the pools there are in the default namespace, sorted."""
-        space = self._space(self._settings.value("namespace"))
+        space = self._space(None)
         found: tuple[str, ...] = space.api.explaining("listing pools", space.namespace, space.pools)
         return found
 
@@ -97,7 +98,7 @@ class KubernetesBackend:
 
     def _replace(self, request: AcquireRequest) -> KubernetesSandbox:
         """A sandbox in the place of one that is about to be closed."""
-        return self.acquire(dataclasses.replace(request, acquire_timeout=self._settings.value("acquire_timeout")))
+        return self.acquire(dataclasses.replace(request, acquire_timeout=current().value("acquire_timeout")))
 
     def _space(self, namespace: str | None) -> Space:
         with self._lock:
@@ -105,7 +106,10 @@ class KubernetesBackend:
                 raise BackendUnavailable("the kubernetes backend is closed")
             if self._api is None:
                 self._api = Api(self._settings)
-            chosen = namespace or self._api.access.namespace
+                # Before the client's own, which removes the files that it keeps certificates in.
+                atexit.unregister(self.close)
+                atexit.register(self.close)
+            chosen = namespace or current().value("namespace") or self._api.access.namespace
             if chosen not in self._spaces:
                 self._spaces[chosen] = Space(self._api, chosen, self._run)
             return self._spaces[chosen]

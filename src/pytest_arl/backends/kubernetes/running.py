@@ -35,6 +35,7 @@ _CHECK_SECONDS = 15.0
 _LAST_WORDS_SECONDS = 2.0
 _CANCEL_SECONDS = 2.0
 _OPERATOR_SECONDS = 15.0  # how much later than the agent the operator may be with its report
+_MOST_KEPT = 9 * 1024**3  # bytes: what an agent keeps of both streams, all of which may come after their step
 _CANCELLED_CODE = 137
 _LOST = frozenset({"SandboxLost", "SandboxNotFound", "SandboxFailed", "AgentRestarted", "SandboxDeleted"})
 
