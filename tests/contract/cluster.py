@@ -42,7 +42,7 @@ def _pools() -> list[dict[str, Any]]:
             ],
             "resources": {"requests": {"cpu": "5m", "memory": "16Mi"}, "limits": {"memory": "128Mi"}},
         },
-        volumes=[_volume("home"), _volume("work", "8Mi"), _volume("temporary", "8Mi")],
+        volumes=[_volume("home", "8Mi"), _volume("work", "8Mi"), _volume("temporary", "8Mi")],
     )
     small["spec"]["sandbox"] = {"outputLimit": "64Ki"}
     return [

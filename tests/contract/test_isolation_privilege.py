@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_arl import SandboxLost
+from tests.contract.backends import not_on_a_cluster
 from tests.contract.probes import agent_of, living, marked, new_marker, on_host, python, start_python, until
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def test_a_setuid_program_gains_nothing(sandbox: SandboxSession) -> None:
     assert inside.strip() == sandbox.run("id", "-u").stdout.strip()
 
 
+@not_on_a_cluster("a pod's mounts are the runtime's; no_new_privs is what makes setuid mean nothing there")
 def test_nothing_is_mounted_in_a_way_that_honours_setuid(sandbox: SandboxSession) -> None:
     mounts = [line.split() for line in sandbox.run("cat", "/proc/self/mounts").check().stdout.splitlines()]
 
@@ -179,10 +181,13 @@ _FOR_ROOT = [
     "make a device",
 ]
 _ABSENT_IN_SOME_KERNELS = ["vsock", "perf_event_open"]
+_ALLOWED_BY_RUNTIMES = ["io_uring", "be traced", "netlink audit", "vsock"]
 
 
 @pytest.mark.parametrize("what", [*_FOR_EVERYBODY, *_FOR_ROOT, *_ABSENT_IN_SOME_KERNELS])
-def test_a_privileged_system_call_is_refused(sandbox: SandboxSession, what: str) -> None:
+def test_a_privileged_system_call_is_refused(backend: ContractBackend, sandbox: SandboxSession, what: str) -> None:
+    if not backend.on_this_machine and what in _ALLOWED_BY_RUNTIMES:
+        pytest.skip("pods have the runtime's own seccomp profile (RuntimeDefault), which may allow it")
     inside = int(python(sandbox, _CALL, what).check().stdout)
     outside = int(on_host(_CALL, what).stdout)
 
@@ -251,13 +256,28 @@ if pid != 1:
 """
 
 
-def test_the_agent_can_neither_be_read_nor_traced_nor_throttled(sandbox: SandboxSession) -> None:
+_SLOWS_DOWN = {
+    "bind it to a processor",
+    "change its limits",
+    "make it idle",
+    "make it nice",
+    "make the user nice",
+    "make it dumpable",
+}
+"""What any process may do to another one of its user, as steps in a pod are of the agent's: it reads nothing and forges
+nothing."""
+
+
+def test_the_agent_can_neither_be_read_nor_traced_nor_throttled(
+    backend: ContractBackend, sandbox: SandboxSession
+) -> None:
     own = _AGENT.replace("pid = int(sys.argv[1])", "pid = os.fork() or __import__('time').sleep(60)")
 
     inside = python(sandbox, _AGENT, "1").check().stdout.splitlines()
     outside = on_host(own)
 
-    assert json.loads(inside[0]) == json.loads(inside[1]), "each of them is refused"
+    tried = set(json.loads(inside[1])) - (set() if backend.on_this_machine else _SLOWS_DOWN)
+    assert tried <= set(json.loads(inside[0])), "each of them is refused"
     refused_outside = set(json.loads(outside.stdout.splitlines()[0]))
     needs_more = {"make the user nice", "end its timers"}
     assert refused_outside <= needs_more, "control: a child of one's own is open to all others"

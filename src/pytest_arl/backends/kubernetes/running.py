@@ -111,6 +111,8 @@ class Running:
                 f"{INSTALL}"
             )
         self._sandbox.created(self._task.id, str(made["metadata"]["uid"]))
+        # One that was there already may have had its last event before anybody waited for it.
+        self.mail.put(made, since=0)
 
     # Waiting
 
@@ -118,6 +120,7 @@ class Running:
         """The Task, once it is what ``done`` asks for. Raises what keeps it from that; TimeoutError at ``deadline``."""
         silence = Silence(self._space, f"Task {self.name!r}")
         lost_at: float | None = None
+        looked = time.monotonic()
         while True:
             number, found = self.mail.number, self.mail.latest
             if found is not None:
@@ -136,8 +139,11 @@ class Running:
                 silence.check()
             self._check_deadline(deadline)
             pause = LOOK_SECONDS if over or deadline or not (found or {}).get("status") else _CHECK_SECONDS
-            if not self.mail.wait(number, pause) and pause == _CHECK_SECONDS:
+            if self.mail.wait(number, pause):
+                looked = time.monotonic()
+            elif time.monotonic() >= looked + _CHECK_SECONDS:
                 self._look(number)
+                looked = time.monotonic()
 
     def _note(self, found: dict[str, Any]) -> None:
         """Keep and tell what is known by now."""
