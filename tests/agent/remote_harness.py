@@ -259,6 +259,7 @@ def agent_of(
     extra: tuple[str, ...] = (),
     argv: tuple[str, ...] | None = None,
     files: list[str] | None = None,
+    spool: bool = True,
 ) -> Iterator[Agent]:
     """An agent until the end of the block."""
     port = free_port()
@@ -279,7 +280,15 @@ def agent_of(
             separate.append("--unshare-user")
         line = [BUBBLEWRAP or "bwrap", *separate, "--as-pid-1", "--die-with-parent"]
         line += _file_system() if files is None else files
-        line += ["--tmpfs", "/workspace", "--tmpfs", "/arl-spool", "--ro-bind-data", str(code), "/agent", *extra]
+        line += [
+            "--tmpfs",
+            "/workspace",
+            *(["--tmpfs", "/arl-spool"] if spool else []),
+            "--ro-bind-data",
+            str(code),
+            "/agent",
+            *extra,
+        ]
         if argv is None:
             argv = (os.path.realpath(sys.executable), *pod.INTERPRETER_FLAGS, "-c", REMOTE_BOOT, "/agent")
         process = subprocess.Popen(

@@ -435,6 +435,14 @@ def test_one_short_hello_is_all_that_is_read_of_a_stranger(agent: Agent, first: 
     assert peer.refusal()
 
 
+@pytest.mark.parametrize(("kind", "stream"), [(frames.READY, 0), (frames.TASK, 0), (frames.HELLO, 1)])
+def test_a_hello_is_a_hello(agent: Agent, kind: int, stream: int) -> None:
+    peer = agent.connect()
+    peer.send(kind, stream, operator_hello(peer.hello(), 1))
+
+    assert "what comes first is a HELLO" in peer.refusal()
+
+
 def test_nothing_may_follow_a_hello_at_once(agent: Agent) -> None:
     peer = agent.connect()
     hello = operator_hello(peer.hello(), 1, config=CONFIG)

@@ -6,6 +6,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -143,12 +145,13 @@ def test_live_output_comes_as_it_is_printed(agent: Agent, operator: Operator) ->
     assert results[0].stdout == "one\ntwo\n"
 
 
+@pytest.mark.parametrize("first", [1000, 16 << 20])
 @pytest.mark.parametrize(("size", "limit"), [(30_000, 16 << 20), (30_000, 1000), (3_000_000, 100_000)])
 def test_whoever_watches_gets_all_of_a_step_that_is_over(
-    agent: Agent, operator: Operator, size: int, limit: int
+    agent: Agent, operator: Operator, size: int, limit: int, first: int
 ) -> None:
     step = command("sh", "-c", f"yes | head -c {size}")
-    operator.execute(step, name="one", limit=1000)
+    operator.execute(step, name="one", limit=first)
     seen: list[bytes] = []
     results: list[StepResult] = []
     with agent.holder_channel().open() as stream:
@@ -314,3 +317,62 @@ def test_output_goes_to_the_folder_for_it(agent: Agent, operator: Operator) -> N
     assert agent.memory() < 16_000_000
     assert operator.sh("ls -A /arl-spool").stdout == ""  # its file has no name
     assert len([path for path in agent.descriptors() if path.startswith("/arl-spool/")]) == 1
+
+
+def test_where_there_is_no_folder_for_output_some_is_kept_in_memory(bubblewrap: str) -> None:
+    with agent_of(spool=False) as agent:
+        operator = agent.operator()
+        assert operator.sh("head -c 20000000 /dev/zero").stdout_size == 20_000_000
+        result = operator.sh("head -c 100000000 /dev/zero")
+
+        assert result.stdout_size == 100_000_000
+        assert len(result.stdout_bytes) == 16 << 20
+        assert operator.run("true").ok
+
+
+@contextmanager
+def agent_in_a_cgroup(folder: Path, **files: str) -> Iterator[Agent]:
+    """One that sees these files as its cgroup's, of either version."""
+    extra = []
+    for name, content in files.items():
+        controller, dot, key = name.replace("_", ".", 1).partition(".")
+        (folder / name).write_text(content)
+        for place in (f"{controller}/", ""):
+            extra += ["--bind", str(folder / name), f"/sys/fs/cgroup/{place}{controller}{dot}{key}"]
+    with agent_of(extra=tuple(extra)) as agent:
+        yield agent
+
+
+def test_more_processes_than_may_live_end_the_step(bubblewrap: str, tmp_path: Path) -> None:
+    """Where the node does not refuse them: a fork bomb."""
+    with agent_in_a_cgroup(tmp_path, pids_current="1000\n") as agent:
+        operator = agent.operator(config=AgentConfig(env=BASE_ENV, processes=20))
+        result = operator.sh("for i in $(seq 40); do sleep 60 & done; wait")
+        assert (result.outcome, result.limit) == ("Killed", "processes")
+        assert operator.sh("for i in $(seq 10); do sleep 0.2 & done; wait").ok
+
+
+def test_as_many_threads_as_you_like_may_live(bubblewrap: str, tmp_path: Path) -> None:
+    with agent_in_a_cgroup(tmp_path, pids_current="1000\n") as agent:
+        operator = agent.operator(config=AgentConfig(env=BASE_ENV, processes=20))
+        program = (
+            "import _thread, time\nfor _ in range(40): _thread.start_new_thread(time.sleep, (1,))\ntime.sleep(0.3)"
+        )
+        assert operator.python(program).ok
+
+
+@pytest.mark.parametrize("file", ["memory_oom_control", "memory_events"])
+def test_what_the_kernel_kills_for_memory_is_named(bubblewrap: str, tmp_path: Path, file: str) -> None:
+    with agent_in_a_cgroup(tmp_path, **{file: "oom_kill 0\n"}) as agent:
+        operator = agent.operator()
+        result = operator.sh("kill -9 $$")
+        assert (result.outcome, result.limit) == ("Killed", None)
+        step = command("sh", "-c", "while [ ! -e go ]; do sleep 0.01; done; kill -9 $$")
+        with operator.channel.open() as stream:
+            stream.send(frames.TASK, operator.request(step))
+            assert wait_until(operator.busy)
+            (tmp_path / file).write_text("oom_kill 1\n")
+            agent.holder().write("go", b"", None)
+            (result,) = results_of(stream, step)
+
+    assert (result.outcome, result.limit) == ("OutOfMemory", "memory")

@@ -113,8 +113,9 @@ def own_config(container: Container, given: dict[str, Any]) -> dict[str, Any]:
         "spool_bytes": capacity,
         "oom_fd": _counter(b"memory", b"memory.oom_control", b"memory.events"),
         "pids_fd": _counter(b"pids", b"pids.events", b"pids.events"),
+        "crowd_fd": _counter(b"pids", b"pids.current", b"pids.current"),
         "memory": None,
-        "processes": 0,
+        "processes": int(given["processes"]),
     }
 
 

@@ -33,7 +33,7 @@ class Limits:
     """The limits of one sandbox, and what a step did to them.
 
     ``folders`` are the writable folders and the pool's key that sizes each; ``memory`` is set (bytes) only where no
-    cgroup bounds it.
+    cgroup bounds it; ``crowd_fd`` is open on the number of what lives in the cgroup where nothing bounds that.
     """
 
     def __init__(
@@ -44,8 +44,10 @@ class Limits:
         memory: int | None,
         processes: int,
         folders: list[tuple[bytes, str]],
+        crowd_fd: int | None = None,
     ) -> None:
         self._oom_fd = oom_fd
+        self._crowd_fd = crowd_fd
         self._pids_fd = pids_fd
         self._memory = memory
         self._processes = processes
@@ -69,6 +71,8 @@ class Limits:
     def sample(self) -> str | None:
         """The limit that a running step has outgrown and must be ended for, or None."""
         alive = None
+        if self._crowd_fd is not None and self._is_crowded(self._crowd_fd):
+            return "processes"
         if self._pids_fd is not None:
             refused = system.counter(self._pids_fd, b"max")
             crowded = refused > self._pids_last
@@ -85,6 +89,10 @@ class Limits:
             return None
         outgrown = self._used(alive) > self._memory or self._drains_the_machine(self._memory)
         return "memory" if outgrown else None
+
+    def _is_crowded(self, crowd_fd: int) -> bool:
+        """Whether more processes live than may. The kernel's figure counts threads, of which there may be many."""
+        return system.number(crowd_fd) > self._processes and len(tree.processes()) > self._processes
 
     def _drains_the_machine(self, memory: int) -> bool:
         """Whether memory ran short out there while the step ran, by more than the sandbox may have. What it holds in

@@ -50,6 +50,7 @@ class Server:
             memory=config["memory"],
             processes=config["processes"],
             folders=[(path, key) for path, key in folders],
+            crowd_fd=config.get("crowd_fd"),
         )
         self.tasks = Ledger(self)
         self.configured = True

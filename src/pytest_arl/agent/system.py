@@ -15,6 +15,7 @@ __all__ = [
     "counter",
     "harden",
     "ipc_remove_all",
+    "number",
     "open_plain",
     "senders",
     "set_limits",
@@ -144,6 +145,11 @@ def counter(fd: int, key: bytes) -> int:
         if name == key:
             return int(value)
     return 0
+
+
+def number(fd: int) -> int:
+    """The number that a cgroup file such as pids.current holds."""
+    return int(os.pread(fd, 32, 0))
 
 
 def ipc_remove_all() -> None:
