@@ -12,7 +12,7 @@ import yaml
 
 from pytest_arl.cli import doctor
 from pytest_arl.cli import main as run_main
-from pytest_arl.cli.findings import Finding
+from pytest_arl.cli.findings import Finding, bad
 from pytest_arl.cli.installation import examine_cluster
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.settings import Settings
@@ -260,6 +260,17 @@ def test_what_is_missing_counts_for_the_backend_in_question_only(
     assert "this machine" in capsys.readouterr().out
     monkeypatch.setenv("PYTEST_ARL_BACKEND", "local")
     assert run_doctor(monkeypatch, cluster) == 0
+
+
+def test_a_machine_without_bubblewrap_does_for_who_uses_the_cluster(
+    healthy: FakeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "_machine", lambda settings: iter([bad("no bubblewrap", "install it")]))
+    monkeypatch.setenv("PYTEST_ARL_BACKEND", "kubernetes")
+    assert run_doctor(monkeypatch, healthy) == 0
+    assert "  MISSING  no bubblewrap\n           install it\n" in capsys.readouterr().out
+    monkeypatch.setenv("PYTEST_ARL_BACKEND", "local")
+    assert run_doctor(monkeypatch, healthy) == 1
 
 
 def test_a_cluster_that_is_away_is_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
@@ -68,8 +69,8 @@ def test_printing_manifests_needs_nothing_but_this_package() -> None:
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
     program = "import sys\nfrom pytest_arl.cli import main\nsys.exit(main(['manifests']))"
-    command = f'{sys.executable} -c "$0" | head -n 1'
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command, program], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "apiVersion: v1\n", "")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as nobody:
+        done = subprocess.run([sys.executable, "-c", program], stdout=nobody, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -159,6 +159,7 @@ def test_the_doctor_asks_for_the_rights_that_the_role_gives(capsys: pytest.Captu
 def test_an_operator_for_some_namespaces_has_rights_there_only(capsys: pytest.CaptureFixture[str]) -> None:
     everywhere = documents(capsys=capsys)
     assert one(everywhere, "ClusterRoleBinding")["roleRef"]["name"] == "arl-operator"
+    assert "arl-operator" not in {thing["roleRef"]["name"] for thing in of_kind(everywhere, "RoleBinding")}
     there = documents("--only-there", "--sandboxes", "a", "--sandboxes", "b", capsys=capsys)
     assert of_kind(there, "ClusterRoleBinding") == []
     bound = {

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Look at everything, print it, and say by the exit code whether tests can run."""
     settings = settings_of(arguments)
     asked: str | None = arguments.backend
-    needed = asked or settings.value("backend")
+    needed = settings.value("backend")  # --backend is over all other sources
     missing = False
     if asked in (None, "local"):
         missing |= _section("this machine (backend local)", _machine(settings)) and needed == "local"

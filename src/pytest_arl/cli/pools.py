@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             shown["kubernetes"] = [asdict(pool) for pool in found]
         except InfrastructureError as error:
             # A kubeconfig lies about on many machines: it matters to those who use it.
-            if asked == "kubernetes" or settings.value("backend") == "kubernetes":
+            if settings.value("backend") == "kubernetes":
                 raise
             notes.append(f"kubernetes: {printable(str(error))}")
     if arguments.output == "json":
