@@ -170,7 +170,7 @@ class Bench:
         """No sandboxes, no tasks."""
         await self._api.delete(path("sandboxes", self._namespace))
         while await self._api.items(path("sandboxes", self._namespace)):
-            await asyncio.sleep(0.1)  # noqa: ASYNC110 - no event tells of the last one
+            await asyncio.sleep(0.1)
         self._owners.clear()
 
     def operator_cpu(self) -> float:

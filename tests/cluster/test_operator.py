@@ -246,13 +246,12 @@ def test_a_finished_task_goes_after_its_ttl(shared: Room) -> None:
 
 
 def test_idle_and_old_sandboxes_end(shared: Room) -> None:
-    shared.sandbox("idle", idleTimeoutSeconds=2)
-    shared.sandbox("old", maxLifetimeSeconds=6)
-    shared.sandbox("kept")
-    for name in ("idle", "old", "kept"):
-        shared.ready(name)
-    shared.tasks(command("idle-1", "idle", "sleep", "4"))
+    shared.sandbox("idle", idleTimeoutSeconds=3)
+    shared.tasks(command("idle-1", "idle", "sleep", "6"))
     assert shared.finished("idle-1")["state"] == "Succeeded"  # a running task is not idle
+    shared.sandbox("old", maxLifetimeSeconds=1)
+    shared.sandbox("kept")
+    shared.ready("kept")
     for name in ("idle", "old"):
         shared.until("sandbox", name, lambda body: body == {}, 20)
     assert shared.get("sandbox", "kept") is not None

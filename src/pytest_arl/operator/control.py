@@ -20,7 +20,7 @@ from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.store import KINDS, Store
 from pytest_arl.operator.task_runner import write_end
 from pytest_arl.operator.trouble import Trouble
-from pytest_arl.pod import POOL_LABEL, RUN_LABEL
+from pytest_arl.pod import POOL_LABEL, RUN_LABEL, STATUS_ALLOCATED, STATUS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -333,7 +333,12 @@ class Control:
         known = {uid(body) for body in self.store.all("sandboxes")}
         for pod in self.store.all("pods"):
             its = owner(pod, "Sandbox")
-            if its is None or its in known or leaving(pod):
+            if its in known or leaving(pod):
+                continue
+            if its is None:
+                # A claim sets label and owner at once: somebody has deleted its Sandbox and orphaned it.
+                if pod["metadata"]["labels"].get(STATUS_LABEL) == STATUS_ALLOCATED:
+                    await self.delete_pod(pod)
                 continue
             references = pod["metadata"]["ownerReferences"]
             sandbox = next(each["name"] for each in references if each["kind"] == "Sandbox")

@@ -62,6 +62,7 @@ class PoolKeeper:
         self._lifting: set[str] = set()
         self._applied: tuple[str, int, str] | None = None
         self._last_claim = -pooling.QUIET_SECONDS
+        self._logged: object = None
         self._status_at = 0.0
         self._trouble: Trouble | None = None
         self._short: Trouble | None = None
@@ -258,7 +259,9 @@ class PoolKeeper:
         else:
             self._trouble, self.template = None, made
         self._applied = state
-        _LOG.info("pool", extra={"data": {"pool": "/".join(self.key), "trouble": self._trouble}})
+        if self._logged != (state, self._trouble):
+            self._logged = state, self._trouble
+            _LOG.info("pool", extra={"data": {"pool": "/".join(self.key), "trouble": self._trouble}})
 
     async def _try(self, body: Object, made: Object) -> None:
         """Would such a pod be let in, and does it have fields that no pod has?"""
