@@ -149,6 +149,27 @@ def test_a_watch_that_is_forbidden_is_told_to_who_waits_and_forgotten_once_it_is
     assert comes(mail, lambda: mail.failure is None)
 
 
+def test_what_is_created_while_everything_is_read_was_not_deleted(watch: Watch, fake: FakeApi) -> None:
+    mails: list[Mail] = []
+
+    def create_meanwhile(_method: str, path_: str, query: dict[str, object]) -> Answer:
+        if path_.endswith("/tasks") and not query.get("watch"):
+            version = str(fake.version)
+            while not mails:
+                time.sleep(0.01)
+            mails[0].put({"state": 1})  # as its creator does, who has the server's answer
+            return 200, {"metadata": {"resourceVersion": version}, "items": []}
+        return None
+
+    fake.intercept = create_meanwhile
+    mail = watch.mail("a")
+    mails.append(mail)
+    was_deleted = comes(mail, lambda: mail.deleted, 0.5)
+    fake.put(path("a"), {"state": 2})
+    assert comes(mail, lambda: state(mail) == 2)
+    assert not was_deleted
+
+
 def test_closing_ends_the_thread_and_the_connection(watch: Watch, fake: FakeApi) -> None:
     before = threading.active_count()
     mail = watch.mail("a")

@@ -18,6 +18,7 @@ LOOK_SECONDS = 1.0
 """How often :meth:`Silence.check` is to be called."""
 
 _FIRST_SECONDS = 3.0
+_ABSENT_SECONDS = 15.0  # one that serves some namespaces only may have its Lease where nobody would look
 _RENEWED_SECONDS = 20.0  # an operator's successor takes over within this
 _LONGEST_SECONDS = 40.0
 
@@ -39,11 +40,11 @@ class Silence:
             return
         if not self._looked:
             self._looked, self._before = True, self._space.operator_renewals()
-            if self._before == frozenset():
-                raise BackendUnavailable(
-                    f"{self._what} waits, and no operator is there to act on it: there is no Lease {OPERATOR_LEASE!r} "
-                    f"in namespace {OPERATOR_NAMESPACE!r} or {self._space.namespace!r}; {INSTALL}"
-                )
+        elif silent > _ABSENT_SECONDS and self._before == frozenset():
+            raise BackendUnavailable(
+                f"{self._what} waits, and no operator is there to act on it: there is no Lease {OPERATOR_LEASE!r} "
+                f"in namespace {OPERATOR_NAMESPACE!r} or {self._space.namespace!r}; {INSTALL}"
+            )
         elif silent > _RENEWED_SECONDS and self._before and self._space.operator_renewals() == self._before:
             raise BackendUnavailable(
                 f"{self._what} waits, and the operator is not running: it last renewed its Lease at "

@@ -158,6 +158,9 @@ class Watch:
             self._fail(explained(refused, f"watching {self._plural}", self._api.where(self._namespace)))
 
     def _read_all(self) -> None:
+        with self._lock:
+            # What was created while the list was on its way is not in it, and not deleted either.
+            before = {name for name, mail in self._mails.items() if mail.latest is not None}
         found, version = self._api.items(self._plural, self._namespace, labelSelector=self._selector)
         by_name = {item["metadata"]["name"]: item for item in found}
         with self._lock:
@@ -165,7 +168,7 @@ class Watch:
         for name, mail in mails.items():
             if name in by_name:
                 mail.put(by_name[name])
-            elif mail.latest is not None:
+            elif name in before:
                 mail.put(None, deleted=True)
         self._version = version
 
