@@ -138,6 +138,17 @@ def test_nothing_of_the_folders_makers_environment_is_needed(bubblewrap: str, fo
     assert {name.encode(): value.encode() for name, value in hostile.items()}.items() <= eval(result.stdout).items()
 
 
+def test_no_locale_is_the_interpreters(folder: Path) -> None:
+    command = [
+        *local(pod.AGENT_COMMAND[:-1], folder),
+        "-c",
+        "import posix, sys; print(sys.flags.utf8_mode, posix.environ)",
+    ]
+    said = subprocess.run(command, env={"LC_ALL": "C.UTF-8"}, capture_output=True, text=True, check=True).stdout
+
+    assert said == "1 {b'LC_ALL': b'C.UTF-8'}\n"
+
+
 @pytest.mark.skipif(not Path(DEBIANS_PYTHON).exists(), reason="this machine has no Python of its distribution")
 def test_the_distributions_python_will_do(bubblewrap: str, tmp_path: Path) -> None:
     said = subprocess.run(
@@ -206,6 +217,14 @@ def test_a_copy_that_was_cut_short_is_made_again(folder: Path, tmp_path: Path) -
     subprocess.run(command, check=True)
 
     assert contents(tmp_path) == contents(folder)
+
+
+def test_what_starts_the_agent_is_not_there_before_all_else_is(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "lib").write_bytes(b"in the way")
+    command = [*local(pod.INSTALL_COMMAND[:-1], folder), str(tmp_path)]
+
+    assert subprocess.run(command, check=False, capture_output=True).returncode != 0
+    assert not (tmp_path / "boot.py").exists()
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -181,8 +181,9 @@ def test_a_task_is_for_this_boot_and_from_the_newest_epoch(agent: Agent) -> None
         operator.execute(command("true"), boot="another")
     with pytest.raises(AgentError, match="older epoch"):
         operator.execute(command("true"), epoch=2)
-    with pytest.raises(AgentError, match="malformed"):
-        operator.execute(command("true"), boot=operator.boot, epoch=operator.epoch, limit="none")
+    with pytest.raises(AgentError, match="malformed"), operator.channel.open() as stream:
+        stream.send(frames.TASK, operator.request(command("true"), limit="none"))
+        stream.receive(time.monotonic() + 5)
     assert operator.run("true").ok
 
 
