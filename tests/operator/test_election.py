@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -6,11 +7,11 @@ from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.election import Leadership, LeadershipLost, may_take
 
 
-def spec(holder="a", seconds=15):
+def spec(holder: Any = "a", seconds: Any = 15) -> Any:
     return {"holderIdentity": holder, "leaseDurationSeconds": seconds}
 
 
-def test_who_may_take_a_lease():
+def test_who_may_take_a_lease() -> None:
     assert may_take(spec(""), "me", 0)
     assert may_take(spec("me"), "me", 0)
     assert not may_take(spec("other"), "me", 15)
@@ -20,13 +21,13 @@ def test_who_may_take_a_lease():
 class Leases:
     """An API server with one Lease."""
 
-    def __init__(self):
-        self.body = None
+    def __init__(self) -> None:
+        self.body: Any = None
         self.version = 0
         self.away = False
         self.lose_answer = False
 
-    def _store(self, body):
+    def _store(self, body: Any) -> Any:
         self.version += 1
         self.body = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
         if self.lose_answer:
@@ -34,19 +35,19 @@ class Leases:
             raise ApiError(0, "Unreachable", "lost")
         return self.body
 
-    async def get(self, _where):
+    async def get(self, _where: Any) -> Any:
         if self.away:
             raise ApiError(0, "Unreachable", "away")
         if self.body is None:
             raise ApiError(404, "NotFound", "none")
         return self.body
 
-    async def create(self, _where, body):
+    async def create(self, _where: Any, body: Any) -> Any:
         if self.body is not None:
             raise ApiError(409, "AlreadyExists", "there")
         return self._store(body)
 
-    async def replace(self, _where, body, *, patience=0):
+    async def replace(self, _where: Any, body: Any, *, patience: Any = 0) -> Any:
         if self.away:
             raise ApiError(0, "Unreachable", "away")
         if body["metadata"]["resourceVersion"] != self.body["metadata"]["resourceVersion"]:
@@ -54,12 +55,12 @@ class Leases:
         return self._store(body)
 
 
-def leadership(leases, identity="me", seconds=0.4):
-    return Leadership(leases, "ns", identity, seconds)  # type: ignore[arg-type]  # as much of it as is used
+def leadership(leases: Any, identity: str = "me", seconds: float = 0.4) -> Leadership:
+    return Leadership(leases, "ns", identity, seconds)
 
 
-def test_every_leader_has_a_higher_epoch():
-    async def scene():
+def test_every_leader_has_a_higher_epoch() -> None:
+    async def scene() -> None:
         leases = Leases()
         epochs = []
         for identity in ("a", "a", "b"):
@@ -73,8 +74,8 @@ def test_every_leader_has_a_higher_epoch():
     asyncio.run(scene())
 
 
-def test_a_lease_that_was_deleted_does_not_start_epochs_anew():
-    async def scene():
+def test_a_lease_that_was_deleted_does_not_start_epochs_anew() -> None:
+    async def scene() -> None:
         leases = Leases()
         first = leadership(leases)
         await first.acquire()
@@ -86,8 +87,8 @@ def test_a_lease_that_was_deleted_does_not_start_epochs_anew():
     asyncio.run(scene())
 
 
-def test_another_one_waits_for_the_whole_lease():
-    async def scene():
+def test_another_one_waits_for_the_whole_lease() -> None:
+    async def scene() -> None:
         leases = Leases()
         await leadership(leases, "a").acquire()
         leases.body["spec"]["leaseDurationSeconds"] = 0.3
@@ -99,8 +100,8 @@ def test_another_one_waits_for_the_whole_lease():
     asyncio.run(scene())
 
 
-def test_a_leader_that_cannot_renew_gives_up_before_another_may_start():
-    async def scene():
+def test_a_leader_that_cannot_renew_gives_up_before_another_may_start() -> None:
+    async def scene() -> None:
         leases = Leases()
         one = leadership(leases)
         await one.acquire()
@@ -114,8 +115,8 @@ def test_a_leader_that_cannot_renew_gives_up_before_another_may_start():
     asyncio.run(scene())
 
 
-def test_a_renewal_goes_on():
-    async def scene():
+def test_a_renewal_goes_on() -> None:
+    async def scene() -> None:
         leases = Leases()
         one = leadership(leases)
         await one.acquire()
@@ -129,8 +130,8 @@ def test_a_renewal_goes_on():
     asyncio.run(scene())
 
 
-def test_a_renewal_whose_answer_was_lost_is_no_loss():
-    async def scene():
+def test_a_renewal_whose_answer_was_lost_is_no_loss() -> None:
+    async def scene() -> None:
         leases = Leases()
         one = leadership(leases)
         await one.acquire()
@@ -142,8 +143,8 @@ def test_a_renewal_whose_answer_was_lost_is_no_loss():
     asyncio.run(scene())
 
 
-def test_a_lease_that_somebody_took_is_lost():
-    async def scene():
+def test_a_lease_that_somebody_took_is_lost() -> None:
+    async def scene() -> None:
         leases = Leases()
         one = leadership(leases)
         await one.acquire()

@@ -1,5 +1,6 @@
 import asyncio
 import base64
+from typing import Any
 
 import pytest
 
@@ -9,16 +10,16 @@ from pytest_arl.operator.keys import Keys, load
 
 
 class Secrets:
-    def __init__(self):
-        self.there = None
-        self.beaten = None
+    def __init__(self) -> None:
+        self.there: Any = None
+        self.beaten: Any = None
 
-    async def get(self, _where):
+    async def get(self, _where: Any) -> Any:
         if self.there is None:
             raise ApiError(404, "NotFound", "none")
         return self.there
 
-    async def create(self, _where, body):
+    async def create(self, _where: Any, body: Any) -> Any:
         if self.beaten is not None:
             self.there = self.beaten
             raise ApiError(409, "AlreadyExists", "there")
@@ -26,11 +27,15 @@ class Secrets:
         return body
 
 
-def test_a_key_is_made_once_and_agents_believe_it():
-    async def scene():
-        secrets = Secrets()
-        keys = await load(secrets, "ns")
-        again = await load(secrets, "ns")
+def secrets() -> Any:
+    return Secrets()
+
+
+def test_a_key_is_made_once_and_agents_believe_it() -> None:
+    async def scene() -> None:
+        there = secrets()
+        keys = await load(there, "ns")
+        again = await load(there, "ns")
         assert keys.public == again.public
         nonce = b"n" * 32
         believed = read_keys(keys.public)
@@ -42,9 +47,9 @@ def test_a_key_is_made_once_and_agents_believe_it():
     asyncio.run(scene())
 
 
-def test_an_operator_that_loses_the_race_uses_the_others_key():
-    async def scene():
-        winner, loser = Secrets(), Secrets()
+def test_an_operator_that_loses_the_race_uses_the_others_key() -> None:
+    async def scene() -> None:
+        winner, loser = secrets(), secrets()
         keys = await load(winner, "ns")
         loser.beaten = winner.there
         assert (await load(loser, "ns")).public == keys.public
@@ -52,9 +57,9 @@ def test_an_operator_that_loses_the_race_uses_the_others_key():
     asyncio.run(scene())
 
 
-def test_every_key_of_the_secret_is_believed_and_one_signs():
-    async def scene():
-        one, other = Secrets(), Secrets()
+def test_every_key_of_the_secret_is_believed_and_one_signs() -> None:
+    async def scene() -> None:
+        one, other = secrets(), secrets()
         await load(one, "ns")
         await load(other, "ns")
         pems = {

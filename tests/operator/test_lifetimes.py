@@ -1,26 +1,28 @@
+from typing import Any
+
 import pytest
 
 from pytest_arl.operator.lifetimes import IDLE_SECONDS, MOST_FINISHED, Clock, Limits, expired, limits_of, surplus
 from tests.operator.objects import owned_by, pool, sandbox
 
 
-def test_a_sandbox_that_nobody_holds_ends_after_ten_idle_minutes():
+def test_a_sandbox_that_nobody_holds_ends_after_ten_idle_minutes() -> None:
     assert limits_of(sandbox(), pool()) == Limits(IDLE_SECONDS, None)
     assert limits_of(sandbox(), None) == Limits(IDLE_SECONDS, None)
 
 
-def test_one_that_is_kept_or_has_a_lease_does_not():
+def test_one_that_is_kept_or_has_a_lease_does_not() -> None:
     assert limits_of(sandbox(keepAlive=True), pool()) == Limits(None, None)
     assert limits_of(sandbox(owners=owned_by("Lease", "u")), pool()) == Limits(None, None)
 
 
-def test_its_own_limits_come_before_its_pools():
+def test_its_own_limits_come_before_its_pools() -> None:
     defaults = pool(sandbox={"idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60})
     assert limits_of(sandbox(), defaults) == Limits(30, 60)
     assert limits_of(sandbox(idleTimeoutSeconds=5, maxLifetimeSeconds=6), defaults) == Limits(5, 6)
 
 
-def test_zero_is_never():
+def test_zero_is_never() -> None:
     defaults = pool(sandbox={"idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60})
     assert limits_of(sandbox(idleTimeoutSeconds=0, maxLifetimeSeconds=0), defaults) == Limits(None, None)
 
@@ -28,36 +30,36 @@ def test_zero_is_never():
 @pytest.mark.parametrize(
     ("idle", "busy", "reason"), [(9.9, False, None), (10.0, False, "IdleTimeout"), (1000.0, True, None)]
 )
-def test_a_running_task_is_never_idle(idle, busy, reason):
+def test_a_running_task_is_never_idle(idle: Any, busy: Any, reason: Any) -> None:
     found = expired(Limits(10, None), age=5000, idle=idle, busy=busy)
     assert (found[0] if found else None) == reason
 
 
-def test_a_lifetime_ends_also_a_busy_sandbox():
+def test_a_lifetime_ends_also_a_busy_sandbox() -> None:
     assert expired(Limits(None, 60), age=59.9, idle=0, busy=True) is None
     found = expired(Limits(None, 60), age=60, idle=0, busy=True)
     assert found is not None
     assert found[0] == "LifetimeEnded"
 
 
-def test_only_the_oldest_finished_tasks_go():
+def test_only_the_oldest_finished_tasks_go() -> None:
     finished = [(f"2026-01-01T00:{number:02}:00Z", f"t{number}", f"u{number}") for number in range(MOST_FINISHED + 3)]
     assert surplus(list(reversed(finished))) == ["u0", "u1", "u2"]
     assert surplus(finished[:MOST_FINISHED]) == []
 
 
-def lease(renewed, seconds=60):
+def lease(renewed: Any, seconds: Any = 60) -> Any:
     return {"spec": {"renewTime": renewed, "leaseDurationSeconds": seconds}}
 
 
-def test_a_lease_runs_out_by_our_own_clock_whatever_its_holders_clock_says():
+def test_a_lease_runs_out_by_our_own_clock_whatever_its_holders_clock_says() -> None:
     clock = Clock()
     clock.see("u", lease("1999-01-01T00:00:00Z"), 100.0)
     assert not clock.over("u", lease("1999-01-01T00:00:00Z"), 160.0)
     assert clock.over("u", lease("1999-01-01T00:00:00Z"), 160.1)
 
 
-def test_a_renewal_counts_from_when_it_was_seen():
+def test_a_renewal_counts_from_when_it_was_seen() -> None:
     clock = Clock()
     clock.see("u", lease("a"), 100.0)
     clock.see("u", lease("b"), 150.0)
@@ -66,11 +68,11 @@ def test_a_renewal_counts_from_when_it_was_seen():
     assert clock.over("u", lease("b"), 210.1)
 
 
-def test_a_lease_never_seen_is_not_over():
+def test_a_lease_never_seen_is_not_over() -> None:
     assert not Clock().over("u", lease("a"), 1e9)
 
 
-def test_a_lease_that_says_no_duration_lasts_a_minute():
+def test_a_lease_that_says_no_duration_lasts_a_minute() -> None:
     clock = Clock()
     clock.see("u", {"spec": {"renewTime": "a"}}, 0.0)
     assert not clock.over("u", {"spec": {"renewTime": "a"}}, 60.0)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from pytest_arl.agent import frames
@@ -6,19 +8,19 @@ from pytest_arl.operator.wire import SENT_BYTES
 from tests.operator.objects import command
 
 
-def ended(index, outcome="Succeeded", code=0, **more):
+def ended(index: Any, outcome: Any = "Succeeded", code: Any = 0, **more: Any) -> Any:
     return {"i": index, "outcome": outcome, "code": code, "out": 0, "err": 0, "at": 1.0, "s": 0.1, **more}
 
 
-def printed(step, data):
+def printed(step: Any, data: Any) -> Any:
     return frames.STEP_INDEX.pack(step) + data
 
 
-def progress(steps=2):
+def progress(steps: Any = 2) -> Any:
     return Progress([command(f"s{number}") for number in range(steps)])
 
 
-def test_a_step_with_its_output():
+def test_a_step_with_its_output() -> None:
     found = progress()
     found.take(frames.STEP, ended(0, out=2, err=1, o=b"hi", e=b"!"))
     assert found.ended[0].output == (b"hi", b"!")
@@ -27,7 +29,7 @@ def test_a_step_with_its_output():
     assert found.done
 
 
-def test_output_that_came_before_its_step_is_that_steps():
+def test_output_that_came_before_its_step_is_that_steps() -> None:
     found = progress()
     for kind, data in (
         (frames.STDOUT, b"head"),
@@ -42,7 +44,7 @@ def test_output_that_came_before_its_step_is_that_steps():
     assert found.ended[1].output == (b"", b"")
 
 
-def test_memory_is_bounded_whatever_comes():
+def test_memory_is_bounded_whatever_comes() -> None:
     found = progress()
     for _ in range(100):
         found.take(frames.STDOUT, printed(0, b"x" * 65536))
@@ -50,7 +52,7 @@ def test_memory_is_bounded_whatever_comes():
     assert len(found.ended[0].output[0]) == 2 * SENT_BYTES
 
 
-def test_a_refusal_ends_it():
+def test_a_refusal_ends_it() -> None:
     found = progress()
     found.take(frames.ERROR, {"text": "another boot"})
     assert (found.done, found.refused) == (True, "another boot")
@@ -70,19 +72,19 @@ def test_a_refusal_ends_it():
         (frames.ERROR, {}),
     ],
 )
-def test_what_no_agent_sends_is_garbled(kind, value):
+def test_what_no_agent_sends_is_garbled(kind: Any, value: Any) -> None:
     with pytest.raises(Garbled):
         progress().take(kind, value)
 
 
-def test_more_steps_than_there_are_is_garbled():
+def test_more_steps_than_there_are_is_garbled() -> None:
     found = progress(1)
     found.take(frames.STEP, ended(0))
     with pytest.raises(Garbled):
         found.take(frames.STEP, ended(1))
 
 
-def test_memory_is_bounded_over_all_steps():
+def test_memory_is_bounded_over_all_steps() -> None:
     found = progress(256)
     for number in range(256):
         found.take(frames.STDOUT, printed(number, b"h" * 100_000 + b"t" * 100_000))
@@ -93,7 +95,7 @@ def test_memory_is_bounded_over_all_steps():
     assert held[0].endswith(b"t" * 500)
 
 
-def test_a_short_output_is_not_shortened_for_long_ones():
+def test_a_short_output_is_not_shortened_for_long_ones() -> None:
     found = progress(64)
     found.take(frames.STEP, ended(0, out=5, o=b"short"))
     for number in range(1, 64):
@@ -106,5 +108,5 @@ def test_a_short_output_is_not_shortened_for_long_ones():
     ("sizes", "room", "wanted"),
     [([], 10, 0), ([3, 4], 10, 4), ([3, 100], 10, 7), ([100, 100], 10, 5), ([1, 1, 100], 3, 1), ([5], 0, 0)],
 )
-def test_the_longest_are_cut_to_one_level(sizes, room, wanted):
+def test_the_longest_are_cut_to_one_level(sizes: Any, room: Any, wanted: Any) -> None:
     assert level(sizes, room) == wanted

@@ -1,3 +1,5 @@
+from typing import Any
+
 from pytest_arl.operator.objects import Key, name, uid
 from pytest_arl.operator.store import Store
 from pytest_arl.pod import POOL_LABEL
@@ -7,12 +9,12 @@ POOL = Key("ns", "pool")
 SB = Key("ns", "sb")
 
 
-def later(body, **changes):
+def later(body: Any, **changes: Any) -> Any:
     meta = {**body["metadata"], "resourceVersion": str(int(body["metadata"]["resourceVersion"]) + 1000)}
     return {**body, "metadata": meta, **changes}
 
 
-def test_an_older_version_never_replaces_a_newer_one():
+def test_an_older_version_never_replaces_a_newer_one() -> None:
     store, old = Store(), sandbox()
     new = later(old, status={"phase": "Ready"})
     assert store.put("sandboxes", new)
@@ -20,7 +22,7 @@ def test_an_older_version_never_replaces_a_newer_one():
     assert store.get("sandboxes", SB) is new
 
 
-def test_versions_are_numbers():
+def test_versions_are_numbers() -> None:
     store, old = Store(), sandbox()
     old["metadata"]["resourceVersion"] = "99"
     new = {**old, "metadata": {**old["metadata"], "resourceVersion": "100"}}
@@ -28,7 +30,7 @@ def test_versions_are_numbers():
     assert store.put("sandboxes", new)
 
 
-def test_another_object_of_the_same_name_replaces_the_old_one():
+def test_another_object_of_the_same_name_replaces_the_old_one() -> None:
     store, old, new = Store(), sandbox(), sandbox()
     store.put("sandboxes", old)
     assert store.put("sandboxes", new)
@@ -36,7 +38,7 @@ def test_another_object_of_the_same_name_replaces_the_old_one():
     assert store.get("sandboxes", SB) is new
 
 
-def test_a_claim_moves_a_pod_from_the_pool_to_its_sandbox():
+def test_a_claim_moves_a_pod_from_the_pool_to_its_sandbox() -> None:
     store, idle = Store(), pod("p")
     store.put("pods", idle)
     assert list(store.idle[POOL]) == [uid(idle)]
@@ -51,7 +53,7 @@ def test_a_claim_moves_a_pod_from_the_pool_to_its_sandbox():
     assert "u1" not in store.owned
 
 
-def test_tasks_run_by_time_then_name():
+def test_tasks_run_by_time_then_name() -> None:
     store = Store()
     for number, second in (("b", 1), ("a", 1), ("0", 2)):
         each = task(number)
@@ -60,7 +62,7 @@ def test_tasks_run_by_time_then_name():
     assert [name(each) for each in store.tasks(SB)] == ["a", "b", "0"]
 
 
-def test_of_a_finished_task_only_its_end_is_kept():
+def test_of_a_finished_task_only_its_end_is_kept() -> None:
     store, running = Store(), task(ttlSecondsAfterFinished=30)
     store.put("tasks", running)
     assert [uid(each) for each in store.tasks(SB)] == [uid(running)]
@@ -71,32 +73,32 @@ def test_of_a_finished_task_only_its_end_is_kept():
     assert (kept.ttl, kept.completed) == (30, "2026-01-01T00:00:00Z")
 
 
-def test_a_late_event_does_not_open_a_finished_task_again():
+def test_a_late_event_does_not_open_a_finished_task_again() -> None:
     store, running = Store(), task()
     store.put("tasks", later(running, status={"state": "Failed"}))
     assert not store.put("tasks", running)
     assert store.tasks(SB) == []
 
 
-def test_a_list_tells_what_is_gone_but_not_of_other_namespaces():
+def test_a_list_tells_what_is_gone_but_not_of_other_namespaces() -> None:
     store, one, other = Store(), sandbox("one"), sandbox("other")
     other["metadata"]["namespace"] = "elsewhere"
     store.put("sandboxes", one)
     store.put("sandboxes", other)
-    assert store.replace("sandboxes", [], "ns") == [one]
+    assert store.replace("sandboxes", [], "ns", 10**6) == [one]
     assert store.all("sandboxes") == [other]
 
 
-def test_a_list_forgets_finished_tasks_that_are_gone():
+def test_a_list_forgets_finished_tasks_that_are_gone() -> None:
     store = Store()
     kept, gone = task("kept", status={"state": "Failed"}), task("gone", status={"state": "Failed"})
     store.put("tasks", kept)
     store.put("tasks", gone)
-    store.replace("tasks", [kept], None)
+    store.replace("tasks", [kept], None, 10**6)
     assert list(store.over[SB]) == [uid(kept)]
 
 
-def test_a_ttl_counts_from_the_end():
+def test_a_ttl_counts_from_the_end() -> None:
     store = Store()
     store.put(
         "tasks", task(ttlSecondsAfterFinished=30, status={"state": "Failed", "completionTime": "1970-01-01T00:01:00Z"})
@@ -106,3 +108,26 @@ def test_a_ttl_counts_from_the_end():
     assert not timed.due(89.0)
     assert timed.due(90.0)
     assert not never.due(1e9)
+
+
+def test_what_came_while_a_list_was_on_its_way_is_not_gone() -> None:
+    store, young = Store(), sandbox("young")
+    store.put("sandboxes", young)
+    listed = int(young["metadata"]["resourceVersion"]) - 1
+    assert store.replace("sandboxes", [], None, listed) == []
+    assert store.get("sandboxes", Key("ns", "young")) is young
+    finished = task(status={"state": "Failed"})
+    store.put("tasks", finished)
+    store.replace("tasks", [], None, int(finished["metadata"]["resourceVersion"]) - 1)
+    assert list(store.over[SB]) == [uid(finished)]
+
+
+def test_what_went_while_a_list_was_on_its_way_does_not_come_back() -> None:
+    store, gone = Store(), sandbox()
+    store.put("sandboxes", gone)
+    store.remove("sandboxes", gone)
+    store.replace("sandboxes", [gone], None, 10**6)
+    assert store.all("sandboxes") == []
+    unknown = task()
+    store.remove("tasks", unknown)
+    assert not store.put("tasks", unknown)

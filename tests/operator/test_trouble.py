@@ -1,21 +1,23 @@
+from typing import Any
+
 import pytest
 
 from pytest_arl.operator.trouble import MOST_MESSAGE, end_of_pod, newest_warning, refused_pod, trouble_of
 from tests.operator.objects import pod
 
 
-def container(name="executor", **state):
+def container(name: Any = "executor", **state: Any) -> Any:
     return {"name": name, "image": "python:3", **state}
 
 
-def with_containers(*containers, **status):
+def with_containers(*containers: Any, **status: Any) -> Any:
     return pod("p", ready=False, status={"containerStatuses": list(containers), **status})
 
 
 @pytest.mark.parametrize(
     "reason", ["ImagePullBackOff", "ErrImagePull", "CreateContainerConfigError", "CrashLoopBackOff"]
 )
-def test_kubelets_words_are_passed_on(reason):
+def test_kubelets_words_are_passed_on(reason: Any) -> None:
     found = trouble_of(with_containers(container(state={"waiting": {"reason": reason, "message": "kubelet's words"}})))
     assert found is not None
     assert found.reason == reason
@@ -23,27 +25,27 @@ def test_kubelets_words_are_passed_on(reason):
     assert "executor (python:3)" in found.message
 
 
-def test_a_container_that_is_just_being_created_is_no_trouble():
+def test_a_container_that_is_just_being_created_is_no_trouble() -> None:
     assert trouble_of(with_containers(container(state={"waiting": {"reason": "ContainerCreating"}}))) is None
 
 
-def test_the_schedulers_words_are_passed_on():
+def test_the_schedulers_words_are_passed_on() -> None:
     words = "0/1 nodes are available: 1 Insufficient cpu."
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
     assert trouble_of(pod("p", status={"conditions": [condition]})) == ("Unschedulable", words)
 
 
-def test_our_own_gate_is_no_trouble():
+def test_our_own_gate_is_no_trouble() -> None:
     condition = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
     assert trouble_of(pod("p", status={"conditions": [condition]})) is None
 
 
-def test_an_eviction_is_told_in_kubelets_words():
+def test_an_eviction_is_told_in_kubelets_words() -> None:
     words = "The node was low on resource: memory."
     assert end_of_pod(pod("p", status={"phase": "Failed", "reason": "Evicted", "message": words})) == ("Evicted", words)
 
 
-def test_a_drain_is_told():
+def test_a_drain_is_told() -> None:
     condition = {
         "type": "DisruptionTarget",
         "status": "True",
@@ -54,25 +56,25 @@ def test_a_drain_is_told():
 
 
 @pytest.mark.parametrize("where", ["state", "lastState"])
-def test_memory_is_named_also_where_the_container_was_started_again(where):
+def test_memory_is_named_also_where_the_container_was_started_again(where: Any) -> None:
     ended = {where: {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}
     found = end_of_pod(with_containers(container(**ended)), boot_changed=True)
     assert found.reason == "OOMKilled"
     assert "137" in found.message
 
 
-def test_an_agent_that_ended_is_told_with_its_code():
+def test_an_agent_that_ended_is_told_with_its_code() -> None:
     found = end_of_pod(with_containers(container(lastState={"terminated": {"reason": "Error", "exitCode": 70}})))
     assert found.reason == "AgentEnded"
     assert "exit code 70" in found.message
 
 
-def test_the_end_of_the_container_that_brought_the_agent_is_no_end():
+def test_the_end_of_the_container_that_brought_the_agent_is_no_end() -> None:
     ended = {"terminated": {"reason": "Error", "exitCode": 1}}
     assert end_of_pod(with_containers(container("arl-agent", lastState=ended))).reason == "AgentLost"
 
 
-def test_ends_without_words():
+def test_ends_without_words() -> None:
     assert end_of_pod(None).reason == "PodDeleted"
     assert end_of_pod(pod("p", deletionTimestamp="2026-01-01T00:00:00Z")).reason == "PodDeleted"
     assert end_of_pod(pod("p"), boot_changed=True).reason == "AgentRestarted"
@@ -90,15 +92,15 @@ def test_ends_without_words():
         ("something else", "PodRefused"),
     ],
 )
-def test_the_api_servers_refusal_is_passed_on(message, reason):
+def test_the_api_servers_refusal_is_passed_on(message: Any, reason: Any) -> None:
     assert refused_pod(message) == (reason, message)
 
 
-def test_a_long_message_is_cut():
+def test_a_long_message_is_cut() -> None:
     assert len(refused_pod("x" * 100_000).message) == MOST_MESSAGE
 
 
-def test_the_latest_warning_counts():
+def test_the_latest_warning_counts() -> None:
     events = [
         {"type": "Warning", "reason": "Old", "message": "", "lastTimestamp": "2026-01-01T00:00:01Z"},
         {

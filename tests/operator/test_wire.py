@@ -1,4 +1,5 @@
 import base64
+from typing import Any
 
 import pytest
 
@@ -8,11 +9,11 @@ from pytest_arl.operator.wire import KEPT_BYTES, SENT_BYTES, Refused, message
 from tests.operator.objects import command, pool, task
 
 
-def sent(the_task, the_pool=None):
+def sent(the_task: Any, the_pool: Any = None) -> Any:
     return message(the_task, boot="b", epoch=7, pool=the_pool)
 
 
-def test_a_task_goes_by_its_uid_boot_and_epoch():
+def test_a_task_goes_by_its_uid_boot_and_epoch() -> None:
     the_task = task()
     found = sent(the_task)
     assert found["id"] == the_task["metadata"]["uid"]
@@ -20,7 +21,7 @@ def test_a_task_goes_by_its_uid_boot_and_epoch():
     frames.encode(found)
 
 
-def test_a_command_as_the_agent_takes_it():
+def test_a_command_as_the_agent_takes_it() -> None:
     step = command("s", "é", "x", env={"A": "b=c"}, workDir="/w", stdin="in", timeout="1m30s", background=True)
     (found,) = sent(task("t", step))["steps"]
     assert found == {
@@ -34,15 +35,15 @@ def test_a_command_as_the_agent_takes_it():
     }
 
 
-def test_what_a_command_does_not_say_is_not_sent():
+def test_what_a_command_does_not_say_is_not_sent() -> None:
     assert sent(task())["steps"] == [{"type": "Command", "argv": [b"true"]}]
 
 
-def test_empty_stdin_is_not_none():
+def test_empty_stdin_is_not_none() -> None:
     assert sent(task("t", command(stdin="")))["steps"][0]["stdin"] == b""
 
 
-def test_a_file_is_text_or_base64():
+def test_a_file_is_text_or_base64() -> None:
     text = {"name": "f", "type": "FilePatch", "path": "a", "content": "é"}
     raw = {**text, "name": "g", "content": base64.b64encode(b"\0\xff").decode(), "encoding": "base64", "mode": 0o755}
     first, second = sent(task("t", text, raw))["steps"]
@@ -50,7 +51,7 @@ def test_a_file_is_text_or_base64():
     assert (second["content"], second["mode"]) == (b"\0\xff", 0o755)
 
 
-def test_content_that_is_no_base64_is_refused_without_a_word_of_it():
+def test_content_that_is_no_base64_is_refused_without_a_word_of_it() -> None:
     bad = {"name": "f", "type": "FilePatch", "path": "a", "content": "secret!", "encoding": "base64"}
     with pytest.raises(Refused, match="'f'") as caught:
         sent(task("t", bad))
@@ -58,14 +59,14 @@ def test_content_that_is_no_base64_is_refused_without_a_word_of_it():
     assert "secret" not in str(caught.value)
 
 
-def test_a_nul_is_refused_without_a_word_of_it():
+def test_a_nul_is_refused_without_a_word_of_it() -> None:
     with pytest.raises(Refused) as caught:
         sent(task("t", command("s", "secret\0")))
     assert "secret" not in str(caught.value)
 
 
-def test_a_spec_at_the_bound_is_run_and_one_above_it_is_not():
-    def sized(size):
+def test_a_spec_at_the_bound_is_run_and_one_above_it_is_not() -> None:
+    def sized(size: Any) -> Any:
         return task("t", command("s", "cat", stdin="x" * size))
 
     import json
@@ -77,7 +78,7 @@ def test_a_spec_at_the_bound_is_run_and_one_above_it_is_not():
     assert caught.value.reason == "SpecTooLarge"
 
 
-def test_the_pools_step_timeout_is_for_steps_without_one():
+def test_the_pools_step_timeout_is_for_steps_without_one() -> None:
     defaults = pool(sandbox={"stepTimeout": "5s"})
     own, none, background = sent(
         task("t", command("a", timeout="1s"), command("b"), command("c", background=True)), defaults
@@ -87,19 +88,19 @@ def test_the_pools_step_timeout_is_for_steps_without_one():
     assert "timeout" not in background
 
 
-def test_what_is_kept_is_the_pools_what_is_sent_is_bounded():
+def test_what_is_kept_is_the_pools_what_is_sent_is_bounded() -> None:
     assert (sent(task())["keep"], sent(task())["limit"]) == (KEPT_BYTES, SENT_BYTES)
     small = sent(task(), pool(sandbox={"outputLimit": "1Ki"}))
     assert (small["keep"], small["limit"]) == (1024, 1024)
 
 
-def test_steps_that_the_holder_supplied_are_named():
+def test_steps_that_the_holder_supplied_are_named() -> None:
     digest = "a" * 64
     assert sent(task("t", payloadHash=digest))["payload"] == digest
     assert "payload" not in sent(task())
 
 
-def test_a_tasks_timeout_is_passed_on():
+def test_a_tasks_timeout_is_passed_on() -> None:
     assert sent(task("t", timeout="2s"))["timeout"] == 2.0
     assert sent(task())["timeout"] is None
     with pytest.raises(Refused, match=r"spec\.timeout"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
 from pytest_arl.operator.api import Api, ApiError, path
-from pytest_arl.operator.objects import Key, age, key, leaving, name, owner, uid
+from pytest_arl.operator.objects import Key, age, key, leaving, name, owner, uid, version
 from pytest_arl.operator.pool_keeper import PoolKeeper
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.store import KINDS, Store
@@ -99,9 +99,9 @@ class Control:
         for kind in KINDS:
             for namespace in self._namespaces:
                 params = {"labelSelector": _SELECTORS[kind]} if kind in _SELECTORS else {}
-                found = await self.api.items(path(kind, namespace), **params)
-                bodies = [_complete(kind, body) for body in found]
-                for gone in self.store.replace(kind, bodies, namespace):
+                found = await self.api.get(path(kind, namespace), **params)
+                bodies = [_complete(kind, body) for body in found["items"]]
+                for gone in self.store.replace(kind, bodies, namespace, version(found)):
                     self._gone(kind, gone)
         for lease in self.store.all("leases"):
             self._clock.see(uid(lease), lease, time.monotonic())

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Finished", "Store"]
 
+_MOST_DELETED = 10_000
+"""UIDs of objects that are gone: more than come while a list is on its way."""
+
 KINDS = ("warmpools", "sandboxes", "tasks", "pods", "leases")
 
 
@@ -52,6 +55,7 @@ class Store:
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in KINDS}
+        self._deleted: dict[str, None] = {}
         self.idle: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self.allocated: defaultdict[Key, set[str]] = defaultdict(set)
         self.owned: defaultdict[str, dict[str, Object]] = defaultdict(dict)
@@ -68,6 +72,8 @@ class Store:
 
     def put(self, kind: str, body: Object) -> bool:
         """Take note of an object; whether it is news."""
+        if uid(body) in self._deleted:
+            return False
         where = key(body)
         before = self._objects[kind].get(where)
         if before is not None:
@@ -86,7 +92,8 @@ class Store:
         return True
 
     def remove(self, kind: str, body: Object) -> bool:
-        """An object is gone; whether it was known."""
+        """An object is gone, for good; whether it was known."""
+        self._bury(uid(body))
         where = key(body)
         if kind == "tasks":
             sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
@@ -100,8 +107,17 @@ class Store:
             self._unlink_pod(known)
         return True
 
-    def replace(self, kind: str, bodies: Iterable[Object], namespace: str | None) -> list[Object]:
-        """What there is of a kind (in a namespace); those that were known and are gone."""
+    def _bury(self, which: str) -> None:
+        """Remember that it is gone: a list that was begun before may still have it."""
+        self._deleted[which] = None
+        if len(self._deleted) > _MOST_DELETED:
+            del self._deleted[next(iter(self._deleted))]
+
+    def replace(self, kind: str, bodies: Iterable[Object], namespace: str | None, listed: int) -> list[Object]:
+        """What there was of a kind (in a namespace) at the version ``listed``; those that were known and are gone.
+
+        What is newer than the list is not gone: an event was faster.
+        """
         there = {}
         for body in bodies:
             there[uid(body)] = body
@@ -109,15 +125,16 @@ class Store:
         gone = [
             body
             for where, body in self._objects[kind].items()
-            if uid(body) not in there and namespace in (None, where.namespace)
+            if uid(body) not in there and namespace in (None, where.namespace) and version(body) <= listed
         ]
         for body in gone:
             self.remove(kind, body)
         if kind == "tasks":
             for sandbox, finished in self.over.items():
                 if namespace in (None, sandbox.namespace):
-                    for task in [each for each in finished if each not in there]:
-                        del finished[task]
+                    for task in [each for each in finished.values() if each.uid not in there]:
+                        if task.version <= listed:
+                            del finished[task.uid]
         return gone
 
     def tasks(self, sandbox: Key) -> list[Object]:

@@ -1,0 +1,184 @@
+"""The link to an agent, against a program that plays one, well or badly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from pytest_arl import pod
+from pytest_arl.agent import frames
+from pytest_arl.operator.link import AgentLink, LinkLost
+
+pytestmark = pytest.mark.asyncio
+
+HELLO = {"version": frames.VERSION, "boot": "b1", "pid": 1, "nonce": b"n" * 32, "pod": "uid-1"}
+READY = {"configured": True, "held": False, "running": None}
+
+Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def agent(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await peer(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    monkeypatch.setattr(pod, "PORT", server.sockets[0].getsockname()[1])
+    async with server:
+        yield
+
+
+async def connect(**changes: Any) -> AgentLink:
+    wanted: dict[str, Any] = {
+        "sign": lambda nonce, pod_uid, boot: b"/".join((nonce, pod_uid.encode(), boot.encode())),
+        "epoch": 7,
+        "config": {"env": []},
+        "holder": "h",
+    }
+    return await AgentLink.connect("127.0.0.1", "uid-1", **(wanted | changes))
+
+
+async def message(reader: asyncio.StreamReader) -> tuple[int, int, Any]:
+    size, kind, stream = frames.HEADER.unpack(await reader.readexactly(frames.HEADER.size))
+    return kind, stream, frames.decode(await reader.readexactly(size))
+
+
+def greets(then: Peer | None = None, hello: Any = None, ready: Any = None, seen: list[Any] | None = None) -> Peer:
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frames.message(frames.HELLO, 0, HELLO | (hello or {})))
+        answer = await message(reader)
+        if seen is not None:
+            seen.append(answer)
+        writer.write(frames.message(frames.READY, 0, READY | (ready or {})))
+        if then is not None:
+            await then(reader, writer)
+        await reader.read()
+
+    return peer
+
+
+async def test_the_operator_signs_the_nonce_for_this_pod_and_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    async with agent(greets(seen=seen, ready={"running": "t1"}), monkeypatch):
+        link = await connect()
+        ((kind, _, answer),) = seen
+        assert kind == frames.HELLO
+        assert answer["signature"] == b"n" * 32 + b"/uid-1/b1"
+        assert (answer["role"], answer["epoch"], answer["holder"]) == ("operator", 7, "h")
+        assert (link.hello.boot, link.hello.running) == ("b1", "t1")
+        link.close("over")
+
+
+async def test_another_pod_at_that_address_gets_no_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sign(*_: object) -> bytes:
+        raise AssertionError("it was signed")
+
+    async with agent(greets(hello={"pod": "uid-2"}), monkeypatch):
+        with pytest.raises(LinkLost, match="uid-2"):
+            await connect(sign=sign)
+
+
+@pytest.mark.parametrize("hello", [{"version": 99}, {"boot": None, "pod": None}, {"nonce": "text"}])
+async def test_who_does_not_greet_as_an_agent_is_none(monkeypatch: pytest.MonkeyPatch, hello: Any) -> None:
+    async with agent(greets(hello=hello), monkeypatch):
+        with pytest.raises(LinkLost):
+            await connect()
+
+
+async def test_nobody_listening_is_an_oserror(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with agent(greets(), monkeypatch):
+        pass
+    with pytest.raises(OSError, match=r".+"):
+        await connect()
+
+
+async def test_a_refusal_has_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frames.message(frames.HELLO, 0, HELLO))
+        await message(reader)
+        writer.write(frames.message(frames.ERROR, 0, {"text": "older epoch"}))
+
+    async with agent(refuses, monkeypatch):
+        with pytest.raises(LinkLost, match="older epoch"):
+            await connect()
+
+
+async def test_an_agent_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_arl.operator.link._SECONDS", 0.2)
+
+    async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with agent(silent, monkeypatch):
+        with pytest.raises(LinkLost, match="did not introduce itself"):
+            await connect()
+
+
+async def test_frames_go_to_the_exchange_that_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first, second = await message(reader), await message(reader)
+        writer.write(frames.message(frames.DONE, 999, {}))  # nobody's
+        writer.write(frames.message(frames.DONE, second[1], {"n": 2}))
+        writer.write(frames.message(frames.DONE, first[1], {"n": 1}))
+
+    async with agent(greets(answers), monkeypatch):
+        link = await connect()
+        got: dict[str, Any] = {}
+        both = asyncio.Event()
+
+        def note(name: str) -> Callable[[int, Any], None]:
+            def taken(kind: int, value: Any) -> None:
+                got[name] = kind, value
+                if len(got) == 2:
+                    both.set()
+
+            return taken
+
+        for name in ("first", "second"):
+            link.send(frames.TASK, link.open(note(name)), {})
+        await asyncio.wait_for(both.wait(), 5)
+        assert got == {"first": (frames.DONE, {"n": 1}), "second": (frames.DONE, {"n": 2})}
+        link.close("over")
+
+
+async def test_an_agent_that_sends_more_than_it_was_asked_for_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def floods(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(100):
+            writer.write(frames.frame(frames.STDOUT, 1, frames.STEP_INDEX.pack(0) + b"x" * 65536))
+            await writer.drain()
+
+    async with agent(greets(floods), monkeypatch):
+        link = await connect()
+        assert "more than it was asked for" in await asyncio.wait_for(link.lost, 5)
+        with pytest.raises(LinkLost):
+            link.send(frames.PING, 1, {})
+
+
+async def test_an_agent_holds_no_memory_of_ours_by_messages_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def parts(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.1)
+        writer.write(frames.frame(frames.MORE, 1, b"x" * frames.MAX_PAYLOAD))
+
+    async with agent(greets(parts), monkeypatch):
+        link = await connect()
+        assert "garbled" in await asyncio.wait_for(link.lost, 5)
+
+
+async def test_the_end_of_the_connection_is_believed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ends(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with agent(greets(ends), monkeypatch):
+        link = await connect()
+        assert "ended" in await asyncio.wait_for(link.lost, 5)
+        with pytest.raises(LinkLost):
+            await link.ping()
