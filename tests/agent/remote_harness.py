@@ -184,7 +184,11 @@ class Agent:
         """What the agent has open. It is not dumpable, so that only root may look."""
         if os.getuid() != 0:
             pytest.skip("only root can see what an agent has open")
-        return [os.readlink(link) for link in Path(f"/proc/{self.pid}/fd").iterdir()]
+        found = []
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it was closed meanwhile
+                found.append(str(link.readlink()))
+        return found
 
     def cpu_seconds(self) -> float:
         """What the agent itself has taken of the processor."""

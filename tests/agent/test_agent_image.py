@@ -220,7 +220,7 @@ def test_a_copy_that_was_cut_short_is_made_again(folder: Path, tmp_path: Path) -
 
 
 def test_what_starts_the_agent_is_not_there_before_all_else_is(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "lib").write_bytes(b"in the way")
+    (tmp_path / "lib/ld.so").mkdir(parents=True)
     command = [*local(pod.INSTALL_COMMAND[:-1], folder), str(tmp_path)]
 
     assert subprocess.run(command, check=False, capture_output=True).returncode != 0
