@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
 
 from pytest_arl.agent import frames
 from pytest_arl.agent.strangers import INSIDE, Crowd, side_of
+from pytest_arl.channel import ChannelLost
 from tests.agent.harness import command, wait_until
 from tests.agent.remote_harness import SECRET, Agent, Operator, agent_of, digest, holder_hello
 
@@ -95,6 +97,13 @@ def test_a_thousand_connections_keep_nobody_out_and_leave_nothing(agent: Agent, 
 def test_a_flood_of_connections_does_not_stop_the_work(agent: Agent, operator: Operator) -> None:
     """Connect and leave, as fast as can be, while the operator works and the holder works and comes anew."""
     sandbox = agent.holder()
+
+    def comes() -> bool:
+        with suppress(ChannelLost):
+            agent.holder_channel().close()
+            return True
+        return False
+
     program = f"PORT = {agent.port}\n{_LIBRARY}\nwhile True:\n    try: connect()\n    except OSError: pass"
     operator.execute(command("python3", "-c", program, background=True), name="flood")
 
@@ -102,7 +111,7 @@ def test_a_flood_of_connections_does_not_stop_the_work(agent: Agent, operator: O
     for _ in range(5):
         assert operator.run("true").ok
         sandbox.write("file", b"content", None)
-        agent.holder_channel().close()
+        assert wait_until(comes)  # this machine may be too busy for him to speak at once
     assert time.monotonic() - began < 5
 
 
@@ -197,7 +206,7 @@ def test_the_sandbox_pushes_out_only_its_own() -> None:
 
     assert crowded([("10.0.0.1", "operator"), *crowd, ("10.0.0.1", "again")]) == [
         "operator",
-        *(f"inside {number}" for number in range(968, 1000)),
+        *(f"inside {number}" for number in range(936, 1000)),
         "again",
     ]
 
@@ -215,7 +224,7 @@ def test_many_pods_push_out_those_of_whom_there_are_most() -> None:
 
     left = crowded([("10.0.0.1", "operator"), *crowd])
 
-    assert len(left) == 128
+    assert len(left) == 160
     assert "operator" in left
 
 
@@ -251,7 +260,7 @@ def test_half_open_connections_are_closed_in_time(agent: Agent, operator: Operat
 
 
 def test_there_are_places_for_so_many_and_the_oldest_stranger_goes(agent: Agent) -> None:
-    peers = [agent.connect() for _ in range(33)]
+    peers = [agent.connect() for _ in range(65)]
 
     assert peers[0].hello()
     assert peers[0].refusal() == "too many connections that do not say who they are"

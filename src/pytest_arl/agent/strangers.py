@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["INSIDE", "Crowd", "Stranger", "farewell", "prepare", "side_of"]
 
 INSIDE = "inside"
-_MOST_INSIDE = 32  # who forwards a port for the holder is among them
+_MOST_INSIDE = 64  # who forwards a port for the holder is among them
 _MOST_OF_AN_ADDRESS = 8
-_MOST_OF_ALL = 128
+_MOST_OF_ALL = 160
 _PATIENCE_SECONDS = 5.0
 _FIRST_FRAME = 64 * 1024
 _DISCARD = 256 * 1024
