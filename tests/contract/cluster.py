@@ -39,10 +39,11 @@ def _pools() -> list[dict[str, Any]]:
                 home,
                 {"name": "work", "mountPath": "/workspace"},
                 {"name": "temporary", "mountPath": "/tmp"},
+                {"name": "shared", "mountPath": "/dev/shm"},
             ],
             "resources": {"requests": {"cpu": "5m", "memory": "16Mi"}, "limits": {"memory": "128Mi"}},
         },
-        volumes=[_volume("home", "8Mi"), _volume("work", "8Mi"), _volume("temporary", "8Mi")],
+        volumes=[_volume("home", "8Mi"), _volume("work", "8Mi"), _volume("temporary", "8Mi"), _volume("shared", "128Mi")],
     )
     small["spec"]["sandbox"] = {"outputLimit": "64Ki"}
     return [

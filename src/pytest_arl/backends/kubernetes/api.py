@@ -36,6 +36,9 @@ FIRST_PATIENCE_SECONDS = 3.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 
+_BROKEN = ("EOF", "reset", "timed out")
+"""What errors of TLS say that are about the connection, not about who is at its other end."""
+
 _ROOTS = {
     "leases": "/apis/coordination.k8s.io/v1",
     "pods": "/api/v1",
@@ -61,6 +64,10 @@ class Api:
     def where(self, namespace: str) -> Where:
         """What messages say of the cluster."""
         return Where(self.access.described, namespace)
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self.access.pool.clear()
 
     # Objects
 
@@ -184,6 +191,8 @@ class Api:
                 preload_content=whole,
             )
         except exceptions.SSLError as error:
+            if any(word in str(error) for word in _BROKEN):
+                raise ConnectionError(_not_reached(access, error)) from error
             raise BackendUnavailable(
                 f"{access.described} answers with a certificate that the kubeconfig does not vouch for "
                 f"({shorten(str(error), 200)}): certificate-authority-data may be another cluster's"

@@ -204,6 +204,8 @@ class KubernetesBackend:
             if any(sandbox.space is space and not sandbox.kept for sandbox in left):
                 self._delete_left(space)
             space.close()
+        if self._api is not None:
+            self._api.close()
 
     @staticmethod
     def _delete_left(space: Space) -> None:

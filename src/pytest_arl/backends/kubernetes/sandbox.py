@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from pytest_arl.backends.channeled import ChanneledSandbox
@@ -30,8 +31,11 @@ __all__ = ["KubernetesSandbox"]
 T = TypeVar("T")
 
 _logger = logging.getLogger("pytest_arl")
-_TRIES = 3
-_AGAIN_SECONDS = 0.2
+_MOST_BREAKS = 8
+_BREAKS_SECONDS = 60.0
+"""So many breaks of a connection within so long are the end of it; over hours, any number is borne."""
+_FIRST_PAUSE = 0.025
+_LONGEST_PAUSE = 2.0
 _WHY_SECONDS = 5.0
 """A pod's end shows at the connection at once, in the API some seconds later."""
 
@@ -126,15 +130,19 @@ class KubernetesSandbox(ChanneledSandbox):
         """What ``action`` gives for a stream of its own; on a new connection, where one broke and the pod lives."""
         __tracebackhide__ = True
         with self._telling():
-            for left in reversed(range(_TRIES)):
+            breaks: deque[float] = deque(maxlen=_MOST_BREAKS)
+            while True:
                 try:
                     with self._holder.channel().open() as stream:
                         return action(stream)
                 except ChannelLost:
-                    if not left or not again or self._closed or self.over():
+                    now = time.monotonic()
+                    often = len(breaks) == _MOST_BREAKS and now < breaks[0] + _BREAKS_SECONDS
+                    if often or not again or self._closed or self.over():
                         raise
-                    time.sleep(_AGAIN_SECONDS)
-            raise AssertionError("unreachable")
+                    breaks.append(now)
+                    recent = sum(now < moment + _BREAKS_SECONDS for moment in breaks)
+                    time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**recent))
 
     def _channel_in_use(self) -> Channel:
         return self._holder.channel()
