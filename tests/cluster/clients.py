@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from tests.cluster.installation import Installation, Json
 
-__all__ = ["Cutter", "account", "cutter", "kubeconfig", "rewritten", "run_client"]
+__all__ = ["Cutter", "account", "cutter", "cutting", "kubeconfig", "rewritten", "run_client"]
 
 
 def kubeconfig() -> Json:
@@ -66,9 +66,10 @@ def run_client(
 class Cutter:
     """A way to the API server whose connections a test can cut, or close for a while."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
-        self._target = target
-        self._server = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, server: socket.socket) -> None:
+        parts = urlsplit(kubeconfig()["clusters"][0]["cluster"]["server"])
+        self._target = (parts.hostname or "", parts.port or 443)
+        self._server = server
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self.closed = False
@@ -128,9 +129,15 @@ class Cutter:
 
 @contextmanager
 def cutter() -> Iterator[Cutter]:
-    """To the API server of the kubeconfig in use."""
-    parts = urlsplit(kubeconfig()["clusters"][0]["cluster"]["server"])
-    found = Cutter((parts.hostname or "", parts.port or 443))
+    """A port of this machine that leads to the API server of the kubeconfig in use."""
+    with cutting(socket.create_server(("127.0.0.1", 0))) as found:
+        yield found
+
+
+@contextmanager
+def cutting(server: socket.socket) -> Iterator[Cutter]:
+    """The same by a socket that listens already."""
+    found = Cutter(server)
     try:
         yield found
     finally:

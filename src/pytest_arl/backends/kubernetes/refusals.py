@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Refused", "Where", "explained", "rule_for"]
 
-INSTALL = "pytest-arl manifests | kubectl apply --server-side -f -"
+INSTALL = "pytest-arl manifests | kubectl apply -f -"
 _CANNOT = re.compile(r'cannot (?P<verb>\w+) resource "(?P<resource>[\w/.-]+)"(?: in API group "(?P<group>[^"]*)")?')
 _LONGEST = 600
 
