@@ -36,10 +36,10 @@ class Room:
 
     # The operator
 
-    def start(self, fault: str = "none", count: int = 0) -> None:
+    def start(self, fault: str = "none", count: int = 0, identity: str = "first") -> None:
         arguments = [
             *("--namespace", self.namespace, "--agent-image", images()["agent"], "--agent-pull-policy", "IfNotPresent"),
-            *("--health-port", "0", "--identity", self.namespace),
+            *("--health-port", "0", "--identity", identity),
         ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

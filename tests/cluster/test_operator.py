@@ -128,6 +128,28 @@ def test_a_template_that_is_wrong_is_told_and_reaches_the_sandbox(shared: Room, 
     shared.kubectl("delete", "sandbox/wronged", "warmpool/wrong")
 
 
+def test_resources_that_no_pod_can_have_are_refused_with_a_sentence(shared: Room) -> None:
+    shared.sandbox("absurd", resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}})
+    body = shared.until("sandbox", "absurd", lambda body: body.get("status", {}).get("phase") == "Failed")
+    assert why(body)[0] == "PodInvalid"
+    assert "must be less than or equal to memory limit" in why(body)[1]
+    shared.kubectl("delete", "sandbox", "absurd")
+
+
+def test_an_eviction_is_told_in_the_words_of_who_evicts(shared: Room) -> None:
+    shared.sandbox("evicted")
+    pod = shared.ready("evicted")["status"]["podName"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": shared.namespace}}
+    where = f"/api/v1/namespaces/{shared.namespace}/pods/{pod}/eviction"
+    shared.kubectl("create", "--raw", where, "-f", "-", text=json.dumps(eviction))
+    body = shared.until("sandbox", "evicted", lambda body: body["status"]["phase"] == "Failed", 20)
+    assert why(body)[0] == "EvictionByEvictionAPI"
+    status = shared.run("evicted", "true")
+    assert why({"status": status}, "Failed")[0] == "SandboxFailed"
+    assert "Evict" in why({"status": status}, "Failed")[1]
+    shared.kubectl("delete", "sandbox", "evicted")
+
+
 def test_a_pool_that_is_not_there_is_told_with_those_that_are(shared: Room) -> None:
     shared.sandbox("lonely", "no-such-pool")
     body = shared.until("sandbox", "lonely", lambda body: why(body)[0] == "PoolNotFound", 5)

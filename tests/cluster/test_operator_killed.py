@@ -135,6 +135,26 @@ def test_a_task_that_was_deleted_while_no_operator_ran_is_ended(killed: Room) ->
     assert left["stdout"].strip() == "0"
 
 
+def test_a_second_operator_stands_by_and_takes_over_from_one_that_is_killed(killed: Room, tmp_path: Path) -> None:
+    killed.sandbox("handed")
+    killed.ready("handed")
+    heir = Room(killed.namespace, tmp_path / "log")
+    heir.start(identity="heir")
+    try:
+        deadline = time.monotonic() + 60
+        while "standing by" not in heir.log():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert killed.run("handed", "true")["state"] == "Succeeded"
+        assert '"task"' not in heir.log()  # it really only stood by
+        killed.kill()
+        assert killed.run("handed", "true")["state"] == "Succeeded"
+        assert '"task"' in heir.log()
+    finally:
+        heir.stop()
+        killed.start()
+
+
 def test_what_happened_while_no_operator_ran_is_seen_by_the_next(killed: Room) -> None:
     killed.sandbox("old")
     pod = killed.ready("old")["status"]["podName"]

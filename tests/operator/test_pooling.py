@@ -74,14 +74,14 @@ def test_a_pool_fills_at_once_but_only_so_many_at_a_time() -> None:
     assert refill(sort_pods([*gated(6), *starting], ()), 10, QUIET_SECONDS) == []
 
 
-def test_during_a_burst_replacements_wait_while_half_the_pool_is_there() -> None:
-    ready = [pod(f"r{number}") for number in range(5)]
-    assert refill(sort_pods([*ready, *gated(5)], ()), 10, 0.1) == []
+def test_during_a_burst_replacements_wait_while_a_quarter_of_the_pool_is_there() -> None:
+    ready = [pod(f"r{number}") for number in range(3)]
+    assert refill(sort_pods([*ready, *gated(7)], ()), 10, 0.1) == []
 
 
 def test_a_pool_is_refilled_before_it_is_empty_also_during_a_burst() -> None:
-    ready = [pod(f"r{number}") for number in range(3)]
-    assert len(refill(sort_pods([*ready, *gated(7)], ()), 10, 0.1)) == 2
+    ready = [pod(f"r{number}") for number in range(1)]
+    assert len(refill(sort_pods([*ready, *gated(9)], ()), 10, 0.1)) == 2
 
 
 def test_a_pool_of_one_is_refilled_during_a_burst() -> None:

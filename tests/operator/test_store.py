@@ -66,11 +66,11 @@ def test_of_a_finished_task_only_its_end_is_kept() -> None:
     store, running = Store(), task(ttlSecondsAfterFinished=30)
     store.put("tasks", running)
     assert [uid(each) for each in store.tasks(SB)] == [uid(running)]
-    store.put("tasks", later(running, status={"state": "Succeeded", "completionTime": "2026-01-01T00:00:00Z"}))
+    store.put("tasks", later(running, status={"state": "Succeeded", "completionTime": "1970-01-01T00:01:00Z"}))
     assert store.tasks(SB) == []
     assert store.get("tasks", Key("ns", "t")) is None
     (kept,) = store.over[SB].values()
-    assert (kept.ttl, kept.completed) == (30, "2026-01-01T00:00:00Z")
+    assert (kept.expires, kept.completed) == (90.0, "1970-01-01T00:01:00Z")
 
 
 def test_a_late_event_does_not_open_a_finished_task_again() -> None:
@@ -98,16 +98,19 @@ def test_a_list_forgets_finished_tasks_that_are_gone() -> None:
     assert list(store.over[SB]) == [uid(kept)]
 
 
-def test_a_ttl_counts_from_the_end() -> None:
+def test_without_a_ttl_a_finished_task_does_not_expire() -> None:
     store = Store()
-    store.put(
-        "tasks", task(ttlSecondsAfterFinished=30, status={"state": "Failed", "completionTime": "1970-01-01T00:01:00Z"})
-    )
-    store.put("tasks", task("never", status={"state": "Failed", "completionTime": "1970-01-01T00:01:00Z"}))
-    timed, never = store.over[SB].values()
-    assert not timed.due(89.0)
-    assert timed.due(90.0)
-    assert not never.due(1e9)
+    store.put("tasks", task(status={"state": "Failed", "completionTime": "1970-01-01T00:01:00Z"}))
+    (never,) = store.over[SB].values()
+    assert never.expires is None
+
+
+def test_nothing_is_left_of_what_is_gone() -> None:
+    store, gone = Store(), task()
+    store.put("tasks", gone)
+    store.remove("tasks", gone)
+    assert not store.open
+    assert not store.over
 
 
 def test_what_came_while_a_list_was_on_its_way_is_not_gone() -> None:

@@ -60,6 +60,7 @@ class Control:
         self._keys = keys
         self._namespaces: Sequence[str | None] = list(namespaces) or [None]
         self._sandboxes: dict[Key, tuple[SandboxKeeper, asyncio.Future[None]]] = {}
+        self._by_uid: dict[str, SandboxKeeper] = {}
         self._jobs: set[asyncio.Future[Any]] = set()
         self._clock = lifetimes.Clock()
         self._orphans: dict[str, float] = {}
@@ -146,9 +147,9 @@ class Control:
             if pool is not None:
                 pool.assign()
         else:
-            for each in self._sandboxes.values():
-                if each[0].uid == its:
-                    each[0].wake.set()
+            keeper = self._by_uid.get(its)
+            if keeper is not None:
+                keeper.wake.set()
         if pool is not None:
             pool.wake.set()
 
@@ -158,10 +159,9 @@ class Control:
             kept = self._sandboxes.get(where)
             if kept is not None and kept[0].uid == uid(body):
                 del self._sandboxes[where]
-                kept[1].cancel()
+                self._stop(kept)
             for pod in list(self.store.owned.get(uid(body), {}).values()):
                 self.spawn(self.delete_pod(pod))
-            self.store.forget_sandbox(where)
         elif kind == "leases":
             self._clock.forget(uid(body))
         elif kind == "pods":
@@ -193,9 +193,13 @@ class Control:
             kept[0].wake.set()
             return
         if kept is not None:
-            kept[1].cancel()
-        keeper = SandboxKeeper(self, body, where)
+            self._stop(kept)
+        keeper = self._by_uid[uid(body)] = SandboxKeeper(self, body, where)
         self._sandboxes[where] = keeper, self._start(_for_ever(keeper.run, "a sandbox's keeper failed"))
+
+    def _stop(self, kept: tuple[SandboxKeeper, asyncio.Future[None]]) -> None:
+        self._by_uid.pop(kept[0].uid, None)
+        kept[1].cancel()
 
     def _wake_all_of(self, pool: Key) -> None:
         for where, (keeper, _) in self._sandboxes.items():
@@ -309,13 +313,12 @@ class Control:
     def _finished_tasks(self) -> None:
         wall = time.time()
         for sandbox, finished in list(self.store.over.items()):
-            kept = [each for each in finished.values() if each.ttl is not None and each.uid not in self._deleting]
-            gone = [each for each in kept if each.due(wall)]
-            if len(kept) > lifetimes.MOST_FINISHED and (
-                not self.store.open.get(sandbox) or len(kept) > lifetimes.MOST_FINISHED + _BUSY_SURPLUS
-            ):
-                spare = set(lifetimes.surplus([(each.completed, each.key.name, each.uid) for each in kept]))
-                gone += [each for each in kept if each.uid in spare]
+            timed = [each for each in finished.values() if each.expires is not None and each.uid not in self._deleting]
+            gone = [each for each in timed if each.expires is not None and wall >= each.expires]
+            most = lifetimes.MOST_FINISHED + (_BUSY_SURPLUS if self.store.open.get(sandbox) else 0)
+            if len(timed) > most:
+                spare = set(lifetimes.surplus([(each.completed, each.key.name, each.uid) for each in timed]))
+                gone += [each for each in timed if each.uid in spare and each not in gone]
             for each in gone:
                 self._deleting.add(each.uid)
                 self.spawn(self._delete_task(sandbox, each))
@@ -324,7 +327,7 @@ class Control:
         try:
             async with self._deletes:
                 await self.api.delete(path("tasks", *task.key), task.uid)
-            self.store.over[sandbox].pop(task.uid, None)
+            self.store.over.get(sandbox, {}).pop(task.uid, None)
         finally:
             self._deleting.discard(task.uid)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_arl.operator.control import Control
     from pytest_arl.operator.objects import Object
 
-__all__ = ["PoolKeeper", "Waiter"]
+__all__ = ["PodInvalid", "PoolKeeper", "Waiter"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,6 +29,10 @@ _STATUS_SECONDS = 1.0
 
 _SHORT_SECONDS = 2.0
 """How often to ask why a Deployment has fewer pods than it should."""
+
+
+class PodInvalid(Exception):
+    """No pod can be made as the sandbox asks for it."""
 
 
 @dataclass(slots=True)
@@ -178,6 +182,10 @@ class PoolKeeper:
         except ApiError as error:
             if error.status == 409 and error.reason == "AlreadyExists":
                 mine = await self._api.get(path("pods", self.key.namespace, pod_name))
+            elif error.status in (400, 422):
+                if not waiter.pod.cancelled():
+                    waiter.pod.set_exception(PodInvalid(error.message))
+                return
             else:
                 waiter.trouble = refused_pod(error.message)
                 await asyncio.sleep(1.0)

@@ -86,12 +86,12 @@ def share(waiting: Sequence[str], special: Collection[str], pods: Pods) -> Plan:
 
 
 def refill(pods: Pods, replicas: int, quiet_seconds: float) -> list[Object]:
-    """Gates to lift where nobody waits: at once while fewer than half are ready or start, the rest once it is quiet."""
+    """Gates to lift where nobody waits: while less than a quarter is ready or starts, and the rest once it is quiet."""
     alive = len(pods.ready) + len(pods.starting)
     if quiet_seconds >= QUIET_SECONDS:
         room = AT_ONCE - len(pods.starting)
     else:
-        room = min(AT_ONCE - len(pods.starting), (replicas + 1) // 2 - alive)
+        room = min(AT_ONCE - len(pods.starting), (replicas + 3) // 4 - alive)
     return pods.gated[: max(0, room)]
 
 

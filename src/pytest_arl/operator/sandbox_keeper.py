@@ -12,6 +12,7 @@ from pytest_arl.operator import sandbox_status, task_status
 from pytest_arl.operator.api import ApiError, path
 from pytest_arl.operator.link import AgentLink, LinkLost
 from pytest_arl.operator.objects import Key, condition, created, leaving, name, now, owner, parse_time, uid
+from pytest_arl.operator.pool_keeper import PodInvalid
 from pytest_arl.operator.task_runner import Busy, Ended, TaskRunner, write_end
 from pytest_arl.operator.template import executor_of, workspace_of
 from pytest_arl.operator.trouble import Trouble, end_of_pod, newest_warning, trouble_of
@@ -72,7 +73,7 @@ class SandboxKeeper:
         """Look at the Tasks: one has come, one is to be cancelled."""
         runner = self._runner
         if runner is not None:
-            fresh = self._store.open[self.key].get(uid(runner.task))
+            fresh = self._store.open.get(self.key, {}).get(uid(runner.task))
             if fresh is not None and fresh["spec"].get("cancel"):
                 runner.cancel()
         self.wake.set()
@@ -184,6 +185,9 @@ class SandboxKeeper:
                 await self._say(sandbox_status.pending(fresh, keeper.why(waiter)))
                 await self._pause(None, waiter.pod)
             return None if waiter.pod.cancelled() else waiter.pod.result()
+        except PodInvalid as problem:
+            await self._fail(Trouble("PodInvalid", str(problem)))
+            return None
         finally:
             keeper.withdraw(waiter)
 
@@ -305,7 +309,7 @@ class SandboxKeeper:
 
     async def _serve(self, link: AgentLink) -> None:
         """Run Tasks until the link is lost or the Sandbox ends."""
-        if link.hello.running is not None and link.hello.running not in self._store.open[self.key]:
+        if link.hello.running is not None and link.hello.running not in self._store.open.get(self.key, {}):
             link.send_cancel(link.hello.running)
         first: str | None = link.hello.running
         while True:
@@ -344,7 +348,7 @@ class SandboxKeeper:
         try:
             await runner.run(link)
         except Busy as busy:
-            if busy.task not in self._store.open[self.key]:
+            if busy.task not in self._store.open.get(self.key, {}):
                 link.send_cancel(busy.task)
             await asyncio.sleep(0.1)
             return busy.task

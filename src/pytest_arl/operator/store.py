@@ -34,12 +34,8 @@ class Finished:
     uid: str
     version: int
     completed: str
-    ttl: float | None
-
-    def due(self, wall: float) -> bool:
-        """Whether its ttl is over."""
-        ended = parse_time(self.completed)
-        return self.ttl is not None and ended is not None and wall >= ended + self.ttl
+    expires: float | None
+    """When its ttl is over, in seconds since the epoch; None where it has none."""
 
 
 class Store:
@@ -97,8 +93,10 @@ class Store:
         where = key(body)
         if kind == "tasks":
             sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
-            self.over[sandbox].pop(uid(body), None)
-            self.open[sandbox].pop(uid(body), None)
+            for table in (self.over, self.open):
+                table[sandbox].pop(uid(body), None)
+                if not table[sandbox]:
+                    del table[sandbox]
         known = self._objects[kind].get(where)
         if known is None or uid(known) != uid(body):
             return False
@@ -139,25 +137,18 @@ class Store:
 
     def tasks(self, sandbox: Key) -> list[Object]:
         """A sandbox's Tasks that are not finished, in the order in which they run."""
-        return sorted(self.open[sandbox].values(), key=lambda task: (created(task), name(task)))
-
-    def forget_sandbox(self, sandbox: Key) -> None:
-        """Drop what is empty."""
-        for table in (self.open, self.over):
-            if not table.get(sandbox, True):
-                del table[sandbox]
+        return sorted(self.open.get(sandbox, {}).values(), key=lambda task: (created(task), name(task)))
 
     def _put_task(self, where: Key, before: Object | None, body: Object) -> bool:
         sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
         status = body.get("status") or {}
-        finished = self.over[sandbox].get(uid(body))
-        if finished is not None:
+        if uid(body) in self.over.get(sandbox, ()):
             return False
         if status.get("state") in ("Succeeded", "Failed"):
-            ttl = body["spec"].get("ttlSecondsAfterFinished")
-            self.over[sandbox][uid(body)] = Finished(
-                where, uid(body), version(body), status.get("completionTime") or "", ttl
-            )
+            ttl, completed = body["spec"].get("ttlSecondsAfterFinished"), status.get("completionTime") or ""
+            ended = None if ttl is None else parse_time(completed)
+            expires = None if ended is None else ended + ttl
+            self.over[sandbox][uid(body)] = Finished(where, uid(body), version(body), completed, expires)
             self.open[sandbox].pop(uid(body), None)
             self._objects["tasks"].pop(where, None)
             return before is not None
