@@ -56,6 +56,16 @@ def _stat(pid: int) -> list[str] | None:
         return None
 
 
+_CONTAINERS = ("/io.containerd.", "/kubelet/pods/", " /run/netns/", "/containers/storage/", "/var/lib/docker/")
+"""In lines of mounts that come and go with the pods of a cluster on this machine."""
+
+
+def _mounts() -> frozenset[str]:
+    """Lines of the mount table, without those of containers that others start meanwhile."""
+    lines = _lines("/proc/self/mountinfo")
+    return frozenset(line for line in lines if not any(words in line for words in _CONTAINERS))
+
+
 def _lines(path: str) -> list[str]:
     try:
         return Path(path).read_text().splitlines()
@@ -107,7 +117,7 @@ def look_at(root: int, folder: Path) -> Traces:
         cgroups=frozenset(path for pid in pids for path in cgroup_folders(pid)),
         sockets=frozenset(_sockets_of(agents)),
         folders=frozenset(str(path) for path in folder.iterdir()),
-        mounts=frozenset(_lines("/proc/self/mountinfo")),
+        mounts=_mounts(),
         agents=frozenset(agents),
     )
 
@@ -130,7 +140,7 @@ def left_of(seen: Traces, before: Traces, folder: Path) -> dict[str, set[str]]:
         "cgroups": {path for path in seen.cgroups if Path(path).exists()},
         "sockets": sockets() & (seen.sockets - before.sockets),
         "folders": {str(path) for path in folder.iterdir()} - before.folders,
-        "mounts": set(_lines("/proc/self/mountinfo")) & (seen.mounts - before.mounts),
+        "mounts": _mounts() & (seen.mounts - before.mounts),
     }
     return {kind: found for kind, found in now.items() if found}
 
