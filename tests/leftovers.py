@@ -140,7 +140,7 @@ def left_of(seen: Traces, before: Traces, folder: Path) -> dict[str, set[str]]:
         "cgroups": {path for path in seen.cgroups if Path(path).exists()},
         "sockets": sockets() & (seen.sockets - before.sockets),
         "folders": {str(path) for path in folder.iterdir()} - before.folders,
-        "mounts": _mounts() & (seen.mounts - before.mounts),
+        "mounts": {*_mounts()} & (seen.mounts - before.mounts),
     }
     return {kind: found for kind, found in now.items() if found}
 
