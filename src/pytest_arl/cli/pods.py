@@ -96,13 +96,13 @@ def examine_nodes(cluster: Cluster) -> Iterator[Finding]:
     except InfrastructureError:
         yield note(
             "the kubelets' podPidsLimit, this user may not see",
-            "without one a fork bomb in a sandbox takes the node's processes: ask who runs the cluster",
+            "without one only the agent's counting keeps a fork bomb from the node's processes: ask who runs the cluster",
         )
         return
     unbounded = [node for node, limit in limits.items() if limit is not None and limit <= 0]
     if unbounded:
         yield warn(
-            f"no podPidsLimit on {', '.join(unbounded)}: a fork bomb in a sandbox takes the node's processes",
+            f"no podPidsLimit on {', '.join(unbounded)}: only the agent keeps a fork bomb from the node's processes",
             "podPidsLimit: 1024 in the KubeletConfiguration (with kind: kubeadmConfigPatches, see docs/cluster.md)",
         )
     elif any(limits.values()):
