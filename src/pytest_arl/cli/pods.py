@@ -96,7 +96,7 @@ def examine_nodes(cluster: Cluster) -> Iterator[Finding]:
     except InfrastructureError:
         yield note(
             "the kubelets' podPidsLimit, this user may not see",
-            "without one only the agent's counting keeps a fork bomb from the node's processes: ask who runs the cluster",
+            "without one only the agent keeps a fork bomb from the node's processes: ask who runs the cluster",
         )
         return
     unbounded = [node for node, limit in limits.items() if limit is not None and limit <= 0]
