@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
+from pathlib import Path
 
 import pytest
 
 from pytest_arl.cli import main as run_main
-from pytest_arl.cli.main import EXIT_FOUND, EXIT_USAGE
+from pytest_arl.cli.main import EXIT_FOUND, EXIT_USAGE, _parse
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_an_installer_makes_the_command() -> None:
@@ -65,6 +69,26 @@ def test_printing_manifests_needs_nothing_but_this_package() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("apiVersion: v1\nkind: Namespace\n")
     assert {"kubernetes", "yaml", "kopf", "pydantic", "pytest", "asyncio"} & set(done.stderr.split()) == set()
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTED = {
+    command.strip()
+    for page in PAGES
+    for command in re.findall(
+        r"\bpytest-arl ((?:doctor|gc|manifests|operator run|pools)\b[^|&`;#,]*)(?<!--help)(?=[|&`;\n])",
+        page.read_text(),
+    )
+}
+
+
+@pytest.mark.parametrize("command", sorted(DOCUMENTED))
+def test_a_command_that_the_documents_show_is_understood(command: str) -> None:
+    assert _parse(command.split()).run
+
+
+def test_the_documents_show_every_command() -> None:
+    assert {command.split()[0] for command in DOCUMENTED} >= {"doctor", "gc", "manifests", "pools"}
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
