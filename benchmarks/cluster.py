@@ -129,9 +129,11 @@ class Bench:
         await self._pools.until(name, lambda status: status.get("readyReplicas", -1) == replicas)
 
     async def quiet(self, name: str, replicas: int) -> None:
-        """Nothing starts any more that would take part in what is measured."""
+        """Nothing starts or ends any more that would take part in what is measured."""
         await asyncio.sleep(2)
         await self.full(name, replicas)
+        while not all(map(_settled, await self._api.items(path("pods", self._namespace)))):  # noqa: ASYNC110 - as below
+            await asyncio.sleep(0.5)
         await asyncio.sleep(2)
 
     async def sandbox(self, pool: str) -> tuple[str, float]:
@@ -190,6 +192,11 @@ class Bench:
         return pages * resource.getpagesize() / 1e6
 
 
+def _settled(pod: Any) -> bool:
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions", ()))
+    return ready and "deletionTimestamp" not in pod["metadata"]
+
+
 async def _one_at_a_time(bench: Bench, count: int) -> tuple[list[float], float]:
     sandbox, _ = await bench.sandbox("warm")
     await bench.quiet("warm", 10)
@@ -219,15 +226,13 @@ async def _throughput(bench: Bench, count: int) -> tuple[float, float]:
 async def _claims_one_at_a_time(bench: Bench, replicas: int, count: int) -> list[float]:
     times = []
     for _ in range(count):
-        await bench.full("warm", replicas)
-        await asyncio.sleep(0.5)
+        await bench.quiet("warm", replicas)
         times.append((await bench.sandbox("warm"))[1])
     return times
 
 
 async def _claims_at_once(bench: Bench, replicas: int) -> tuple[float, list[float]]:
-    await bench.full("warm", replicas)
-    await asyncio.sleep(2)
+    await bench.quiet("warm", replicas)
     left = replicas
     times: list[float] = []
     began = time.perf_counter()

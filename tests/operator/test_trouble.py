@@ -2,7 +2,14 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.operator.trouble import MOST_MESSAGE, end_of_pod, newest_warning, refused_pod, trouble_of
+from pytest_arl.operator.trouble import (
+    DEFAULT_CONTAINER,
+    MOST_MESSAGE,
+    end_of_pod,
+    newest_warning,
+    refused_pod,
+    trouble_of,
+)
 from tests.operator.objects import pod
 
 
@@ -72,6 +79,14 @@ def test_an_agent_that_ended_is_told_with_its_code() -> None:
 def test_the_end_of_the_container_that_brought_the_agent_is_no_end() -> None:
     ended = {"terminated": {"reason": "Error", "exitCode": 1}}
     assert end_of_pod(with_containers(container("arl-agent", lastState=ended))).reason == "AgentLost"
+    assert end_of_pod(with_containers(container("database", lastState=ended))).reason == "AgentLost"
+
+
+def test_the_executor_may_have_another_name() -> None:
+    ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    found = with_containers(container("mine", lastState=ended))
+    found["metadata"]["annotations"] = {DEFAULT_CONTAINER: "mine"}
+    assert end_of_pod(found).reason == "OOMKilled"
 
 
 def test_ends_without_words() -> None:

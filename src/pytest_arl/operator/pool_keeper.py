@@ -140,17 +140,26 @@ class PoolKeeper:
         except ApiError as error:
             _LOG.info("a claim was refused: %s", error, extra={"data": {"pod": name(pod)}})
             await self._look_again(where, pod)
-            self._back(waiter)
+            # Perhaps it was not, and the answer was lost.
+            found = self._store.owned.get(uid(waiter.sandbox), {}).get(name(pod))
+            if found is None:
+                self._back(waiter)
+            else:
+                await self._hand_over(waiter, found)
         else:
             self._store.put("pods", mine)
-            if waiter.pod.cancelled():
-                await self._api.delete(where, uid(mine))
-            else:
-                waiter.pod.set_result(mine)
+            await self._hand_over(waiter, mine)
         finally:
             self._reserved.discard(uid(pod))
             self.wake.set()
             asyncio.get_running_loop().call_later(pooling.QUIET_SECONDS + 0.1, self.wake.set)
+
+    async def _hand_over(self, waiter: Waiter, pod: Object) -> None:
+        """Give a sandbox its pod. Nobody else gets one that was claimed for a sandbox that is gone."""
+        if waiter.pod.cancelled():
+            await self._control.delete_pod(pod)
+        else:
+            waiter.pod.set_result(pod)
 
     async def _look_again(self, where: str, pod: Object) -> None:
         try:
@@ -193,10 +202,7 @@ class PoolKeeper:
                 self._control.wake_sandbox(key(waiter.sandbox))
                 return
         self._store.put("pods", mine)
-        if waiter.pod.cancelled():
-            await self._api.delete(path("pods", self.key.namespace, pod_name), uid(mine))
-        else:
-            waiter.pod.set_result(mine)
+        await self._hand_over(waiter, mine)
 
     async def _lift(self, pod: Object) -> None:
         gates = [gate for gate in pod["spec"].get("schedulingGates") or () if gate["name"] != pooling.GATE]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl import pod
 from pytest_arl.operator.objects import name, uid
 from pytest_arl.operator.pooling import GATE
+from pytest_arl.operator.trouble import DEFAULT_CONTAINER
 
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
@@ -33,7 +34,6 @@ __all__ = [
 _SIDECAR = "sidecar"
 _FOLDER, _SPOOL, _WORKSPACE, _TMP = "arl-folder", "arl-spool", "arl-workspace", "arl-tmp"
 _AGENT_USER = 65532
-_DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 
 _NOT_ON_EXECUTOR = {
     "livenessProbe": "the agent answers for the container: a probe of what is not running would restart it",
@@ -114,7 +114,7 @@ def pod_template(pool: Object, agent: Agent, resources: Object | None = None) ->
     return {
         "metadata": {
             "labels": {**(meta.get("labels") or {}), pod.POOL_LABEL: name(pool)},
-            "annotations": {**(meta.get("annotations") or {}), _DEFAULT_CONTAINER: executor["name"]},
+            "annotations": {**(meta.get("annotations") or {}), DEFAULT_CONTAINER: executor["name"]},
         },
         "spec": spec,
     }

@@ -9,17 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_arl.operator.objects import condition, leaving, name
-from pytest_arl.pod import AGENT_CONTAINER
+from pytest_arl.pod import EXECUTOR_CONTAINER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_arl.operator.objects import Object
 
-__all__ = ["MOST_MESSAGE", "Trouble", "end_of_pod", "newest_warning", "refused_pod", "trouble_of"]
+__all__ = ["DEFAULT_CONTAINER", "MOST_MESSAGE", "Trouble", "end_of_pod", "newest_warning", "refused_pod", "trouble_of"]
 
 MOST_MESSAGE = 4096
 """Characters of somebody else's message that travel."""
+
+DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+"""The annotation that names the executor, for kubectl and for us."""
 
 _HARMLESS = {"ContainerCreating", "PodInitializing"}
 
@@ -69,10 +72,11 @@ def end_of_pod(pod: Object | None, *, boot_changed: bool = False) -> Trouble:
 
 
 def _ended_container(pod: Object) -> Trouble | None:
+    executor = (pod["metadata"].get("annotations") or {}).get(DEFAULT_CONTAINER, EXECUTOR_CONTAINER)
     for container in _containers(pod):
         for state in (container.get("state") or {}, container.get("lastState") or {}):
             ended = state.get("terminated")
-            if ended and container.get("name") != AGENT_CONTAINER:
+            if ended and container.get("name") == executor:
                 return _trouble(_reason_of_end(ended), _of_container(container, _words_of_end(ended)))
     return None
 
