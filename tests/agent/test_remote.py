@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import marshal
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from pytest_arl import pod
 from pytest_arl.agent import auth, frames
+from pytest_arl.agent.bundle import bundle
 from pytest_arl.channel import AgentConfig, AgentError, ChannelLost
 from tests.agent.harness import command, wait_until
 from tests.agent.remote_harness import (
@@ -513,3 +515,10 @@ def test_a_port_that_is_taken_is_named(agent: Agent, monkeypatch: pytest.MonkeyP
 
     with pytest.raises(AssertionError, match="Address already in use"), agent_of():
         pass
+
+
+def test_an_agent_of_this_machine_carries_nothing_of_this() -> None:
+    names = [{name for name, _ in marshal.loads(bundle(remote=remote))} for remote in (False, True)]
+
+    assert names[1] - names[0] == {"auth", "container", "strangers", "peers", "remote"}
+    assert "main" in names[0]
