@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from pytest_arl import SandboxSession
 from tests.cluster.installation import missing
+from tests.contract.probes import NOISE
 
 __all__ = ["ContractBackend", "available", "not_on_a_cluster"]
 
@@ -25,6 +27,11 @@ class ContractBackend:
     name: str
     on_this_machine: bool
 
+    @property
+    def noise(self) -> float:
+        """Seconds that a busy machine, and a busy cluster's API server, may add to what the contract promises."""
+        return NOISE if self.on_this_machine else 4 * NOISE
+
     def open(self, pool: str = "default", **options: Any) -> SandboxSession:
         """A session with its sandbox ready; close it by ``with``."""
         session = SandboxSession(pool, backend=self.name, **options)
@@ -34,8 +41,13 @@ class ContractBackend:
 
 def available() -> list[ContractBackend]:
     """The backends that can be tested here."""
-    found = [ContractBackend("local", on_this_machine=True)]
-    return found if missing() else [*found, ContractBackend("kubernetes", on_this_machine=False)]
+    local, cluster = (
+        ContractBackend("local", on_this_machine=True),
+        ContractBackend("kubernetes", on_this_machine=False),
+    )
+    if "ARL_TEST_CONTRACT_IMAGE" in os.environ:
+        return [cluster]  # run by tests/cluster/test_contract_images.py
+    return [local] if missing() else [local, cluster]
 
 
 def not_on_a_cluster(reason: str) -> pytest.MarkDecorator:

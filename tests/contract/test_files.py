@@ -382,7 +382,7 @@ def test_reading_what_is_no_plain_file_is_an_error_at_once(sandbox: SandboxSessi
 
 def test_a_sparse_file_of_exabytes_fills_no_disk(sandbox: SandboxSession, tmp_path: Path) -> None:
     # Terabytes, where the disk's file system has no larger ones.
-    made = sandbox.run("sh", "-c", "truncate -s 6E huge || truncate -s 15T huge")
+    made = sandbox.run("sh", "-c", f"truncate -s {6 * 2**60} huge || truncate -s {15 * 2**40} huge")
     began = time.monotonic()
 
     for take in (lambda: sandbox.read("huge"), lambda: sandbox.download("huge", tmp_path / "back")):

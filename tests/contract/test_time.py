@@ -288,17 +288,20 @@ def test_ctrl_c_cancels_the_running_step_in_the_sandbox(backend: ContractBackend
         assert marked(marker) == set()
 
 
-def test_an_exception_of_on_output_cancels_the_running_step_and_is_raised(sandbox: SandboxSession) -> None:
+def test_an_exception_of_on_output_cancels_the_running_step_and_is_raised(
+    backend: ContractBackend, sandbox: SandboxSession
+) -> None:
     class EnoughError(Exception):
         pass
 
     def on_output(_step: str, _stream: str, _data: bytes) -> None:
         raise EnoughError
 
-    step = {"type": "Command", "command": ["sh", "-c", "echo ready; sleep 0.5; touch late"]}
+    seconds = 0.5 if backend.on_this_machine else 3
+    step = {"type": "Command", "command": ["sh", "-c", f"echo ready; sleep {seconds}; touch late"]}
     with pytest.raises(EnoughError):
         sandbox.execute([step], on_output=on_output)
-    time.sleep(0.7)
+    time.sleep(seconds + 0.2)
 
     assert not sandbox.run("test", "-e", "late").ok
     assert living(sandbox) == []
@@ -354,8 +357,9 @@ def test_deleting_the_sandbox_ends_the_running_step(backend: ContractBackend, _a
     thread.join(20)
 
     assert errors in (["SandboxLost"], ["SandboxClosed"])
-    assert time.monotonic() - began < PROMISED + NOISE
-    assert marked(marker) == set()
+    assert time.monotonic() - began < PROMISED + backend.noise
+    if backend.on_this_machine:
+        assert marked(marker) == set()
 
 
 # 10 once more, when the silent one is through

@@ -55,10 +55,10 @@ class Holder:
             forward.socket, lost=lambda: f"the connection to its agent ended: {forward.said}".rstrip(": ")
         )
         try:
-            deadline = time.monotonic() + _GREETING_SECONDS
-            channel.greet(deadline)
+            # At once, without waiting for the agent's greeting: see Channel.introduce.
+            hello = {"version": frames.VERSION, "role": "holder", "secret": self._secret}
+            channel.introduce(hello, time.monotonic() + _GREETING_SECONDS)
             self._check_boot(channel, boot)
-            channel.introduce({"version": frames.VERSION, "role": "holder", "secret": self._secret}, deadline)
         except BaseException:
             channel.close()
             forward.close()
