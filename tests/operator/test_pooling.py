@@ -10,12 +10,12 @@ def names(pods: Any) -> Any:
 
 
 def test_the_oldest_ready_pod_is_claimed_first() -> None:
-    young = pod("young", creationTimestamp="2026-01-01T00:00:09Z")
-    old = pod("old", creationTimestamp="2026-01-01T00:00:01Z")
+    young = pod("a-young", creationTimestamp="2026-01-01T00:00:09Z")
+    old = pod("z-old", creationTimestamp="2026-01-01T00:00:01Z")
     found = sort_pods([young, old], ())
-    assert names(found.ready) == ["old", "young"]
+    assert names(found.ready) == ["z-old", "a-young"]
     plan = share(["a"], (), found)
-    assert [(who, name(got)) for who, got in plan.claims] == [("a", "old")]
+    assert [(who, name(got)) for who, got in plan.claims] == [("a", "z-old")]
 
 
 def test_first_come_first_served() -> None:

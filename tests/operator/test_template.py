@@ -124,7 +124,9 @@ def test_the_working_directory_is_the_pools() -> None:
 
 def test_the_agents_variables_cannot_be_forged_by_the_template() -> None:
     forged = [{"name": pod.OPERATOR_KEYS_VARIABLE, "value": "evil"}, {"name": "A", "value": "b"}]
-    env = {each["name"]: each.get("value") for each in executor(pool(env=forged))["env"]}
+    found = executor(pool(env=forged))["env"]
+    env = {each["name"]: each.get("value") for each in found}
+    assert len(env) == len(found)
     assert env[pod.OPERATOR_KEYS_VARIABLE] == "[keys]"
     assert env["A"] == "b"
 
