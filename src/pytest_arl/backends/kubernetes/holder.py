@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_arl.agent import frames
 from pytest_arl.backends.kubernetes.portforward import Forward, open_forward
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
-from pytest_arl.channel import Channel, ChannelLost
+from pytest_arl.channel import Channel, ChannelLost, ChannelTimeout
 from pytest_arl.pod import PORT
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ class Holder:
             hello = {"version": frames.VERSION, "role": "holder", "secret": self._secret}
             channel.introduce(hello, time.monotonic() + _GREETING_SECONDS)
             self._check_boot(channel, boot)
+        except ChannelTimeout:
+            channel.close()
+            forward.close()
+            raise ChannelLost(f"its agent has not answered a greeting for {_GREETING_SECONDS:.0f} s") from None
         except BaseException:
             channel.close()
             forward.close()

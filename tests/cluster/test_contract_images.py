@@ -1,0 +1,41 @@
+"""The contract's sections on running, time and files, over images that have no Python, and none of anything.
+
+What the tests run in their sandboxes comes from a volume then: the images, and so the agent's surroundings, stay bare.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.installation import missing
+
+ROOT = Path(__file__).parents[2]
+SECTIONS = ("running", "time", "files")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("role", ["busybox", "pause"])
+def test_the_contract_holds_over_an_image_without_python(role: str) -> None:
+    if reason := missing():
+        pytest.skip(reason)
+    files = [str(ROOT / "tests" / "contract" / f"test_{section}.py") for section in SECTIONS]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        cwd=ROOT,
+        env={**os.environ, "ARL_TEST_CONTRACT_IMAGE": role},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-20_000:] + run.stderr[-5_000:]
+    *_, totals, isolation = run.stdout.splitlines()
+    passed = re.match(r"(\d+) passed", totals)
+    assert passed, totals
+    assert int(passed[1]) > 140, totals
+    assert re.fullmatch(r"arl: \d+ sandboxes, \d+ steps, 0 left \(pod\)", isolation), isolation
