@@ -53,6 +53,20 @@ def test_a_claim_moves_a_pod_from_the_pool_to_its_sandbox() -> None:
     assert "u1" not in store.owned
 
 
+def test_of_a_pod_only_what_is_asked_of_it_is_kept() -> None:
+    store, large = Store(), pod("p", ready=False, gated=True)
+    large["spec"]["containers"] = [
+        {"name": "executor", "env": [{"name": "x"}], "resources": {"limits": {"memory": "1Gi"}}}
+    ]
+    store.put("pods", large)
+    kept = store.get("pods", Key("ns", "p"))
+    assert kept is not None
+    assert kept["spec"]["containers"] == [{"name": "executor", "resources": {"limits": {"memory": "1Gi"}}}]
+    assert kept["spec"]["schedulingGates"] == large["spec"]["schedulingGates"]
+    assert kept["metadata"] == large["metadata"]
+    assert kept["status"]["podIP"] == "10.0.0.1"
+
+
 def test_tasks_run_by_time_then_name() -> None:
     store = Store()
     for number, second in (("b", 1), ("a", 1), ("0", 2)):

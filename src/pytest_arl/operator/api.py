@@ -37,6 +37,9 @@ _PATHS = {
 }
 
 _REQUEST_SECONDS = 20.0
+_MOST_CONNECTIONS = 24
+"""Each has a buffer of 256 KiB in asyncio's TLS, and the API server is no faster for more of them."""
+
 PATIENCE_SECONDS = 30.0
 """How long a request is repeated while the API server is away or overloaded."""
 
@@ -100,7 +103,9 @@ class Api:
         if self._info is None:
             raise RuntimeError("there is no connection")
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._info.as_ssl_context(), limit=64, keepalive_timeout=60),
+            connector=aiohttp.TCPConnector(
+                ssl=self._info.as_ssl_context(), limit=_MOST_CONNECTIONS, keepalive_timeout=60
+            ),
             timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS),
         )
         return self

@@ -80,6 +80,8 @@ class Store:
         if kind == "tasks":
             return self._put_task(where, before, body)
         body["metadata"].pop("managedFields", None)
+        if kind == "pods":
+            body = _slim(body)
         self._objects[kind][where] = body
         if kind == "pods":
             if before is not None:
@@ -177,3 +179,16 @@ class Store:
             self.owned[sandbox].pop(name(body), None)
             if not self.owned[sandbox]:
                 del self.owned[sandbox]
+
+
+def _slim(pod: Object) -> Object:
+    """A pod without what nobody asks of it: most of its spec, which is the same for all of a pool."""
+    spec, status = pod["spec"], pod.get("status") or {}
+    containers = [{key: each[key] for key in ("name", "resources") if key in each} for each in spec["containers"]]
+    gates = {"schedulingGates": spec["schedulingGates"]} if spec.get("schedulingGates") else {}
+    dropped = ("podIPs", "hostIP", "hostIPs", "qosClass", "startTime", "ephemeralContainerStatuses")
+    return {
+        **{part: pod[part] for part in ("apiVersion", "kind", "metadata") if part in pod},
+        "spec": {"containers": containers, **gates},
+        "status": {key: value for key, value in status.items() if key not in dropped},
+    }
