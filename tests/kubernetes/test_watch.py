@@ -175,6 +175,8 @@ def test_closing_ends_the_thread_and_the_connection(watch: Watch, fake: FakeApi)
     mail = watch.mail("a")
     fake.put(path("a"), {"state": 1})
     assert comes(mail, lambda: state(mail) == 1)
+    assert comes(mail, lambda: fake.watches)
+    time.sleep(0.2)  # so that the thread waits for the connection's next event
     began = time.monotonic()
     watch.close()
     assert time.monotonic() - began < 1
