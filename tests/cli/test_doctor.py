@@ -201,7 +201,9 @@ def test_pods_that_wait_for_their_turn_are_no_trouble(healthy: FakeCluster) -> N
     healthy.put_list(POOLS, pool(ready=0, reason="Starting"))
     gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "not yet"}
     healthy.put_list(PODS, {"status": {"conditions": [gated]}})
-    one_trouble(healthy, "MISSING", "0 of 2 ready, 0 in use; Starting", "describe warmpool")
+    one_trouble(healthy, "note", "0 of 2 ready, 0 in use; its pods are starting", "in a moment")
+    healthy.put_list(PODS, waiting("ErrImagePull", "no such image"))
+    one_trouble(healthy, "MISSING", "ErrImagePull (1): no such image", "check the image's name")
 
 
 def test_a_pool_whose_pods_are_not_even_made(healthy: FakeCluster) -> None:

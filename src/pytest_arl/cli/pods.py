@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["examine_nodes", "examine_pools", "why_not_ready"]
 
+_STARTING = "Starting"
+"""The reason of a pool that lacks pods and knows no trouble: as after all its sandboxes were claimed."""
 _NODES = 5
 """Nodes to ask for their limits: in a cluster of many they are alike."""
 
@@ -52,6 +54,8 @@ def _pool(cluster: Cluster, pool: ClusterPool) -> Finding:
     if pool.ready or not pool.desired:
         return good(said)
     reasons = _reasons(cluster, pool)
+    if not reasons and pool.status == _STARTING:
+        return note(f"{said}; its pods are starting", "look again in a moment")
     cure = next(filter(None, map(cure_of, [*(reason for reason, _ in reasons), pool.status])), "")
     cure = cure or f"kubectl -n {pool.namespace} describe warmpool {pool.name}"
     shown = "; ".join(f"{reason} ({count}): {message}" for (reason, message), count in reasons.items())
