@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
 from pytest_arl.operator.api import Api, ApiError, path
+from pytest_arl.operator.lobby import Lobby
 from pytest_arl.operator.objects import Key, age, key, leaving, name, owner, uid, version
 from pytest_arl.operator.pool_keeper import PoolKeeper
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.store import KINDS, Store
 from pytest_arl.operator.task_runner import write_end
+from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.trouble import Trouble
 from pytest_arl.pod import POOL_LABEL, RUN_LABEL, STATUS_ALLOCATED, STATUS_LABEL
 
@@ -67,10 +69,15 @@ class Control:
         self._deleting: set[str] = set()
         self._deletes = asyncio.Semaphore(_DELETES_AT_ONCE)
         self._synced = False
+        self.lobby = Lobby(self.sign, epoch, workspace=self._workspace, spawn=self.spawn, refused=self.check_epoch)
 
     def sign(self, nonce: bytes, pod: str, boot: str) -> bytes:
         """The answer to an agent's nonce."""
         return self._keys.sign(nonce, pod, boot, self.epoch)
+
+    def _workspace(self, pod: Object) -> str:
+        pool = (pod["metadata"].get("labels") or {}).get(POOL_LABEL, "")
+        return workspace_of(self.store.get("warmpools", Key(pod["metadata"]["namespace"], pool)) or {"spec": {}})
 
     def check_epoch(self, problem: str) -> None:
         """Stop at once where an agent has seen a newer leader."""
@@ -112,6 +119,10 @@ class Control:
                 self._look(kind, body)
         for pool in self.pools.values():
             pool.forget()
+        pods = self.store.all("pods")
+        self.lobby.keep({uid(pod) for pod in pods})
+        for pod in pods:
+            self.lobby.look(pod)
         await self._stray_pods()
 
     def event(self, kind: str, deleted: bool, body: Object) -> None:
@@ -137,6 +148,7 @@ class Control:
             if where in self._sandboxes:
                 self._sandboxes[where][0].tasks_changed()
         elif kind == "pods":
+            self.lobby.look(body)
             self._look_at_pod(body)
 
     def _look_at_pod(self, body: Object) -> None:
@@ -165,6 +177,7 @@ class Control:
         elif kind == "leases":
             self._clock.forget(uid(body))
         elif kind == "pods":
+            self.lobby.gone(body)
             self._look_at_pod(body)
         elif kind == "warmpools" and where in self.pools:
             self.pools[where].wake.set()

@@ -116,6 +116,23 @@ class AgentLink(asyncio.Protocol):
             raise LinkLost(f"the agent greets with a frame of type {kind}")
         return value
 
+    async def hold(self, holder: str) -> None:
+        """Tell the agent the digest of the secret that its holder will show. LinkLost where it will not have it."""
+        answer: asyncio.Future[tuple[int, Any]] = self._loop.create_future()
+        self._streams[0] = lambda kind, value: None if answer.done() else answer.set_result((kind, value))
+        try:
+            self.send(frames.HELLO, 0, {"holder": holder})
+            await asyncio.wait((answer, self.lost), timeout=_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.shut(0)
+        if not answer.done():
+            raise LinkLost(self.lost.result() if self.lost.done() else "the agent does not answer")
+        kind, value = answer.result()
+        if kind != frames.READY or not isinstance(value, dict) or not value.get("held"):
+            raise LinkLost(
+                f"the agent does not take its holder: {value.get('text') if isinstance(value, dict) else value}"
+            )
+
     def open(self, on_frame: OnFrame, allowed: int = 0) -> int:
         """A new exchange; ``on_frame`` gets its frames, of which ``allowed`` bytes are expected."""
         self._number += 1

@@ -174,13 +174,15 @@ class Reach:
         if body is None:
             raise LinkLost("the sandbox is gone")
         workspace = workspace_of(self._keeper.pool or {"spec": {}})
-        return await AgentLink.connect(
+        holder = (body["spec"].get("holder") or {}).get("secretHash")
+        link = await self._control.lobby.take(pod, holder)
+        return link or await AgentLink.connect(
             address,
             uid(pod),
             sign=self._control.sign,
             epoch=self._control.epoch,
             config=AgentConfig(workspace=workspace).message(),
-            holder=(body["spec"].get("holder") or {}).get("secretHash"),
+            holder=holder,
         )
 
     async def _find_again(self, boot: str, pod: Object | None) -> AgentLink | None:

@@ -1,0 +1,112 @@
+"""Links to the agents of idle pods, opened before anybody asks: a claim then finds its agent awake and introduced.
+
+Waking an agent and its handshake took 10 ms of the 30 that a claim takes, and in a burst of claims all of them came at
+once. A link is a help and never a condition: where there is none, or it has ended, the claim connects by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pytest_arl.channel import AgentConfig
+from pytest_arl.operator.link import AgentLink, LinkLost
+from pytest_arl.operator.objects import condition, leaving, name, owner, uid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Coroutine
+    from typing import Any
+
+    from pytest_arl.operator.link import Sign
+    from pytest_arl.operator.objects import Object
+
+__all__ = ["Lobby"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Lobby:
+    """The links to idle pods, by the UID of the pod."""
+
+    def __init__(
+        self,
+        sign: Sign,
+        epoch: int,
+        *,
+        workspace: Callable[[Object], str],
+        spawn: Callable[[Coroutine[Any, Any, Any]], None],
+        refused: Callable[[str], None],
+    ) -> None:
+        """``workspace`` is that of a pod's pool, ``spawn`` runs something beside, ``refused`` hears what an agent says
+        that will not have the operator.
+        """
+        self._workspace = workspace
+        self._sign = sign
+        self._epoch = epoch
+        self._spawn = spawn
+        self._refused = refused
+        self._links: dict[str, AgentLink] = {}
+        self._visited: set[str] = set()
+
+    def look(self, pod: Object) -> None:
+        """An idle pod has changed: connect once it is ready."""
+        who = uid(pod)
+        ready = (condition(pod, "Ready") or {}).get("status") == "True"
+        if owner(pod, "Sandbox") is not None or leaving(pod) or not ready:
+            return
+        link = self._links.get(who)
+        if who in self._visited or (link is not None and not link.lost.done()):
+            return
+        self._visited.add(who)
+        self._spawn(self._visit(pod))
+
+    async def _visit(self, pod: Object) -> None:
+        try:
+            link = await AgentLink.connect(
+                pod["status"]["podIP"],
+                uid(pod),
+                sign=self._sign,
+                epoch=self._epoch,
+                config=AgentConfig(workspace=self._workspace(pod)).message(),
+                holder=None,
+            )
+        except (OSError, LookupError):
+            return  # whoever claims it finds out
+        except LinkLost as problem:
+            self._refused(str(problem))
+            return
+        else:
+            # Perhaps it was claimed meanwhile, by somebody who connected himself, or is gone.
+            if uid(pod) in self._visited:
+                self._links[uid(pod)] = link
+            else:
+                link.close("nobody wants it")
+        finally:
+            self._visited.discard(uid(pod))
+
+    async def take(self, pod: Object, holder: str | None) -> AgentLink | None:
+        """The link to a pod that was claimed, which serves that holder from here on; None where there is none."""
+        self._visited.discard(uid(pod))
+        link = self._links.pop(uid(pod), None)
+        if link is None or link.lost.done():
+            return None
+        try:
+            if holder is not None:
+                await link.hold(holder)
+        except LinkLost as problem:
+            _LOG.info("a link to an idle pod is of no use: %s", problem, extra={"data": {"pod": name(pod)}})
+            link.close("of no use")
+            return None
+        return link
+
+    def gone(self, pod: Object) -> None:
+        """A pod is no more."""
+        self._visited.discard(uid(pod))
+        link = self._links.pop(uid(pod), None)
+        if link is not None:
+            link.close("the pod is gone")
+
+    def keep(self, there: Collection[str]) -> None:
+        """Only the links to these pods: what no event told."""
+        for who in [each for each in self._links if each not in there]:
+            self._links.pop(who).close("the pod is gone")

@@ -1,0 +1,171 @@
+"""Links to idle pods, against a program that plays an agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from pytest_arl import pod
+from pytest_arl.agent import frames
+from pytest_arl.operator.link import AgentLink
+from pytest_arl.operator.lobby import Lobby
+
+pytestmark = pytest.mark.asyncio
+
+
+class Agent:
+    """Greets, and takes a holder; or refuses him, or has gone."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.refuses: str | None = None
+        self.holders: list[str] = []
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.writers.append(writer)
+        hello = {"version": frames.VERSION, "boot": "b1", "pid": 1, "nonce": b"n" * 32, "pod": "uid-1"}
+        writer.write(frames.message(frames.HELLO, 0, hello))
+        parser = frames.Parser()
+        while data := await reader.read(65536):
+            for _kind, stream, value in parser.feed(data):
+                assert isinstance(value, dict)
+                holder = value.get("holder")
+                if holder is not None:
+                    self.holders.append(holder)
+                if holder is not None and self.refuses:
+                    writer.write(frames.message(frames.ERROR, stream, {"text": self.refuses}))
+                else:
+                    ready = {"configured": True, "held": holder is not None, "running": None}
+                    writer.write(frames.message(frames.READY, stream, ready))
+        writer.close()
+
+
+class Scene:
+    """A lobby beside an agent."""
+
+    def __init__(self) -> None:
+        self.agent = Agent()
+        self.jobs: list[asyncio.Task[Any]] = []
+        self.refusals: list[str] = []
+        self.lobby = Lobby(
+            lambda *_: b"signed", 7, workspace=lambda _: "/workspace", spawn=self._spawn, refused=self.refusals.append
+        )
+
+    def _spawn(self, job: Coroutine[Any, Any, Any]) -> None:
+        self.jobs.append(asyncio.ensure_future(job))
+
+    async def settle(self) -> None:
+        while self.jobs:
+            await self.jobs.pop()
+
+
+def idle(ready: str = "True", **meta: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "p", "namespace": "n", "uid": "uid-1", **meta},
+        "status": {"podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": ready}]},
+    }
+
+
+@pytest_asyncio.fixture
+async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    scene = Scene()
+    server = await asyncio.start_server(scene.agent.serve, "127.0.0.1", 0)
+    monkeypatch.setattr(pod, "PORT", server.sockets[0].getsockname()[1])
+    yield scene
+    scene.lobby.keep(set())
+    server.close()
+
+
+async def test_a_ready_pod_is_visited_once_and_taken_with_its_holder(scene: Scene) -> None:
+    for _ in range(3):
+        scene.lobby.look(idle())
+    await scene.settle()
+    scene.lobby.look(idle())
+    await scene.settle()
+    link = await scene.lobby.take(idle(), "h" * 64)
+
+    assert isinstance(link, AgentLink)
+    assert (scene.agent.connections, scene.agent.holders) == (1, ["h" * 64])
+    assert link.hello.boot == "b1"
+    assert await scene.lobby.take(idle(), "h" * 64) is None, "a link is taken once"
+    link.close("over")
+
+
+@pytest.mark.parametrize(
+    "pod_seen",
+    [
+        idle(ready="False"),
+        idle(deletionTimestamp="2026-01-01T00:00:00Z"),
+        idle(ownerReferences=[{"kind": "Sandbox", "uid": "s", "name": "s", "apiVersion": "arl.infra.io/v1alpha1"}]),
+    ],
+    ids=["not ready", "leaving", "claimed"],
+)
+async def test_other_pods_are_not_visited(scene: Scene, pod_seen: dict[str, Any]) -> None:
+    scene.lobby.look(pod_seen)
+    await scene.settle()
+
+    assert scene.agent.connections == 0
+    assert await scene.lobby.take(pod_seen, None) is None
+
+
+async def test_a_link_that_ended_is_not_handed_out_and_is_opened_anew(scene: Scene) -> None:
+    scene.lobby.look(idle())
+    await scene.settle()
+    scene.agent.writers[0].close()
+    for _ in range(100):
+        scene.lobby.look(idle())
+        await scene.settle()
+        if scene.agent.connections == 2:
+            break
+        await asyncio.sleep(0.01)
+    scene.agent.writers[-1].close()
+    await asyncio.sleep(0.05)
+
+    assert scene.agent.connections == 2
+    assert await scene.lobby.take(idle(), "h") is None
+
+
+async def test_an_agent_that_refuses_its_holder_is_left_to_who_connects_himself(scene: Scene) -> None:
+    scene.lobby.look(idle())
+    await scene.settle()
+    scene.agent.refuses = "it has another holder"
+
+    assert await scene.lobby.take(idle(), "h") is None
+
+
+async def test_a_pod_that_is_claimed_or_gone_during_the_visit_leaves_no_link(scene: Scene) -> None:
+    scene.lobby.look(idle())
+    await asyncio.sleep(0)
+    scene.lobby.gone(idle())
+    await scene.settle()
+
+    assert await scene.lobby.take(idle(), "h") is None
+
+
+async def test_what_no_event_told_is_found_out(scene: Scene) -> None:
+    scene.lobby.look(idle())
+    await scene.settle()
+    scene.lobby.keep({"uid-1"})
+    scene.lobby.keep({"uid-2"})
+
+    assert await scene.lobby.take(idle(), "h") is None
+
+
+async def test_a_newer_leader_is_heard_of(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuses(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frames.message(frames.ERROR, 0, {"text": "older epoch"}))
+        writer.close()
+
+    server = await asyncio.start_server(refuses, "127.0.0.1", 0)
+    monkeypatch.setattr(pod, "PORT", server.sockets[0].getsockname()[1])
+    scene.lobby.look(idle())
+    await scene.settle()
+
+    assert "older epoch" in scene.refusals[0]
+    server.close()
