@@ -405,3 +405,18 @@ def test_where_no_process_can_be_had_the_step_fails_and_the_sandbox_works_on(bub
         assert (result.outcome, result.exit_code) == ("Failed", 126)
         assert "Resource temporarily unavailable" in result.stderr
     assert after.ok
+
+
+def test_bytes_that_are_sent_twice_are_written_once(sandbox: Sandbox) -> None:
+    """As after a connection that broke before its answer: all of a piece, or a part of it, came already."""
+    process = sandbox.start("cat")
+    which = process._which
+    for data, at in ((b"one ", 0), (b"one ", 0), (b"one two ", 0), (b"two three", 4), (b"five", 14)):
+        with sandbox.channel.open() as stream:
+            stream.send(frames.PROCESS, {**which, "do": "write", "data": data, "at": at})
+            assert stream.reply(time.monotonic() + 5) == {"taken": True}
+    process.close_stdin()
+    result = process.wait(5)
+
+    assert result is not None
+    assert result.stdout == "one two threefive"

@@ -133,11 +133,12 @@ def test_files_arrive_whole_though_their_connection_is_cut_in_the_middle(
 
 def test_a_background_process_outlives_the_connection(way: Cutter, sandbox: SandboxSession) -> None:
     process = sandbox.start("cat")
-    process.write(b"before ")
-    way.cut()
-    process.write(b"after")
+    words = [f"{number} ".encode() for number in range(20)]
+    for word in words:
+        process.write(word)
+        way.cut()  # noticed before the next write, during it, or after it
     process.close_stdin()
-    assert process.wait(20).stdout == "before after"
+    assert process.wait(20).stdout_bytes == b"".join(words), "each once, in order"
 
 
 def test_a_pod_that_goes_away_is_sandbox_lost_that_says_so(installation: Installation, sandbox: SandboxSession) -> None:

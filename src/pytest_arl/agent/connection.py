@@ -165,7 +165,8 @@ class Connection:
             process.kill("Killed")
             process.when_gone(lambda: self._reply(stream, {}))
         elif action == "write" and feed is not None:
-            feed.write(request["data"], lambda taken: self._reply(stream, {"taken": taken}))
+            data = feed.unseen(request["data"], int(request["at"]))
+            feed.write(data, lambda taken: self._reply(stream, {"taken": taken}))
         elif action == "close" and feed is not None:
             feed.close()
             self._reply(stream, {})

@@ -188,7 +188,16 @@ class Feed:
         self._pending: list[tuple[memoryview, Callable[[bool], None] | None]] = []
         self._closing = False
         self._waiting = False
+        self._came = 0
         os.set_blocking(fd, False)
+
+    def unseen(self, data: bytes, at: int) -> bytes:
+        """What is new of bytes that begin at that place of all that are written: they may be sent twice, where a
+        connection broke before the answer to the first time.
+        """
+        new = data[max(0, self._came - at) :]
+        self._came = max(self._came, at + len(data))
+        return new
 
     def write(self, data: bytes, done: Callable[[bool], None] | None = None) -> None:
         """Hand bytes on; ``done(True)`` once the program's pipe took them, ``done(False)`` where nobody reads it

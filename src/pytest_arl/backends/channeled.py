@@ -65,6 +65,7 @@ class ChanneledSandbox:
         self._roots: tuple[bytes, ...] = (b"/workspace", b"/tmp", b"/home/arl", b"/dev/shm")
         self._pristine = True
         self._background: dict[tuple[str, int], Step] = {}
+        self._processes: dict[tuple[str, int], AgentProcess] = {}
         self._closed = False
 
     # What differs
@@ -127,12 +128,12 @@ class ChanneledSandbox:
                 raise OSError(error.errno, error.text, os.fsdecode(error.path) or None) from None
             raise UsageError(error.text) from None
 
-    def exchange(self, action: Callable[[Stream], T], *, again: bool = True) -> T:
-        """What ``action`` gives for a stream of its own. ``again``: to do it twice is as good as once, so that it may
-        be done anew on another connection where the first one broke.
+    def exchange(self, action: Callable[[Stream], T]) -> T:
+        """What ``action`` gives for a stream of its own. To do it twice must be as good as once: it may be done anew
+        on another connection where the first one broke. Here one channel is for life, and what breaks it ends the
+        sandbox.
         """
         __tracebackhide__ = True
-        del again  # one channel for life: what breaks it ends the sandbox
         with self.asking() as channel, channel.open() as stream:
             return action(stream)
 
@@ -150,7 +151,8 @@ class ChanneledSandbox:
 
     def process(self, task_id: str, step: int) -> AgentProcess:
         """The background process that this step started."""
-        return AgentProcess(self, self.agents_name(task_id), step, self._background[task_id, step])
+        made = AgentProcess(self, self.agents_name(task_id), step, self._background[task_id, step])
+        return self._processes.setdefault((task_id, step), made)  # one, as it counts what is written
 
     def _remember_background(self, task: TaskRequest) -> None:
         for index, step in enumerate(task.steps):

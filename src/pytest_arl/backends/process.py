@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ class AgentProcess:
         self._sandbox = sandbox
         self._which = {"task": task_id, "step": index}
         self._step = step
+        self._writing = threading.Lock()
+        self._written = 0
 
     def wait(self, timeout: float | None) -> StepResult | None:
         """The result once the process has ended; None when ``timeout`` seconds pass first."""
@@ -44,10 +47,13 @@ class AgentProcess:
     def write(self, data: bytes) -> None:
         """Append to the process's stdin; returns once its pipe has taken all of it."""
         view = memoryview(data)
-        for at in range(0, len(view), _STDIN_PIECE):
-            # Not again: how much of it was taken is not known where a connection breaks.
-            if not self._ask("write", again=False, data=view[at : at + _STDIN_PIECE])["taken"]:
-                raise BrokenPipeError(f"nobody reads the stdin of step {self._step.name!r} any more")
+        with self._writing:
+            for start in range(0, len(view), _STDIN_PIECE):
+                piece = view[start : start + _STDIN_PIECE]
+                # Where a connection breaks, what was taken is not known. By where it begins, the agent knows.
+                at, self._written = self._written, self._written + len(piece)
+                if not self._ask("write", data=piece, at=at)["taken"]:
+                    raise BrokenPipeError(f"nobody reads the stdin of step {self._step.name!r} any more")
 
     def close_stdin(self) -> None:
         """Let the process read end-of-file."""
@@ -58,12 +64,12 @@ class AgentProcess:
         _, streams = self._ask_with_output("output", time.monotonic() + _ANSWER_SECONDS)
         return streams[STREAMS.index(stream)]
 
-    def _ask(self, action: str, *, again: bool = True, **more: object) -> Any:
+    def _ask(self, action: str, **more: object) -> Any:
         def ask(stream: Stream) -> Any:
             stream.send(frames.PROCESS, {**self._which, "do": action, **more})
             return stream.reply()
 
-        return self._sandbox.exchange(ask, again=again)
+        return self._sandbox.exchange(ask)
 
     def _ask_with_output(self, action: str, deadline: float | None, **more: object) -> tuple[Any, tuple[bytes, bytes]]:
         limit = self._sandbox.output_limit

@@ -126,7 +126,7 @@ class KubernetesSandbox(ChanneledSandbox):
 
     # The channel
 
-    def exchange(self, action: Callable[[Stream], T], *, again: bool = True) -> T:
+    def exchange(self, action: Callable[[Stream], T]) -> T:
         """What ``action`` gives for a stream of its own; on a new connection, where one broke and the pod lives."""
         __tracebackhide__ = True
         with self._telling():
@@ -138,7 +138,7 @@ class KubernetesSandbox(ChanneledSandbox):
                 except ChannelLost:
                     now = time.monotonic()
                     often = len(breaks) == _MOST_BREAKS and now < breaks[0] + _BREAKS_SECONDS
-                    if often or not again or self._closed or self.over():
+                    if often or self._closed or self.over():
                         raise
                     breaks.append(now)
                     recent = sum(now < moment + _BREAKS_SECONDS for moment in breaks)
