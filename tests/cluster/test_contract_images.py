@@ -25,10 +25,12 @@ def test_the_contract_holds_over_an_image_without_python(role: str) -> None:
     if reason := missing():
         pytest.skip(reason)
     files = [str(ROOT / "tests" / "contract" / f"test_{section}.py") for section in SECTIONS]
+    # Two workers of its own: most of their time is waiting for pods.
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", *files],
         cwd=ROOT,
-        env={**os.environ, "ARL_TEST_CONTRACT_IMAGE": role},
+        env={**env, "ARL_TEST_CONTRACT_IMAGE": role},
         capture_output=True,
         text=True,
         check=False,
