@@ -332,6 +332,19 @@ def test_what_is_finished_no_longer_counts_as_held(monkeypatch: pytest.MonkeyPat
         assert parser.feed(frames.message(frames.REPLY, stream, bytes(MAX_PAYLOAD + 1)))
 
 
+def test_what_came_in_pieces_and_is_finished_counts_as_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MAX_MESSAGE", 2 * MAX_PAYLOAD)
+    parser = Parser()
+    for _ in range(3):
+        raw = frames.message(frames.TASK, 1, bytes(2 * MAX_PAYLOAD - 100))
+        assert parser.feed(raw[: MAX_PAYLOAD + 50_000]) == []
+        assert len(parser.feed(raw[MAX_PAYLOAD + 50_000 :])) == 1
+    parser.feed(frames.frame(frames.MORE, 1, bytes(MAX_PAYLOAD)))
+    parser.feed(frames.frame(frames.MORE, 2, bytes(MAX_PAYLOAD)))
+    with pytest.raises(ProtocolError, match="unfinished"):
+        parser.feed(frames.frame(frames.MORE, 3, bytes(MAX_PAYLOAD)))
+
+
 @pytest.mark.parametrize("size", [0, 1, MAX_PAYLOAD - 1])
 def test_a_part_that_is_not_full_is_refused_so_that_empty_ones_are_not_held(size: int) -> None:
     with pytest.raises(ProtocolError, match="only the last may be short"):

@@ -128,7 +128,7 @@ async def test_a_link_that_ended_is_not_handed_out_and_is_opened_anew(scene: Sce
     await asyncio.sleep(0.05)
 
     assert scene.agent.connections == 2
-    assert await scene.lobby.take(idle(), "h") is None
+    assert await scene.lobby.take(idle(), None) is None
 
 
 async def test_an_agent_that_refuses_its_holder_is_left_to_who_connects_himself(scene: Scene) -> None:
