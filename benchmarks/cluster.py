@@ -1,7 +1,7 @@
 """``python -m benchmarks.cluster``: how fast the operator is, on the cluster that KUBECONFIG names.
 
 Starts an operator of this tree as a process of this machine, restricted to a namespace of its own (so this machine must
-reach the pods' addresses, as devcluster and kind on Linux let it), and asks it for Sandboxes and Tasks by plain HTTP:
+reach the pods' addresses, as kind on Linux lets it), and asks it for Sandboxes and Tasks by plain HTTP:
 what a client library costs comes on top. Images by ARL_TEST_AGENT_IMAGE and ARL_TEST_PYTHON_IMAGE.
 """
 
