@@ -239,8 +239,8 @@ def test_where_the_janitor_was_killed_too_the_next_run_sweeps(start: Start) -> N
     os.kill(run.pids[-1], signal.SIGKILL)
     run.process.kill()
     run.process.wait(20)
-    time.sleep(0.3)
-    assert any(path.exists() for path in run.folders)  # the control: somebody has to
+    # The control: somebody has to. At once, for a test in another worker may come by and do it.
+    assert any(path.exists() for path in run.folders)
     again = start("report(); sys.stdin.read()")
     assert run.left(3) == []
     assert all(path.exists() for path in again.folders)

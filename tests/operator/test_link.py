@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -113,7 +114,7 @@ async def test_a_refusal_has_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_an_agent_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_arl.operator.link._SECONDS", 0.2)
+    monkeypatch.setattr(sys.modules[AgentLink.__module__], "_SECONDS", 0.2)
 
     async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.read()
