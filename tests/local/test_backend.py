@@ -150,15 +150,18 @@ def test_a_killed_agent_is_lost_with_what_is_known(make_backend: MakeBackend) ->
     sandbox.close()
 
 
-def test_no_descriptors_left_is_told_as_what_it_is(make_backend: MakeBackend) -> None:
+@pytest.mark.parametrize("room", [1, 6, 12, 18, 24, 30])
+def test_no_descriptors_left_is_told_as_what_it_is(make_backend: MakeBackend, room: int) -> None:
     backend = make_backend()
     acquire(backend).close()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (held + 6, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held + room, hard))
     try:
         with pytest.raises(BackendUnavailable, match="Too many open files"):
             acquire(backend)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(os.listdir("/proc/self/fd")) == held
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert sh(acquire(backend), "echo works") == "works\n"

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import spawner
@@ -67,21 +67,19 @@ class Enclosure:
         self._cgroup = self._make_cgroup(surroundings.cgroups)
         self._stderr = os.memfd_create("arl-bwrap-stderr")
         keep.callback(os.close, self._stderr)
-        with ExitStack() as passed:
+        with closing(spawner.Inherited()) as inherited:
             self.connection, inner = socket.socketpair()
             keep.callback(self.connection.close)
-            passed.callback(inner.close)
-            spool = _unnamed_file()
-            passed.callback(os.close, spool)
-            self.config = self._configure(lease, surroundings.owner, spool)
-            start = Launch(passed, keep)
-            inherited = [inner.fileno(), surroundings.owner, spool]
-            inherited += [lease.descriptor] if lease is not None else []
-            inherited += [self._cgroup.oom_descriptor, self._cgroup.pids_descriptor] if self._cgroup is not None else []
-            uid = lease.uid if lease is not None else INNER_ID
-            argv = [*plan.command, str(inner.fileno())]
+            connection = inherited.give(inner.detach())
+            self.config = self._configure(lease, surroundings.owner, inherited)
+            start = Launch(inherited, keep)
             self._process = start.bubblewrap(
-                plan.bwrap, plan.arguments, argv, inherited, uid, self._stderr, self._cgroup
+                plan.bwrap,
+                plan.arguments,
+                [*plan.command, str(connection)],
+                lease.uid if lease is not None else INNER_ID,
+                self._stderr,
+                self._cgroup,
             )
             keep.callback(self._end)
         child = start.child_pid(deadline)
@@ -100,7 +98,7 @@ class Enclosure:
         self._stack.callback(cgroup.remove)
         return cgroup
 
-    def _configure(self, lease: UidLease | None, owner: int, spool: int) -> AgentConfig:
+    def _configure(self, lease: UidLease | None, owner: int, inherited: spawner.Inherited) -> AgentConfig:
         plan, cgroup = self._plan, self._cgroup
         return AgentConfig(
             uid=lease.uid if lease else None,
@@ -110,11 +108,11 @@ class Enclosure:
             tmp=TMP,
             env=plan.env,
             rlimits=plan.rlimits,
-            owner_fd=owner,
-            spool_fd=spool,
-            oom_fd=cgroup.oom_descriptor if cgroup else None,
-            pids_fd=cgroup.pids_descriptor if cgroup else None,
-            lock_fd=lease.descriptor if lease else None,
+            owner_fd=inherited.share(owner),
+            spool_fd=inherited.give(_unnamed_file()),
+            oom_fd=inherited.share(cgroup.oom_descriptor) if cgroup else None,
+            pids_fd=inherited.share(cgroup.pids_descriptor) if cgroup else None,
+            lock_fd=inherited.share(lease.descriptor) if lease else None,
             memory=plan.memory,
             processes=plan.pool.processes,
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.backends.local.cgroups import Cgroup
     from pytest_arl.backends.local.layout import Argument
+    from pytest_arl.backends.local.spawner import Inherited
 
 __all__ = ["Launch"]
 
@@ -54,41 +55,39 @@ def _prepare(arguments: tuple[Argument, ...]) -> tuple[bytes | _File, ...]:
 class Launch:
     """The few moments between the fork of bubblewrap and the agent's exec."""
 
-    def __init__(self, passed: ExitStack, keep: ExitStack) -> None:
-        """``passed`` closes what the child inherits once it is started, ``keep`` what is ours when the sandbox ends."""
-        self._passed = passed
-        self._info, self._info_in = _pipe_that_can_be_written()
-        self._block_out, self._block = os.pipe()
-        for descriptor in (self._info_in, self._block_out):
-            passed.callback(os.close, descriptor)
+    def __init__(self, inherited: Inherited, keep: ExitStack) -> None:
+        """``inherited`` is what the child gets beside bubblewrap's own; ``keep`` closes what is ours."""
+        self._inherited = inherited
         self._mine = keep.enter_context(ExitStack())
-        for descriptor in (self._info, self._block):
-            self._mine.callback(os.close, descriptor)
+        self._info, info_in = _pipe_that_can_be_written()
+        self._mine.callback(os.close, self._info)
+        self._info_in = inherited.give(info_in)
+        block_out, self._block = os.pipe()
+        self._mine.callback(os.close, self._block)
+        self._block_out = inherited.give(block_out)
 
     def bubblewrap(
         self,
         bwrap: str,
         arguments: Sequence[Argument],
         argv: list[str],
-        inherited: list[int],
         uid: int,
         stderr: int,
         cgroup: Cgroup | None,
     ) -> subprocess.Popen[bytes]:
         """Start it. Its options go through a memory file, so that ``ps`` shows none of them."""
-        descriptors = [*inherited, self._info_in, self._block_out]
         words = [b"--info-fd\0%d\0--block-fd\0%d\0" % (self._info_in, self._block_out)]
         for part in _prepare(tuple(arguments)):
             if isinstance(part, bytes):
                 words.append(part)
             else:
-                descriptors.append(self._memory_file(part.data.replace(UID, b"%d" % uid) if part.varies else part.data))
-                words.append(b"%d\0" % descriptors[-1])
-        descriptors.append(self._memory_file(b"".join(words)))
+                data = part.data.replace(UID, b"%d" % uid) if part.varies else part.data
+                words.append(b"%d\0" % self._memory_file(data))
+        options = self._memory_file(b"".join(words))
         try:
             return spawner.spawn(
-                [bwrap, "--args", str(descriptors[-1]), "--", *argv],
-                descriptors=descriptors,
+                [bwrap, "--args", str(options), "--", *argv],
+                descriptors=self._inherited.numbers,
                 stderr=stderr,
                 inside=cgroup.joined() if cgroup is not None else None,
             )
@@ -96,8 +95,7 @@ class Launch:
             raise BackendUnavailable(f"{bwrap} cannot be started: {error}") from None
 
     def _memory_file(self, data: bytes) -> int:
-        descriptor = os.memfd_create("arl")
-        self._passed.callback(os.close, descriptor)
+        descriptor = self._inherited.give(os.memfd_create("arl"))
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]

@@ -7,11 +7,13 @@ it. So all are started by a thread that lives as long as the process and does no
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import threading
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -20,9 +22,50 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-__all__ = ["kill", "spawn"]
+__all__ = ["Inherited", "kill", "spawn"]
 
 _UMASK = 0o022
+_ROOM = 8
+"""Numbers left free for those that Popen opens itself: /dev/null and the two ends of a pipe."""
+
+
+class Inherited:
+    """Descriptors for a process about to be started, under numbers that make its start quick; closed at its end.
+
+    CPython closes the child's others by close_range(2), from each number that is kept to the next. Where two kept ones
+    are neighbours there is nothing in between, the empty range is refused with EINVAL, and CPython walks through
+    /proc/self/fd instead: 2 us for each descriptor of this process, which has six for each living sandbox (seen with
+    strace, CPython 3.11; with 3,000 descriptors a start takes 0.2 or 6 ms). So no two of these are neighbours.
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._least = 0
+        self.numbers: list[int] = []
+
+    def share(self, descriptor: int) -> int:
+        """The number it has in the child; the caller keeps its own. Raises OSError where there are too many."""
+        try:
+            number = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, self._least or descriptor + _ROOM)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from None  # the number wanted is beyond the limit
+        self._stack.callback(os.close, number)
+        self._least = number + 2
+        self.numbers.append(number)
+        return number
+
+    def give(self, descriptor: int) -> int:
+        """The same for one that only the child needs."""
+        try:
+            return self.share(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Close what is for the child. Idempotent."""
+        self._stack.close()
 
 
 class _Order:
