@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import socket
 import subprocess
@@ -36,20 +37,34 @@ class Room:
 
     # The operator
 
-    def start(self, fault: str = "none", count: int = 0, identity: str = "first") -> None:
+    def start(
+        self,
+        fault: str = "none",
+        count: int = 0,
+        identity: str = "first",
+        *,
+        config: Path | None = None,
+        lease_seconds: float = 15,
+    ) -> None:
+        """Start it, with another kubeconfig where one is given."""
+        env = os.environ if config is None else {**os.environ, "KUBECONFIG": str(config)}
         arguments = [
             *("--namespace", self.namespace, "--agent-image", images()["agent"], "--agent-pull-policy", "IfNotPresent"),
-            *("--health-port", "0", "--identity", identity),
+            *("--health-port", "0", "--identity", identity, "--lease-seconds", str(lease_seconds)),
         ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(_PROGRAM), fault, str(count), *arguments], stdout=log, stderr=log
+                [sys.executable, str(_PROGRAM), fault, str(count), *arguments], stdout=log, stderr=log, env=env
             )
 
     def died(self, seconds: float = 60) -> int:
         """How the operator ended by itself."""
         assert self._process is not None
         return self._process.wait(seconds)
+
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         if self._process is not None:
