@@ -102,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"pytest-arl: {refused}\n")
         return 1
     except ApiError as error:
-        sys.stderr.write(f"pytest-arl: the API server refuses the operator: {error}\n")
+        refused = "the API server refuses the operator: " if error.status else ""
+        sys.stderr.write(f"pytest-arl: {refused}{error}\n")
         return 1
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
