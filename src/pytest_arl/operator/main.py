@@ -102,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"pytest-arl: {refused}\n")
         return 1
     except ApiError as error:
-        refused = "the API server refuses the operator: " if error.status else ""
-        sys.stderr.write(f"pytest-arl: {refused}{error}\n")
+        who = "the API server refuses the operator: " if error.status else ""
+        sys.stderr.write(f"pytest-arl: {who}{error}\n")
         return 1
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
