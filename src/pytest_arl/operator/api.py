@@ -200,7 +200,8 @@ class Api:
                 raw = await response.read()
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ApiError(0, "Unreachable", f"the API server does not answer: {type(error).__name__}: {error}") from None
+            said = f"{type(error).__name__}: {error}"
+            raise ApiError(0, "Unreachable", f"the API server does not answer: {said}") from None
         try:
             found: Any = json.loads(raw)
         except ValueError:
