@@ -233,7 +233,11 @@ def started(
         if not until(
             lambda: len(scene.workers()) >= (workers or 1) and len(look_at(scene.pid, tmp).agents) >= expected, 40
         ):
-            message = f"the run did not get under way: {look_at(scene.pid, tmp).agents}\n{scene.output()}"
+            agents = look_at(scene.pid, tmp).agents
+            process.send_signal(signal.SIGINT)  # so that it says what failed
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            message = f"the run did not get under way: {agents}\n{scene.output()}"
             raise AssertionError(message)
         yield scene
     finally:

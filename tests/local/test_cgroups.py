@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +138,39 @@ def test_the_sweep_takes_a_dead_owners_cgroups_and_leaves_the_livings(cgroups: R
     assert process.wait(5) == -signal.SIGKILL
     assert not any(folder.exists() for folder in (*left._folders, *dead.folders))
     assert all(folder.exists() for folder in living._folders)
+
+
+def test_a_run_begins_well_while_others_sweep(tmp_path: Path) -> None:
+    """They may take its folder before it is locked, and even before it is opened."""
+    hierarchies = Hierarchies(1, {"memory": tmp_path})
+    over = threading.Event()
+    removed = []
+
+    def sweep_on() -> None:
+        while not over.is_set():
+            removed.append(sweep(hierarchies))
+
+    sweepers = [threading.Thread(target=sweep_on) for _ in range(2)]
+    for sweeper in sweepers:
+        sweeper.start()
+    try:
+        for _ in range(300):
+            run = RunCgroups(hierarchies)
+            assert all(folder.exists() for folder in run.folders)
+            run.close()
+    finally:
+        over.set()
+        for sweeper in sweepers:
+            sweeper.join()
+    assert sum(removed) > 0, "control: they took some"
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(FileNotFoundError):
+        RunCgroups(Hierarchies(1, {"memory": tmp_path, "pids": tmp_path / "absent"}))
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_the_sweep_ignores_what_is_not_ours(tmp_path: Path) -> None:

@@ -122,6 +122,9 @@ class RunCgroups:
                 self.locks = tuple(self._make(parent / name) for parent in parents)
             except _TakenError:
                 self._stack.close()
+            except BaseException:
+                self._stack.close()
+                raise
             else:
                 break
         self.folders = tuple(parent / name for parent in parents)
@@ -132,7 +135,10 @@ class RunCgroups:
     def _make(self, folder: Path) -> int:
         folder.mkdir()
         self._stack.callback(_remove, folder)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise _TakenError from None
         self._stack.callback(os.close, descriptor)
         if not _lock(descriptor) or not folder.exists():
             raise _TakenError
