@@ -172,13 +172,14 @@ def test_a_forked_child_that_outlives_the_process_keeps_nothing_alive(start: Sta
     run = start(f"""
         import ctypes
         report()
+        sys.stdin.readline()
         if {fork} == 0:
             os.close(1)
             time.sleep(15)
             os._exit(0)
         os.kill(os.getpid(), signal.SIGKILL)
     """)
-    run.process.wait(20)
+    run.process.communicate("go\n", timeout=20)
     assert run.left(10) == []
 
 
