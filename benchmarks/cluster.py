@@ -175,6 +175,10 @@ class Bench:
             raise RuntimeError(f"{name}: {status}")
         return time.perf_counter() - began
 
+    async def give_back(self, sandbox: str) -> None:
+        """Delete it, as a session that is closed does."""
+        await self._api.delete(path("sandboxes", self._namespace, sandbox))
+
     async def clear(self) -> None:
         """No sandboxes, no tasks."""
         await self._api.delete(path("sandboxes", self._namespace))
@@ -248,6 +252,24 @@ async def _claims_at_once(bench: Bench, replicas: int) -> tuple[float, list[floa
     return replicas / (time.perf_counter() - began), times
 
 
+async def _suite(bench: Bench, replicas: int, count: int) -> float:
+    """A suite with a sandbox for each test: 2 workers take one, run a command, give it back; tests a second."""
+    await bench.quiet("warm", replicas)
+    left = count
+    began = time.perf_counter()
+
+    async def worker() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            name, _ = await bench.sandbox("warm")
+            await bench.task(name, "sleep", "0.1")
+            await bench.give_back(name)
+
+    await asyncio.gather(worker(), worker())
+    return count / (time.perf_counter() - began)
+
+
 def _line(what: str, reach: str, found: str) -> None:
     print(f"{what:<58} {reach:>14} {found:>28}", flush=True)
 
@@ -281,6 +303,10 @@ async def _measure(bench: Bench, options: argparse.Namespace) -> None:
         all_times += times
         await bench.clear()
     _line("Claims, 20 idle pods, 8 clients", "100 /s", f"{median(rates):.0f} /s ({_ms(all_times)})")
+    await bench.pool("warm", 4, image)
+    rate = await _suite(bench, 4, 20 if few else 60)
+    _line("Tests with a sandbox each and 0.1 s of work, 2 workers", "", f"{rate:.2f} /s")
+    await bench.clear()
     await bench.pool("warm", 0, image)
     await bench.pool("cold", 0, bare)
     cold = []

@@ -69,28 +69,42 @@ def gated(count: int) -> list[Any]:
 
 
 def test_a_pool_fills_at_once_but_only_so_many_at_a_time() -> None:
-    assert len(refill(sort_pods(gated(10), ()), 10, QUIET_SECONDS)) == AT_ONCE
+    assert len(refill(sort_pods(gated(10), ()), 10, 0, QUIET_SECONDS)) == AT_ONCE
     starting = [pod(f"s{number}", ready=False) for number in range(AT_ONCE)]
-    assert refill(sort_pods([*gated(6), *starting], ()), 10, QUIET_SECONDS) == []
+    assert refill(sort_pods([*gated(6), *starting], ()), 10, 0, QUIET_SECONDS) == []
 
 
 def test_during_a_burst_replacements_wait_while_a_quarter_of_the_pool_is_there() -> None:
     ready = [pod(f"r{number}") for number in range(3)]
-    assert refill(sort_pods([*ready, *gated(7)], ()), 10, 0.1) == []
+    assert refill(sort_pods([*ready, *gated(7)], ()), 10, 1, 0.1) == []
 
 
 def test_a_pool_is_refilled_before_it_is_empty_also_during_a_burst() -> None:
     ready = [pod(f"r{number}") for number in range(1)]
-    assert len(refill(sort_pods([*ready, *gated(9)], ()), 10, 0.1)) == 2
+    assert len(refill(sort_pods([*ready, *gated(9)], ()), 10, 1, 0.1)) == 2
 
 
 def test_a_pool_of_one_is_refilled_during_a_burst() -> None:
-    assert len(refill(sort_pods(gated(1), ()), 1, 0.0)) == 1
+    assert len(refill(sort_pods(gated(1), ()), 1, 1, 0.0)) == 1
+
+
+def test_a_suite_that_takes_one_after_another_finds_them_started() -> None:
+    """3 in a second: of pods that take 2 s to start, 6 have to be on their way."""
+    ready = [pod("r0"), *(pod(f"s{number}", ready=False) for number in range(2))]
+    assert len(refill(sort_pods([*ready, *gated(7)], ()), 10, 15, 0.1)) == 2, "no more than 4 start at a time"
+    ready = [pod(f"r{number}") for number in range(5)]
+    assert len(refill(sort_pods([*ready, *gated(5)], ()), 10, 15, 0.1)) == 1
+    assert refill(sort_pods([pod("r0"), pod("r1")], ()), 2, 15, 0.1) == [], "a pool is never more than it is"
+
+
+def test_a_burst_is_no_rate() -> None:
+    ready = [pod(f"r{number}") for number in range(10)]
+    assert refill(sort_pods([*ready, *gated(10)], ()), 20, 10, 0.01) == []
 
 
 def test_after_the_burst_the_rest_comes() -> None:
     ready = [pod(f"r{number}") for number in range(8)]
-    assert len(refill(sort_pods([*ready, *gated(2)], ()), 10, QUIET_SECONDS)) == 2
+    assert len(refill(sort_pods([*ready, *gated(2)], ()), 10, 0, QUIET_SECONDS)) == 2
 
 
 def test_a_pools_trouble_is_that_of_a_pod_that_starts() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import secrets
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,7 +67,7 @@ class PoolKeeper:
         self._reserved: set[str] = set()
         self._lifting: set[str] = set()
         self._applied: tuple[str, int, str] | None = None
-        self._last_claim = -pooling.QUIET_SECONDS
+        self._claims: deque[float] = deque()
         self._logged: object = None
         self._status_at = 0.0
         self._trouble: Trouble | None = None
@@ -111,17 +113,26 @@ class PoolKeeper:
             plan = pooling.share([uid(each.sandbox) for each in queue], special, found)
             for who, pod in plan.claims:
                 self._reserved.add(uid(pod))
-                self._last_claim = time.monotonic()
+                self._claims.append(time.monotonic())
                 self._control.spawn(self._claim(self._waiters.pop(who), pod))
             for who in plan.cold:
                 self._control.spawn(self._create(self._waiters.pop(who)))
             lift = plan.lift
+            found = self._pods()
         else:
-            quiet = time.monotonic() - self._last_claim
-            lift = pooling.refill(found, body["spec"]["replicas"], quiet)
-        for pod in lift:
+            lift = []
+        # Who waits first: with a gate to lift for each of them, those who come next have time.
+        for pod in lift or pooling.refill(found, body["spec"]["replicas"], *self._recent_claims()):
             self._lifting.add(uid(pod))
             self._control.spawn(self._lift(pod))
+
+    def _recent_claims(self) -> tuple[int, float]:
+        """How many there were lately, and for how many seconds there was none."""
+        moment = time.monotonic()
+        quiet = moment - self._claims[-1] if self._claims else math.inf
+        while self._claims and moment - self._claims[0] > pooling.RATE_SECONDS:
+            self._claims.popleft()
+        return len(self._claims), quiet
 
     def _pods(self) -> pooling.Pods:
         return pooling.sort_pods(self._store.idle[self.key].values(), self._reserved, self._lifting)

@@ -2,11 +2,13 @@
 
 A pool's idle pods are its Deployment's business; each new one waits behind a scheduling gate. Lifting gates is how the
 operator refills gently: replacements that start during a burst of claims compete for CPU with the tests that
-caused it (acquiring took 23-27 ms alone and 75-170 ms beside them).
+caused it (acquiring took 23-27 ms alone and 75-170 ms beside them). But a suite that takes a sandbox for each test must
+not wait for each of them (1.2 s): as many pods start as are claimed while one starts.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,12 +21,29 @@ if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
     from pytest_arl.operator.trouble import Trouble
 
-__all__ = ["AT_ONCE", "GATE", "QUIET_SECONDS", "Plan", "Pods", "pool_trouble", "refill", "share", "sort_pods"]
+__all__ = [
+    "AT_ONCE",
+    "GATE",
+    "QUIET_SECONDS",
+    "RATE_SECONDS",
+    "Plan",
+    "Pods",
+    "pool_trouble",
+    "refill",
+    "share",
+    "sort_pods",
+]
 
 GATE = "arl.infra.io/gentle"
 
 QUIET_SECONDS = 1.5
 """How long after a pool's last claim a burst counts as over. A guess between a test's setup and a person's patience."""
+
+RATE_SECONDS = 5.0
+"""How long claims are counted for their rate: long enough that 20 at once are a burst, and no rate that goes on."""
+
+_START_SECONDS = 2.0
+"""From lifting a gate to a pod that can be claimed: 1.2 s alone on 2 cores, more beside a suite's work."""
 
 AT_ONCE = 4
 """Pods of a pool that start at one time while nobody waits. A node of 2 cores starts 3 to 4.5 in a second."""
@@ -85,14 +104,16 @@ def share(waiting: Sequence[str], special: Collection[str], pods: Pods) -> Plan:
     return plan
 
 
-def refill(pods: Pods, replicas: int, quiet_seconds: float) -> list[Object]:
-    """Gates to lift where nobody waits: while less than a quarter is ready or starts, and the rest once it is quiet."""
-    alive = len(pods.ready) + len(pods.starting)
+def refill(pods: Pods, replicas: int, claims: int, quiet_seconds: float) -> list[Object]:
+    """Gates to lift for those who come next: once it is quiet, all of the pool; before that a quarter of it, or as many
+    as will be claimed while one starts, if ``claims`` in the last RATE_SECONDS go on.
+    """
     if quiet_seconds >= QUIET_SECONDS:
-        room = AT_ONCE - len(pods.starting)
+        wanted = replicas
     else:
-        room = min(AT_ONCE - len(pods.starting), (replicas + 3) // 4 - alive)
-    return pods.gated[: max(0, room)]
+        wanted = min(replicas, max((replicas + 3) // 4, math.ceil(claims * _START_SECONDS / RATE_SECONDS)))
+    alive = len(pods.ready) + len(pods.starting)
+    return pods.gated[: max(0, min(AT_ONCE - len(pods.starting), wanted - alive))]
 
 
 def pool_trouble(pods: Pods) -> Trouble | None:
