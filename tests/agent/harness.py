@@ -199,8 +199,11 @@ class Sandbox:
         """What the agent has open. It is not dumpable, so that only root may look."""
         if os.getuid() != 0:
             pytest.skip("only root can see what an agent has open")
-        folder = Path(f"/proc/{self.pid}/fd")
-        return {f"{fd.name}:{os.readlink(fd).partition(':')[0]}" for fd in folder.iterdir()}
+        opened = set()
+        for fd in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since the folder was read
+                opened.add(f"{fd.name}:{os.readlink(fd).partition(':')[0]}")
+        return opened
 
     def memory(self) -> int:
         """Bytes that the agent has in memory for itself."""

@@ -39,6 +39,15 @@ def state(mail: Mail) -> object:
     return (mail.latest or {}).get("state")
 
 
+def break_the_watch(fake: FakeApi) -> None:
+    """Once it is there: what was seen so far may have come from the list before it."""
+    deadline = time.monotonic() + 5
+    while not fake.watches:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    fake.break_watches()
+
+
 def watching(fake: FakeApi) -> int:
     return sum(1 for _, _, query in fake.requests if query.get("watch"))
 
@@ -81,7 +90,7 @@ def test_a_broken_connection_is_resumed_where_it_broke(watch: Watch, fake: FakeA
     fake.put(path("a"), {"state": 1})
     assert comes(mail, lambda: state(mail) == 1)
     seen = fake.version
-    fake.break_watches()
+    break_the_watch(fake)
     fake.put(path("a"), {"state": 2})
     assert comes(mail, lambda: state(mail) == 2)
 
@@ -101,7 +110,7 @@ def test_a_version_that_is_too_old_is_read_anew_and_what_is_missing_was_deleted(
         fake.events.clear()
         fake.version = fake.oldest = 1000
         fake.objects[path("a")]["state"] = 2
-    fake.break_watches()
+    break_the_watch(fake)
 
     assert comes(mail, lambda: state(mail) == 2)
     assert comes(gone, lambda: gone.deleted)
@@ -120,7 +129,7 @@ def test_a_server_that_is_away_for_a_while_costs_nothing_but_time(watch: Watch, 
         return (503, status(503, "", "away")) if away.is_set() else None
 
     fake.intercept = refuse
-    fake.break_watches()
+    break_the_watch(fake)
     fake.put(path("a"), {"state": 2})
     time.sleep(0.3)
     assert state(mail) == 1
