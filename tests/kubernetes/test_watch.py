@@ -39,13 +39,12 @@ def state(mail: Mail) -> object:
     return (mail.latest or {}).get("state")
 
 
-def break_the_watch(fake: FakeApi) -> None:
-    """Once it is there: what was seen so far may have come from the list before it."""
+def await_the_watch(fake: FakeApi) -> None:
+    """What was seen so far may have come from the list before it."""
     deadline = time.monotonic() + 5
     while not fake.watches:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    fake.break_watches()
 
 
 def watching(fake: FakeApi) -> int:
@@ -90,7 +89,8 @@ def test_a_broken_connection_is_resumed_where_it_broke(watch: Watch, fake: FakeA
     fake.put(path("a"), {"state": 1})
     assert comes(mail, lambda: state(mail) == 1)
     seen = fake.version
-    break_the_watch(fake)
+    await_the_watch(fake)
+    fake.break_watches()
     fake.put(path("a"), {"state": 2})
     assert comes(mail, lambda: state(mail) == 2)
 
@@ -104,13 +104,14 @@ def test_a_version_that_is_too_old_is_read_anew_and_what_is_missing_was_deleted(
     fake.put(path("a"), {"state": 1})
     fake.put(path("b"), {"state": 1})
     assert comes(gone, lambda: state(gone) == 1)
+    await_the_watch(fake)
     with fake.changed:
         # All at once: nobody saw these events, and nobody ever will.
         del fake.objects[path("b")]
         fake.events.clear()
         fake.version = fake.oldest = 1000
         fake.objects[path("a")]["state"] = 2
-    break_the_watch(fake)
+    fake.break_watches()
 
     assert comes(mail, lambda: state(mail) == 2)
     assert comes(gone, lambda: gone.deleted)
@@ -128,8 +129,9 @@ def test_a_server_that_is_away_for_a_while_costs_nothing_but_time(watch: Watch, 
     def refuse(*_: object) -> Answer:
         return (503, status(503, "", "away")) if away.is_set() else None
 
+    await_the_watch(fake)
     fake.intercept = refuse
-    break_the_watch(fake)
+    fake.break_watches()
     fake.put(path("a"), {"state": 2})
     time.sleep(0.3)
     assert state(mail) == 1
