@@ -119,6 +119,20 @@ def test_a_client_that_ends_otherwise_leaves_nothing_at_once(
     assert until(lambda: not of_run(installation, run), 10), of_run(installation, run)
 
 
+def test_a_session_that_is_closed_takes_its_sandbox_along_while_its_process_goes_on(
+    installation: Installation, python_pool: str
+) -> None:
+    def there(name: str) -> bool:
+        return bool(installation.kubectl("get", "sandbox", name, "-o", "name", "--ignore-not-found").stdout)
+
+    with SandboxSession(python_pool, namespace=installation.namespace, backend="kubernetes") as session:
+        session.run("true").check()
+        assert there(session.name), "control"
+        lease = installation.get("sandbox", session.name)["metadata"]["ownerReferences"][0]["name"]
+    assert until(lambda: not there(session.name), 10)
+    assert installation.get("lease", lease), "control: this process has not ended, nor has its lease"
+
+
 def test_what_is_kept_outlives_its_process_and_nothing_else_does(installation: Installation, python_pool: str) -> None:
     run = f"kept-{os.getpid()}"
     code = f"""

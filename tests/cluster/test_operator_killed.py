@@ -137,6 +137,21 @@ def test_a_task_that_was_deleted_while_no_operator_ran_is_ended(killed: Room) ->
     assert left["stdout"].strip() == "0"
 
 
+def test_a_task_that_was_cancelled_while_no_operator_ran_is_ended_where_it_runs(killed: Room) -> None:
+    _running(killed, "cancelled")
+    killed.kill()
+    killed.kubectl("patch", "task", "cancelled-t", "--type=merge", "-p", '{"spec": {"cancel": true}}')
+    killed.start()
+    status = killed.finished("cancelled-t")
+    (told,) = [each for each in status["conditions"] if each["type"] == "Failed"]
+    assert told["reason"] == "Cancelled"
+    assert "before it began" not in told["message"]
+    assert status["steps"][0]["durationSeconds"] > 0
+    assert killed.finished("cancelled-next")["state"] == "Succeeded"
+    left = killed.run("cancelled", "sh", "-c", "cat lines; ps ax | grep -c '[s]leep 60'")
+    assert left["stdout"].split() == ["x", "0"]
+
+
 def test_a_second_operator_stands_by_and_takes_over_from_one_that_is_killed(killed: Room, tmp_path: Path) -> None:
     killed.sandbox("handed")
     killed.ready("handed")

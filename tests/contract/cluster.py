@@ -65,7 +65,10 @@ def _run_on_node(found: Installation, toolbox: Json, name: str, *scripts: tuple[
             "image": images()[role],
             "imagePullPolicy": "IfNotPresent",
             "command": ["sh", "-c", dedent(script)],
-            "volumeMounts": [_mount("parent", "/toolbox", subPath=os.path.basename(toolbox["path"]))],
+            "volumeMounts": [
+                _mount("parent", "/parent"),
+                _mount("parent", "/toolbox", subPath=os.path.basename(toolbox["path"])),
+            ],
         }
         for role, script in scripts
     ]
@@ -80,6 +83,13 @@ def _run_on_node(found: Installation, toolbox: Json, name: str, *scripts: tuple[
     found.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
     found.wait("jsonpath={.status.phase}=Succeeded", f"pod/{name}")
     found.kubectl("delete", "pod", name)
+
+
+def _take_away(found: Installation, toolbox: Json) -> None:
+    """The folder itself, once no pod is left for which kubelet would make it anew."""
+    found.kubectl("delete", "sandboxes,warmpools", "--all", "--cascade=foreground", "--timeout=120s")
+    found.wait("delete", "pods", "--all", seconds=120)
+    _run_on_node(found, toolbox, "toolbox-away", ("busybox", f"rm -rf /parent/{os.path.basename(toolbox['path'])}"))
 
 
 def _bring(found: Json, toolbox: Json, role: str) -> Json:
@@ -144,7 +154,7 @@ def cluster_pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         toolbox = None
         if role != "python":
             toolbox = _toolbox(found)
-            keep.callback(_run_on_node, found, toolbox, "toolbox-away", ("busybox", "rm -rf /toolbox/*"))
+            keep.callback(_take_away, found, toolbox)
             _run_on_node(found, toolbox, "toolbox", ("python", _COPY), ("busybox", _INSTALL))
         pools = _pools(role, toolbox)
         found.apply(*pools)
