@@ -132,7 +132,7 @@ def _pools(role: str, toolbox: Json | None) -> list[Json]:
     )
     small["spec"]["sandbox"] = {"outputLimit": "64Ki"}
     found = [
-        pool("default", image, replicas=3, container=own, volumes=[_volume("home")]),
+        pool("default", image, replicas=4, container=own, volumes=[_volume("home")]),
         pool("furnished", image, replicas=1, container={**own, "env": furnished}, volumes=[_volume("home")]),
         small,
     ]
