@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.agent.harness import BUBBLEWRAP, Sandbox, sandbox_of
+from tests.agent.harness import BUBBLEWRAP, Sandbox, file_system, sandbox_of
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +13,7 @@ def bubblewrap() -> str:
     """A bubblewrap that works here."""
     if BUBBLEWRAP is None:
         pytest.skip("bubblewrap is not installed: pip install 'pytest-arl[local]'")
-    tried = [BUBBLEWRAP, "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"]
+    tried = [BUBBLEWRAP, "--unshare-all", *file_system(), "true"]
     result = subprocess.run(tried, capture_output=True, text=True, check=False)
     if result.returncode:
         pytest.skip(f"bubblewrap does not work here: {result.stderr.strip()}")

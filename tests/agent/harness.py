@@ -45,7 +45,7 @@ def _bubblewrap() -> str | None:
     return shutil.which("bwrap")
 
 
-def _file_system() -> list[str]:
+def file_system() -> list[str]:
     """This machine's programs and the interpreter of the tests, read-only, and three folders to write in."""
     arguments = []
     for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "etc"):
@@ -81,7 +81,7 @@ class Sandbox:
         keep.callback(os.close, code)
         os.write(code, bundle())
         os.lseek(code, 0, os.SEEK_SET)
-        argv = [BUBBLEWRAP or "bwrap", *_privileges(), "--as-pid-1", "--die-with-parent", *_file_system()]
+        argv = [BUBBLEWRAP or "bwrap", *_privileges(), "--as-pid-1", "--die-with-parent", *file_system()]
         argv += ["--size", str(workspace), "--tmpfs", "/workspace", "--ro-bind-data", str(code), "/agent", *extra]
         argv += [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", BOOT, "/agent", str(theirs.fileno())]
         passed = [config.spool_fd, config.owner_fd, theirs.fileno(), code]

@@ -21,7 +21,7 @@ from pytest_arl.agent.bundle import REMOTE_BOOT, bundle
 from pytest_arl.backends.agent import AgentSandbox
 from pytest_arl.backends.task_run import TaskRun, task_message
 from pytest_arl.channel import AgentConfig, Channel, Stream
-from tests.agent.harness import BASE_ENV, BUBBLEWRAP, _file_system, _no_other, command, task, wait_until
+from tests.agent.harness import BASE_ENV, BUBBLEWRAP, _no_other, command, file_system, task, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -283,7 +283,7 @@ def agent_of(
         if os.getuid():
             separate.append("--unshare-user")
         line = [BUBBLEWRAP or "bwrap", *separate, "--as-pid-1", "--die-with-parent"]
-        line += _file_system() if files is None else files
+        line += file_system() if files is None else files
         line += [
             "--tmpfs",
             "/workspace",

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_arl.backends.base import BackendSandbox
 from pytest_arl.backends.local import LocalBackend
+from pytest_arl.backends.local.layout import Layout
 from pytest_arl.backends.local.namespaces import namespace_arguments
 from pytest_arl.backends.local.probe import probe
 from tests.local.conftest import AS_ROOT, MakeBackend, acquire, needs_root, python, run, sh
@@ -35,7 +36,9 @@ def test_a_step_has_no_capability_and_cannot_gain_one(sandbox: BackendSandbox) -
 
 
 def test_the_agent_starts_with_what_it_needs_to_become_somebody_else_and_no_more() -> None:
-    arguments = [*namespace_arguments(privileged=AS_ROOT), "--ro-bind", "/", "/", "--proc", "/proc"]
+    layout = Layout()
+    layout.programs()
+    arguments = [*namespace_arguments(privileged=AS_ROOT), *map(str, layout.arguments), "--proc", "/proc"]
     status = subprocess.run(
         [probe().bwrap, *arguments, "--", "/bin/cat", "/proc/self/status"], capture_output=True, text=True, check=True
     ).stdout

@@ -67,6 +67,23 @@ def test_it_runs_the_real_flags_once_for_each_process(monkeypatch: pytest.Monkey
     assert "--version" not in runs[-1]
 
 
+def test_only_programs_are_bound_for_other_mounts_come_and_go_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a container ended while all of / was bound, this machine seemed to be one without sandboxes."""
+    runs: list[list[str]] = []
+    run = subprocess.run
+
+    def recorded(argv: list[str], **options: object) -> object:
+        runs.append(argv)
+        return run(argv, **options)  # type: ignore[call-overload]  # as it came
+
+    monkeypatch.setattr(subprocess, "run", recorded)
+    assert probe().bwrap
+    probe().overlay_bwrap()
+    sources = {argv[place + 1] for argv in runs for place, word in enumerate(argv) if word == "--ro-bind"}
+    assert "/usr" in sources
+    assert not {source for source in sources if source == "/" or Path(source).is_relative_to("/var")}
+
+
 def test_the_systems_bubblewrap_is_tried_before_the_wheels(
     fake: MakeFake, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:

@@ -29,6 +29,8 @@ class Content:
 
 Argument = str | Content
 
+_TOPS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
@@ -50,6 +52,16 @@ class Layout:
         self._make_parents(target)
         self.arguments += ["--bind" if writable else "--ro-bind", str(source), target]
         self._bound[target] = _Bound(source, writable)
+
+    def programs(self) -> None:
+        """This machine's programs: /usr, and what is beside it or links into it."""
+        self.bind(Path("/usr"), "/usr")
+        for name in _TOPS:
+            top = Path("/", name)
+            if top.is_symlink():
+                self.symlink(str(top.readlink()), str(top))
+            elif top.is_dir():
+                self.bind(top, str(top))
 
     def overlay(self, source: Path) -> None:
         """The whole root: a folder of the host below, memory above."""

@@ -41,8 +41,6 @@ _RESERVE = 32 * 2**20
 _KEYRINGS = ("/proc/keys", "/proc/key-users")
 """No namespace sets keys apart: an ordinary user's own would be listed inside."""
 
-_TOPS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -95,13 +93,7 @@ def make_plan(pool: LocalPool, host: Host) -> Plan:
 
 def _lay_host(layout: Layout, pool: LocalPool, host: Host) -> tuple[str, ...]:
     """This machine's /usr and Python environment."""
-    layout.bind(Path("/usr"), "/usr")
-    for name in _TOPS:
-        top = Path("/", name)
-        if top.is_symlink():
-            layout.symlink(str(top.readlink()), str(top))
-        elif top.is_dir():
-            layout.bind(top, str(top))
+    layout.programs()
     layout.symlink("../tmp", "/var/tmp")  # noqa: S108 - the sandbox's own
     layout.folder("/run")
     for path, data in identity.identity_files(None).items():

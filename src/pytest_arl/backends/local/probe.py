@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import hierarchies, seccomp
 from pytest_arl.backends.local.cures import NOT_INSTALLED, cure_for
+from pytest_arl.backends.local.layout import Layout
 from pytest_arl.backends.local.namespaces import namespace_arguments
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.settings import ISOLATION_TIERS
@@ -154,11 +155,20 @@ def _with_limits(path: str, *, privileged: bool, outer_proc: bool, tried: tuple[
 
 def _try(path: str, *, privileged: bool, outer_proc: bool) -> str:
     """What this bubblewrap says to the real flags; empty where they work."""
-    arguments = [*namespace_arguments(privileged=privileged), "--ro-bind", "/", "/"]
+    arguments = [*namespace_arguments(privileged=privileged), *_programs()]
     arguments += ["--ro-bind", "/proc", "/proc"] if outer_proc else ["--proc", "/proc"]
     arguments += ["--dev", "/dev", "--perms", "1777", "--size", "65536", "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
     arguments += ["--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev", "--remount-ro", "/"]
     return _run(path, arguments)
+
+
+def _programs() -> list[str]:
+    """This machine's programs and no other folder: below those, containers' mounts come and go, and bubblewrap fails
+    where one goes while it is bound with the rest.
+    """
+    layout = Layout()
+    layout.programs()
+    return [str(argument) for argument in layout.arguments]
 
 
 def _run(path: str, arguments: list[str]) -> str:
@@ -185,6 +195,6 @@ def _run(path: str, arguments: list[str]) -> str:
 
 @functools.cache
 def _find_overlay(paths: tuple[str, ...], *, privileged: bool) -> str | None:
-    arguments = [*namespace_arguments(privileged=privileged), "--ro-bind", "/", "/"]
+    arguments = [*namespace_arguments(privileged=privileged), *_programs()]
     arguments += ["--overlay-src", "/usr", "--tmp-overlay", "/tmp"]  # noqa: S108 - the sandbox's own
     return next((path for path in paths if not _run(path, arguments)), None)
