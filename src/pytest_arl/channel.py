@@ -72,7 +72,6 @@ class AgentConfig:
         workspace, home, tmp: its writable folders.
         env: the base environment of steps.
         rlimits: resource limits by name (``NOFILE``), for the agent and so for everything it starts.
-        owner_fd: a pidfd whose process the sandbox must not outlive.
         spool_fd: an open file without a name, for output that is too long for memory.
         oom_fd, pids_fd: the cgroup's files that count ``oom_kill`` and ``max``, open for reading.
         lock_fd: held open for as long as the agent lives.
@@ -87,7 +86,6 @@ class AgentConfig:
     tmp: str = "/tmp"  # noqa: S108 - the sandbox's own
     env: Mapping[str, str] = field(default_factory=dict)
     rlimits: Mapping[str, int] = field(default_factory=dict)
-    owner_fd: int | None = None
     spool_fd: int | None = None
     oom_fd: int | None = None
     pids_fd: int | None = None
@@ -107,7 +105,6 @@ class AgentConfig:
             "chown": [_bytes(path) for path, _ in folders],
             "env": [[_bytes(key), _bytes(value)] for key, value in self.env.items()],
             "rlimits": dict(self.rlimits),
-            "owner_fd": self.owner_fd,
             "spool_fd": self.spool_fd,
             "oom_fd": self.oom_fd,
             "pids_fd": self.pids_fd,

@@ -74,7 +74,13 @@ class Sandbox:
     """One agent, from outside: its sandbox as a backend would give it, its channel, its processes."""
 
     def __init__(
-        self, keep: ExitStack, config: AgentConfig, workspace: int, extra: tuple[str, ...], limit: int
+        self,
+        keep: ExitStack,
+        config: AgentConfig,
+        workspace: int,
+        extra: tuple[str, ...],
+        limit: int,
+        owner: int | None,
     ) -> None:
         ours, theirs = socket.socketpair()
         code = os.memfd_create("agent")
@@ -84,7 +90,8 @@ class Sandbox:
         argv = [BUBBLEWRAP or "bwrap", *_privileges(), "--as-pid-1", "--die-with-parent", *file_system()]
         argv += ["--size", str(workspace), "--tmpfs", "/workspace", "--ro-bind-data", str(code), "/agent", *extra]
         argv += [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", BOOT, "/agent", str(theirs.fileno())]
-        passed = [config.spool_fd, config.owner_fd, theirs.fileno(), code]
+        argv += [] if owner is None else [str(owner)]
+        passed = [config.spool_fd, owner, theirs.fileno(), code]
         self.monitor = subprocess.Popen(
             argv,
             pass_fds=[fd for fd in passed if fd is not None],
@@ -262,8 +269,9 @@ def sandbox_of(
     extra: tuple[str, ...] = (),
     limit: int = 16 << 20,
     begin: bool = True,
+    owner: int | None = None,
 ) -> Iterator[Sandbox]:
-    """A sandbox until the end of the block."""
+    """A sandbox until the end of the block. ``owner`` is a pidfd of a process that it must not outlive."""
     config = config or AgentConfig(env=BASE_ENV)
     if not os.getuid():
         uid = next(_uids)
@@ -272,7 +280,7 @@ def sandbox_of(
         if config.spool_fd is None:
             spool = keep.enter_context(tempfile.TemporaryFile())
             config = replace(config, spool_fd=spool.fileno())
-        sandbox = Sandbox(keep, config, workspace, extra, limit)
+        sandbox = Sandbox(keep, config, workspace, extra, limit, owner)
         if begin:
             sandbox.begin()
         yield sandbox

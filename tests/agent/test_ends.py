@@ -36,12 +36,17 @@ def test_the_agent_ends_in_the_middle_of_a_step_too(sandbox: Sandbox) -> None:
     assert sandbox.ended(2)
 
 
-def test_the_agent_ends_with_its_owner_even_if_the_channel_stays_open(bubblewrap: str) -> None:
+@pytest.mark.parametrize("begun", [True, False], ids=["serving", "waiting for its config"])
+def test_the_agent_ends_with_its_owner_even_if_the_channel_stays_open(bubblewrap: str, begun: bool) -> None:
     owner = subprocess.Popen(["sleep", "100"])
     pidfd = os.pidfd_open(owner.pid)
     try:
-        with sandbox_of(config=AgentConfig(env=BASE_ENV, owner_fd=pidfd)) as sandbox:
-            assert sandbox.run("true").ok
+        with sandbox_of(owner=pidfd, begin=begun) as sandbox:
+            if begun:
+                assert sandbox.run("true").ok
+            else:
+                sandbox.channel.greet(time.monotonic() + 10)
+            assert not sandbox.ended(0.1)
             owner.kill()
             owner.wait()
             assert sandbox.ended(2)

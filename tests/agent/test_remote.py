@@ -138,7 +138,7 @@ def test_a_malformed_config_is_refused_and_another_one_is_heard(agent: Agent, co
 
 def test_what_is_of_no_concern_to_a_pod_is_not_heard(agent: Agent) -> None:
     config = AgentConfig(
-        uid=4711, gid=4711, workspace="/elsewhere", spool_fd=0, oom_fd=1, pids_fd=2, owner_fd=3, memory=1
+        uid=4711, gid=4711, workspace="/elsewhere", spool_fd=0, oom_fd=1, pids_fd=2, lock_fd=3, memory=1
     )
     operator = agent.operator(config=config)
 

@@ -657,7 +657,7 @@ def test_closing_in_a_fork_waits_for_no_lock_of_a_thread_that_is_not_there() -> 
 
 def test_the_handshake_tells_the_agent_what_it_is_to_be() -> None:
     with agent_and_channel() as (agent, channel):
-        config = AgentConfig(uid=7, gid=8, env={"A": "ä"}, rlimits={"NOFILE": 9}, owner_fd=3)
+        config = AgentConfig(uid=7, gid=8, env={"A": "ä"}, rlimits={"NOFILE": 9}, lock_fd=3)
         handshake = in_thread(lambda: channel.handshake(config, soon()))
         agent.send(frames.HELLO, 0, {"version": frames.VERSION, "boot": "abc", "pid": 1})
         kind, stream, value = agent.receive()
@@ -666,7 +666,7 @@ def test_the_handshake_tells_the_agent_what_it_is_to_be() -> None:
 
         assert (kind, stream) == (frames.HELLO, 0)
         assert value["version"] == frames.VERSION
-        assert (value["uid"], value["gid"], value["owner_fd"], value["rlimits"]) == (7, 8, 3, {"NOFILE": 9})
+        assert (value["uid"], value["gid"], value["lock_fd"], value["rlimits"]) == (7, 8, 3, {"NOFILE": 9})
         assert value["env"] == [[b"A", "ä".encode()]]
         assert channel.boot_id == "abc"
 

@@ -183,6 +183,29 @@ def test_a_forked_child_that_outlives_the_process_keeps_nothing_alive(start: Sta
     assert run.left(10) == []
 
 
+@pytest.mark.parametrize("method", ["Enclosure._place", "_Prepared._greet"])
+def test_a_forked_child_does_not_keep_a_start_half_done_alive_either(start: Start, method: str) -> None:
+    """Between bubblewrap's fork and the agent's exec, and between that and the agent's config."""
+    run = start(f"""
+        from pytest_arl.backends.local.backend import _Prepared
+        from pytest_arl.backends.local.enclosure import Enclosure
+        def stop(*_):
+            report()
+            time.sleep(60)
+        {method} = stop
+        threading.Thread(target=backend.acquire, args=(AcquireRequest("default"),), daemon=True).start()
+        sys.stdin.readline()
+        if os.fork() == 0:
+            os.close(1)
+            time.sleep(15)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    assert len(run.started()) == 4  # two sandboxes': bubblewrap and PID 1
+    run.process.communicate("go\n", timeout=20)
+    assert run.left(10) == []
+
+
 @pytest.mark.parametrize("delay", [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45])
 def test_a_kill_while_sandboxes_are_made_leaves_nothing(start: Start, delay: float) -> None:
     run = start("""

@@ -67,8 +67,8 @@ gc.enable()
 """
 """Loads the agent from the file that argv names first."""
 
-BOOT = LOAD + "agent.main.main(int(sys.argv[2]))\n"
-"""The program for ``python -I -S -B -c BOOT PATH_OF_THE_BUNDLE NUMBER_OF_THE_DESCRIPTOR``.
+BOOT = LOAD + "agent.main.main(*map(int, sys.argv[2:]))\n"
+"""The program for ``python -I -S -B -c BOOT PATH_OF_THE_BUNDLE FD [OWNER]``: see :func:`pytest_arl.agent.main.main`.
 
 ``os`` is imported beside a stand-in for the abstract collections, which the agent has no use for and which take half a
 millisecond of every sandbox's start. Nothing that is made here is ever garbage, so nothing looks for any.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 
 from pytest_arl.agent import frames, system
@@ -20,8 +21,12 @@ __all__ = ["EX_SOFTWARE", "described", "main", "oom_score"]
 EX_SOFTWARE = 70
 
 
-def main(fd: int) -> None:
-    """Serve the host at the other end of ``fd``; never returns."""
+def main(fd: int, owner: int | None = None) -> None:
+    """Serve the host at the other end of ``fd``; never returns.
+
+    ``owner`` is a pidfd of the process that made the sandbox. The agent ends with it, from the first moment on: a child
+    of that process may hold a copy of our stream's other end, so that the stream would not.
+    """
     oom = oom_score()
     system.harden()
     wait = Loop()
@@ -29,10 +34,11 @@ def main(fd: int) -> None:
     link = Connection(server, fd, _host_gone).link
     wait.after = link.flush
     try:
-        config = _introduce(fd)
-        _become(config, fd)
+        config = _introduce(fd, owner)
+        _become(config, fd, owner)
         server.configure(config)
-        _watch_owner(wait, config.get("owner_fd"))
+        if owner is not None:
+            wait.add(owner, READ, lambda _events: os._exit(0))
         link.send(frames.READY, 0, {})
         link.flush()
         wait.run()
@@ -70,14 +76,19 @@ def oom_score() -> Callable[[bytes], None]:
     return write
 
 
-def _introduce(fd: int) -> dict[str, Any]:
+def _introduce(fd: int, owner: int | None) -> dict[str, Any]:
     """Say hello, and wait for the host's config."""
+    poll = select.poll()
+    for descriptor in (fd, owner):
+        if descriptor is not None:
+            poll.register(descriptor, select.POLLIN)
     os.set_blocking(fd, True)
     boot = os.urandom(16).hex()
     os.write(fd, frames.message(frames.HELLO, 0, {"version": frames.VERSION, "boot": boot, "pid": os.getpid()}))
     parser = frames.Parser()
     while True:
-        data = os.read(fd, 65536)
+        ready = [descriptor for descriptor, _events in poll.poll()]
+        data = b"" if owner in ready else os.read(fd, 65536)
         if not data:
             os._exit(0)
         for kind, _stream, value in (found := parser.feed(data)):
@@ -89,12 +100,11 @@ def _introduce(fd: int) -> dict[str, Any]:
             return value
 
 
-def _become(config: dict[str, Any], fd: int) -> None:
-    for name in ("owner_fd", "spool_fd", "oom_fd", "pids_fd", "lock_fd"):
-        descriptor = config.get(name)
+def _become(config: dict[str, Any], fd: int, owner: int | None) -> None:
+    named = [config.get(name) for name in ("spool_fd", "oom_fd", "pids_fd", "lock_fd")]
+    for descriptor in (fd, owner, *named):
         if isinstance(descriptor, int):
             os.set_inheritable(descriptor, False)
-    os.set_inheritable(fd, False)
     uid, gid = config["uid"], config["gid"]
     if isinstance(uid, int) and isinstance(gid, int):
         for path in config["chown"]:
@@ -103,12 +113,6 @@ def _become(config: dict[str, Any], fd: int) -> None:
     limits: dict[str, int] = config["rlimits"]
     system.set_limits(limits)
     os.umask(0o022)
-
-
-def _watch_owner(wait: Loop, owner: object) -> None:
-    """End when the process that made the sandbox ends, even if a child of it keeps our stream open."""
-    if isinstance(owner, int):
-        wait.add(owner, READ, lambda _events: os._exit(0))
 
 
 def described(error: BaseException) -> str:
@@ -122,4 +126,4 @@ def described(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[-1]))
+    main(*map(int, sys.argv[1:]))

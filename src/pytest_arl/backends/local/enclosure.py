@@ -71,12 +71,13 @@ class Enclosure:
             self.connection, inner = socket.socketpair()
             keep.callback(self.connection.close)
             connection = inherited.give(inner.detach())
-            self.config = self._configure(lease, surroundings.owner, inherited)
+            owner = inherited.share(surroundings.owner)
+            self.config = self._configure(lease, inherited)
             start = Launch(inherited, keep)
             self._process = start.bubblewrap(
                 plan.bwrap,
                 plan.arguments,
-                [*plan.command, str(connection)],
+                [*plan.command, str(connection), str(owner)],
                 lease.uid if lease is not None else INNER_ID,
                 self._stderr,
                 self._cgroup,
@@ -98,7 +99,7 @@ class Enclosure:
         self._stack.callback(cgroup.remove)
         return cgroup
 
-    def _configure(self, lease: UidLease | None, owner: int, inherited: spawner.Inherited) -> AgentConfig:
+    def _configure(self, lease: UidLease | None, inherited: spawner.Inherited) -> AgentConfig:
         plan, cgroup = self._plan, self._cgroup
         return AgentConfig(
             uid=lease.uid if lease else None,
@@ -108,7 +109,6 @@ class Enclosure:
             tmp=TMP,
             env=plan.env,
             rlimits=plan.rlimits,
-            owner_fd=inherited.share(owner),
             spool_fd=inherited.give(_unnamed_file()),
             oom_fd=inherited.share(cgroup.oom_descriptor) if cgroup else None,
             pids_fd=inherited.share(cgroup.pids_descriptor) if cgroup else None,

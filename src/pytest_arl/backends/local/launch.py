@@ -59,6 +59,7 @@ class Launch:
         """``inherited`` is what the child gets beside bubblewrap's own; ``keep`` closes what is ours."""
         self._inherited = inherited
         self._mine = keep.enter_context(ExitStack())
+        spawner.close_in_forks(self._mine)
         self._info, info_in = _pipe_that_can_be_written()
         self._mine.callback(os.close, self._info)
         self._info_in = inherited.give(info_in)

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import threading
+import weakref
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,11 +23,30 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-__all__ = ["Inherited", "kill", "spawn"]
+__all__ = ["Inherited", "close_in_forks", "kill", "spawn"]
 
 _UMASK = 0o022
 _ROOM = 8
 """Numbers left free for those that Popen opens itself: /dev/null and the two ends of a pipe."""
+
+
+_starting: weakref.WeakSet[ExitStack] = weakref.WeakSet()
+
+
+def close_in_forks(descriptors: ExitStack) -> None:
+    """Have each child that Python forks close its copies, which else keep a half-done start waiting after our death.
+
+    For those that are there for the moments of a start only; once the stack is closed here, nothing is done there.
+    """
+    _starting.add(descriptors)
+
+
+def _close_in_fork() -> None:
+    for descriptors in list(_starting):
+        descriptors.close()
+
+
+os.register_at_fork(after_in_child=_close_in_fork)
 
 
 class Inherited:
@@ -40,6 +60,7 @@ class Inherited:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
+        close_in_forks(self._stack)
         self._least = 0
         self.numbers: list[int] = []
 
