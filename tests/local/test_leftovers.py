@@ -195,15 +195,22 @@ def test_a_forked_child_does_not_keep_a_start_half_done_alive_either(start: Star
         {method} = stop
         threading.Thread(target=backend.acquire, args=(AcquireRequest("default"),), daemon=True).start()
         sys.stdin.readline()
-        if os.fork() == 0:
+        forked = os.fork()
+        if forked == 0:
             os.close(1)
-            time.sleep(15)
+            time.sleep(60)
             os._exit(0)
+        print(forked, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """)
     assert len(run.started()) == 4  # two sandboxes': bubblewrap and PID 1
-    run.process.communicate("go\n", timeout=20)
-    assert run.left(10) == []
+    said, _ = run.process.communicate("go\n", timeout=20)
+    forked = int(said)
+    try:
+        assert run.left(10) == []
+        assert alive(forked), "control: the child does live on"
+    finally:
+        os.kill(forked, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("delay", [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45])

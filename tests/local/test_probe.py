@@ -51,24 +51,9 @@ def real() -> str:
     return probe().bwrap
 
 
-def test_it_runs_the_real_flags_once_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs: list[list[str]] = []
-    run = subprocess.run
-
-    def counted(argv: list[str], **options: object) -> object:
-        runs.append(argv)
-        return run(argv, **options)  # type: ignore[call-overload]  # as it came
-
-    monkeypatch.setattr(subprocess, "run", counted)
-    assert probe().bwrap
-    assert probe() is probe()
-    assert len(runs) == len(probe().tried)
-    assert "--as-pid-1" in runs[-1]
-    assert "--version" not in runs[-1]
-
-
-def test_only_programs_are_bound_for_other_mounts_come_and_go_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a container ended while all of / was bound, this machine seemed to be one without sandboxes."""
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The argv of each process that is run from now on."""
     runs: list[list[str]] = []
     run = subprocess.run
 
@@ -77,6 +62,19 @@ def test_only_programs_are_bound_for_other_mounts_come_and_go_meanwhile(monkeypa
         return run(argv, **options)  # type: ignore[call-overload]  # as it came
 
     monkeypatch.setattr(subprocess, "run", recorded)
+    return runs
+
+
+def test_it_runs_the_real_flags_once_for_each_process(runs: list[list[str]]) -> None:
+    assert probe().bwrap
+    assert probe() is probe()
+    assert len(runs) == len(probe().tried)
+    assert "--as-pid-1" in runs[-1]
+    assert "--version" not in runs[-1]
+
+
+def test_only_programs_are_bound_for_other_mounts_come_and_go_meanwhile(runs: list[list[str]]) -> None:
+    """Where a container ended while all of / was bound, this machine seemed to be one without sandboxes."""
     assert probe().bwrap
     probe().overlay_bwrap()
     sources = {argv[place + 1] for argv in runs for place, word in enumerate(argv) if word == "--ro-bind"}
