@@ -31,7 +31,11 @@ def main() -> int:
         print(f"--only knows no {', '.join(sorted(unknown))}; it knows {', '.join(sorted(known))}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="arl-benchmarks-") as scratch:
-        results = _measure(names, Path(scratch), options)
+        try:
+            results = _measure(names, Path(scratch), options)
+        except contenders.Unavailable as error:
+            print(f"--against: {error}", file=sys.stderr)
+            return 2
     if options.docs:
         _draw(results, options.docs)
     return 0
@@ -42,6 +46,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few samples: to see that it works, not what it says")
     parser.add_argument("--only", metavar="NAMES", help="rows, figures or parts, such as create,echo,growth")
     parser.add_argument("--no-peers", action="store_true", help="leave out what needs an environment of its own")
+    parser.add_argument(
+        "--against", metavar="CHECKOUT", type=Path, help="compare with pytest-arl in another checkout and nothing else"
+    )
     parser.add_argument("--seconds", type=float, help="for each contender and row: enough once it has three samples")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every sample to FILE")
     parser.add_argument("--docs", metavar="FOLDER", type=Path, help="write tables and plots into FOLDER, for docs/")
@@ -60,6 +67,9 @@ def _measure(names: set[str], scratch: Path, options: argparse.Namespace) -> dic
     wanted = rows.chosen(names)
     if wanted:
         _compare(results, wanted, scratch, options)
+    if options.against:  # the other parts measure what is here alone
+        _write(results, options)
+        return results
     if not names or names & {"felt", *(figure.key for figure in felt.FIGURES)}:
         try:
             rounds = 1 if quick else 3 if options.seconds else 10
@@ -90,14 +100,15 @@ def _write(results: dict[str, Any], options: argparse.Namespace) -> None:
 
 def _compare(results: dict[str, Any], wanted: tuple[rows.Row, ...], scratch: Path, options: argparse.Namespace) -> None:
     ready, versions = [], {}
-    for contender in contenders.CONTENDERS:
+    compared = contenders.against(options.against) if options.against else contenders.CONTENDERS
+    for contender in compared:
         if contender.requirement and options.no_peers:
             continue
         try:
             ready.append(contenders.prepare(contender, scratch, _say))
         except contenders.Unavailable as error:
             versions[contender.key] = str(error)
-    labels = {contender.key: contender.label for contender in contenders.CONTENDERS}
+    labels = {contender.key: contender.label for contender in compared}
     all_cells: list[compare.Measured] = []
 
     def introduce(found: dict[str, str]) -> None:

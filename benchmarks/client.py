@@ -34,6 +34,7 @@ class Worker:
         self.folder = Path(self._folder.name)
         here, there = socket.socketpair()
         argv = [str(contender.python), "-m", "benchmarks.worker", contender.module, contender.function]
+        path = [str(folder) for folder in (contender.source, _REPOSITORY) if folder is not None]
         with there, (self.folder / "stderr").open("wb") as errors:
             self.process = subprocess.Popen(
                 [*argv, str(there.fileno()), "1" if quick else "0"],
@@ -41,7 +42,7 @@ class Worker:
                 stdout=errors,
                 stderr=errors,
                 pass_fds=[there.fileno()],
-                env={**os.environ, **contender.env, "PYTHONPATH": str(_REPOSITORY), "TMPDIR": str(self.folder)},
+                env={**os.environ, **contender.env, "PYTHONPATH": os.pathsep.join(path), "TMPDIR": str(self.folder)},
             )
         self._connection = here
         self._lines = here.makefile("rw")

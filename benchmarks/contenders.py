@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pytest_arl.backends.local.probe import probe
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["CONTENDERS", "Contender", "Unavailable", "cache_folder", "environment", "prepare"]
+__all__ = ["CONTENDERS", "Contender", "Unavailable", "against", "cache_folder", "environment", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Contender:
         requirement: what pip installs for it; empty for what runs in this environment.
         python: the interpreter it runs in.
         env: variables for its process.
+        source: a folder whose modules it imports instead of the installed ones; None for those.
     """
 
     key: str
@@ -37,6 +39,7 @@ class Contender:
     requirement: str = ""
     python: Path = Path(sys.executable)
     env: Mapping[str, str] = field(default_factory=dict)
+    source: Path | None = None
 
 
 class Unavailable(Exception):
@@ -52,6 +55,18 @@ CONTENDERS = (
     Contender("inspect-ai", "inspect-ai local", "benchmarks.adapters.inspect_ai", requirement="inspect-ai==0.3.285"),
     Contender("swe-rex", "SWE-ReX local", "benchmarks.adapters.swe_rex", requirement="swe-rex==1.4.0"),
 )
+
+
+def against(checkout: Path) -> tuple[Contender, ...]:
+    """pytest-arl as it is in another checkout, and as it is here. Unavailable where that folder is none."""
+    source = checkout.resolve() / "src"
+    if not (source / "pytest_arl").is_dir():
+        raise Unavailable(f"{checkout} is no checkout of pytest-arl: it has no src/pytest_arl")
+    return (
+        Contender("before", f"pytest-arl in {checkout}", "benchmarks.adapters.arl", source=source),
+        Contender("arl", "pytest-arl", "benchmarks.adapters.arl"),
+    )
+
 
 _WARM_POOLS = "[pools.warm]\nwarm = 4\n"
 
@@ -91,12 +106,4 @@ def prepare(contender: Contender, scratch: Path, say: Callable[[str], None]) -> 
     pools.write_text(_WARM_POOLS)
     python = environment(contender.key, [contender.requirement], say) if contender.requirement else contender.python
     env = {"ARL_BENCHMARKS_BWRAP": bwrap, "PYTEST_ARL_POOLS_FILE": str(pools)}
-    return Contender(
-        contender.key,
-        contender.label,
-        contender.module,
-        contender.function,
-        contender.requirement,
-        python,
-        env,
-    )
+    return dataclasses.replace(contender, python=python, env=env)
