@@ -78,7 +78,9 @@ def test_a_hierarchy_without_pids_is_not_enough(machine: Path) -> None:
 
 
 def test_version_2_needs_delegation_and_says_how_to_get_it(machine: Path) -> None:
-    version_2(machine / "cg2/user.slice/session.scope")
+    folder = version_2(machine / "cg2/user.slice/session.scope")
+    if os.geteuid() != 0:
+        folder.chmod(0o555)
     proc = describe(machine, ["/ cg2 cgroup2 nsdelegate"], "0::/user.slice/session.scope\n")
     with pytest.raises(NoCgroups, match=r"systemd-run .*--scope -p Delegate=yes"):
         find(proc)
@@ -91,6 +93,14 @@ def test_a_cgroup_that_cannot_be_written_is_not_ours(machine: Path) -> None:
     proc = describe(machine, ["/ cg2 cgroup2 rw"], "0::/mine\n")
     with pytest.raises(NoCgroups, match="cannot be written"):
         find(proc)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root owns everything: for root systemd's mark decides")
+def test_a_scope_that_belongs_to_the_user_is_delegated_without_systemds_mark(machine: Path) -> None:
+    """As the user manager of systemd gives one: it sets no attribute ``user.delegate``."""
+    folder = version_2(machine / "cg2/user.slice/run-1.scope")
+    proc = describe(machine, ["/ cg2 cgroup2 rw"], "0::/user.slice/run-1.scope\n")
+    assert set(find(proc).folders.values()) == {folder}
 
 
 def delegate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

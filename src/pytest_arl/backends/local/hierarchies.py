@@ -23,6 +23,8 @@ __all__ = ["Hierarchies", "NoCgroups", "find"]
 _HOST_LEAF = "arl-host"
 _DELEGATE = "`systemd-run {user}--scope -p Delegate=yes pytest ...` gives a cgroup of one's own"
 _NEEDED = ("memory", "pids")
+_OWNED = ("", "cgroup.procs", "cgroup.subtree_control")
+"""What belongs to the user to whom a part of the tree is delegated."""
 _WANTED = (*_NEEDED, "cpu")
 
 
@@ -141,7 +143,14 @@ def _delegate() -> str:
 
 
 def _delegated(folder: Path, *, is_top: bool) -> bool:
-    """Whether this part of the tree is ours to divide: systemd marks it, or it is a container's top."""
+    """Whether this part of the tree is ours to divide: a container's top, or ours by its owner or systemd's mark.
+
+    systemd's user manager gives its units to their user without the mark; root owns everything, so for root the mark
+    decides.
+    """
+    user = os.geteuid()
+    if user != 0 and all((folder / name).stat().st_uid == user for name in _OWNED):
+        return True
     for name in ("user.delegate", "trusted.delegate"):
         with suppress(OSError):
             if os.getxattr(folder, name) == b"1":
