@@ -4,33 +4,34 @@ Only the standard library is imported here, and of that only what starts in no t
 C modules. Nothing in this package knows pytest, a backend or a cluster; it serves one stream of
 frames (:mod:`pytest_arl.agent.frames`) and whatever carries them is not its business.
 
-==========  =====================================================================================
-frames      the wire: values, frames, the parser (the host's end uses it too)
-system      what Python's builtins lack: prctl, openat2, limits, becoming another user
-loop        waiting: descriptors, timers, children
-link        the agent's end of the stream: what is to be sent, and when to stop producing
-spool       where output is kept until nobody can ask for it any more
-tree        which processes live, and killing them
-command     a program, found and started
-pipes       a running program's streams: fed, listened to, passed on, kept
-limits      which limit a step ran into
-supervisor  a program beside others: how the agent knows that nothing of it is left
-foreground  the Command that runs now, and the killing of all it leaves
-background  programs that outlive their step
-tasks       steps in order, cancelling
-records     what is kept of them, and who is told
-ledger      each task once
-files       one file: resolve, write atomically, read
-transfer    files and folders, in and out
-checkpoint  returning to what the writable folders held
-server      what all this shares
-connection  one peer: one message, one method
-main        from exec to serving one host
-auth        who may speak to an agent that listens
-container   what a pod gives the agent that is PID 1 of one of its containers
-strangers   those who have connected and not said who they are
-peers       those who were admitted, and what each may do
-remote      from exec to serving whoever connects and is admitted
-bundle      (host side) the code of all this as one blob, and how to start it
-==========  =====================================================================================
+==============  =====================================================================================
+frames          the wire: values, frames, the parser (the host's end uses it too)
+system          what Python's builtins lack: prctl, openat2, limits, becoming another user
+loop            waiting: descriptors, timers, children
+link            the agent's end of the stream: what is to be sent, and when to stop producing
+spool           where output is kept until nobody can ask for it any more
+tree            which processes live, and killing them
+command         a program, found and started
+pipes           a running program's streams: fed, listened to, passed on, kept
+memory_sampler  memory that a sandbox holds, by looking, where no cgroup counts it
+limits          which limit a step ran into
+supervisor      a program beside others: how the agent knows that nothing of it is left
+foreground      the Command that runs now, and the killing of all it leaves
+background      programs that outlive their step
+tasks           steps in order, cancelling
+records         what is kept of them, and who is told
+ledger          each task once
+files           one file: resolve, write atomically, read
+transfer        files and folders, in and out
+checkpoint      returning to what the writable folders held
+server          what all this shares
+connection      one peer: one message, one method
+main            from exec to serving one host
+auth            who may speak to an agent that listens
+container       what a pod gives the agent that is PID 1 of one of its containers
+strangers       those who have connected and not said who they are
+peers           those who were admitted, and what each may do
+remote          from exec to serving whoever connects and is admitted
+bundle          (host side) the code of all this as one blob, and how to start it
+==============  =====================================================================================
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from pytest_arl.agent import tree
-from pytest_arl.agent.limits import SAMPLE_SECONDS
 from pytest_arl.agent.supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Background", "Backgrounds"]
 
 _RETRY_SECONDS = 0.005
+_FIRST_LOOK_SECONDS = 0.05
 _PATIENCE_SECONDS = 1.0
 
 
@@ -135,9 +135,12 @@ class Backgrounds:
         strays: whether a supervisor was killed, so that its tree is no longer known: only an end to everything helps.
     """
 
-    def __init__(self, loop: Loop, *, in_step: Callable[[], bool], outgrown: Callable[[], str | None]) -> None:
+    def __init__(
+        self, loop: Loop, *, in_step: Callable[[], bool], outgrown: Callable[[], tuple[str | None, float]]
+    ) -> None:
         """``in_step()`` says whether a Command runs, whose end is an end to strays too; ``outgrown()`` names the limit
-        that background programs have outgrown, where no step runs that is watched for that.
+        that background programs have outgrown, where no step runs that is watched for that, and says in how many
+        seconds it is to be called again.
         """
         self._loop = loop
         self._in_step = in_step
@@ -152,7 +155,7 @@ class Backgrounds:
         self._all = [*self.alive(), process]
         if not self._watching:
             self._watching = True
-            self._loop.call_at(time.monotonic() + SAMPLE_SECONDS, self._watch)
+            self._loop.call_at(time.monotonic() + _FIRST_LOOK_SECONDS, self._watch)
         return process
 
     def kill_for(self, limit: str) -> None:
@@ -164,10 +167,10 @@ class Backgrounds:
         if not self.alive():
             self._watching = False
             return
-        limit = self._outgrown()
+        limit, pause = self._outgrown()
         if limit is not None:
             self.kill_for(limit)
-        self._loop.call_at(time.monotonic() + SAMPLE_SECONDS, self._watch)
+        self._loop.call_at(time.monotonic() + pause, self._watch)
 
     def alive(self) -> list[Background]:
         """Those of which anything lives."""

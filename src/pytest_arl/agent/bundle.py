@@ -22,6 +22,7 @@ _MODULES = (
     "link",
     "spool",
     "tree",
+    "memory_sampler",
     "limits",
     "command",
     "pipes",

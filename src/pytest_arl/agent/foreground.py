@@ -7,7 +7,6 @@ import os
 import time
 
 from pytest_arl.agent import tree
-from pytest_arl.agent.limits import SAMPLE_SECONDS
 from pytest_arl.agent.supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -86,7 +85,7 @@ class Foreground:
         self._killing_since = 0.0
         self._retry: Timer | None = None
         self._late = None if deadline is None else self._loop.call_at(deadline, self._too_late)
-        self._sampler = self._loop.call_at(pipes.started + SAMPLE_SECONDS, self._sample)
+        self._sampler = self._loop.call_at(pipes.started + server.limits.next_look(), self._sample)
         self._loop.reaped = self._look
 
     def child(self, pid: int) -> None:
@@ -133,7 +132,7 @@ class Foreground:
             if limit == "memory":
                 self._server.backgrounds.kill_for(limit)  # whose memory it is cannot be told
         elif self.status is None:
-            self._sampler = self._loop.call_at(time.monotonic() + SAMPLE_SECONDS, self._sample)
+            self._sampler = self._loop.call_at(time.monotonic() + self._server.limits.next_look(), self._sample)
 
     def _main_ended(self, status: int) -> None:
         self.status = status

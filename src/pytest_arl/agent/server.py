@@ -64,5 +64,7 @@ class Server:
             if process.alive
         ]
 
-    def _outgrown(self) -> str | None:
-        return None if self.tasks.busy else self.limits.sample()
+    def _outgrown(self) -> tuple[str | None, float]:
+        """The limit that background processes have outgrown, and seconds until the next look."""
+        limit = None if self.tasks.busy else self.limits.sample()
+        return limit, limits.SAMPLE_SECONDS if self.tasks.busy else self.limits.next_look()
