@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_arl.backends.local import interpreter
+from pytest_arl.backends.local import LocalBackend, interpreter
 from pytest_arl.backends.local.layout import Layout
 from pytest_arl.elf import soname
+from tests.local.conftest import MakeBackend, acquire, run, sh
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 ASK = """
@@ -53,6 +57,75 @@ def test_an_environment_that_is_reached_through_links_works_inside(folder: Path)
         check=False,
     )
     assert done.stdout.strip() == str(environment), done.stderr
+
+
+LOOK = """
+import os, sys
+
+def said(call, *words):
+    try:
+        return sorted(call(*words) or ())
+    except OSError as error:
+        return error.errno
+
+def looked_at(folder):
+    new = os.path.join(folder, "new")
+    tries = (os.mkdir, new), (os.chmod, folder, 0o755), (os.rename, folder, folder + "2"), (os.listdir, folder)
+    return {"folder": folder, "there": os.path.isdir(folder), "said": [said(*words) for words in tries]}
+
+print([looked_at(folder) for folder in sys.argv[1:]])
+"""
+
+
+def looked_at(backend: LocalBackend, *folders: Path) -> list[dict[str, Any]]:
+    """What comes of making something in a folder, opening it, renaming it and listing it, in a sandbox."""
+    result = run(acquire(backend), sys.executable, "-I", "-c", LOOK, *map(str, folders))
+    assert result.exit_code == 0, result.stderr
+    found: list[dict[str, Any]] = ast.literal_eval(result.stdout)
+    return found
+
+
+def leading_to(path: Path) -> list[Path]:
+    """The folders above it that are in a sandbox for its sake alone."""
+    own = {*map(Path, ("/", "/home", "/tmp", "/var", "/var/tmp", "/usr", "/etc"))}
+    return [folder for folder in path.parents if folder not in own]
+
+
+@pytest.mark.parametrize("place", ["where pytest runs", "in a folder of the sandbox's own"])
+def test_the_folders_around_the_environment_show_nothing_and_take_nothing(
+    place: str, make_backend: MakeBackend, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = Path(sys.prefix)
+    if place != "where pytest runs":
+        prefix = environment_through(folder / "installed", folder)
+        monkeypatch.setattr(sys, "prefix", str(prefix))
+    around = leading_to(prefix)
+    if not around:
+        pytest.skip(f"nothing but folders of the sandbox's own leads to {prefix}")
+    for seen in looked_at(make_backend(), *around):
+        assert seen["there"]
+        *changed, listed = seen["said"]
+        assert all(error in (errno.EROFS, errno.EBUSY, errno.EACCES, errno.EPERM) for error in changed), seen
+        assert listed == errno.EACCES, seen
+
+
+def test_the_environment_and_the_folders_of_the_sandboxs_own_are_listed(make_backend: MakeBackend) -> None:
+    shown, home, temporary = looked_at(make_backend(), Path(sys.prefix), Path("/home"), Path("/tmp"))
+    assert {"bin", "lib"} <= set(shown["said"][-1])
+    assert "arl" in home["said"][-1]
+    assert temporary["said"][0] == []
+    assert "new" in temporary["said"][-1]
+
+
+def test_a_mount_below_a_folder_that_shows_nothing_is_there(make_backend: MakeBackend, folder: Path) -> None:
+    source = folder / "data"
+    source.mkdir()
+    (source / "file").write_text("seen")
+    target = Path(sys.prefix).parent / "new" / "data"
+    if str(target).startswith("/usr"):
+        pytest.skip("pytest runs in no virtual environment")
+    sandbox = acquire(make_backend(f'[pools.p]\nmounts = ["{source}:{target}"]\n'), "p")
+    assert sh(sandbox, f"cat {target}/file") == "seen"
 
 
 def test_every_link_on_the_way_is_made(tmp_path: Path) -> None:

@@ -60,12 +60,14 @@ def add_environment(layout: Layout) -> None:
             _add_links(layout, path)
     executable = _base_executable()
     if not layout.covers(executable):
+        layout.passage(executable)
         layout.bind(Path(executable), executable)
 
 
 def _add_prefix(layout: Layout, prefix: Path) -> None:
     if layout.covers(str(prefix)):
         return
+    layout.passage(str(prefix))
     for path in sorted(prefix.iterdir()):
         if path.name in {"bin", "include", "pyvenv.cfg"} or path.name.startswith("lib"):
             real = path.resolve()
@@ -100,6 +102,7 @@ def _add_links(layout: Layout, path: str) -> None:
         seen.add(str(here))
         text = str(here.readlink())
         if not layout.covers(str(here.parent)) and not layout.covers(str(here)):
+            layout.passage(str(here))
             layout.symlink(text, str(here))
         rest = [*Path(text).parts, *pending]
         here, pending = (Path(rest[0]), rest[1:]) if text.startswith("/") else (here.parent, rest)

@@ -29,6 +29,8 @@ class Content:
 
 Argument = str | Content
 
+_SMALL = "65536"
+"""Bytes, for bubblewrap: the size of a file system that holds nothing but folders."""
 _TOPS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
@@ -46,6 +48,8 @@ class Layout:
     _bound: dict[str, _Bound | None] = field(default_factory=dict)
     """What covers what: a folder of the host, or None where the sandbox's own memory is."""
     _made: set[str] = field(default_factory=set)
+    _passages: dict[str, bool] = field(default_factory=dict)
+    """Folders that lead to something and show nothing, and for each: is it a mount of its own?"""
 
     def bind(self, source: Path, target: str, *, writable: bool = False) -> None:
         """Show a folder or file of the host, submounts included."""
@@ -86,6 +90,11 @@ class Layout:
         self._make_parents(target)
         self.arguments += ["--symlink", text, target]
 
+    def alias(self, text: str, target: str) -> None:
+        """A symbolic link to one of the sandbox's own folders: what lies below it can be written, too."""
+        self.symlink(text, target)
+        self._bound[target] = None
+
     def file(self, target: str, data: bytes) -> None:
         """A plain file in memory; the root must not be the host's."""
         self._make_parents(target)
@@ -106,6 +115,34 @@ class Layout:
         self.arguments += ["--dev", "/dev"]
         self._bound["/dev"] = None
 
+    def passage(self, target: str) -> None:
+        """Make the folders above a target such that nobody in the sandbox lists them or makes anything in them.
+
+        For a path of this machine that a sandbox shows under the same name: its neighbours are nobody's business there.
+        An ordinary user's sandbox owns the folders that bubblewrap makes, so the mode alone would not hold: they lie on
+        a mount that is read-only in the end.
+        """
+        for parent in _parents(target):
+            nearest = self._nearest(parent)
+            if parent in self._made or parent in self._bound or (nearest is not None and nearest[1] is not None):
+                continue
+            own = nearest is not None and not self._in_passage(parent)  # a writable folder of the sandbox's
+            self.arguments += ["--perms", "0755", *(["--size", _SMALL, "--tmpfs"] if own else ["--dir"]), parent]
+            if own:
+                self._bound[parent] = None
+            self._made.add(parent)
+            self._passages[parent] = own
+
+    def _in_passage(self, path: str) -> bool:
+        return any(str(parent) in self._passages for parent in Path(path).parents)
+
+    def close_passages(self) -> None:
+        """After everything was bound and before the root is read-only: bubblewrap must open these folders itself."""
+        for folder in reversed(self._passages):
+            self.arguments += ["--chmod", "0111", folder]
+            if self._passages[folder]:
+                self.arguments += ["--remount-ro", folder]
+
     def finish(self, *options: str) -> None:
         """Options as bubblewrap has them."""
         self.arguments += options
@@ -115,7 +152,7 @@ class Layout:
 
         In the folders that are the sandbox's own they are as writable as what is around them: their owner may be root.
         """
-        for parent in reversed([str(path) for path in Path(target).parents][:-1]):
+        for parent in _parents(target):
             nearest = self._nearest(parent)
             if parent not in self._made and (nearest is None or nearest[1] is None) and parent not in self._bound:
                 mode = "0777" if nearest is not None else "0755"
@@ -161,6 +198,11 @@ class Layout:
             if candidate in self._bound:
                 return candidate, self._bound[candidate]
         return None
+
+
+def _parents(target: str) -> list[str]:
+    """The folders above an absolute path, from the top on and without the root."""
+    return [str(path) for path in Path(target).parents][-2::-1]
 
 
 def check_components(root: Path, inside: str, what: str) -> None:

@@ -94,7 +94,7 @@ def make_plan(pool: LocalPool, host: Host) -> Plan:
 def _lay_host(layout: Layout, pool: LocalPool, host: Host) -> tuple[str, ...]:
     """This machine's /usr and Python environment."""
     layout.programs()
-    layout.symlink("../tmp", "/var/tmp")  # noqa: S108 - the sandbox's own
+    layout.alias("../tmp", "/var/tmp")  # noqa: S108 - the sandbox's own
     layout.folder("/run")
     for path, data in identity.identity_files(None).items():
         layout.file(path, data)
@@ -155,6 +155,7 @@ def _close(layout: Layout, *, read_only_root: bool) -> None:
     for keys in _KEYRINGS:
         if Path(keys).exists():
             layout.finish("--ro-bind", "/dev/null", keys)
+    layout.close_passages()
     if read_only_root:
         layout.finish("--remount-ro", "/")
     layout.finish("--chdir", WORKSPACE)
