@@ -43,6 +43,10 @@ def _isolation(host: Host, weakest: str) -> Finding:
     except ArlError as error:
         return bad(str(error).removesuffix(host.cure).rstrip(), host.cure or "see docs/security.md")
     said = f"{host.bwrap}: sandboxes are {host.tier!r}{' (as root)' if host.privileged else ''}"
+    found = host.hierarchies
+    if found is not None:
+        said += f"; cgroups of version {found.version} in {found.folders['memory']} ({found.way})"
     if host.tier == ISOLATION_TIERS[0]:
         return good(said)
-    return warn(f"{said}; stronger would be {ISOLATION_TIERS[0]!r}", host.cure)
+    why = f": {host.without_cgroups}" if host.without_cgroups else ""
+    return warn(f"{said}; stronger would be {ISOLATION_TIERS[0]!r}{why}", host.cure or "see docs/security.md")

@@ -7,6 +7,8 @@ plan         from a pool to a command line, by way of ``layout``, ``mounts``, ``
 namespaces   what sets a sandbox apart; ``seccomp`` and ``syscalls`` what it may not ask of the kernel
 enclosure    one sandbox's processes and what they hold, started by ``spawner``
 cgroups      limits, in the folders that ``hierarchies`` finds; ``uids`` one uid for each of root's sandboxes
+delegation   the part of version 2's tree that is ours (``cgroup_mounts``: what is seen of it); where none is,
+             ``scopes`` asks systemd for one, in which a ``forkserver`` starts sandboxes (``forkserver_program``)
 surroundings what a process's sandboxes share, and when it is given back
 janitor      cleans up after a pytest that was killed (``janitor_program`` is its process)
 warm, slots  sandboxes kept ready, and how many may be open

@@ -14,12 +14,16 @@ import signal
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pytest_arl.backends.local import spawner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from pytest_arl.backends.local.forkserver import ForkServer
     from pytest_arl.backends.local.hierarchies import Hierarchies
 
 __all__ = ["Cgroup", "Limits", "RunCgroups", "sweep"]
@@ -47,14 +51,22 @@ class Cgroup:
         oom_descriptor, pids_descriptor: where the agent reads how often the limits were hit
             (``oom_kill N`` of memory.oom_control or memory.events, ``max N`` of pids.events).
         limits_cpus: whether its share of the processors is bounded here.
-        joins: whether a thread can be in here alone, without its process (version 1).
+        joins: whether what :meth:`spawn` starts is in here from its first moment; else :meth:`add` it.
     """
 
-    def __init__(self, folders: Mapping[str, Path], limits: Limits, version: int, home: Sequence[Path] = ()) -> None:
-        """``home`` has this process's own cgroups, for :meth:`joined`."""
+    def __init__(
+        self,
+        folders: Mapping[str, Path],
+        limits: Limits,
+        version: int,
+        home: Sequence[Path] = (),
+        server: ForkServer | None = None,
+    ) -> None:
+        """``home`` has this process's own cgroups, for version 1; ``server`` starts processes in those of version 2."""
         self._folders = tuple(dict.fromkeys(folders.values()))
         self._home = tuple(home) if version == 1 else ()
-        self.joins = bool(self._home)
+        self._server = server if version == 2 else None
+        self.joins = bool(self._home) or self._server is not None
         self.limits_cpus = "cpu" in folders and limits.cpus is not None
         self._stack = ExitStack()
         try:
@@ -74,15 +86,24 @@ class Cgroup:
         self._stack.callback(os.close, descriptor)
         return descriptor
 
-    @contextmanager
-    def joined(self) -> Iterator[None]:
-        """What the calling thread starts meanwhile is in here from its first moment, if this cgroup :attr:`joins`.
+    def spawn(self, argv: Sequence[str], *, descriptors: Sequence[int], stderr: int) -> spawner.Process:
+        """Start a process as :func:`spawner.spawn` does, inside if this cgroup :attr:`joins`.
 
-        A thread may move itself at any time, whereas the kernel moves another process only once all processors have
-        passed a quiet moment, for which a sandbox would wait up to 20 ms.
+        The kernel moves a process only once all processors have passed a quiet moment, for which a sandbox would wait
+        up to 20 ms. In version 1 a thread may move itself at any time; in version 2 a process can be born inside.
         """
+        if self._server is None:
+            return spawner.spawn(argv, descriptors=descriptors, stderr=stderr, inside=self._joined())
+        folder = os.open(self._folders[0], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for folder in self._folders if self.joins else ():
+            return spawner.carry_out(partial(self._server.spawn, argv, descriptors, stderr, folder))
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _joined(self) -> Iterator[None]:
+        try:
+            for folder in self._folders if self._home else ():
                 _write(folder / "tasks", 0)
             yield
         finally:
@@ -153,7 +174,7 @@ class RunCgroups:
             if controller != "cpu" or limits.cpus is not None
         }
         home = [self._hierarchies.folders[controller] for controller in wanted]
-        return Cgroup(wanted, limits, self._hierarchies.version, home)
+        return Cgroup(wanted, limits, self._hierarchies.version, home, self._hierarchies.server)
 
     def close(self) -> None:
         """Remove everything. Idempotent."""

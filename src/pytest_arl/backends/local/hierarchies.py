@@ -1,35 +1,39 @@
 """Where this process may make cgroups of its own, found in /proc.
 
-Version 1 is used as root, below this process's own cgroup of each hierarchy. Version 2 is used where a part of
-the tree was delegated to this process (``systemd-run --user --scope -p Delegate=yes``, a container with a
-cgroup namespace of its own). There, processes and child cgroups exclude each other, so this process (and whatever else
-runs in the delegated cgroup) moves to a leaf called ``arl-host`` first.
+Version 1 is used as root, below this process's own cgroup of each hierarchy. Version 2 is divided by whoever manages
+the tree, usually systemd, and used where a part of it is ours (:mod:`pytest_arl.backends.local.delegation`). There,
+processes and child cgroups exclude each other, so what runs in our part moves to a leaf called ``arl-host`` first.
+Where no part is ours, systemd is asked for one (:mod:`pytest_arl.backends.local.scopes`).
 """
 
 from __future__ import annotations
 
 import os
-import re
+import secrets
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pytest_arl.backends.local import spawner
+from pytest_arl.backends.local.cgroup_mounts import memberships, mounts
+from pytest_arl.backends.local.delegation import HOST_LEAF, NEEDED, NoCgroups, find_part
+from pytest_arl.backends.local.forkserver import ForkServer, NoForkServer
+from pytest_arl.backends.local.scopes import NoScope, Systemd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Hierarchies", "NoCgroups", "find"]
+    from pytest_arl.backends.local.cgroup_mounts import CgroupMount
 
-_HOST_LEAF = "arl-host"
-_DELEGATE = "`systemd-run {user}--scope -p Delegate=yes pytest ...` gives a cgroup of one's own"
-_NEEDED = ("memory", "pids")
-_OWNED = ("", "cgroup.procs", "cgroup.subtree_control")
-"""What belongs to the user to whom a part of the tree is delegated."""
-_WANTED = (*_NEEDED, "cpu")
+__all__ = ["Hierarchies", "NoCgroups", "find", "serve"]
 
-
-class NoCgroups(Exception):
-    """Cgroups cannot be used here; the text says why and what would help."""
+_WANTED = (*NEEDED, "cpu")
+_WRITABLE = (
+    "Start the container with a writable one (docker 28 or newer: `--cgroupns=private --security-opt "
+    "writable-cgroups=true`; podman: `--security-opt unmask=/sys/fs/cgroup`; either: `--privileged`)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,123 +43,126 @@ class Hierarchies:
     Attributes:
         version: 1 or 2.
         folders: by controller (``memory``, ``pids``, and ``cpu`` where there is one); all the same folder in version 2.
+        way: how they came to be ours.
+        server: what starts processes right inside, in version 2; None where processes are moved there.
     """
 
     version: int
     folders: Mapping[str, Path]
+    way: str = ""
+    server: ForkServer | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
-    root: str
-    point: Path
-    kind: str
-    options: frozenset[str]
-
-
-def find(proc: Path = Path("/proc"), *, root: bool | None = None) -> Hierarchies:
+def find(proc: Path = Path("/proc"), *, root: bool | None = None, systemd: Systemd | None = None) -> Hierarchies:
     """The hierarchies to use. Raises NoCgroups.
 
     Args:
         proc: the /proc to read (tests bring their own).
         root: whether this process is root; None asks the kernel.
+        systemd: the manager to ask; None is the real one.
     """
     as_root = os.geteuid() == 0 if root is None else root
-    mounts = _mounts(proc)
-    memberships = _memberships(proc)
-    if any("memory" in mount.options for mount in mounts if mount.kind == "cgroup"):
-        return _version_1(mounts, memberships, as_root=as_root)
-    return _version_2(mounts, memberships)
+    seen = mounts(proc)
+    paths = memberships(proc)
+    if any("memory" in mount.options for mount in seen if mount.kind == "cgroup"):
+        return _version_1(seen, paths, as_root=as_root)
+    mount = next((mount for mount in seen if mount.kind == "cgroup2"), None)
+    if mount is None or "" not in paths:
+        raise NoCgroups("no cgroup file system is mounted")
+    if mount.read_only:
+        raise NoCgroups(f"{mount.point} is mounted read-only", _WRITABLE)
+    return _version_2(proc, mount, paths[""], systemd or Systemd(root=as_root), as_root=as_root)
 
 
-def _mounts(proc: Path) -> list[_Mount]:
-    found = []
-    for line in (proc / "self/mountinfo").read_text().splitlines():
-        fields, separator, rest = line.partition(" - ")
-        if not separator:
-            continue
-        kind, _, options = rest.split(" ", 2)
-        if kind in ("cgroup", "cgroup2"):
-            root, point = (_unescape(text) for text in fields.split()[3:5])
-            found.append(_Mount(root, Path(point), kind, frozenset(options.split(","))))
-    return found
+def serve(found: Hierarchies) -> Hierarchies:
+    """The same, or where their server is not there any more, what is found anew. Raises NoCgroups.
+
+    A server may have been killed, or be the parent's of a forked process, and a scope of its own ends with it.
+    """
+    if found.server is None or found.server.alive:
+        return found
+    return find()
 
 
-def _unescape(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-def _memberships(proc: Path) -> dict[str, str]:
-    """This process's cgroup by controller; version 2's under the empty name."""
-    paths = {}
-    for line in (proc / "self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            paths[controller] = path
-    return paths
-
-
-def _folder(mount: _Mount, path: str) -> Path:
-    """Where a cgroup of /proc/self/cgroup lies under a mount that may show only a part of the tree."""
-    inside = os.path.relpath(path, mount.root) if path.startswith(mount.root) else path.lstrip("/")
-    return mount.point / inside
-
-
-def _version_1(mounts: list[_Mount], paths: dict[str, str], *, as_root: bool) -> Hierarchies:
+def _version_1(seen: list[CgroupMount], paths: dict[str, str], *, as_root: bool) -> Hierarchies:
     if not as_root:
         raise NoCgroups("cgroups of version 1 are root's alone")
     folders = {}
     for controller in _WANTED:
-        for mount in mounts:
+        for mount in seen:
             if mount.kind == "cgroup" and controller in mount.options and controller in paths:
-                folders[controller] = _folder(mount, paths[controller])
-    for controller in _NEEDED:
+                folder = mount.folder(paths[controller])
+                if folder is not None:
+                    folders[controller] = folder
+    for controller in NEEDED:
         if controller not in folders or not os.access(folders[controller], os.W_OK):
             raise NoCgroups(f"this kernel's cgroup hierarchy has no {controller} controller that can be written")
-    return Hierarchies(1, folders)
+    return Hierarchies(1, folders, "root's, in version 1")
 
 
-def _version_2(mounts: list[_Mount], paths: dict[str, str]) -> Hierarchies:
-    mount = next((mount for mount in mounts if mount.kind == "cgroup2"), None)
-    if mount is None or "" not in paths:
-        raise NoCgroups("no cgroup file system is mounted")
-    folder = _folder(mount, paths[""])
-    if folder.name == _HOST_LEAF:
-        folder = folder.parent
-    if not os.access(folder, os.W_OK) or not os.access(folder / "cgroup.procs", os.W_OK):
-        message = (
-            f"{folder} cannot be written; `systemd-run --user --scope -p Delegate=yes pytest ...` gives one that can"
-        )
-        raise NoCgroups(message)
-    if not _delegated(folder, is_top=folder == mount.point):
-        raise NoCgroups(f"{folder} is not delegated to this process; {_delegate()}")
+def _version_2(proc: Path, mount: CgroupMount, path: str, systemd: Systemd, *, as_root: bool) -> Hierarchies:
+    try:
+        part = find_part(mount, path, systemd, as_root=as_root)
+        return _with_server(Hierarchies(2, _divide(part.folder), part.way))
+    except (NoCgroups, OSError) as error:
+        reason = str(error)
+    try:
+        server, name = systemd.scope(path)
+    except NoScope as error:
+        raise NoCgroups(f"{reason}, and {error}", error.cure) from None
+    way = f"{name}, a scope from {systemd.name}"
+    try:
+        folders = _divide(_place(mount, memberships(proc, str(server.pid))[""]))
+        _try(server, folders[NEEDED[0]])
+    except (NoCgroups, OSError) as error:
+        server.close()
+        raise NoCgroups(f"{reason}, and {way} cannot be used: {error}") from None
+    return Hierarchies(2, folders, way, server)
+
+
+def _place(mount: CgroupMount, path: str) -> Path:
+    folder = mount.folder(path)
+    if folder is None:
+        raise NoCgroups(f"{path} is not shown at {mount.point}")
+    return folder
+
+
+def _with_server(found: Hierarchies) -> Hierarchies:
+    """With a server where one can be had: without, a process is moved, which takes longer."""
+    with suppress(NoForkServer):
+        server = ForkServer.start()
+        try:
+            _try(server, found.folders[NEEDED[0]])
+        except OSError:  # an old kernel, a container's filter of system calls
+            server.close()
+        else:
+            return replace(found, server=server)
+    return found
+
+
+def _try(server: ForkServer, folder: Path) -> None:
+    """Start something in a cgroup in there, a program that says nothing. Raises OSError."""
+    trial = folder / f"arl-trial-{os.getpid()}-{secrets.token_hex(4)}"
+    trial.mkdir()
+    try:
+        descriptor = os.open(trial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            spawner.carry_out(partial(server.spawn, ["/bin/true"], (), descriptor, descriptor)).wait()
+        finally:
+            os.close(descriptor)
+    finally:
+        trial.rmdir()
+
+
+def _divide(folder: Path) -> dict[str, Path]:
+    """Let controllers be used below a folder: the folder by controller. Raises NoCgroups."""
     available = (folder / "cgroup.controllers").read_text().split()
-    for controller in _NEEDED:
+    for controller in NEEDED:
         if controller not in available:
             raise NoCgroups(f"{folder} does not have the {controller} controller")
     usable = [controller for controller in _WANTED if controller in available]
     _enable(folder, usable)
-    return Hierarchies(2, dict.fromkeys(usable, folder))
-
-
-def _delegate() -> str:
-    return _DELEGATE.format(user="" if os.geteuid() == 0 else "--user ")
-
-
-def _delegated(folder: Path, *, is_top: bool) -> bool:
-    """Whether this part of the tree is ours to divide: a container's top, or ours by its owner or systemd's mark.
-
-    systemd's user manager gives its units to their user without the mark; root owns everything, so for root the mark
-    decides.
-    """
-    user = os.geteuid()
-    if user != 0 and all((folder / name).stat().st_uid == user for name in _OWNED):
-        return True
-    for name in ("user.delegate", "trusted.delegate"):
-        with suppress(OSError):
-            if os.getxattr(folder, name) == b"1":
-                return True
-    return is_top
+    return dict.fromkeys(usable, folder)
 
 
 def _enable(folder: Path, controllers: list[str]) -> None:
@@ -174,7 +181,7 @@ def _enable(folder: Path, controllers: list[str]) -> None:
             control.write_text(wanted)
         except OSError as error:
             last = error
-            _move_processes(folder, folder / _HOST_LEAF)
+            _move_processes(folder, folder / HOST_LEAF)
         else:
             return
     raise NoCgroups(f"the controllers {', '.join(missing)} cannot be enabled in {folder}: {last}")

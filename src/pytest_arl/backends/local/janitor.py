@@ -27,7 +27,7 @@ _PROGRAM = Path(__file__).with_name("janitor_program.py")
 class Janitor:
     """The running janitor of one :class:`RunCgroups`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: int) -> None:
+    def __init__(self, process: spawner.Process, control: int) -> None:
         self._process = process
         self._control = control
 

@@ -20,7 +20,6 @@ from pytest_arl.backends.local.layout import UID, Content
 from pytest_arl.errors import BackendUnavailable
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Sequence
 
     from pytest_arl.backends.local.cgroups import Cgroup
@@ -75,7 +74,7 @@ class Launch:
         uid: int,
         stderr: int,
         cgroup: Cgroup | None,
-    ) -> subprocess.Popen[bytes]:
+    ) -> spawner.Process:
         """Start it. Its options go through a memory file, so that ``ps`` shows none of them."""
         words = [b"--info-fd\0%d\0--block-fd\0%d\0" % (self._info_in, self._block_out)]
         for part in _prepare(tuple(arguments)):
@@ -86,11 +85,8 @@ class Launch:
                 words.append(b"%d\0" % self._memory_file(data))
         options = self._memory_file(b"".join(words))
         try:
-            return spawner.spawn(
-                [bwrap, "--args", str(options), "--", *argv],
-                descriptors=self._inherited.numbers,
-                stderr=stderr,
-                inside=cgroup.joined() if cgroup is not None else None,
+            return (cgroup.spawn if cgroup is not None else spawner.spawn)(
+                [bwrap, "--args", str(options), "--", *argv], descriptors=self._inherited.numbers, stderr=stderr
             )
         except OSError as error:
             raise BackendUnavailable(f"{bwrap} cannot be started: {error}") from None

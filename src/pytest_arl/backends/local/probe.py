@@ -143,13 +143,16 @@ def _cure(tried: list[tuple[str, str]]) -> str:
 
 
 def _with_limits(path: str, *, privileged: bool, outer_proc: bool, tried: tuple[tuple[str, str], ...]) -> Host:
-    found, why = None, ""
+    found, why, cure = None, "", ""
     try:
         found = hierarchies.find()
-    except (hierarchies.NoCgroups, OSError) as error:
+    except hierarchies.NoCgroups as error:
+        why, cure = str(error), error.cure
+    except OSError as error:
         why = str(error)
     tier = _OUTER_PROC if outer_proc else _CGROUP if found else _RLIMIT
-    cure = cure_for(dict(tried)[path], path) if outer_proc else f"Cgroups: {why}." if why else ""
+    if outer_proc:
+        cure = cure_for(dict(tried)[path], path)
     return Host(path, tier, privileged, outer_proc, found, why, tried, cure)
 
 

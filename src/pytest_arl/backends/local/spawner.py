@@ -17,13 +17,13 @@ import weakref
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-__all__ = ["Inherited", "close_in_forks", "kill", "spawn"]
+__all__ = ["Inherited", "Process", "carry_out", "close_in_forks", "kill", "spawn"]
 
 _UMASK = 0o022
 _ROOM = 8
@@ -89,19 +89,27 @@ class Inherited:
         self._stack.close()
 
 
+class Process(Protocol):
+    """A started child: what is used of :class:`subprocess.Popen`."""
+
+    pid: int
+    returncode: int | None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+
 class _Order:
     """One process asked for; ``done`` is set when ``process`` or ``error`` is there."""
 
-    def __init__(
-        self, argv: Sequence[str], descriptors: Sequence[int], stderr: int, inside: AbstractContextManager[object]
-    ) -> None:
-        self.argv = argv
-        self.descriptors = descriptors
-        self.stderr = stderr
-        self.inside = inside
+    def __init__(self, start: Callable[[], Process]) -> None:
+        self.start = start
         self.done = threading.Event()
         self.cancelled = False
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.error: BaseException | None = None
 
     def carry_out(self) -> None:
@@ -109,30 +117,21 @@ class _Order:
             self.done.set()
             return
         try:
-            with self.inside:
-                self.process = subprocess.Popen(
-                    self.argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=self.stderr,
-                    pass_fds=self.descriptors,
-                    close_fds=True,
-                    env={},
-                    cwd="/",
-                    start_new_session=True,
-                    umask=_UMASK,
-                )
+            self.process = self.start()
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
             self.error = error
-            self.end()
         finally:
             self.done.set()
 
     def end(self) -> None:
         """Nobody wants what was started."""
         if self.process is not None:
-            kill(self.process)
-            self.process.wait()
+            _end(self.process)
+
+
+def _end(process: Process) -> None:
+    kill(process)
+    process.wait()
 
 
 class _Spawner:
@@ -169,13 +168,39 @@ def spawn(
     descriptors: Sequence[int],
     stderr: int,
     inside: AbstractContextManager[object] | None = None,
-) -> subprocess.Popen[bytes]:
-    """Start a process with an empty environment, in a session of its own, with these descriptors and no others.
+    env: Mapping[str, str] | None = None,
+) -> Process:
+    """Start a process in a session of its own, with these descriptors and no others, and ``env`` for an environment.
 
     ``inside`` is entered by the thread that starts it, and left once it is started. Raises OSError as Popen does. The
     caller owns the process.
     """
-    order = _Order(argv, descriptors, stderr, inside or nullcontext())
+
+    def start() -> Process:
+        with ExitStack() as stack:
+            with inside or nullcontext():
+                process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    pass_fds=descriptors,
+                    close_fds=True,
+                    env=env or {},
+                    cwd="/",
+                    start_new_session=True,
+                    umask=_UMASK,
+                )
+                stack.callback(_end, process)
+            stack.pop_all()
+        return process
+
+    return carry_out(start)
+
+
+def carry_out(start: Callable[[], Process]) -> Process:
+    """Have a process started by the one thread that does so."""
+    order = _Order(start)
     _spawner.submit(order)
     try:
         order.done.wait()
@@ -191,7 +216,7 @@ def spawn(
     return order.process
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: Process) -> None:
     """Kill a bubblewrap that is still starting, and the process it may have forked already.
 
     That one waits for a word of bubblewrap and would not notice its death, so it has to die first.

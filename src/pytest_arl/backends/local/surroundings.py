@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local.cgroups import RunCgroups, sweep
+from pytest_arl.backends.local.hierarchies import NoCgroups, serve
 from pytest_arl.backends.local.janitor import Janitor
 from pytest_arl.errors import BackendUnavailable
 
@@ -61,8 +62,9 @@ class _Shared:
 
     def _start(self, hierarchies: Hierarchies) -> None:
         try:
+            hierarchies = serve(hierarchies)
             cgroups = RunCgroups(hierarchies)
-        except OSError as error:
+        except (NoCgroups, OSError) as error:
             raise BackendUnavailable(f"cgroups for sandboxes cannot be made: {error}") from None
         # Before any sandbox: from here on something would be left behind.
         self.janitor = Janitor.start(cgroups)
