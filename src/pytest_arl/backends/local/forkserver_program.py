@@ -117,6 +117,8 @@ def _serve(control: _socket.socket, limit: tuple[int, int]) -> bool:
 
 def main(control: _socket.socket, owner: int) -> None:
     """Serve until pytest closes the socket or is dead."""
+    for descriptor in (control.fileno(), owner):
+        os.set_inheritable(descriptor, False)  # no sandbox's
     for number in (_signal.SIGHUP, _signal.SIGINT):
         _signal.signal(number, _signal.SIG_DFL)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -125,7 +127,7 @@ def main(control: _socket.socket, owner: int) -> None:
     poll.register(control.fileno(), select.POLLIN)
     poll.register(owner, select.POLLIN)
     control.send(b"ready")
-    while owner not in [descriptor for descriptor, _ in poll.poll()]:
+    while owner not in [ready for ready, _ in poll.poll()]:
         if not _serve(control, limit):
             return
 
