@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl import arguments
 from pytest_arl.errors import InfrastructureError, UsageError
 from pytest_arl.holding import Holding
+from pytest_arl.host_files.named_links import named
 from pytest_arl.lifecycle import Lifecycle
 from pytest_arl.process import Process
 from pytest_arl.results import StepResult, TaskResult, origin
@@ -133,16 +134,36 @@ class BlockingSession(Lifecycle):
         __tracebackhide__ = True
         return self.read(path).decode(encoding, errors)
 
-    def upload(self, local: str | os.PathLike[str], remote: str | os.PathLike[str]) -> None:
-        """Copy a file or folder in; ``remote`` is its new path."""
+    def upload(
+        self, local: str | os.PathLike[str], remote: str | os.PathLike[str], *, follow_symlinks: bool = False
+    ) -> None:
+        """Copy a file or folder in; ``remote`` is its new path. Links in a folder are copied as links.
+
+        Args:
+            local: a file or folder of this machine. UsageError for a link.
+            remote: where to; with a slash at its end, the folder to put it in.
+            follow_symlinks: copy what ``local`` leads to, if it is a link.
+        """
         __tracebackhide__ = True
         source, target = Path(check_path(local, "upload")), check_path(remote, "upload")
-        self._touched().upload(source, target)
+        if target.endswith("/"):
+            target += source.name
+        self._touched().upload(named("upload", source, follow=follow_symlinks), target)
 
-    def download(self, remote: str | os.PathLike[str], local: str | os.PathLike[str]) -> None:
-        """Copy a file or folder out; ``local`` is its new path."""
+    def download(
+        self, remote: str | os.PathLike[str], local: str | os.PathLike[str], *, follow_symlinks: bool = False
+    ) -> None:
+        """Copy a file or folder out; ``local`` is its new path. A folder is merged into one that is there.
+
+        Args:
+            remote: a file or folder of the sandbox.
+            local: where to. UsageError for a link to a folder.
+            follow_symlinks: use the folder that ``local`` leads to, if it is a link.
+        """
         __tracebackhide__ = True
         source, target = check_path(remote, "download"), Path(check_path(local, "download"))
+        if target.is_dir():  # a file takes the place of any other link
+            target = named("download", target, follow=follow_symlinks)
         self._held().sandbox.download(source, target)
 
     # --- checkpoints --------------------------------------------------------------------------

@@ -123,15 +123,19 @@ class SandboxSession(BlockingSession):
         __tracebackhide__ = True
         return await in_thread(lambda: self.read_text(path, encoding, errors))
 
-    async def aupload(self, local: str | os.PathLike[str], remote: str | os.PathLike[str]) -> None:
+    async def aupload(
+        self, local: str | os.PathLike[str], remote: str | os.PathLike[str], *, follow_symlinks: bool = False
+    ) -> None:
         """``upload`` for async code."""
         __tracebackhide__ = True
-        await in_thread(lambda: self.upload(local, remote))
+        await in_thread(lambda: self.upload(local, remote, follow_symlinks=follow_symlinks))
 
-    async def adownload(self, remote: str | os.PathLike[str], local: str | os.PathLike[str]) -> None:
+    async def adownload(
+        self, remote: str | os.PathLike[str], local: str | os.PathLike[str], *, follow_symlinks: bool = False
+    ) -> None:
         """``download`` for async code."""
         __tracebackhide__ = True
-        await in_thread(lambda: self.download(remote, local))
+        await in_thread(lambda: self.download(remote, local, follow_symlinks=follow_symlinks))
 
     async def acheckpoint(self) -> None:
         """``checkpoint`` for async code."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_arl import SandboxSession, UsageError
-from pytest_arl.backends import transfer
+from pytest_arl.host_files.destinations import Destination
 from tests.attacks.conftest import python
 
 _NEST = """
@@ -91,12 +91,86 @@ def test_a_killed_download_leaves_what_the_next_one_removes(sandbox: SandboxSess
     killed = os.fork()
     if killed == 0:
         # What a download holds when its process is killed, as nothing of it is cleaned up then.
-        staging = transfer._staging(target)
-        (staging.__enter__() / "half").write_text("half")
+        staging = Destination(target / "file").staging()
+        os.close(staging.__enter__().create(b"half"))
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(killed, 0)
     assert len(list(target.iterdir())) == 1, "the positive control"
-    with transfer._staging(target) as beside:
+    under_way = Destination(target / "other")
+    with under_way.staging() as beside:
         sandbox.download("file", target / "file")
-        assert beside.is_dir(), "one that is under way is left alone"
+        assert os.fstat(beside.fd).st_nlink, "one that is under way is left alone"
+    under_way.close()
     assert [path.name for path in target.iterdir()] == ["file"]
+
+
+def test_three_downloads_into_one_folder_write_nothing_outside(sandbox: SandboxSession, tmp_path: Path) -> None:
+    outside, results = tmp_path / "outside", tmp_path / "results"
+    outside.mkdir()
+    results.mkdir()
+    for script in (
+        "mkdir -p o/a/b/c && ln -s ../../.. o/a/b/c/k",
+        "rm o/a/b/c/k && ln -s ../outside o/a/b/c/k && mkdir o/a/b/outside",
+        "rm -rf o && mkdir o && echo written > o/k",
+    ):
+        sandbox.run("sh", "-c", script).check()
+        sandbox.download("o", results)
+
+    assert list(outside.iterdir()) == []
+    assert (results / "k").read_text() == "written\n", "control: it was written, in its own folder"
+    assert not (results / "k").is_symlink()
+    assert os.readlink(results / "a/b/c/k") == "../outside"
+
+
+@pytest.mark.parametrize("there", ["k", "sub/k", "sub"])
+def test_a_link_that_the_destination_came_with_leads_no_download_out(
+    sandbox: SandboxSession, tmp_path: Path, there: str
+) -> None:
+    outside, results = tmp_path / "outside", tmp_path / "results"
+    outside.mkdir()
+    (results / there).parent.mkdir(parents=True)
+    (results / there).symlink_to(outside)
+    sandbox.run(
+        "sh", "-c", "mkdir -p o/sub; echo top > o/k; echo deep > o/sub/k; ln -s k o/l; echo 1 > o/first"
+    ).check()
+
+    if there == "sub":
+        with pytest.raises(UsageError, match="results/sub is in the way"):
+            sandbox.download("o", results)
+        assert [path.name for path in results.iterdir()] == ["sub"], "nothing of it arrived"
+    else:
+        sandbox.download("o", results)
+        assert ((results / "k").read_text(), (results / "sub/k").read_text()) == ("top\n", "deep\n")
+        assert not (results / there).is_symlink()
+    assert list(outside.iterdir()) == []
+
+
+def test_a_destination_that_is_a_link_is_refused_unless_it_may_be_followed(
+    sandbox: SandboxSession, tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    sandbox.run("sh", "-c", "mkdir o; echo content > o/file").check()
+
+    for what in ("o", "o/file"):
+        with pytest.raises(UsageError, match=r"link is a link to 'real'.*follow_symlinks=True"):
+            sandbox.download(what, link)
+    assert list((tmp_path / "real").iterdir()) == []
+    sandbox.download("o", link, follow_symlinks=True)
+    assert (tmp_path / "real/file").read_text() == "content\n"
+    assert link.is_symlink()
+
+
+def test_a_link_that_is_uploaded_is_refused_unless_it_may_be_followed(sandbox: SandboxSession, tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("secret")
+    solution = tmp_path / "solution.py"
+    solution.symlink_to("private")
+
+    with pytest.raises(UsageError, match=r"solution.py is a link to 'private'.*follow_symlinks=True"):
+        sandbox.upload(solution, "solution.py")
+    assert sandbox.run("ls").stdout == ""
+    sandbox.upload(solution, "./", follow_symlinks=True)
+    assert sandbox.read("solution.py") == b"secret"
+    sandbox.upload(tmp_path / "private", "plain")
+    assert sandbox.read("plain") == b"secret", "control: a plain file needs no word"

@@ -12,7 +12,7 @@ from zlib import crc32
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.backends import task_run, transfer
+from pytest_arl.backends import arriving_links, task_run, transfer
 from pytest_arl.backends.agent import AgentSandbox
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.channel import ChannelTimeout, Stream
@@ -237,6 +237,72 @@ def test_a_link_that_later_links_turn_outwards_is_refused(tmp_path: Path) -> Non
     with sandbox_and_agent() as (sandbox, agent), pytest.raises(UsageError, match="'out' is a link"):
         download(agent, sandbox, tmp_path / "d", FOLDER, *links)
     assert list(tmp_path.iterdir()) == []
+
+
+def _three_deep(*links: Entry) -> list[Entry]:
+    return [FOLDER, entry(b"a", "d"), entry(b"a/b", "d"), *links]
+
+
+@pytest.mark.parametrize(
+    ("links", "there"),
+    [
+        ([entry(b"up", "l", to=b"a/b/../..")], "a/b"),
+        ([entry(b"up", "l", to=b"a/b/../../..")], ""),
+        ([entry(b"x", "l", to=b"there/../..")], "link there"),
+        ([entry(b"x", "l", to=b"there/file")], "link there"),
+        ([entry(b"x", "l", to=b"there")], "link there"),
+        ([entry(b"a/b/x", "l", to=b"../../there/file")], "link there"),
+        ([entry(b"x", "l", to=b"a/there/file")], "link a/there"),
+        ([entry(b"s", "l", to=b"a/b"), entry(b"x", "l", to=b"s/..")], ""),
+        ([entry(b"x", "l", to=b"s/.."), entry(b"s", "l", to=b"a/b")], ""),
+        ([entry(b"x", "l", to=b"missing/../a")], ""),
+        ([entry(b"f"), entry(b"x", "l", to=b"f/../a")], ""),
+        ([entry(b"x", "l", to=b"/etc")], ""),
+        ([entry(b"a/x", "l", to=b"../../y")], ""),
+    ],
+    ids=str,
+)
+def test_where_a_link_will_lie_decides_whether_it_leads_out(tmp_path: Path, links: list[Entry], there: str) -> None:
+    """A folder of the destination that has a link in it, or a shape that a later download could change."""
+    (tmp_path / "outside").mkdir()
+    destination = tmp_path / "d"
+    if there.startswith("link "):
+        path = destination / there.removeprefix("link ")
+        path.parent.mkdir(parents=True)
+        path.symlink_to(tmp_path / "outside")
+    elif there:
+        (destination / there).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    harmless = there == "a/b"
+    with sandbox_and_agent() as (sandbox, agent):
+        if harmless:
+            download(agent, sandbox, destination, *_three_deep(*links))
+            assert (destination / "up").resolve() == destination
+            return
+        with pytest.raises(UsageError, match="is a link to"):
+            download(agent, sandbox, destination, *_three_deep(*links))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "target", [b"a/b", b"./a//b/", b"a/../f", b"a/b/../../f", b"nowhere", b".", b"a/none/x", b"old/sub", b"old/../f"]
+)
+def test_a_link_that_stays_inside_comes_along(tmp_path: Path, target: bytes) -> None:
+    (tmp_path / "d/old/sub").mkdir(parents=True)
+    with sandbox_and_agent() as (sandbox, agent):
+        download(agent, sandbox, tmp_path / "d", *_three_deep(entry(b"f"), entry(b"x", "l", to=target)))
+    assert os.readlink(tmp_path / "d/x") == os.fsdecode(target)
+    assert Path(os.path.realpath(tmp_path / "d/x")).is_relative_to(tmp_path / "d")
+
+
+def test_links_without_end_to_walk_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arriving_links, "_MOST_LOOKS", 100)
+    links = [entry(b"%d" % number, "l", to=b"a/../" * 10 + b"a") for number in range(9)]
+    with sandbox_and_agent() as (sandbox, agent):
+        download(agent, sandbox, tmp_path / "below", *_three_deep(*links))
+        with pytest.raises(UsageError, match="more than 100 parts"):
+            download(agent, sandbox, tmp_path / "above", *_three_deep(*links, entry(b"x", "l", to=b"a/../" * 2 + b"a")))
+    assert [path.name for path in tmp_path.iterdir()] == ["below"]
 
 
 @pytest.mark.parametrize(

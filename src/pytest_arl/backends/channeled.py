@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -15,6 +15,8 @@ from pytest_arl.backends.task_run import STREAMS
 from pytest_arl.backends.transfer import Archive, receive_file, receive_tree, send_archive, send_bytes, send_tree
 from pytest_arl.channel import AgentError, ChannelLost, ChannelTimeout
 from pytest_arl.errors import InfrastructureError, SandboxClosed, SandboxLost, UsageError
+from pytest_arl.host_files.destinations import Destination
+from pytest_arl.host_files.sources import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -210,26 +212,32 @@ class ChanneledSandbox:
         self.exchange(send)
 
     def upload(self, local: Path, remote: str) -> None:
-        """Copy a file or folder in."""
+        """Copy a file or folder in. UsageError for a link."""
         self._keep_out("upload", local)
         self._pristine = False
         if remote.endswith("/"):
             remote += local.name
-        self.exchange(lambda stream: send_tree(stream, local, _raw(remote)))
+        with closing(Source(local)) as source:
+            self.exchange(lambda stream: send_tree(stream, source, _raw(remote)))
 
     def download(self, remote: str, local: Path) -> None:
-        """Copy a file or folder out."""
+        """Copy a file or folder out. UsageError where ``local`` is a link to a folder."""
         self._keep_out("download", local)
-        self.exchange(lambda stream: receive_tree(stream, _raw(remote), local))
+        with closing(Destination(local)) as destination:
+            self.exchange(lambda stream: receive_tree(stream, _raw(remote), destination))
 
     def _keep_out(self, what: str, local: Path) -> None:
         """Raise UsageError where the sandbox itself can write what this side would handle: with a link that it puts
-        in a folder's place meanwhile, it would lead this side wherever it likes.
+        in a folder's place meanwhile, it would decide which folder this side opens.
         """
-        written, resolved = Path(os.path.abspath(local)), local.resolve()  # noqa: PTH100 - links stay
+        if not self._shared:
+            return
+        written = Path(os.path.abspath(local))  # noqa: PTH100 - links stay
+        # Each folder on the way, too: of `shared/x/../../y` the sandbox decides where it leads.
+        passed = {written, *(folder.resolve() for folder in (local, *local.parents))}
         for source, target in self._shared.items():
-            inside = written.is_relative_to(source) or resolved.is_relative_to(source)
-            if inside or (local.is_dir() and source.is_relative_to(resolved)):
+            inside = any(folder.is_relative_to(source) for folder in passed)
+            if inside or (local.is_dir() and source.is_relative_to(local.resolve())):
                 raise UsageError(
                     f"{what}: {local} is in {source}, or holds it, and the sandbox can write there: name another "
                     f"folder, or copy in the sandbox, where it is {target}"

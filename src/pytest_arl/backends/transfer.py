@@ -1,25 +1,22 @@
 """The host's end of files on their way in and out, and archives of them.
 
-What a sandbox sends is not trusted: names are checked again, links may not lead out of what is downloaded, nothing
-is followed, modes lose setuid, and there is a limit on bytes (a sparse file of 7 EiB costs a sandbox nothing) and
-on entries.
+What a sandbox sends is not trusted: there is a limit on bytes (a sparse file of 7 EiB costs a sandbox nothing) and
+on entries, and the rest is checked where it arrives. Files of this machine are reached through ``host_files`` only.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import shutil
 import stat
 import tempfile
 import time
 from binascii import crc32
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pytest_arl.agent import frames
+from pytest_arl.backends.arrivals import ROOT, Arrival
 from pytest_arl.channel import AgentError, ChannelLost, Stream
 from pytest_arl.errors import UsageError
 
@@ -28,13 +25,14 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from pytest_arl.host_files.destinations import Destination
+    from pytest_arl.host_files.sources import Found, Source
+
 __all__ = ["Archive", "receive_file", "receive_tree", "send_archive", "send_bytes", "send_tree"]
 
 MOST_BYTES = 16 * 1024**3
 MOST_ENTRIES = 1_000_000
 MOST_READ = 1024**3  # a file that is read into memory
-MOST_DEPTH = 256  # folders in folders: what removes such a tree later (shutil, pytest's tmp_path) has a limit too
-_STAGING = ".arl-download-"
 _PIECE = frames.MAX_PAYLOAD
 _ANSWER_SECONDS = 60.0
 _IN_MEMORY = 1024 * 1024
@@ -93,13 +91,13 @@ def receive_file(stream: Stream, path: bytes) -> bytes:
     return bytes(content)
 
 
-def receive_tree(stream: Stream, path: bytes, local: Path) -> None:
-    """Copy a file or folder of the sandbox to ``local``; into it, where it is a folder and a folder comes."""
+def receive_tree(stream: Stream, path: bytes, destination: Destination) -> None:
+    """Copy a file or folder of the sandbox to its destination; into it, where it is a folder and a folder comes."""
     stream.send(frames.GET, {"path": path, "bytes": MOST_BYTES, "entries": MOST_ENTRIES})
-    local.parent.mkdir(parents=True, exist_ok=True)
-    with _staging(local.parent) as folder:
-        root = folder / "root"
-        arrival = _Arrival(root, os.fsdecode(path))
+    with destination.staging() as folder:
+        arrival = Arrival(
+            folder, os.fsdecode(path), destination.folder, most_entries=MOST_ENTRIES, most_bytes=MOST_BYTES
+        )
         try:
             for kind, value in _incoming(stream):
                 if kind == frames.ENTRY:
@@ -111,54 +109,7 @@ def receive_tree(stream: Stream, path: bytes, local: Path) -> None:
             raise _named(error, path) from None
         finally:
             arrival.close()
-        _put_in_place(root, local)
-
-
-@contextmanager
-def _staging(parent: Path) -> Iterator[Path]:
-    """A folder beside the destination, so that what is complete can be moved there at once.
-
-    It is locked while it is used: one without a lock was left by a process that was killed, and goes now.
-    """
-    for left in parent.glob(f"{_STAGING}*"):
-        with suppress(OSError):
-            lock = _lock(left)
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(lock)
-    folder, lock = _new_staging(parent)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if lock >= 0:
-            os.close(lock)
-
-
-def _new_staging(parent: Path) -> tuple[Path, int]:
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=parent))
-        try:
-            return folder, _lock(folder)
-        except (BlockingIOError, FileNotFoundError):
-            continue  # another download here took it for one that was left
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            return folder, -1  # a file system without locks, where nobody takes it either
-
-
-def _lock(folder: Path) -> int:
-    """A descriptor that holds the folder's lock. BlockingIOError where another holds it, FileNotFoundError where it
-    is gone.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with ExitStack() as stack:
-        stack.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), folder.lstat()):
-            stack.pop_all()
-            return descriptor
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+        destination.put(folder, ROOT)
 
 
 def send_bytes(stream: Stream, path: bytes, content: bytes, mode: int | None) -> None:
@@ -170,18 +121,17 @@ def send_bytes(stream: Stream, path: bytes, content: bytes, mode: int | None) ->
             departure.data(view[at : at + _PIECE])
 
 
-def send_tree(stream: Stream, local: Path, remote: bytes) -> None:
-    """Copy a file or folder in. The argument may be a link to it; links below are copied as links."""
-    try:
-        state = local.stat()
-    except OSError as error:
-        raise UsageError(f"upload: {local}: {error.strerror}") from None
-    plan = list(_plan(local, b"", state))  # everything is looked at before anything is sent
+def send_tree(stream: Stream, source: Source, remote: bytes) -> None:
+    """Copy a file or folder in. Links in a folder are copied as links."""
+    plan = list(source.everything())  # everything is looked at before anything is sent
     with _Departure(stream, remote, merge=True) as departure:
-        for entry, source in plan:
-            departure.entry(entry)
-            if source is not None:
-                _send_file(departure, source, int(entry["n"]), follow=source is local)
+        for found in plan:
+            if stat.S_ISREG(found.state.st_mode):
+                _send_file(departure, source, found)
+            elif found.target is not None:
+                departure.entry(_entry(found.below, found.state, "l") | {"to": found.target})
+            else:
+                departure.entry(_entry(found.below, found.state, "d"))
 
 
 def send_archive(stream: Stream, archive: Archive, only: set[bytes] | None) -> None:
@@ -298,182 +248,17 @@ def _named(error: AgentError, path: bytes) -> Exception:
     return OSError(error.errno, error.text, os.fsdecode(path))
 
 
-def _plan(local: Path, below: bytes, state: os.stat_result) -> Iterator[tuple[dict[str, Any], Path | None]]:
-    entry: dict[str, Any] = {"p": below, "m": stat.S_IMODE(state.st_mode), "at": state.st_mtime_ns, "n": 0}
-    if stat.S_ISLNK(state.st_mode):
-        yield {**entry, "t": "l", "to": os.fsencode(local.readlink())}, None
-    elif stat.S_ISREG(state.st_mode):
-        yield {**entry, "t": "f", "n": state.st_size}, local
-    elif stat.S_ISDIR(state.st_mode):
-        yield {**entry, "t": "d"}, None
-        for child in sorted(local.iterdir()):
-            name = os.fsencode(child.name)
-            yield from _plan(child, below + b"/" + name if below else name, child.lstat())
-    else:
-        raise UsageError(
-            f"upload: {local} is neither a file, a folder nor a link, so it cannot be copied; leave it out"
-        )
+def _entry(below: bytes, state: os.stat_result, kind: str) -> dict[str, Any]:
+    return {"p": below, "m": stat.S_IMODE(state.st_mode), "at": state.st_mtime_ns, "n": 0, "t": kind}
 
 
-def _send_file(departure: _Departure, source: Path, size: int, *, follow: bool) -> None:
-    # O_NONBLOCK: a FIFO that took the file's place since it was looked at must not be waited for.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    with open(source, "rb", opener=lambda path, _: os.open(path, flags)) as file:
-        left = size
+def _send_file(departure: _Departure, source: Source, found: Found) -> None:
+    with source.reading(found) as (descriptor, state):
+        left = state.st_size
+        departure.entry(_entry(found.below, state, "f") | {"n": left})
         while left:
-            data = file.read(min(left, _PIECE))
+            data = os.read(descriptor, min(left, _PIECE))
             if not data:
-                raise OSError(errno.EIO, "the file shrank while it was uploaded", str(source))
+                raise OSError(errno.EIO, "the file shrank while it was uploaded", str(source.path(found.below)))
             departure.data(data)
             left -= len(data)
-
-
-class _Arrival:
-    """A download on its way into a new folder of this machine."""
-
-    def __init__(self, root: Path, remote: str) -> None:
-        self._root = root
-        self._remote = remote
-        self._folders: dict[bytes, tuple[int, int]] = {}
-        self._links: list[Path] = []
-        self._fd = -1
-        self._left = 0
-        self._bytes = 0
-        self._entries = 0
-        self._times = (0, 0)
-
-    def entry(self, entry: dict[str, Any]) -> None:
-        """The next file, folder or link."""
-        self._complete()
-        path = self._path(entry["p"])
-        self._entries += 1
-        self._bytes += entry["n"]
-        if self._entries > MOST_ENTRIES or self._bytes > MOST_BYTES:
-            raise UsageError(f"download of {self._remote}: more than {MOST_ENTRIES} entries or {MOST_BYTES >> 30} GiB")
-        mode = entry["m"] & 0o777
-        if entry["t"] == "d":
-            path.mkdir(0o700)
-            self._folders[entry["p"]] = (mode, entry["at"])
-        elif entry["t"] == "l":
-            self._link(path, entry)
-        else:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            os.fchmod(self._fd, mode)
-            self._left, self._times = entry["n"], (entry["at"], entry["at"])
-
-    def data(self, data: bytes) -> None:
-        """More of the file that the last entry named."""
-        if self._fd < 0 or len(data) > self._left:
-            raise OSError(errno.EIO, "more data than the entry announced", self._remote)
-        self._left -= len(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
-
-    def finish(self) -> None:
-        """Everything has come: look where links lead, give folders their modes and times, those inside first."""
-        self._complete()
-        self._check_links()
-        for name, (mode, mtime) in sorted(self._folders.items(), reverse=True):
-            path = self._root / os.fsdecode(name) if name else self._root
-            os.utime(path, ns=(mtime, mtime))
-            path.chmod(mode | 0o700)
-
-    def close(self) -> None:
-        """Let go of an unfinished file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _complete(self) -> None:
-        if self._fd >= 0:
-            if self._left:
-                raise OSError(errno.EIO, "less data than the entry announced", self._remote)
-            os.utime(self._fd, ns=self._times)
-            self.close()
-
-    def _path(self, name: bytes) -> Path:
-        """Where an entry goes: below the root, in a folder that this transfer has made, so that no link is on the
-        way.
-        """
-        if not name:
-            if self._entries:
-                raise OSError(errno.EINVAL, "two entries for the root", self._remote)
-            return self._root
-        parent, slash, last = name.rpartition(b"/")
-        if bool(parent) != bool(slash) or parent not in self._folders or last in (b"", b".", b"..") or b"\0" in last:
-            raise OSError(
-                errno.EINVAL,
-                f"the sandbox sent the name {os.fsdecode(name)!r}, which is not below the download",
-                self._remote,
-            )
-        if name.count(b"/") >= MOST_DEPTH:
-            raise UsageError(f"download of {self._remote}: folders in folders, more than {MOST_DEPTH} deep")
-        return self._root / os.fsdecode(name)
-
-    def _link(self, path: Path, entry: dict[str, Any]) -> None:
-        """Make a link, if it does not obviously lead out: :meth:`finish` looks where it really leads."""
-        target, where = os.fsdecode(entry["to"]), os.fsdecode(entry["p"])
-        parts = PurePosixPath(target).parts
-        depth = lowest = len(PurePosixPath(where).parent.parts)
-        for part in parts:
-            depth += -1 if part == ".." else 1
-            lowest = min(lowest, depth)
-        if not where or not parts or "\0" in target or parts[0] == "/" or lowest < 0:
-            raise self._leads_out(where, target)
-        path.symlink_to(target)
-        if ".." in parts:
-            self._links.append(path)
-
-    def _check_links(self) -> None:
-        """A ``..`` counts from where the names before it lead, which may be links themselves."""
-        root = os.path.realpath(self._root)
-        for path in self._links:
-            parts = path.readlink().parts
-            up = Path(*parts[: len(parts) - parts[::-1].index("..")])
-            try:
-                real = os.path.realpath(path.parent / up, strict=True)
-            except OSError:
-                real = ""  # through what is not part of the download, and may be there another time
-            if real != root and not real.startswith(root + "/"):
-                raise self._leads_out(str(path.relative_to(self._root)), str(path.readlink()))
-
-    def _leads_out(self, where: str, target: str) -> UsageError:
-        what = repr(where) if where else "it"
-        return UsageError(
-            f"download of {self._remote}: {what} is a link to {target!r}, outside of what is downloaded: "
-            "remove the link in the sandbox first, or download less"
-        )
-
-
-def _put_in_place(root: Path, local: Path) -> None:
-    """Move what came to where it belongs; nothing is moved where something is in the way."""
-    if not _is_folder(root):
-        if local.is_dir():
-            raise UsageError(
-                f"download: {local} is a folder; name the file that is to be written, such as {local}/result.txt"
-            )
-        root.replace(local)
-    elif local.is_dir():
-        moves = list(_moves(root, local))
-        for source, target in moves:
-            shutil.move(source, target)
-    elif os.path.lexists(local):
-        raise UsageError(f"download: {local} is in the way: a folder comes")
-    else:
-        root.replace(local)
-
-
-def _moves(root: Path, local: Path) -> Iterator[tuple[Path, Path]]:
-    for child in root.iterdir():
-        target = local / child.name
-        if _is_folder(child) and _is_folder(target):
-            yield from _moves(child, target)
-        elif os.path.lexists(target) and (_is_folder(child) or _is_folder(target)):
-            raise UsageError(f"download: {target} is in the way: a link, or a file where a folder comes")
-        else:
-            yield child, target
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
