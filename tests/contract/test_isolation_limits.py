@@ -270,6 +270,99 @@ def test_a_limit_cannot_be_raised_from_inside(small: SandboxSession) -> None:
     assert python(small, code).check().stdout == "NOFILE 64\nCORE 1\n"
 
 
+# 17. A limit is named where it was reached
+
+_NOT_REACHED = {
+    "a socket that would block": """
+import socket
+listening = socket.socket(); listening.bind(("127.0.0.1", 0)); listening.listen(); listening.setblocking(False)
+listening.accept()
+""",
+    "a lock that is taken": """
+import fcntl
+first, second = open("/tmp/lock", "w"), open("/tmp/lock", "w")
+fcntl.flock(first, fcntl.LOCK_EX)
+fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+""",
+    "an exception of the program's own": "raise MemoryError('the table has room for 5 rows')",
+    "a test about full disks": "raise AssertionError('expected No space left on device')",
+    "a test about descriptors": "raise AssertionError('expected Too many open files')",
+    "a test about threads": 'raise AssertionError("expected can\'t start new thread")',
+    "a limit of its own for descriptors": """
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+while True: os.dup(0)
+""",
+    "a descriptor that was asked for by its number": """
+import os, resource, sys, time
+os.dup2(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1)
+print("Too many open files", file=sys.stderr, flush=True); time.sleep(0.2); sys.exit(1)
+""",
+    "a limit of its own for the size of files": """
+import os, resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+file = os.open("/workspace/large", os.O_WRONLY | os.O_CREAT)
+while True: os.write(file, bytes(512))
+""",
+    "a limit of its own for memory": """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
+bytearray(2**29)
+""",
+    "nearly all descriptors": """
+import os, resource, sys, time
+leaked = [os.dup(0) for _ in range(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 5)]
+print("Too many open files", file=sys.stderr, flush=True); time.sleep(0.2); sys.exit(1)
+""",
+    "a nearly full disk": """
+import os, sys
+state = os.statvfs("/workspace")
+open("/workspace/large", "wb").write(bytes((state.f_bavail - 1) * state.f_frsize))
+sys.exit("No space left on device")
+""",
+}
+
+
+@pytest.mark.parametrize("kind", _NOT_REACHED)
+def test_no_limit_is_named_that_was_not_reached(small: SandboxSession, kind: str) -> None:
+    result = python(small, _NOT_REACHED[kind])
+
+    assert (result.outcome, result.exit_code, result.limit) == ("Failed", 1, None), result.stderr
+
+
+def test_nothing_that_a_program_says_makes_its_kill_one_for_memory(small: SandboxSession) -> None:
+    code = "import os, sys; sys.stderr.write('MemoryError: Cannot allocate memory\\n'); sys.stderr.flush(); os.kill(os.getpid(), 9)"
+    result = python(small, code)
+
+    assert (result.outcome, result.signal, result.limit) == ("Killed", "SIGKILL", None)
+
+
+def test_a_disk_that_was_full_for_a_while_is_named_too(small: SandboxSession) -> None:
+    code = """
+        import os, sys
+        try:
+            with open("/workspace/large", "wb", 0) as file:
+                while True: file.write(bytes(1 << 20))
+        except OSError as error:
+            print(error, file=sys.stderr, flush=True)
+        {}
+        os.unlink("/workspace/large")
+        sys.exit(1)
+    """
+    for _ in range(2):
+        assert python(small, code.format("import time; time.sleep(0.2)")).limit == "workspace 8Mi"
+    assert python(small, "raise SystemExit(1)").limit is None, "it is a step's own"
+
+
+def test_a_patch_that_finds_no_room_names_the_limit(small: SandboxSession) -> None:
+    patch = {"type": "FilePatch", "path": "large", "content": "x" * (9 << 20)}
+    result = small.execute([patch]).steps[0]
+
+    assert _ended_by_a_limit(result) == "workspace 8Mi"
+    assert small.run("df", "--output=used", "/workspace").stdout.split()[-1] == "0", "it is not full any more"
+
+
 # 17. The machine lives
 
 

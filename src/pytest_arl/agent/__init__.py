@@ -13,6 +13,9 @@ spool           where output is kept until nobody can ask for it any more
 tree            which processes live, and killing them
 command         a program, found and started
 pipes           a running program's streams: fed, listened to, passed on, kept
+crowd           whether the sandbox has all the processes that it may, where no cgroup counts them
+descriptors     whether a process has all the descriptors that it may
+room            whether a folder is full
 memory_sampler  memory that a sandbox holds, by looking, where no cgroup counts it
 limits          which limit a step ran into
 supervisor      a program beside others: how the agent knows that nothing of it is left

@@ -87,6 +87,7 @@ class Foreground:
         self._late = None if deadline is None else self._loop.call_at(deadline, self._too_late)
         self._sampler = self._loop.call_at(pipes.started + server.limits.next_look(), self._sample)
         self._loop.reaped = self._look
+        self._loop.reaping = server.limits.ended
 
     def child(self, pid: int) -> None:
         """The Command runs as the agent's own child."""
@@ -182,4 +183,4 @@ class Foreground:
         for timer in (self._late, self._sampler, self._retry):
             if timer is not None:
                 timer.cancel()
-        self._loop.reaped = lambda: None
+        self._loop.reaped = self._loop.reaping = lambda: None

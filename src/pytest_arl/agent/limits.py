@@ -1,30 +1,25 @@
 """Which limit a step ran into.
 
-With a cgroup the kernel counts what it refused, and the counters are believed. Without one the agent looks at what
-lives in the sandbox 20 times a second, since nothing else bounds shared memory and tmpfs there. What only
-the program itself learned (EMFILE, ENOSPC) is read from the last lines it wrote to stderr.
+A limit is named where it is known to have been reached: where the kernel counted what it refused (cgroups), where a
+folder is full, and where a look at the running step saw as many processes, descriptors or bytes as there may be.
+No word that a program says counts.
 """
 
 from __future__ import annotations
 
-import os
+import errno
+import time
 
 from pytest_arl.agent import system, tree
+from pytest_arl.agent.crowd import Crowd
+from pytest_arl.agent.descriptors import Descriptors
 from pytest_arl.agent.memory_sampler import MemorySampler
+from pytest_arl.agent.room import Room
 
 __all__ = ["SAMPLE_SECONDS", "Limits"]
 
 SAMPLE_SECONDS = 0.05
-_SAID = (
-    (b"Too many open files", "files"),
-    (b"No space left on device", "workspace"),
-    (b"Cannot allocate memory", "memory"),
-    (b"MemoryError", "memory"),
-    (b"bad_alloc", "memory"),
-    (b"Resource temporarily unavailable", "processes"),
-    (b"Cannot fork", "processes"),  # dash
-    (b"can't start new thread", "processes"),
-)
+_FIRST_LOOK_SECONDS = 0.005  # programs that fail at once do so early; each pause after it is twice the one before
 
 
 class Limits:
@@ -32,6 +27,7 @@ class Limits:
 
     ``folders`` are the writable folders and the pool's key that sizes each; ``memory`` is set (bytes) only where no
     cgroup bounds it; ``crowd_fd`` is open on the number of what lives in the cgroup where nothing bounds that.
+    ``rlimits`` has the resource limits that bound the sandbox (NPROC) or one process (NOFILE) here.
     """
 
     def __init__(
@@ -43,23 +39,35 @@ class Limits:
         processes: int,
         folders: list[tuple[bytes, str]],
         crowd_fd: int | None = None,
+        rlimits: dict[str, int],
     ) -> None:
         self._oom_fd = oom_fd
         self._crowd_fd = crowd_fd
         self._pids_fd = pids_fd
         self._processes = processes
-        self._folders = [(path, key) for path, key in folders if os.path.isdir(path)]
-        self._sampler = None if memory is None else MemorySampler(memory, [path for path, _ in self._folders])
+        self._room = Room(folders)
+        self._crowd = Crowd(rlimits["NPROC"]) if "NPROC" in rlimits else None
+        self._descriptors = Descriptors(rlimits["NOFILE"]) if "NOFILE" in rlimits else None
+        self._sampler = None if memory is None else MemorySampler(memory, self._room.paths)
         self._oom_before = 0
         self._pids_before = 0
         self._pids_last = 0
         self._crowded = 0
+        self._pause = 0.0
+        self._look_due = self._count_due = self._memory_due = 0.0
 
     def begin(self) -> None:
         """A step starts: remember what the counters say."""
+        now = time.monotonic()
         self._crowded = 0
+        self._pause = _FIRST_LOOK_SECONDS
+        self._look_due, self._count_due = now + self._pause, now + SAMPLE_SECONDS
+        self._room.begin()
+        for each in (self._crowd, self._descriptors, self._sampler):
+            if each is not None:
+                each.begin()
         if self._sampler is not None:
-            self._sampler.begin()
+            self._memory_due = now + self._sampler.next_look()
         if self._oom_fd is not None:
             self._oom_before = system.counter(self._oom_fd, b"oom_kill")
         if self._pids_fd is not None:
@@ -67,59 +75,84 @@ class Limits:
 
     def sample(self) -> str | None:
         """The limit that a running step has outgrown and must be ended for, or None."""
-        if self._crowd_fd is not None and self._is_crowded(self._crowd_fd):
+        if self._crowd is not None and self._crowd.look():
             return "processes"
-        if self._pids_fd is not None:
-            refused = system.counter(self._pids_fd, b"max")
-            crowded = refused > self._pids_last
-            self._pids_last = refused
-        else:
-            crowded = self._sampler is not None and len(tree.processes()) >= self._processes - 2
-        # Once may be a build tool finding its bounds; still refused 50 ms later is a fork bomb, which would go on
-        # for ever.
-        self._crowded = self._crowded + 1 if crowded else 0
-        if self._crowded > 1:
-            return "processes"
-        return "memory" if self._sampler is not None and self._sampler.over() else None
+        now = time.monotonic()
+        if now >= self._look_due:
+            self.heard()
+            self._pause = min(2 * self._pause, SAMPLE_SECONDS)
+            self._look_due = now + self._pause
+        if now >= self._count_due:
+            self._count_due = now + SAMPLE_SECONDS
+            if self._is_bombed():
+                return "processes"
+        if self._sampler is not None and now >= self._memory_due:
+            over = self._sampler.over()
+            self._memory_due = time.monotonic() + self._sampler.next_look()
+            return "memory" if over else None
+        return None
 
     def next_look(self) -> float:
         """Seconds until :meth:`sample` is to be called again."""
-        return SAMPLE_SECONDS if self._sampler is None else self._sampler.next_look()
+        due = min(self._look_due, self._count_due)
+        if self._sampler is not None:
+            due = min(due, self._memory_due)
+        pause = max(0.0, due - time.monotonic())
+        return pause if self._crowd is None else min(pause, self._crowd.next_look())
+
+    def heard(self) -> None:
+        """The step has written to stderr, which may say that it found no room: some programs clean up next."""
+        self._room.look()
+        if self._descriptors is not None:
+            self._descriptors.look()
+
+    def ended(self) -> None:
+        """Something of the sandbox has ended, and was not reaped yet."""
+        if self._crowd is not None:
+            self._crowd.look(ended=True)
 
     def memory_peak(self) -> int | None:
         """The most bytes of memory that the sandbox held since the step began, as far as that is known."""
         return None if self._sampler is None else self._sampler.peak()
 
+    def _is_bombed(self) -> bool:
+        """Whether processes are started without end. Refused once may be a build tool finding its bounds; still
+        refused 50 ms later is a fork bomb, which would go on for ever.
+        """
+        if self._crowd_fd is not None and self._is_crowded(self._crowd_fd):
+            return True
+        if self._pids_fd is None:
+            return False
+        refused = system.counter(self._pids_fd, b"max")
+        self._crowded = self._crowded + 1 if refused > self._pids_last else 0
+        self._pids_last = refused
+        return self._crowded > 1
+
     def _is_crowded(self, crowd_fd: int) -> bool:
         """Whether more processes live than may. The kernel's figure counts threads, of which there may be many."""
         return system.number(crowd_fd) > self._processes and len(tree.processes()) > self._processes
 
-    def blame(self, stderr_end: bytes) -> str | None:
+    def blame(self) -> str | None:
         """The limit that a step which failed ran into, or None."""
         if self.memory_killed():
             return "memory"
         if self.refused_processes():
             return "processes"
-        for path, key in self._folders:
-            if _is_full(path):
-                return key
-        for text, key in _SAID:
-            if text in stderr_end:
-                return key
-        return None
+        full = self._room.look()
+        if full is not None:
+            return full
+        return "files" if self._descriptors is not None and self._descriptors.reached else None
+
+    def blame_error(self, error: OSError, path: bytes) -> str | None:
+        """The limit that kept the agent itself from writing a file there, or None."""
+        return "files" if error.errno == errno.EMFILE else self._room.refused(path, error.errno)
 
     def refused_processes(self) -> bool:
         """Whether the sandbox was refused a process since the step began."""
+        if self._crowd is not None and self._crowd.reached:
+            return True
         return self._pids_fd is not None and system.counter(self._pids_fd, b"max") > self._pids_before
 
     def memory_killed(self) -> bool:
         """Whether the kernel has killed something of the sandbox for its memory since the step began."""
         return self._oom_fd is not None and system.counter(self._oom_fd, b"oom_kill") > self._oom_before
-
-
-def _is_full(folder: bytes) -> bool:
-    try:
-        state = os.statvfs(folder)
-    except OSError:
-        return False  # a step has removed it
-    return bool(state.f_blocks and (state.f_bavail == 0 or (state.f_files and state.f_favail == 0)))

@@ -50,6 +50,8 @@ class Loop:
         """Called once after each round, to send what the round produced."""
         self.reaped: Callable[[], None] = lambda: None
         """Called after children were collected, orphans too."""
+        self.reaping: Callable[[], None] = lambda: None
+        """Called before they are: what they leave is not lost yet."""
         self.childless = True
         """Whether, at the last look, no child was left: PID 1 inherits every orphan, so nothing else then lives in
         its namespace.
@@ -98,6 +100,7 @@ class Loop:
         """Collect every child that has ended, ours and orphans, and tell who waits for them."""
         ended = []
         self.childless = False
+        self.reaping()
         try:
             for _ in range(_MOST_AT_ONCE):
                 pid, status = os.waitpid(-1, os.WNOHANG)

@@ -104,6 +104,7 @@ class Output:
     Attributes:
         capture: what is kept of it.
         pushes: who passes it on.
+        heard: called when the program has written.
     """
 
     def __init__(self, loop: Loop, fd: int, capture: Capture, pushes: list[Push]) -> None:
@@ -111,6 +112,7 @@ class Output:
         self._fd = fd
         self.capture = capture
         self.pushes = pushes
+        self.heard: Callable[[], None] = lambda: None
         self._size = INLINE
         self._paused = False
         os.set_blocking(fd, False)
@@ -141,7 +143,8 @@ class Output:
             self._fd = -1
 
     def _ready(self, _events: int) -> None:
-        self._read()
+        if self._read():
+            self.heard()
         for push in self.pushes:
             if self._fd >= 0 and push.live and push.link.full:
                 # A caller who watches gets all of it, so the program waits for him: in its write, as for any slow

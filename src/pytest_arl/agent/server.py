@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_arl.agent import files, limits, spool
+from pytest_arl.agent import files, limits, spool, system
 from pytest_arl.agent.background import Backgrounds
 from pytest_arl.agent.ledger import Ledger
 
@@ -51,6 +51,7 @@ class Server:
             processes=config["processes"],
             folders=[(path, key) for path, key in folders],
             crowd_fd=config.get("crowd_fd"),
+            rlimits={name: system.limit(name) for name in ("NPROC", "NOFILE") if name in config.get("rlimits", ())},
         )
         self.tasks = Ledger(self)
         self.configured = True

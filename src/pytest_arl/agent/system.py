@@ -15,6 +15,7 @@ __all__ = [
     "counter",
     "harden",
     "ipc_remove_all",
+    "limit",
     "number",
     "open_plain",
     "senders",
@@ -125,6 +126,14 @@ def set_limits(limits: dict[str, int]) -> None:
         _, hard = resource.getrlimit(kind)
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (bound, bound))
+
+
+def limit(name: str) -> int:
+    """A resource limit of this process, as in RLIMIT_*."""
+    import resource  # noqa: PLC0415 - as above
+
+    bound: int = resource.getrlimit(getattr(resource, "RLIMIT_" + name))[0]
+    return bound
 
 
 def open_plain(path: bytes, flags: int, mode: int = 0) -> int:

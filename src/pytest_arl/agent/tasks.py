@@ -29,7 +29,6 @@ __all__ = ["Task"]
 _TASK_BYTES = 500
 _PROCESS_BYTES = 4000
 _TURN_SECONDS = 0.05
-_STDERR_END = 4096
 _LONGEST_NAME = 4096  # bytes of a word that messages quote
 
 
@@ -161,7 +160,8 @@ class Task:
         except OSError as error:
             reason = error.strerror or str(error)
             text = b"arl: cannot write " + shown + b": " + reason.encode() + b"\n"
-            result: dict[str, Any] = {"outcome": "Failed", "code": 1, "limit": self._server.limits.blame(text)}
+            limit = self._server.limits.blame_error(error, self._server.places.absolute(path))
+            result: dict[str, Any] = {"outcome": "Failed", "code": 1, "limit": limit}
             self._short(result | {"at": at, "s": time.monotonic() - began}, b"", text)
             return False
         self._short(
@@ -187,6 +187,7 @@ class Task:
         else:
             self._foreground.supervise(argv, env, cwd, lambda problem: self._never_ran(argv, problem))
         pipes.listen(self._pushes())
+        pipes.outputs[1].heard = server.limits.heard
         self._feed(pipes, step)
         return True
 
@@ -317,8 +318,7 @@ class Task:
         """The limit that ended a Command; a kill for memory is given its name in ``result``."""
         limits = self._server.limits
         if foreground.reason is None and result["outcome"] != "Succeeded":
-            capture = foreground.pipes.captures[1]
-            limit = limits.blame(b"".join(capture.read(max(0, capture.size - _STDERR_END), capture.size)))
+            limit = limits.blame()
             if result["signal"] == "SIGKILL" and limit == "memory":
                 result["outcome"] = "OutOfMemory"
             return limit

@@ -5,9 +5,26 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`, which costs a millisecond
 import os
 
-__all__ = ["Processes", "below", "can_see_processes", "kill_all", "kill_below", "kill_one", "kill_outside", "processes"]
+__all__ = [
+    "Processes",
+    "Stat",
+    "below",
+    "can_see_processes",
+    "kill_all",
+    "kill_below",
+    "kill_one",
+    "kill_outside",
+    "last_pid",
+    "numbers",
+    "processes",
+    "stat",
+    "tasks",
+]
 
-_THREADS = 17  # of /proc/PID/stat, counted from the state on
+_STAT_BYTES = 2048
+# Fields of /proc/PID/stat, counted from the state on.
+_PARENT, _FAULTS, _SYSTEM_TIME, _THREADS, _PAGES = 1, 7, 12, 17, 21
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 Processes = dict[int, int]
 """Each process and its parent."""
@@ -21,23 +38,79 @@ def can_see_processes() -> bool:
         return False
 
 
-def processes() -> Processes:
-    """Every process of the namespace but PID 1, with its parent."""
-    found = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or name == "1":
-            continue
+class Stat:
+    """What /proc tells of a process.
+
+    Attributes:
+        state: a letter.
+        parent: its parent's pid.
+        faults: page faults that needed no disk.
+        system_time: seconds in the kernel.
+        threads: how many live, or are zombies.
+        pages: resident ones, those shared with others included.
+    """
+
+    __slots__ = ("faults", "pages", "parent", "state", "system_time", "threads")
+
+    def __init__(self, fields: list[bytes]) -> None:
+        self.state = fields[0]
+        self.parent = int(fields[_PARENT])
+        self.faults = int(fields[_FAULTS])
+        self.system_time = int(fields[_SYSTEM_TIME]) * _TICK
+        self.threads = int(fields[_THREADS])
+        self.pages = int(fields[_PAGES])
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs. One whose first thread has ended shows as a zombie, and its other threads run on."""
+        return self.state not in b"ZX" or self.threads > 1
+
+
+def numbers() -> list[int]:
+    """The pid of every process of the namespace but PID 1, zombies included, in order."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+
+
+def stat(pid: int) -> Stat | None:
+    """What /proc tells of a process; None where it is gone."""
+    try:
+        file = os.open("/proc/%d/stat" % pid, os.O_RDONLY | os.O_CLOEXEC)  # noqa: UP031 - half the time
         try:
-            with open("/proc/" + name + "/stat", "rb") as file:
-                stat = file.read()
-        except OSError:
-            continue
-        # The command's name stands in parentheses and may hold any byte, a parenthesis too.
-        fields = stat[stat.rindex(b")") + 2 :].split(b" ", _THREADS + 1)
-        # A process whose first thread has ended shows as a zombie, and its other threads run on.
-        if fields[0] not in b"ZX" or int(fields[_THREADS]) > 1:
-            found[int(name)] = int(fields[1])
-    return found
+            line = os.read(file, _STAT_BYTES)
+        finally:
+            os.close(file)
+    except OSError:
+        return None
+    # The command's name stands in parentheses and may hold any byte, a parenthesis too.
+    return Stat(line[line.rindex(b")") + 2 :].split(b" ", _PAGES + 1))
+
+
+def processes() -> Processes:
+    """Every living process of the namespace but PID 1, with its parent."""
+    found = ((pid, stat(pid)) for pid in numbers())
+    return {pid: each.parent for pid, each in found if each is not None and each.alive}
+
+
+def tasks() -> tuple[int, float]:
+    """The number of processes and threads in the namespace, zombies and the agent included, and the seconds that they
+    have spent in the kernel.
+    """
+    count, system_time = 1, 0.0
+    for pid in numbers():
+        each = stat(pid)
+        if each is not None:
+            count += each.threads
+            system_time += each.system_time
+    return count, system_time
+
+
+def last_pid() -> int:
+    """The pid that was given last in this namespace, to a process or a thread."""
+    file = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(file, 128).rsplit(b" ", 1)[1])
+    finally:
+        os.close(file)
 
 
 def below(roots: set[int], among: Processes) -> set[int]:

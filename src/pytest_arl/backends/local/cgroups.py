@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from pytest_arl.backends.local.forkserver import ForkServer
     from pytest_arl.backends.local.hierarchies import Hierarchies
 
-__all__ = ["Cgroup", "Limits", "RunCgroups", "sweep"]
+__all__ = ["SPARE_PROCESSES", "Cgroup", "Limits", "RunCgroups", "sweep"]
 
 _PREFIX = "pytest-arl-"
 _CPU_PERIOD = 100_000
 """Microseconds; the kernel's default."""
-_SPARE_PROCESSES = 8
+SPARE_PROCESSES = 8
 """The agent, and what it forks beside the steps."""
 
 
@@ -245,7 +245,7 @@ def _set_limits(folders: Mapping[str, Path], limits: Limits, version: int) -> No
             _write(memory / "memory.swap.max", 0)
         if quota is not None and "cpu" in folders:
             _write(folders["cpu"] / "cpu.max", f"{quota} {_CPU_PERIOD}")
-    _write(folders["pids"] / "pids.max", limits.processes + _SPARE_PROCESSES)
+    _write(folders["pids"] / "pids.max", limits.processes + SPARE_PROCESSES)
 
 
 def _remove(folder: Path, patience: float = 2.0) -> None:

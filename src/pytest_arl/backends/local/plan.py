@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.agent import bundle
 from pytest_arl.backends.local import identity, interpreter
-from pytest_arl.backends.local.cgroups import Limits
+from pytest_arl.backends.local.cgroups import SPARE_PROCESSES, Limits
 from pytest_arl.backends.local.layout import Argument, Content, Layout
 from pytest_arl.backends.local.mounts import add_mounts
 from pytest_arl.backends.local.namespaces import namespace_arguments
@@ -182,6 +182,6 @@ def _rlimits(pool: LocalPool, *, cgroup: bool) -> dict[str, int]:
         "MSGQUEUE": 2**20,
     }
     if not cgroup:
-        limits["NPROC"] = pool.processes
+        limits["NPROC"] = pool.processes + SPARE_PROCESSES
         limits["AS"] = pool.memory
     return limits

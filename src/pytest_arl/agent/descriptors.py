@@ -1,0 +1,77 @@
+"""Open descriptors: whether a process of the step has as many as it may.
+
+The kernel counts no refusal, and what a process had open is gone with it. So it is looked for while the step runs:
+by the clock, and whenever the step writes to stderr, which is the moment at which most programs say why they end.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pytest_arl.agent import tree
+
+__all__ = ["Descriptors"]
+
+_FEW = 16  # pids that are tried without a look at which of them live
+_BUDGET = 0.05  # of a processor
+_LOOK_SECONDS = 0.01  # a processor's time for one look, at most
+
+
+class Descriptors:
+    """The descriptors of the processes that a step starts.
+
+    Attributes:
+        reached: whether a process had as many as it may, at some look since the step began.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._first = 0
+        self._due = 0.0
+        self.reached = False
+
+    def begin(self) -> None:
+        """A step starts."""
+        self._first = tree.last_pid()
+        self._due = 0.0
+        self.reached = False
+
+    def look(self) -> None:
+        """Look once, where that was not done just now."""
+        now = time.monotonic()
+        if self.reached or now < self._due:
+            return
+        begin = time.thread_time()
+        for pid in self._started():
+            if self._has_all(pid):
+                self.reached = True
+                break
+            if time.thread_time() - begin > _LOOK_SECONDS:
+                break
+        self._due = now + (time.thread_time() - begin) / _BUDGET
+
+    def _started(self) -> list[int]:
+        """What may live of the step, the newest first: pids are given in order until they start again."""
+        last = tree.last_pid()
+        if 0 <= last - self._first <= _FEW:
+            return list(range(last, self._first, -1))
+        return [pid for pid in reversed(tree.numbers()) if pid > self._first or last < self._first]
+
+    def _has_all(self, pid: int) -> bool:
+        folder = "/proc/%d/fd" % pid  # noqa: UP031 - a third of the time of an f-string's format
+        try:
+            # The last one is given when there is no other, or where it was asked for by its number.
+            os.lstat(folder + "/" + str(self._limit - 1))
+            return (os.stat(folder).st_size or self._count(folder)) >= self._limit
+        except OSError:
+            return False
+
+    def _count(self, folder: str) -> int:
+        """Before version 6.2 Linux did not give the number as the folder's size."""
+        count = 0
+        with os.scandir(folder) as entries:
+            for count, _entry in enumerate(entries, 1):
+                if count >= self._limit:
+                    break
+        return count
