@@ -15,7 +15,7 @@ from pytest_arl.backends.local.hierarchies import NoCgroups
 from pytest_arl.backends.local.probe import candidates, examine, probe
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.settings import ISOLATION_TIERS
-from tests.local.conftest import MakeBackend, acquire, run, sh
+from tests.local.conftest import EXPECTED_TIER, MakeBackend, acquire, run, sh
 
 MakeFake = Callable[[str], str]
 
@@ -244,6 +244,12 @@ def test_weaker_isolation_than_asked_for_is_refused_with_the_reason(
     with pytest.raises(BackendUnavailable, match="the reason there are none"):
         acquire(make_backend(isolation_min="bwrap+cgroup"))
     assert acquire(make_backend()).isolation == "bwrap+rlimit"
+
+
+def test_this_machine_gives_the_tier_that_it_is_said_to() -> None:
+    if not EXPECTED_TIER:
+        pytest.skip("ARL_TEST_EXPECT_TIER does not say which tier this machine must give")
+    assert probe().tier == EXPECTED_TIER, probe().without_cgroups or probe().tried
 
 
 def test_a_machine_without_a_filter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,21 +279,32 @@ def test_a_killed_run_leaves_no_scope(start: Start) -> None:
 
 
 @real
-def test_where_the_scope_was_ended_the_next_session_gets_another(start: Start) -> None:
+def test_where_the_scope_was_ended_a_sandbox_says_so_and_the_next_backend_gets_another(start: Start) -> None:
     body = """
-    with SandboxSession() as sandbox:
-        sandbox.run("true").check()
-    first = probe().hierarchies
-    os.kill(first.server.pid, signal.SIGKILL)
-    while first.folders["memory"].exists():
+    from pytest_arl.backends.base import AcquireRequest
+    from pytest_arl.backends.local import LocalBackend
+    from pytest_arl.errors import BackendUnavailable
+    from pytest_arl.settings import Settings
+    backend = LocalBackend(Settings.build(start_dir=Path("/")))
+    backend.acquire(AcquireRequest("default")).close()
+    server, said = probe().hierarchies.server, ""
+    os.kill(server.pid, signal.SIGKILL)
+    while probe().hierarchies.folders["memory"].exists():
         time.sleep(0.02)
-    with SandboxSession() as sandbox:
-        code = sandbox.run("true").exit_code
-        report(code=code, isolation=sandbox.isolation)
+    try:
+        backend.acquire(AcquireRequest("default"))
+    except BackendUnavailable as error:
+        said = str(error)
+    backend.close()
+    again = LocalBackend(Settings.build(start_dir=Path("/")))
+    isolation = again.acquire(AcquireRequest("default")).isolation
+    report(isolation=isolation, said=said)
+    again.close()
     """
-    started = start("if True:" + body)
-    assert started.facts["code"] == 0
-    assert started.facts["isolation"] == "bwrap+cgroup"
+    facts = start("if True:" + body).facts
+    assert facts["isolation"] == "bwrap+cgroup"
+    assert "scope from systemd" in facts["said"]
+    assert "was ended by somebody else" in facts["said"]
 
 
 @real

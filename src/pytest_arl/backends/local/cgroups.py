@@ -7,6 +7,7 @@ the sandbox's own close, the janitor when this process dies, and :func:`sweep` a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -167,6 +168,9 @@ class RunCgroups:
 
     def create(self, limits: Limits) -> Cgroup:
         """A cgroup for one sandbox. Raises OSError."""
+        server = self._hierarchies.server
+        if server is not None and not server.alive:
+            raise OSError(errno.EPIPE, f"{self._hierarchies.way}, was ended by somebody else; a new run gets another")
         name = secrets.token_hex(4)
         wanted = {
             controller: parent / self._name / name
