@@ -77,6 +77,8 @@ class AgentConfig:
         lock_fd: held open for as long as the agent lives.
         memory: bytes for everything in the sandbox, where no cgroup bounds it.
         processes: how many may live at once.
+        watch: what the agent shares with the process that watches its cgroup's memory, as
+            :class:`pytest_arl.agent.memory_watch.MemoryWatch` has it, and ``watcher_fd``, a pidfd of that process.
     """
 
     uid: int | None = None
@@ -92,6 +94,7 @@ class AgentConfig:
     lock_fd: int | None = None
     memory: int | None = None
     processes: int = 512
+    watch: Mapping[str, object] | None = None
 
     def message(self) -> dict[str, object]:
         """The config as the wire has it."""
@@ -111,6 +114,7 @@ class AgentConfig:
             "lock_fd": self.lock_fd,
             "memory": self.memory,
             "processes": self.processes,
+            "watch": dict(self.watch) if self.watch is not None else None,
         }
 
 

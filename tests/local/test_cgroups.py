@@ -17,7 +17,7 @@ from pytest_arl.backends.local.hierarchies import Hierarchies
 from pytest_arl.backends.local.probe import probe
 from tests.local.conftest import MakeBackend, acquire, needs_cgroups, python, run, sh
 
-LIMITS = Limits(memory=64 * 2**20, processes=20, cpus=0.5)
+LIMITS = Limits(memory=64 * 2**20, files=8 * 2**20, processes=20, cpus=0.5)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_version_2_limits_are_written_where_the_kernel_reads_them(tmp_path: Path
         patch.setattr(Path, "mkdir", mkdir)
         group = Cgroup(dict.fromkeys(("memory", "pids", "cpu"), folder), LIMITS, version=2)
     read = {path.name: path.read_text() for path in folder.iterdir()}
-    assert read["memory.max"] == str(64 * 2**20)
+    assert read["memory.max"] == str((64 + 8 + 32) * 2**20)
     assert read["memory.swap.max"] == "0"
     assert read["cpu.max"] == "50000 100000"
     assert read["pids.max"] == "28"  # and the agent's few

@@ -17,6 +17,8 @@ crowd           whether the sandbox has all the processes that it may, where no 
 descriptors     whether a process has all the descriptors that it may
 room            whether a folder is full
 memory_sampler  memory that a sandbox holds, by looking, where no cgroup counts it
+memory_page     what the agent and the process that watches its memory share
+memory_watch    memory that a sandbox holds, where a process outside watches it
 limits          which limit a step ran into
 supervisor      a program beside others: how the agent knows that nothing of it is left
 foreground      the Command that runs now, and the killing of all it leaves

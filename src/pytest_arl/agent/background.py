@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`, which costs a millisecond
+import os
 import time
 
 from pytest_arl.agent import tree
@@ -31,8 +33,10 @@ class Background:
         limit: the limit that it was ended for, or None.
     """
 
-    def __init__(self, loop: Loop, pipes: Pipes, gone: Callable[[bool], None]) -> None:
-        """``gone`` is called once nothing of it is left, with whether that is known for sure."""
+    def __init__(self, loop: Loop, pipes: Pipes, gone: Callable[[bool], None], memory_kills: Callable[[], int]) -> None:
+        """``gone`` is called once nothing of it is left, with whether that is known for sure. ``memory_kills()`` counts
+        how often something in the sandbox was killed for its memory.
+        """
         self._loop = loop
         self.pipes = pipes
         self.status: int | None = None
@@ -40,6 +44,8 @@ class Background:
         self.limit: str | None = None
         self.ended = 0.0
         self._gone = gone
+        self._memory_kills = memory_kills
+        self._kills_before = memory_kills()
         self._supervisor: Supervisor | None = None
         self._ended_waiters: list[Callable[[], None]] = []
         self._gone_waiters: list[Callable[[], None]] = []
@@ -107,6 +113,9 @@ class Background:
         if self.status is None:
             self.status = status
             self.ended = time.monotonic()
+            killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == int(_signal.SIGKILL)
+            if killed and self.reason is None and self._memory_kills() > self._kills_before:
+                self.reason, self.limit = "OutOfMemory", "memory"
             for output in self.pipes.outputs:
                 output.catch_up()
             waiters, self._ended_waiters = self._ended_waiters, []
@@ -136,22 +145,28 @@ class Backgrounds:
     """
 
     def __init__(
-        self, loop: Loop, *, in_step: Callable[[], bool], outgrown: Callable[[], tuple[str | None, float]]
+        self,
+        loop: Loop,
+        *,
+        in_step: Callable[[], bool],
+        outgrown: Callable[[], tuple[str | None, float]],
+        memory_kills: Callable[[], int],
     ) -> None:
         """``in_step()`` says whether a Command runs, whose end is an end to strays too; ``outgrown()`` names the limit
         that background programs have outgrown, where no step runs that is watched for that, and says in how many
-        seconds it is to be called again.
+        seconds it is to be called again; ``memory_kills()`` counts kills for memory.
         """
         self._loop = loop
         self._in_step = in_step
         self._outgrown = outgrown
+        self._memory_kills = memory_kills
         self._watching = False
         self._all: list[Background] = []
         self.strays = False
 
     def new(self, pipes: Pipes) -> Background:
         """One that is not started yet."""
-        process = Background(self._loop, pipes, self._gone)
+        process = Background(self._loop, pipes, self._gone, self._memory_kills)
         self._all = [*self.alive(), process]
         if not self._watching:
             self._watching = True

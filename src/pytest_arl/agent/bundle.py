@@ -26,6 +26,8 @@ _MODULES = (
     "descriptors",
     "room",
     "memory_sampler",
+    "memory_page",
+    "memory_watch",
     "limits",
     "command",
     "pipes",

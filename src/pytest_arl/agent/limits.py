@@ -16,6 +16,10 @@ from pytest_arl.agent.descriptors import Descriptors
 from pytest_arl.agent.memory_sampler import MemorySampler
 from pytest_arl.agent.room import Room
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pytest_arl.agent.memory_watch import MemoryWatch
+
 __all__ = ["SAMPLE_SECONDS", "Limits"]
 
 SAMPLE_SECONDS = 0.05
@@ -40,8 +44,10 @@ class Limits:
         folders: list[tuple[bytes, str]],
         crowd_fd: int | None = None,
         rlimits: dict[str, int],
+        watch: MemoryWatch | None = None,
     ) -> None:
         self._oom_fd = oom_fd
+        self._watch = watch
         self._crowd_fd = crowd_fd
         self._pids_fd = pids_fd
         self._processes = processes
@@ -59,6 +65,8 @@ class Limits:
     def begin(self) -> None:
         """A step starts: remember what the counters say."""
         now = time.monotonic()
+        if self._watch is not None:
+            self._watch.begin()
         self._crowded = 0
         self._pause = _FIRST_LOOK_SECONDS
         self._look_due, self._count_due = now + self._pause, now + SAMPLE_SECONDS
@@ -73,8 +81,15 @@ class Limits:
         if self._pids_fd is not None:
             self._pids_before = self._pids_last = system.counter(self._pids_fd, b"max")
 
+    def end(self) -> None:
+        """The step is over; call after what is asked about it."""
+        if self._watch is not None:
+            self._watch.end()
+
     def sample(self) -> str | None:
         """The limit that a running step has outgrown and must be ended for, or None."""
+        if self.memory_killed():
+            return "memory"  # of what was killed something is left, as the kernel kills one process alone
         if self._crowd is not None and self._crowd.look():
             return "processes"
         now = time.monotonic()
@@ -113,6 +128,8 @@ class Limits:
 
     def memory_peak(self) -> int | None:
         """The most bytes of memory that the sandbox held since the step began, as far as that is known."""
+        if self._watch is not None:
+            return self._watch.peak()
         return None if self._sampler is None else self._sampler.peak()
 
     def _is_bombed(self) -> bool:
@@ -154,5 +171,14 @@ class Limits:
         return self._pids_fd is not None and system.counter(self._pids_fd, b"max") > self._pids_before
 
     def memory_killed(self) -> bool:
-        """Whether the kernel has killed something of the sandbox for its memory since the step began."""
+        """Whether something of the sandbox was killed for its memory since the step began: by the watcher, or by the
+        kernel.
+        """
+        if self._watch is not None and self._watch.killed():
+            return True
         return self._oom_fd is not None and system.counter(self._oom_fd, b"oom_kill") > self._oom_before
+
+    def memory_kills(self) -> int:
+        """How often that has happened since the sandbox was made."""
+        watched = 0 if self._watch is None else self._watch.kills
+        return watched + (0 if self._oom_fd is None else system.counter(self._oom_fd, b"oom_kill"))

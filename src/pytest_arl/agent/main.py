@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["EX_SOFTWARE", "described", "main", "oom_score"]
 
 EX_SOFTWARE = 70
+EX_OSERR = 71
 
 
 def main(fd: int, owner: int | None = None) -> None:
@@ -39,6 +40,9 @@ def main(fd: int, owner: int | None = None) -> None:
         server.configure(config)
         if owner is not None:
             wait.add(owner, READ, lambda _events: os._exit(0))
+        if config.get("watch") is not None:
+            # Without whoever watches its memory nothing here would be bounded any more.
+            wait.add(config["watch"]["watcher_fd"], READ, lambda _events: os._exit(EX_OSERR))
         link.send(frames.READY, 0, {})
         link.flush()
         wait.run()
@@ -102,6 +106,8 @@ def _introduce(fd: int, owner: int | None) -> dict[str, Any]:
 
 def _become(config: dict[str, Any], fd: int, owner: int | None) -> None:
     named = [config.get(name) for name in ("spool_fd", "oom_fd", "pids_fd", "lock_fd")]
+    watch: dict[str, Any] = config.get("watch") or {}
+    named += [value for name, value in watch.items() if name.endswith("_fd")]
     for descriptor in (fd, owner, *named):
         if isinstance(descriptor, int):
             os.set_inheritable(descriptor, False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_arl.agent import files, limits, spool, system
+from pytest_arl.agent import files, limits, memory_watch, spool, system
 from pytest_arl.agent.background import Backgrounds
 from pytest_arl.agent.ledger import Ledger
 
@@ -33,7 +33,12 @@ class Server:
         self.loop = wait
         self.oom = oom
         self.configured = False
-        self.backgrounds = Backgrounds(wait, in_step=lambda: self.tasks.in_step, outgrown=self._outgrown)
+        self.backgrounds = Backgrounds(
+            wait,
+            in_step=lambda: self.tasks.in_step,
+            outgrown=self._outgrown,
+            memory_kills=lambda: self.limits.memory_kills(),  # noqa: PLW0108 - there are no limits yet
+        )
         self.manifests: dict[int, Manifest] = {}
 
     def configure(self, config: dict[str, Any]) -> None:
@@ -44,6 +49,7 @@ class Server:
         self.places = files.Places(workspace)
         self.roots = [path for path, _ in folders]
         self.spool = spool.Spool(config["spool_fd"], config.get("spool_bytes", spool.CAPACITY))
+        watch = config.get("watch")
         self.limits = limits.Limits(
             oom_fd=config["oom_fd"],
             pids_fd=config["pids_fd"],
@@ -52,6 +58,7 @@ class Server:
             folders=[(path, key) for path, key in folders],
             crowd_fd=config.get("crowd_fd"),
             rlimits={name: system.limit(name) for name in ("NPROC", "NOFILE") if name in config.get("rlimits", ())},
+            watch=None if watch is None else memory_watch.MemoryWatch(watch),
         )
         self.tasks = Ledger(self)
         self.configured = True

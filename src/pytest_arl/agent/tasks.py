@@ -216,13 +216,13 @@ class Task:
     def _start_background(self, step: dict[str, Any]) -> bool:
         """Start a Command that outlives its step; whether it is under way."""
         argv, env = step["argv"], self._env(step)
+        self._server.limits.begin()
         try:
             pipes, cwd = self._prepare(step, stdin=True)
         except CannotStart as problem:
             self._cannot_start(argv, problem)
             return False
         process = self._server.backgrounds.new(pipes)
-        self._server.limits.begin()
         process.start(argv, env, cwd, self._server.oom, lambda problem: self._started(step, process, problem))
         pipes.listen(([], []))
         deadline = self._deadline_of(step, pipes)
@@ -281,6 +281,8 @@ class Task:
         name = argv[0][:_LONGEST_NAME].decode("utf-8", "replace")
         text = "arl: cannot start " + name + ": " + problem.reason + "\n"
         result: dict[str, Any] = {"outcome": "Failed", "code": problem.code, "at": time.time(), "s": 0.0}
+        if self._server.limits.memory_killed():  # the supervisor, by what runs in the background
+            result |= {"outcome": "OutOfMemory", "code": CANCELLED_CODE, "limit": "memory"}
         self._short(result, b"", text.encode("utf-8", "surrogateescape"))
 
     def _short(self, result: dict[str, Any], stdout: bytes, stderr: bytes) -> None:
@@ -317,16 +319,18 @@ class Task:
     def _blame(self, result: dict[str, Any], foreground: Foreground) -> str | None:
         """The limit that ended a Command; a kill for memory is given its name in ``result``."""
         limits = self._server.limits
+        if limits.memory_killed() and foreground.reason in (None, "OutOfMemory"):
+            self._server.backgrounds.kill_for("memory")  # whose memory it is cannot be told
+            result |= {"outcome": "OutOfMemory", "code": CANCELLED_CODE, "signal": "SIGKILL"}
+            return "memory"
         if foreground.reason is None and result["outcome"] != "Succeeded":
-            limit = limits.blame()
-            if result["signal"] == "SIGKILL" and limit == "memory":
-                result["outcome"] = "OutOfMemory"
-            return limit
+            return limits.blame()
         if foreground.reason == "TimedOut" and limits.refused_processes():
             return "processes"
         return foreground.limit
 
     def _record(self, result: dict[str, Any], captures: tuple[Capture, Capture] | None) -> None:
+        self._server.limits.end()
         body = frames.encode(result | {"i": len(self.records)})
         self.records.append(Record(body, captures))
         for subscriber in self._subscribers:

@@ -46,6 +46,7 @@ class _Prepared:
         try:
             self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph)
             self._greet(deadline)
+            self.enclosure.watch()
         except BaseException:
             self.enclosure.close()
             raise

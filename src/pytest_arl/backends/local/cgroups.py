@@ -34,15 +34,34 @@ _CPU_PERIOD = 100_000
 """Microseconds; the kernel's default."""
 SPARE_PROCESSES = 8
 """The agent, and what it forks beside the steps."""
+_RESERVE = 32 * 2**20
+"""Bytes of the agent, and of the kernel's own bookkeeping for the sandbox."""
+_FIGURES = {
+    1: ("memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.stat"),
+    2: ("memory.current", "memory.peak", "memory.stat"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one sandbox may use: bytes (of processes and files together), processes, processors (None: all)."""
+    """What one sandbox may use.
+
+    Attributes:
+        memory: bytes that its processes may hold, which the watcher sees to (:mod:`.memory_watch`).
+        files: bytes that its writable folders take.
+        processes: how many.
+        cpus: processors (None: all).
+    """
 
     memory: int
+    files: int
     processes: int
     cpus: float | None
+
+    @property
+    def wall(self) -> int:
+        """Bytes that the kernel lets the whole cgroup have at most, whoever watches it."""
+        return self.memory + self.files + _RESERVE
 
 
 class Cgroup:
@@ -53,6 +72,9 @@ class Cgroup:
             (``oom_kill N`` of memory.oom_control or memory.events, ``max N`` of pids.events).
         limits_cpus: whether its share of the processors is bounded here.
         joins: whether what :meth:`spawn` starts is in here from its first moment; else :meth:`add` it.
+        version: 1 or 2.
+        memory: the folder that bounds its memory.
+        figures: the files that tell how much is used, how much that was at most, and of what it is made.
     """
 
     def __init__(
@@ -68,6 +90,9 @@ class Cgroup:
         self._home = tuple(home) if version == 1 else ()
         self._server = server if version == 2 else None
         self.joins = bool(self._home) or self._server is not None
+        self.version = version
+        self.memory = folders["memory"]
+        self.figures = tuple(self.memory / name for name in _FIGURES[version])
         self.limits_cpus = "cpu" in folders and limits.cpus is not None
         self._stack = ExitStack()
         try:
@@ -238,13 +263,15 @@ def _set_limits(folders: Mapping[str, Path], limits: Limits, version: int) -> No
     if limits.cpus is not None:
         quota = max(1000, int(limits.cpus * _CPU_PERIOD))
     if version == 1:
-        _write(memory / "memory.limit_in_bytes", limits.memory)
+        _write(memory / "memory.limit_in_bytes", limits.wall)
         with suppress(OSError):  # absent without swap accounting
-            _write(memory / "memory.memsw.limit_in_bytes", limits.memory)
+            _write(memory / "memory.memsw.limit_in_bytes", limits.wall)
+        with suppress(OSError):
+            _write(memory / "memory.swappiness", 0)
         if quota is not None and "cpu" in folders:
             _write(folders["cpu"] / "cpu.cfs_quota_us", quota)
     else:
-        _write(memory / "memory.max", limits.memory)
+        _write(memory / "memory.max", limits.wall)
         with suppress(OSError):  # absent without swap
             _write(memory / "memory.swap.max", 0)
         if quota is not None and "cpu" in folders:

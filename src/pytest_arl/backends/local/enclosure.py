@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING
 from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.cures import cure_for
 from pytest_arl.backends.local.launch import Launch
+from pytest_arl.backends.local.memory_watch import MemoryWatch
 from pytest_arl.backends.local.namespaces import INNER_ID
 from pytest_arl.backends.local.plan import HOME, TMP, WORKSPACE, Plan
 from pytest_arl.backends.local.uids import UidLease
 from pytest_arl.channel import AgentConfig
 from pytest_arl.errors import BackendUnavailable, SandboxTimeout
+from pytest_arl.units import format_quantity
 
 if TYPE_CHECKING:
     from pytest_arl.backends.local.cgroups import Cgroup, RunCgroups
@@ -49,6 +51,8 @@ class Enclosure:
         self._lock = threading.Lock()
         self._stack = ExitStack()
         self._child = -1
+        self._pid = -1
+        self._watch: MemoryWatch | None = None
         try:
             self._start(surroundings, deadline)
         except OSError as error:
@@ -65,6 +69,8 @@ class Enclosure:
         if lease is not None:
             keep.callback(lease.close)
         self._cgroup = self._make_cgroup(surroundings.cgroups)
+        if self._cgroup is not None and surroundings.janitor is not None:
+            self._watch = MemoryWatch(surroundings.janitor, self._cgroup, plan.limits, keep)
         self._stderr = os.memfd_create("arl-bwrap-stderr")
         keep.callback(os.close, self._stderr)
         with closing(spawner.Inherited()) as inherited:
@@ -115,12 +121,13 @@ class Enclosure:
             lock_fd=inherited.share(lease.descriptor) if lease else None,
             memory=plan.memory,
             processes=plan.pool.processes,
+            watch=self._watch.config(inherited, plan.counted) if self._watch else None,
         )
 
     def _place(self, child: int) -> None:
         """Bound PID 1 of the sandbox while it still waits: it has no children yet, so nothing escapes."""
         try:
-            self._child = os.pidfd_open(child)
+            self._child, self._pid = os.pidfd_open(child), child
             if self._cgroup is not None and not self._cgroup.joins:
                 self._cgroup.add(child)
             if self._plan.limits.cpus is not None and (self._cgroup is None or not self._cgroup.limits_cpus):
@@ -137,6 +144,11 @@ class Enclosure:
             self._process.wait(1)
         return BackendUnavailable(self.explain())
 
+    def watch(self) -> None:
+        """Bound its memory from now on: its agent is ready, and has run nothing yet. Raises BackendUnavailable."""
+        if self._watch is not None:
+            self._watch.start(self._pid, self._child, self._process.pid, self._plan.counted)
+
     def explain(self, reason: str = "") -> str:
         """Why there is no sandbox, from what bubblewrap or the agent said."""
         said = _said(self._stderr)
@@ -149,8 +161,14 @@ class Enclosure:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(0.5)
         code = self._process.returncode
+        if self._watch is not None and (failure := self._watch.failure()):
+            return failure
         if self._cgroup is not None and self._cgroup.out_of_memory():
-            return f"it ran out of memory (limit {self._plan.limits.memory} bytes, files in it included)"
+            limits = self._plan.limits
+            return (
+                f"it ran out of memory: what its processes held (memory {format_quantity(limits.memory)}), its files "
+                f"and the kernel's own records of them reached {format_quantity(limits.wall)} together"
+            )
         if code is None:
             return f"its agent closed the connection, but is still running{_said(self._stderr)}"
         if code > 128:

@@ -35,9 +35,6 @@ _PRELOAD = "/etc/ld.so.preload"
 """What a root folder names here, its loader and the agent's would put into every program: into the agent too, and
 as root while that still has capabilities.
 """
-_RESERVE = 32 * 2**20
-"""Bytes beside what the pool says: the agent, and the kernel's own bookkeeping for the sandbox."""
-
 _KEYRINGS = ("/proc/keys", "/proc/key-users")
 """No namespace sets keys apart: an ordinary user's own would be listed inside."""
 
@@ -54,6 +51,7 @@ class Plan:
         env: the steps' base environment.
         rlimits: resource limits by name, as the agent takes them.
         limits: for the cgroup.
+        counted: the folders whose files have bounds of their own, and so are no memory.
         memory: bytes for the agent to watch over itself, where no cgroup does; else None.
         isolation: the tier.
     """
@@ -65,6 +63,7 @@ class Plan:
     env: Mapping[str, str]
     rlimits: Mapping[str, int]
     limits: Limits
+    counted: tuple[str, ...]
     memory: int | None
     isolation: str
 
@@ -85,7 +84,8 @@ def make_plan(pool: LocalPool, host: Host) -> Plan:
         command=(*command, "-c", bundle.BOOT, AGENT),
         env=_environment(pool),
         rlimits=_rlimits(pool, cgroup=host.cgroups),
-        limits=Limits(pool.memory + pool.workspace + 2 * pool.tmp + _RESERVE, pool.processes, pool.cpus),
+        limits=Limits(pool.memory, pool.workspace + 2 * pool.tmp, pool.processes, pool.cpus),
+        counted=(WORKSPACE, TMP, HOME, *(["/"] if "--tmp-overlay" in layout.arguments else [])),
         memory=None if host.cgroups else pool.memory,
         isolation=host.tier,
     )

@@ -32,11 +32,13 @@ class Surroundings:
         owner: a pidfd of this process.
         privileged: whether each sandbox gets a uid.
         cgroups: where their limits are, or None.
+        janitor: who watches their memory, where there are cgroups.
     """
 
     owner: int
     privileged: bool
     cgroups: RunCgroups | None
+    janitor: Janitor | None
 
 
 class _Shared:
@@ -58,7 +60,8 @@ class _Shared:
             if host.hierarchies is not None and self._cgroups is None:
                 self._start(host.hierarchies)
             self._users += 1
-            return Surroundings(self._owner, host.privileged, self._cgroups if host.cgroups else None)
+            cgroups, janitor = (self._cgroups, self.janitor) if host.cgroups else (None, None)
+            return Surroundings(self._owner, host.privileged, cgroups, janitor)
 
     def _start(self, hierarchies: Hierarchies) -> None:
         try:
@@ -67,7 +70,7 @@ class _Shared:
         except (NoCgroups, OSError) as error:
             raise BackendUnavailable(f"cgroups for sandboxes cannot be made: {error}") from None
         # Before any sandbox: from here on something would be left behind.
-        self.janitor = Janitor.start(cgroups)
+        self.janitor = Janitor(cgroups)
         self._stack.callback(self.janitor.close)
         self._stack.callback(cgroups.close)
         self._cgroups = cgroups

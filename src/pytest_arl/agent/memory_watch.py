@@ -1,0 +1,141 @@
+"""Memory where a process outside of the sandbox watches it: what that process tells, and what a step held at most.
+
+The watcher looks at the sandbox's cgroup from outside and ends everything in it but the agent once it holds too much.
+It tells so on a page (:mod:`.memory_page`).
+"""
+
+from __future__ import annotations
+
+import os
+from _struct import pack, unpack_from
+
+from pytest_arl.agent import memory_page, system
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["MemoryWatch"]
+
+_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+_LITTLE = 1024 * 1024  # bytes: what comes and goes in the cgroup without anybody's doing
+_HELD = frozenset((b"total_rss", b"total_shmem", b"total_swap"))
+_HELD_VERSION_2 = frozenset((b"anon", b"shmem"))
+
+
+class MemoryWatch:
+    """The agent's part of it.
+
+    ``config`` names descriptors (``page_fd``, ``wake_fd``, ``usage_fd``, ``peak_fd``, ``stat_fd``), ``memory`` (bytes)
+    and ``folders``: those whose files do not count.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._page: int = config["page_fd"]
+        self._wake: int = config["wake_fd"]
+        self._usage: int = config["usage_fd"]
+        self._peak: int | None = config["peak_fd"]
+        self._stat: int = config["stat_fd"]
+        self._memory: int = config["memory"]
+        self._folders: list[bytes] = config["folders"]
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._step = 0
+        self._kills_before = 0
+        self._most_before: int | None = None
+        # Nothing but the agent is here yet.
+        self._own = self._held()
+        self._resident = self._anonymous()
+        self._usage_alone = system.number(self._usage) - self._files()
+        os.pwrite(self._page, pack("=QQ", self._own, self._resident), memory_page.OWN)
+
+    def begin(self) -> None:
+        """A step starts."""
+        self._step += 2 if self._step & 1 else 1
+        os.pwrite(self._page, pack("=Q", self._step), memory_page.STEP)
+        page = os.pread(self._page, memory_page.STEP, 0)
+        self._kills_before = unpack_from("=Q", page, memory_page.KILLS)[0]
+        if unpack_from("=Q", page, memory_page.ASLEEP)[0]:
+            os.write(self._wake, pack("=Q", 1))
+        self._most_before = self._reset_peak()
+
+    def end(self) -> None:
+        """It is over, and nothing of it lives that is not in the background."""
+        if self._step & 1:
+            self._step += 1
+            os.pwrite(self._page, pack("=Q", self._step), memory_page.STEP)
+
+    @property
+    def kills(self) -> int:
+        """How often the watcher has ended everything here."""
+        kills: int = unpack_from("=Q", os.pread(self._page, 8, memory_page.KILLS))[0]
+        return kills
+
+    def killed(self) -> bool:
+        """Whether it did since the step began."""
+        return self.kills > self._kills_before
+
+    def peak(self) -> int | None:
+        """Bytes held at most since the step began, by all processes together; None where nobody has seen that.
+
+        The kernel knows the most that the whole cgroup used, files and page cache included. What of that was neither is
+        told by what is left at the step's end, and by what the watcher saw; what it saw is part of the truth at least.
+        """
+        page = os.pread(self._page, memory_page.STEP, 0)
+        step, seen, seen_usage = unpack_from("=QQQ", page, memory_page.SEEN)
+        looked = step == self._step
+        most = self._most()
+        if most is None:
+            return int(seen) if looked else None
+        usage = system.number(self._usage)
+        peak = max(0, most - usage + self._left(usage))
+        if looked:
+            peak = max(seen, min(peak, seen + max(0, most - seen_usage)))
+        return int(peak) if self.killed() else int(min(peak, self._memory))  # more is not held for long enough to count
+
+    def _reset_peak(self) -> int | None:
+        """Let the kernel's peak begin anew. Gives what it says where an older kernel cannot do that."""
+        if self._peak is None:
+            return None
+        try:
+            os.pwrite(self._peak, b"0", 0)
+        except OSError:
+            return system.number(self._peak)
+        return 0
+
+    def _most(self) -> int | None:
+        """The most that the cgroup used since the step began; None where it once used more than that."""
+        if self._peak is None or self._most_before is None:
+            return None
+        most = system.number(self._peak)
+        return most if most > self._most_before else None
+
+    def _left(self, usage: int) -> int:
+        """What is still held without the agent, where the cgroup uses ``usage``."""
+        if usage - self._usage_alone - self._files() < _LITTLE:
+            return 0  # there is room for nothing: spare the slow figures
+        return max(0, self._held() - self._own - max(0, self._anonymous() - self._resident))
+
+    def _held(self) -> int:
+        """What the cgroup holds, the agent's included, but no files."""
+        held = 0
+        lines = os.pread(self._stat, 8192, 0).splitlines()
+        wanted = _HELD if any(line.startswith(b"total_rss ") for line in lines) else _HELD_VERSION_2
+        for line in lines:
+            name, _, value = line.partition(b" ")
+            if name in wanted:
+                held += int(value)
+        return max(0, held - self._files())
+
+    def _files(self) -> int:
+        total = 0
+        for folder in self._folders:
+            try:
+                state = os.statvfs(folder)
+            except OSError:
+                continue
+            total += (state.f_blocks - state.f_bfree) * state.f_frsize
+        return total
+
+    def _anonymous(self) -> int:
+        fields = os.pread(self._statm, 128, 0).split()
+        return (int(fields[1]) - int(fields[2])) * _PAGE_SIZE
