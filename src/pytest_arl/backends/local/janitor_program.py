@@ -53,18 +53,18 @@ def _watch(control: int, owner: int) -> None:
 def _remove(folder: str) -> bool:
     """One attempt: True when the folder is gone."""
     try:
-        for name in os.listdir(folder):  # noqa: PTH208 - importing pathlib costs more than all of this
+        for name in os.listdir(folder):
             child = folder + "/" + name
-            if os.path.isdir(child):  # noqa: PTH112 - as above
+            if os.path.isdir(child):
                 _remove(child)
-        with open(folder + "/cgroup.procs") as processes:  # noqa: PTH123 - as above
+        with open(folder + "/cgroup.procs") as processes:
             for pid in processes:
                 if int(pid) not in (0, os.getpid()):
                     os.kill(int(pid), _signal.SIGKILL)
     except OSError:
         pass
     try:
-        os.rmdir(folder)  # noqa: PTH106 - as above
+        os.rmdir(folder)
     except FileNotFoundError:
         return True
     except OSError:

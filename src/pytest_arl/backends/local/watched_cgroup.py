@@ -40,7 +40,8 @@ class CgroupFiles:
         except OSError:
             self.close()
             raise
-        self._usage, self._stat, self._processes, self._limit = self._files[:4]
+        self._usage, self._stat, self._limit = self._files[:3]
+        self._processes = folder + b"/cgroup.procs"
         self.events = -1
         self._bound = -1
 
@@ -57,10 +58,14 @@ class CgroupFiles:
         return held, max(0, usage - sum(int(found.get(name, 0)) for name in self.pages))
 
     def processes(self) -> set[int]:
-        """The pids inside."""
+        """The pids inside. Opened anew each time: version 1 gives an old list to whoever reads the same file again."""
         found = b""
-        while piece := os.pread(self._processes, 65536, len(found)):
-            found += piece
+        descriptor = os.open(self._processes, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while piece := os.read(descriptor, 65536):
+                found += piece
+        finally:
+            os.close(descriptor)
         return {int(pid) for pid in found.split()}
 
     def follow(self, beside: int, room: int) -> None:
@@ -93,7 +98,6 @@ class Version1(CgroupFiles):
     names = (
         (b"memory.usage_in_bytes", os.O_RDONLY),
         (b"memory.stat", os.O_RDONLY),
-        (b"cgroup.procs", os.O_RDONLY),
         (b"memory.limit_in_bytes", os.O_WRONLY),
     )
     held = (b"total_rss", b"total_shmem", b"total_swap")
@@ -134,7 +138,6 @@ class Version2(CgroupFiles):
     names = (
         (b"memory.current", os.O_RDONLY),
         (b"memory.stat", os.O_RDONLY),
-        (b"cgroup.procs", os.O_RDONLY),
         (b"memory.high", os.O_WRONLY | os.O_NONBLOCK),
         (b"memory.events", os.O_RDONLY),
     )
@@ -143,7 +146,7 @@ class Version2(CgroupFiles):
 
     def __init__(self, folder: bytes, memory: int, wall: int) -> None:
         super().__init__(folder, memory, wall)
-        self.events = self._files[4]
+        self.events = self._files[3]
         self.heard()
 
     def follow(self, beside: int, room: int) -> None:
