@@ -16,6 +16,8 @@ pipes           a running program's streams: fed, listened to, passed on, kept
 crowd           whether the sandbox has all the processes that it may, where no cgroup counts them
 descriptors     whether a process has all the descriptors that it may
 room            whether a folder is full
+shared_memory   memory that a name or a descriptor holds
+held_memory     what processes hold, exactly
 memory_sampler  memory that a sandbox holds, by looking, where no cgroup counts it
 memory_page     what the agent and the process that watches its memory share
 memory_watch    memory that a sandbox holds, where a process outside watches it

@@ -25,6 +25,8 @@ _MODULES = (
     "crowd",
     "descriptors",
     "room",
+    "shared_memory",
+    "held_memory",
     "memory_sampler",
     "memory_page",
     "memory_watch",

@@ -54,7 +54,8 @@ class Limits:
         self._room = Room(folders)
         self._crowd = Crowd(rlimits["NPROC"]) if "NPROC" in rlimits else None
         self._descriptors = Descriptors(rlimits["NOFILE"]) if "NOFILE" in rlimits else None
-        self._sampler = None if memory is None else MemorySampler(memory, self._room.paths)
+        self._sampler = None if memory is None else MemorySampler(memory, self._room.path("shm"))
+        self._memory = memory
         self._oom_before = 0
         self._pids_before = 0
         self._pids_last = 0
@@ -101,6 +102,9 @@ class Limits:
             self._count_due = now + SAMPLE_SECONDS
             if self._is_bombed():
                 return "processes"
+            crowded = None if self._memory is None else self._room.crowded(self._memory)
+            if crowded is not None:
+                return crowded
         if self._sampler is not None and now >= self._memory_due:
             over = self._sampler.over()
             self._memory_due = time.monotonic() + self._sampler.next_look()

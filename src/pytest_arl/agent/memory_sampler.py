@@ -1,136 +1,219 @@
-"""Memory that a sandbox holds where no cgroup counts it: found by looking at its processes."""
+"""Memory that a sandbox holds where no cgroup counts it: found by looking at its processes.
+
+A look is cheap as long as all that is resident fits. Where it does not, because pages that several share are counted
+for each, the exact figure is asked for. The fuller the sandbox the sooner the next look, within a budget of
+processor time. A look that takes long is done in slices, so that the agent hears its peer and its timers meanwhile.
+"""
 
 from __future__ import annotations
 
-import os
+import time
 
 from pytest_arl.agent import tree
+from pytest_arl.agent.held_memory import PAGE, anonymous_bytes, held
+from pytest_arl.agent.shared_memory import Machine, SharedMemory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_arl.agent.tree import Stat
 
 __all__ = ["MemorySampler"]
 
-_LOOK_SECONDS = 0.05
-_INODE = 1024  # bytes that the kernel takes for a file without content, about
-_SEMAPHORE = 64  # bytes: a line of the processor's cache
+_BYTES_PER_SECOND = 8 << 30  # what a program takes if it does nothing else, about
+_SLACK = 4 << 20
+_SHORTEST, _LONGEST = 0.001, 0.05  # seconds between two looks
+_BUDGET, _FAR_BUDGET = 0.2, 0.05  # of a processor: near the limit, and with more than half of it left
+_SLICE_SECONDS = 0.01  # a processor's time
+_EXACT_SECONDS = 0.25  # an exact figure this old is a base to reckon from
+_STOP_SECONDS = 0.5
+_GROWTH = 1 << 20  # bytes by which shared memory grows before it is looked for
+_HIGHER = 1.02  # a bound by so much above the last makes a peak likely
 _SCARCE = 0.1  # of the machine's memory
 
 
 class MemorySampler:
     """What the processes of a sandbox hold, as far as looks at them can tell."""
 
-    def __init__(self, memory: int, folders: list[bytes]) -> None:
-        """``memory`` is the limit in bytes; ``folders`` are the sandbox's own file systems."""
+    def __init__(self, memory: int, shm: bytes | None) -> None:
+        """``memory`` is the limit in bytes, ``shm`` the sandbox's own /dev/shm."""
         self._memory = memory
-        self._folders = folders
-        self._scarce = int(_sum_of(b"/proc/meminfo", b"MemTotal:") * _SCARCE)
-        self._available = _available()
+        self._machine = Machine()
+        self._shared = SharedMemory(shm)
+        self._shared_when_walked = self._machine.shared
+        self._available = self._machine.available
+        self._bound = 0
+        self._base: tuple[float, int, int, dict[int, Stat]] | None = None
+        self._stopped_at = -1.0
+        self._stopped = False
+        self._asleep: set[int] = set()
+        self._look: Generator[None, None, bool] | None = None
+        self._slice_end = 0.0
+        self._spent = 0.0
+        self._unfinished = False
         self._peak: int | None = None
+        self._bound_of_peak = 0
 
     def begin(self) -> None:
         """A step starts."""
-        self._available = _available()
+        self._go_on()
+        self._look = None
+        self._unfinished = False
+        self._spent = 0.0
+        self._machine.look()
+        self._available = self._machine.available
         self._peak = None
+        self._bound_of_peak = 0
 
     def over(self) -> bool:
-        """Look once: whether the sandbox holds more than it may."""
-        used = self._used(tree.processes())
-        self._peak = max(used, self._peak or 0)
-        return used > self._memory or self._drains_the_machine()
+        """Look, or go on with a look: whether the sandbox holds more than it may."""
+        begin = time.thread_time()
+        if self._look is None:
+            self._look = self._looking()
+            self._spent = 0.0
+        self._slice_end = begin + _SLICE_SECONDS
+        if self._stopped and time.monotonic() > self._stopped_at + _STOP_SECONDS:
+            self._go_on()
+        over = False
+        try:
+            next(self._look)
+            self._unfinished = True
+        except StopIteration as end:
+            over = end.value
+            self._look = None
+            self._unfinished = False
+        self._spent += time.thread_time() - begin
+        return over
 
     def next_look(self) -> float:
         """Seconds until the next look is due."""
-        return _LOOK_SECONDS
+        if self._stopped:
+            return 0.0
+        room = self._memory - self._bound
+        budget = _FAR_BUDGET if room > self._memory / 2 else _BUDGET
+        if self._unfinished:
+            return _SLICE_SECONDS / _BUDGET
+        return max(_SHORTEST, self._spent / budget, min(_LONGEST, (room + _SLACK) / _BYTES_PER_SECOND))
 
     def peak(self) -> int | None:
         """The most bytes held at any look since the step began; None where there was no look."""
         return self._peak
 
-    def _drains_the_machine(self) -> bool:
-        """Whether memory ran short out there while the step ran, by more than the sandbox may have. What it holds in
-        sockets, pipes and memory files that no process shows is seen nowhere else.
-        """
-        available = _available()
-        return 0 < available < self._scarce and self._available - available > self._memory
+    def _late(self) -> bool:
+        """Whether this slice is used up."""
+        return time.thread_time() > self._slice_end
 
-    def _used(self, alive: tree.Processes) -> int:
-        """Bytes of memory that the sandbox holds now, files in its tmpfs folders included."""
-        files = _kept_in_files(self._folders) + _system_v_bytes() + _unmapped_bytes(alive)
-        total = files + sum(_sum_of(b"/proc/%d/status" % pid, b"RssAnon:", b"RssShmem:") for pid in alive)
-        if total > self._memory:
-            # Pages that processes share, with each other or with files, were counted more than once: ask for the
-            # exact, slow figures.
-            private = shared = 0
-            for pid in alive:
-                anonymous, in_files = _proportional(pid)
-                private += anonymous
-                shared += in_files
-            total = private + max(files, shared)
+    def _looking(self) -> Generator[None, None, bool]:
+        """One look; it yields where it is late."""
+        began = time.monotonic()
+        alive = yield from self._alive()
+        yield from self._shared.walk_tables(self._late)
+        resident = sum(each.pages for each in alive.values()) * PAGE
+        self._machine.look()
+        bound = resident + self._machine.shared + self._shared.unpaged
+        if bound > self._memory or self._machine.shared > self._shared_when_walked + _GROWTH:
+            self._shared_when_walked = self._machine.shared
+            yield from self._shared.walk_files(alive, self._late)
+            bound = resident + self._shared.total()
+        self._bound = bound = self._reckoned(began, bound, alive)
+        if bound > self._memory:
+            self._bound = yield from self._exact(began, alive)
+            self._note(self._bound)
+            if self._bound > self._memory:
+                return True
+            self._go_on()
+        elif self._peak is None or bound > self._bound_of_peak * _HIGHER:
+            self._bound_of_peak = bound
+            self._note((yield from self._estimate(alive)))
+        return self._drains_the_machine()
+
+    def _alive(self) -> Generator[None, None, dict[int, Stat]]:
+        alive = {}
+        for pid in tree.numbers():
+            each = tree.stat(pid)
+            if each is not None and each.alive:
+                alive[pid] = each
+            if self._late():
+                yield
+        return alive
+
+    def _reckoned(self, now: float, bound: int, alive: dict[int, Stat]) -> int:
+        """The bound, or a lower one: what was held not long ago, and what can have come since.
+
+        New pages are resident (huge ones by one fault), copies of shared ones are faults and do not show in what is
+        resident. A new process starts with its parent's pages.
+        """
+        if bound <= self._memory or self._base is None or now > self._base[0] + _EXACT_SECONDS:
+            return bound
+        _, exact, shared, before = self._base
+        pages = 0
+        for pid, each in alive.items():
+            last = before.get(pid)
+            if last is not None:
+                pages += max(each.pages - last.pages, each.faults - last.faults, 0)
+            else:
+                parent = alive.get(each.parent)
+                pages += min(each.pages, max(each.pages - parent.pages if parent else each.pages, each.faults))
+        return min(bound, exact + max(0, self._shared.total() - shared) + pages * PAGE)
+
+    def _estimate(self, alive: dict[int, Stat]) -> Generator[None, None, int]:
+        """What is held, where that is well below the limit: near enough, and cheap as a rule."""
+        anonymous, mapped = {}, 0
+        for pid in alive:
+            anonymous[pid], in_files = anonymous_bytes(pid)
+            mapped += in_files
+            if self._late():
+                yield
+        shared = self._shared.total()
+        if mapped > shared + _GROWTH:
+            return (yield from held(alive, self._shared, self._late))
+        total = shared
+        for pid, each in alive.items():
+            own, parents = anonymous[pid], anonymous.get(each.parent)
+            total += own if parents is None else max(own - parents, min(each.faults * PAGE, own))
         return total
 
+    def _guess(self, alive: dict[int, Stat]) -> int:
+        """A fair guess: what each has beyond its parent, or has copied since its fork."""
+        pages = 0
+        for each in alive.values():
+            parent = alive.get(each.parent)
+            pages += each.pages if parent is None else max(each.pages - parent.pages, min(each.faults, each.pages))
+        return self._shared.total() + pages * PAGE
 
-def _kept_in_files(folders: list[bytes]) -> int:
-    total = 0
-    seen = set()
-    for path in folders:
-        try:
-            device, state = os.stat(path).st_dev, os.statvfs(path)
-        except OSError:
-            continue  # a step has removed it
-        if device not in seen:
-            seen.add(device)
-            total += (state.f_blocks - state.f_bfree) * state.f_frsize + (state.f_files - state.f_ffree) * _INODE
-    return total
+    def _exact(self, now: float, alive: dict[int, Stat]) -> Generator[None, None, int]:
+        """What is held now. Everything is stopped meanwhile where it seems to be too much: then nothing grows, and
+        before anything is ended for it, since pages that move while they are counted may be counted twice.
+        """
+        figure = self._memory + 1
+        quiet = self._stopped_at < 0 or now > self._stopped_at + _EXACT_SECONDS
+        if not quiet or self._guess(alive) <= self._memory + _SLACK:
+            figure = yield from held(alive, self._shared, self._late)
+        if figure > self._memory:
+            self._stop(alive)
+            alive = yield from self._alive()
+            figure = yield from held(alive, self._shared, self._late)
+        self._base = now, figure, self._shared.total(), alive
+        return figure
 
+    def _stop(self, alive: dict[int, Stat]) -> None:
+        self._asleep = {pid for pid, each in alive.items() if each.state in b"T" and tree.is_stopped(pid)}
+        self._stopped, self._stopped_at = True, time.monotonic()
+        tree.stop_all()
 
-def _system_v_bytes() -> int:
-    """Bytes in segments, queues and semaphores, which outlive their processes."""
-    total = 0
-    for table, column, size in ((b"shm", -2, 1), (b"msg", 3, 1), (b"sem", 3, _SEMAPHORE)):
-        try:
-            with open(b"/proc/sysvipc/" + table, "rb") as file:
-                total += sum(int(row.split()[column]) * size for row in file.read().splitlines()[1:])
-        except OSError:
-            continue
-    return total
+    def _go_on(self) -> None:
+        """Let all go on but those that the program itself has stopped."""
+        if self._stopped:
+            tree.go_on_without(self._asleep)
+            self._stopped = False
 
+    def _note(self, figure: int) -> None:
+        self._peak = max(self._peak or 0, figure)
 
-def _unmapped_bytes(alive: tree.Processes) -> int:
-    """Bytes in memory files (memfd_create) that processes hold open: no mapping shows them."""
-    seen: dict[tuple[int, int], int] = {}
-    for pid in alive:
-        folder = "/proc/%d/fd/" % pid  # noqa: UP031 - as above
-        try:
-            for name in os.listdir(folder):
-                if os.readlink(folder + name).startswith("/memfd:"):
-                    state = os.stat(folder + name)
-                    seen[state.st_dev, state.st_ino] = state.st_blocks * 512
-        except OSError:
-            continue
-    return sum(seen.values())
-
-
-def _proportional(pid: int) -> tuple[int, int]:
-    """A process's share of anonymous memory and of memory in files. One that lets nobody look pays for all it has."""
-    try:
-        rollup = b"/proc/%d/smaps_rollup" % pid
-        return _sum_of(rollup, b"Pss_Anon:"), _sum_of(rollup, b"Pss_Shmem:")
-    except PermissionError:
-        status = b"/proc/%d/status" % pid
-        return _sum_of(status, b"RssAnon:"), _sum_of(status, b"RssShmem:")
-
-
-def _sum_of(path: bytes, *keys: bytes) -> int:
-    """Bytes that these lines of a file of /proc count in kB; 0 where the process is gone."""
-    total = 0
-    try:
-        with open(path, "rb") as file:
-            for line in file:
-                if line.startswith(keys):
-                    total += int(line.split()[1]) * 1024
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return total
-
-
-def _available() -> int:
-    """Bytes that this machine can still give."""
-    return _sum_of(b"/proc/meminfo", b"MemAvailable:")
+    def _drains_the_machine(self) -> bool:
+        """Whether memory ran short out there while the step ran, by more than the sandbox may have. What it holds in
+        sockets, pipes and shared memory that no process shows is seen nowhere else.
+        """
+        available = self._machine.available
+        return 0 < available < self._machine.total * _SCARCE and self._available - available > self._memory

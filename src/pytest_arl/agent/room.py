@@ -7,6 +7,7 @@ import os
 
 __all__ = ["Room"]
 
+_INODE = 1024  # bytes that the kernel takes for a file without content, about
 _NO_ROOM = errno.ENOSPC, errno.EDQUOT
 
 
@@ -17,10 +18,9 @@ class Room:
         self._folders = [(path, key) for path, key in folders if os.path.isdir(path)]
         self._full: str | None = None
 
-    @property
-    def paths(self) -> list[bytes]:
-        """The folders."""
-        return [path for path, _key in self._folders]
+    def path(self, key: str) -> bytes | None:
+        """The folder that a key sizes."""
+        return next((path for path, each in self._folders if each == key), None)
 
     def begin(self) -> None:
         """A step starts."""
@@ -34,6 +34,19 @@ class Room:
                     self._full = key
                     break
         return self._full
+
+    def crowded(self, spare: int) -> str | None:
+        """The key of a folder whose files take, without their content, the folder's size and ``spare`` bytes more of
+        the kernel's memory: nothing else bounds their number.
+        """
+        for path, key in self._folders:
+            try:
+                state = os.statvfs(path)
+            except OSError:
+                continue
+            if state.f_blocks and (state.f_files - state.f_ffree) * _INODE > state.f_blocks * state.f_frsize + spare:
+                return key
+        return None
 
     def refused(self, path: bytes, code: int | None) -> str | None:
         """The key of the folder in which there was no room for a file: where a write failed with that errno."""

@@ -18,6 +18,7 @@ __all__ = [
     "limit",
     "number",
     "open_plain",
+    "same_memory",
     "senders",
     "set_limits",
     "signal_fd",
@@ -31,6 +32,8 @@ _PR_SET_NO_NEW_PRIVS = 38
 _LAST_CAPABILITY = 63  # more than Linux has; those that are not there answer EINVAL
 _CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: three sets of 64 bits
 _SYS_OPENAT2 = 437  # one number on every architecture: it came after they were unified
+_SYS_KCMP = {"x86_64": 312, "aarch64": 272}
+_KCMP_VM = 1
 _AT_FDCWD = -100
 _RESOLVE_NO_SYMLINKS = 0x04
 _IPC_RMID = 0
@@ -134,6 +137,15 @@ def limit(name: str) -> int:
 
     bound: int = resource.getrlimit(getattr(resource, "RLIMIT_" + name))[0]
     return bound
+
+
+def same_memory(one: int, other: int) -> bool | None:
+    """Whether two processes run in one and the same memory, as after vfork; None where that cannot be asked."""
+    number = _SYS_KCMP.get(os.uname().machine)
+    try:
+        return None if number is None else _call("syscall", number, one, other, _KCMP_VM, 0, 0) == 0
+    except OSError:
+        return None
 
 
 def open_plain(path: bytes, flags: int, mode: int = 0) -> int:

@@ -10,6 +10,8 @@ __all__ = [
     "Stat",
     "below",
     "can_see_processes",
+    "go_on_without",
+    "is_stopped",
     "kill_all",
     "kill_below",
     "kill_one",
@@ -18,6 +20,7 @@ __all__ = [
     "numbers",
     "processes",
     "stat",
+    "stop_all",
     "tasks",
 ]
 
@@ -67,8 +70,22 @@ class Stat:
 
 
 def numbers() -> list[int]:
-    """The pid of every process of the namespace but PID 1, zombies included, in order."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+    """Every process of the namespace but PID 1, zombies included, in order, by the number that /proc has for it."""
+    found = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    own = _own_number()
+    if own == 1:
+        found.remove(1)
+        return found
+    # Another namespace's: ours are all below PID 1, which inherits the orphans.
+    parents = ((pid, stat(pid)) for pid in found)
+    return sorted(below({own}, {pid: each.parent for pid, each in parents if each is not None}))
+
+
+def _own_number() -> int:
+    try:
+        return int(os.readlink("/proc/self"))
+    except (OSError, ValueError):
+        return 0
 
 
 def stat(pid: int) -> Stat | None:
@@ -131,6 +148,39 @@ def below(roots: set[int], among: Processes) -> set[int]:
 def kill_all() -> None:
     """SIGKILL to everything in the namespace but PID 1: one call, which no fork escapes."""
     _kill(-1)
+
+
+def stop_all() -> None:
+    """SIGSTOP to everything in the namespace but PID 1."""
+    _signal_all(_signal.SIGSTOP)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped now."""
+    each = stat(pid)
+    return each is not None and each.state == b"T"
+
+
+def go_on_without(asleep: set[int]) -> None:
+    """SIGCONT to everything in the namespace that was stopped but ``asleep``."""
+    if not asleep or not can_see_processes():
+        _signal_all(_signal.SIGCONT)
+        return
+    for pid in numbers():
+        if pid not in asleep:
+            try:
+                os.kill(pid, _signal.SIGCONT)
+            except OSError:
+                pass
+
+
+def _signal_all(number: int) -> None:
+    if os.getpid() != 1:
+        raise RuntimeError("the agent stops only what is in a namespace of its own")  # -1 would be the whole machine
+    try:
+        os.kill(-1, number)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def kill_outside(keep: set[int], spared: int) -> None:

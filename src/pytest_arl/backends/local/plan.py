@@ -183,5 +183,4 @@ def _rlimits(pool: LocalPool, *, cgroup: bool) -> dict[str, int]:
     }
     if not cgroup:
         limits["NPROC"] = pool.processes + SPARE_PROCESSES
-        limits["AS"] = pool.memory
     return limits

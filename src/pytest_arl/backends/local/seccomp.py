@@ -36,6 +36,7 @@ _NEW_TIME = 0x80
 """CLONE_NEWTIME: only unshare and clone3 know it, in clone those bits are the exit signal."""
 _TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
 _F_SETLEASE = 1024
+_KCMP_VM = 1
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE, _NETLINK_UEVENT = 0, 15
 _AGENT = 1
@@ -69,7 +70,9 @@ def _deny(calls: str, *when: Condition, error: int = errno.EPERM) -> Rule:
 
 POLICY: tuple[Rule, ...] = (
     # Other processes' memory and descriptors, the agent's first of all.
-    _deny("ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd kcmp"),
+    _deny("ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd"),
+    # The agent asks which processes are in one memory; what else it tells is of use to attacks on the kernel.
+    _deny("kcmp", Condition(2, "not in", (_KCMP_VM,))),
     _deny("move_pages migrate_pages mbind set_mempolicy set_mempolicy_home_node"),
     # Mounts, roots, namespaces.
     _deny("mount umount2 pivot_root chroot open_tree open_tree_attr move_mount mount_setattr"),
