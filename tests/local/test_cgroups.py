@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.cgroups import Cgroup, Limits, RunCgroups, sweep
 from pytest_arl.backends.local.hierarchies import Hierarchies
 from pytest_arl.backends.local.probe import probe
@@ -114,11 +115,18 @@ def test_processor_time_is_shared_out(make_backend: MakeBackend) -> None:
     assert throttled[1] == 0
 
 
+def sleep_in(cgroup: Cgroup) -> spawner.Process:
+    """A process inside, by the way that this machine has."""
+    process = cgroup.spawn(["/bin/sleep", "60"], descriptors=(), stderr=subprocess.DEVNULL)
+    if not cgroup.joins:
+        cgroup.add(process.pid)
+    return process
+
+
 @needs_cgroups
 def test_closing_removes_the_cgroup_and_what_is_left_in_it(cgroups: RunCgroups) -> None:
     cgroup = cgroups.create(LIMITS)
-    process = subprocess.Popen(["sleep", "60"])
-    cgroup.add(process.pid)
+    process = sleep_in(cgroup)
     assert str(process.pid) in (cgroup._folders[0] / "cgroup.procs").read_text().split()
     cgroup.remove()
     assert process.wait(5) == -signal.SIGKILL
@@ -131,8 +139,7 @@ def test_the_sweep_takes_a_dead_owners_cgroups_and_leaves_the_livings(cgroups: R
     living = cgroups.create(LIMITS)
     dead = RunCgroups(cgroups._hierarchies)
     left = dead.create(LIMITS)
-    process = subprocess.Popen(["sleep", "60"])
-    left.add(process.pid)
+    process = sleep_in(left)
     dead.forget()  # as the kernel does with a dead process's locks
     assert sweep(cgroups._hierarchies) >= 1
     assert process.wait(5) == -signal.SIGKILL

@@ -6,7 +6,9 @@ import errno
 import fcntl
 import os
 import secrets
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -147,6 +149,19 @@ def test_a_folder_that_is_no_cgroup_is_an_error(tmp_path: Path) -> None:
         assert server.alive
     finally:
         server.close()
+
+
+def test_a_server_that_is_just_answering_is_alive(tmp_path: Path) -> None:
+    """Asked by another thread than the one that waits for the answer."""
+    server = ForkServer.start()
+    folder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    socket.send_fds(server._control, [b"\0/bin/true"], [folder, folder])
+    os.close(folder)
+    poll = select.poll()
+    poll.register(server._control, select.POLLIN)
+    assert poll.poll(60_000), "control: an answer is there to be read"
+    assert server.alive
+    server.close()
 
 
 def test_a_server_that_was_killed_is_told_and_not_waited_for(place: Place) -> None:

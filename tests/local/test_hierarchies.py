@@ -35,7 +35,7 @@ class Manager(Systemd):
         self.asked.append(unit)
         return self._delegates
 
-    def scope(self, path: str) -> tuple[ForkServer, str]:
+    def scope(self, path: str) -> ForkServer:
         raise NoScope("the manager of this test gives none", "the cure for that")
 
 

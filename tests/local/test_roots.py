@@ -78,6 +78,8 @@ def test_writes_beside_the_workspace_go_to_memory(make_backend: MakeBackend, mak
     root = make_root("touch", "ls")
     (root / "opt/open").mkdir()
     (root / "opt/open").chmod(0o777)
+    if probe().overlay_bwrap() is None:
+        pytest.skip("no bubblewrap can make an overlay here, for this user on this kernel")
     backend = make_backend(pool(root))
     sandbox = acquire(backend, "image")
     assert run(sandbox, "touch", "/opt/open/a").exit_code == 0

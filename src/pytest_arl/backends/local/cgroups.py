@@ -195,7 +195,10 @@ class RunCgroups:
         """A cgroup for one sandbox. Raises OSError."""
         server = self._hierarchies.server
         if server is not None and not server.alive:
-            raise OSError(errno.EPIPE, f"{self._hierarchies.way}, was ended by somebody else; a new run gets another")
+            reason = (
+                "the process that starts sandboxes in them was ended by somebody else, who may have ended its scope"
+            )
+            raise OSError(errno.EPIPE, reason)
         name = secrets.token_hex(4)
         wanted = {
             controller: parent / self._name / name

@@ -144,8 +144,8 @@ class ForkServer:
         if not self._alive:
             return False
         poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        return not poll.poll(0)  # it says nothing unasked: what can be read is the end
+        poll.register(self._control, 0)  # the end alone: another thread may be about to read an answer
+        return not poll.poll(0)
 
     def spawn(self, argv: Sequence[str], descriptors: Sequence[int], stderr: int, cgroup: int) -> Child:
         """Start a process in a cgroup, given by a descriptor of its folder, as :func:`spawner.spawn` does elsewhere.

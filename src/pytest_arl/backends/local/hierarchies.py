@@ -107,10 +107,10 @@ def _version_2(proc: Path, mount: CgroupMount, path: str, systemd: Systemd, *, a
     except (NoCgroups, OSError) as error:
         reason = str(error)
     try:
-        server, name = systemd.scope(path)
+        server = systemd.scope(path)
     except NoScope as error:
         raise NoCgroups(f"{reason}, and {error}", error.cure) from None
-    way = f"{name}, a scope from {systemd.name}"
+    way = f"a scope from {systemd.name}"
     try:
         folders = _divide(_place(mount, memberships(proc, str(server.pid))[""]))
         _try(server, folders[NEEDED[0]])

@@ -83,11 +83,8 @@ class Systemd:
             return {b"yes": True, b"no": False}.get(done.stdout.strip())
         return None
 
-    def scope(self, path: str) -> tuple[ForkServer, str]:
-        """A server in a scope of its own, in the slice of that cgroup if it is this manager's. Raises NoScope.
-
-        Gives the scope's name, too.
-        """
+    def scope(self, path: str) -> ForkServer:
+        """A server in a scope of its own, in the slice of that cgroup if it is this manager's. Raises NoScope."""
         name = f"pytest-arl-{os.getpid()}-{secrets.token_hex(4)}.scope"
         options = ["--scope", "--quiet", "--collect", "--no-ask-password", f"--unit={name}"]
         options += [f"--property={text}" for text in _PROPERTIES]
@@ -105,7 +102,7 @@ class Systemd:
         if name not in _membership(server.pid):
             server.close()
             raise NoScope(f"{self.name} made a scope and moved nothing into it")
-        return server, name
+        return server
 
     def _command(self, program: str) -> list[str]:
         if not self.booted:
