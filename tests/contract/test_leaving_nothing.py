@@ -49,8 +49,8 @@ def _nothing_left(folder: Path) -> Iterator[list[Traces]]:
     yield shown
     assert shown, "control: the block must look while there is something"
     for seen in shown:
-        # The run's own folder, which holds all cgroups of this process, stays until this process ends.
-        cgroups = {path for path in seen.cgroups if not Path(path).name.startswith("pytest-arl-")}
+        # The run's own folder, which holds all cgroups of this process, stays until this process ends (as a scope does).
+        cgroups = {each for each in seen.cgroups - before.cgroups if not Path(each).name.startswith("pytest-arl-")}
         new = replace(seen, processes=seen.processes - before.processes, cgroups=frozenset(cgroups))
         assert new.processes, "control: there were processes"
         assert until(partial(_is_gone, new, before, folder), 2), left_of(new, before, folder)

@@ -346,3 +346,33 @@ def test_a_scope_that_the_user_made_is_used_by_all_runs_in_it_at_once(start: Sta
 def test_a_shell_without_a_logins_environment_gets_it_too(start: Start) -> None:
     started = start("report()", "env", "-u", "XDG_RUNTIME_DIR", "-u", "DBUS_SESSION_BUS_ADDRESS")
     assert started.facts["tier"] == "bwrap+cgroup", started.facts
+
+
+CONTAINER = """
+mount -t tmpfs none /run/systemd || exit 1
+case $1 in
+    its-own) mount -t cgroup2 none /sys/fs/cgroup;;
+    read-only) mount -t cgroup2 none /sys/fs/cgroup && mount -o remount,bind,ro /sys/fs/cgroup;;
+    the-machines) ;;
+esac || exit 1
+shift
+exec "$@"
+"""
+
+
+@real
+@pytest.mark.skipif(not AS_ROOT, reason="only root can make a container's mounts")
+@pytest.mark.parametrize(
+    ("tree", "tier", "said"),
+    [
+        ("its-own", "bwrap+cgroup", "the top of what is seen here"),
+        ("read-only", "bwrap+rlimit", "mounted read-only"),
+        ("the-machines", "bwrap+rlimit", "another cgroup namespace"),
+    ],
+)
+def test_a_container_without_systemd_has_what_its_tree_allows(start: Start, tree: str, tier: str, said: str) -> None:
+    before = ["systemd-run", "--scope", "--quiet", "-p", "Delegate=yes", "unshare", "--cgroup", "--mount"]
+    started = start(SANDBOX, *before, "sh", "-c", CONTAINER, "sh", tree)
+    facts = started.facts
+    assert (facts["tier"], facts["isolation"], facts["code"]) == (tier, tier, 0), facts
+    assert said in facts["way"] + facts["why"]

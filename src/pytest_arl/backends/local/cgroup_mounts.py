@@ -40,8 +40,8 @@ class CgroupMount:
 
 
 def mounts(proc: Path) -> list[CgroupMount]:
-    """Those that this process sees."""
-    found = []
+    """Those that this process sees: of several at one place, the last one hides the others."""
+    found = {}
     for line in (proc / "self/mountinfo").read_text().splitlines():
         fields, separator, rest = line.partition(" - ")
         if not separator:
@@ -51,8 +51,8 @@ def mounts(proc: Path) -> list[CgroupMount]:
             words = fields.split()
             root, point = (_unescape(text) for text in words[3:5])
             read_only = "ro" in words[5].split(",")
-            found.append(CgroupMount(root, Path(point), kind, frozenset(options.split(",")), read_only))
-    return found
+            found[point] = CgroupMount(root, Path(point), kind, frozenset(options.split(",")), read_only)
+    return list(found.values())
 
 
 def _unescape(text: str) -> str:

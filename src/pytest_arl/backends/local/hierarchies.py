@@ -53,14 +53,31 @@ class Hierarchies:
     server: ForkServer | None = None
 
 
-def find(proc: Path = Path("/proc"), *, root: bool | None = None, systemd: Systemd | None = None) -> Hierarchies:
-    """The hierarchies to use. Raises NoCgroups.
+_PROC = Path("/proc")
+_in_use: list[Hierarchies] = []
+"""What was found last, if anything was: a process has one server."""
+
+
+def find(proc: Path = _PROC, *, root: bool | None = None, systemd: Systemd | None = None) -> Hierarchies:
+    """The hierarchies to use: those of the server that lives, where one does. Raises NoCgroups.
 
     Args:
         proc: the /proc to read (tests bring their own).
         root: whether this process is root; None asks the kernel.
         systemd: the manager to ask; None is the real one.
     """
+    if proc != _PROC:
+        return _find(proc, root=root, systemd=systemd)
+    for found in _in_use:
+        if found.server is not None:
+            if found.server.alive:
+                return found
+            found.server.close()
+    _in_use[:] = [_find(proc, root=root, systemd=systemd)]
+    return _in_use[0]
+
+
+def _find(proc: Path, *, root: bool | None, systemd: Systemd | None) -> Hierarchies:
     as_root = os.geteuid() == 0 if root is None else root
     seen = mounts(proc)
     paths = memberships(proc)
