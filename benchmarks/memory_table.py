@@ -59,13 +59,17 @@ def write_file(path, size):
 
 def children(count, work):
     pids = []
+    reader, writer = os.pipe()
     for _ in range(count):
         pid = os.fork()
         if pid == 0:
             work()
+            os.close(writer)
+            os.read(reader, 1)  # which ends when all have done their work
             time.sleep(HOLD)
             os._exit(0)
         pids.append(pid)
+    os.close(writer)
     if any(os.waitpid(pid, 0)[1] for pid in pids):
         sys.exit("a child was killed")
 
