@@ -30,6 +30,11 @@ workspace = "8Mi"
 tmp = "8Mi"
 output = "64Ki"
 
+[pools.bounded]
+memory = "128Mi"
+workspace = "256Mi"
+tmp = "64Mi"
+
 [pools.crowded]
 processes = 40
 
@@ -43,7 +48,7 @@ env = { GREETING = "hello", PATH_LIKE = "$HOME/*" }
 
 @pytest.fixture(params=available(), ids=lambda backend: backend.name, scope="module")
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContractBackend]:
-    """A backend, with the pools ``small``, ``crowded``, ``connected`` and ``furnished`` beside ``default``."""
+    """A backend, with the pools ``small``, ``bounded``, ``crowded``, ``connected`` and ``furnished`` beside ``default``."""
     settings: dict[str, object] = {"isolation_min": "bwrap+rlimit"}
     if request.param.on_this_machine:
         pools: Path = tmp_path_factory.mktemp("pools") / "pools.toml"
