@@ -14,7 +14,7 @@ __all__ = ["Crowd"]
 
 _TASKS_PER_SECOND = 50_000  # what a program starts if it does nothing else, about
 _SHORTEST, _LONGEST = 0.001, 0.05  # seconds between two looks
-_BUDGET, _LAST_BUDGET = 0.1, 0.5  # of a processor, for counting: by the clock, and when something has ended
+_FAR_BUDGET, _BUDGET = 0.1, 0.5  # of a processor, for counting: with more than half of the room left, and with less
 _TRIES = 3
 _WINDOW = 0.05  # seconds: a program that is refused once may go on, one that is refused for ever is ended
 _BUSY = 0.2  # of a processor, in the kernel, that forks in vain take at least
@@ -43,10 +43,11 @@ class Crowd:
         self._since = None
         self._cost = 0.0
 
-    def look(self, *, ended: bool = False) -> bool:
+    def look(self, *, rest: float | None = None) -> bool:
         """Look once: whether forks have been refused for so long that the program will not stop trying.
 
-        ``ended``: something has ended and was not reaped yet, so that this may be the last time that all are there.
+        ``rest`` is how long after the last count it is too early for another, in times of what that took; None is as
+        long as a budget wants.
         """
         last = tree.last_pid()
         given = last - self._counted_at
@@ -54,7 +55,7 @@ class Crowd:
         if 0 <= given < self._limit - self._count:
             self._since = None
             return False
-        if now < self._looked_at + self._cost / (_LAST_BUDGET if ended else _BUDGET):
+        if now < self._looked_at + (self._rest() if rest is None else rest * self._cost):
             return False
         crowded = self._is_full()
         self._looked_at = time.monotonic()
@@ -75,7 +76,11 @@ class Crowd:
     def next_look(self) -> float:
         """Seconds until it may have become full."""
         room = self._limit - self._count - (tree.last_pid() - self._counted_at)
-        return max(_SHORTEST, self._cost / _BUDGET, min(_LONGEST, room / _TASKS_PER_SECOND))
+        return max(_SHORTEST, self._rest(), min(_LONGEST, room / _TASKS_PER_SECOND))
+
+    def _rest(self) -> float:
+        """Seconds between two counts."""
+        return self._cost / (_FAR_BUDGET if self._count < self._limit / 2 else _BUDGET)
 
     def _is_full(self) -> bool:
         """Count, and again where tasks came meanwhile: of those, both the old and the new may have been counted."""

@@ -95,7 +95,7 @@ class Limits:
             return "processes"
         now = time.monotonic()
         if now >= self._look_due:
-            self.heard()
+            self._glance()
             self._pause = min(2 * self._pause, SAMPLE_SECONDS)
             self._look_due = now + self._pause
         if now >= self._count_due:
@@ -121,14 +121,19 @@ class Limits:
 
     def heard(self) -> None:
         """The step has written to stderr, which may say that it found no room: some programs clean up next."""
+        if self._crowd is not None:
+            self._crowd.look(rest=1.0)
+        self._glance()
+
+    def _glance(self) -> None:
         self._room.look()
         if self._descriptors is not None:
             self._descriptors.look()
 
     def ended(self) -> None:
-        """Something of the sandbox has ended, and was not reaped yet."""
+        """Something of the sandbox has ended, and was not reaped yet: it may be the last time that all are there."""
         if self._crowd is not None:
-            self._crowd.look(ended=True)
+            self._crowd.look(rest=0.0)
 
     def memory_peak(self) -> int | None:
         """The most bytes of memory that the sandbox held since the step began, as far as that is known."""
