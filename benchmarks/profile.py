@@ -13,9 +13,11 @@ from benchmarks.compare import Measured
 from benchmarks.rows import Figure
 from pytest_arl import SandboxSession
 from pytest_arl.agent import bundle
-from pytest_arl.backends.local.layout import UID, Content
+from pytest_arl.backends.local.layout import UID, Content, Held
 from pytest_arl.backends.local.plan import make_plan
 from pytest_arl.backends.local.probe import probe
+from pytest_arl.backends.local.sources import Sources
+from pytest_arl.backends.local.survey import Survey
 from pytest_arl.pools import find_pool
 from pytest_arl.settings import current
 
@@ -78,7 +80,9 @@ class _Pieces:
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory()
-        plan = make_plan(find_pool(current(), "default"), probe())
+        pool, host = find_pool(current(), "default"), probe()
+        self._sources = Sources()
+        plan = make_plan(pool, host, Survey(self._sources, current(), pool, [host.bwrap]))
         self._bwrap = plan.bwrap
         self._arguments = plan.arguments
         self._interpreter = plan.command[: plan.command.index("-c")]
@@ -87,6 +91,7 @@ class _Pieces:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._sources.close()
         self._folder.cleanup()
 
     def works(self) -> dict[str, Callable[[], object]]:
@@ -110,6 +115,9 @@ class _Pieces:
                     file.seek(0)
                     descriptors.append(file.fileno())
                     words.append(str(file.fileno()))
+                elif isinstance(argument, Held):
+                    descriptors.append(argument.source.descriptor)
+                    words.append(str(argument.source.descriptor))
                 else:
                     words.append(argument)
             subprocess.run([self._bwrap, *words, "--", "/bin/true"], check=True, pass_fds=descriptors, env={})

@@ -7,6 +7,7 @@ Standard library only.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.settings import Settings
 
-__all__ = ["DEFAULT_POOL", "LocalPool", "Mount", "find_pool", "load_pools"]
+__all__ = ["DEFAULT_POOL", "LocalPool", "Mount", "find_pool", "load_pools", "usable_pools"]
 
 DEFAULT_POOL = "default"
 """The pool that is always there."""
@@ -102,6 +103,16 @@ def load_pools(settings: Settings) -> dict[str, LocalPool]:
     return pools
 
 
+def usable_pools(settings: Settings) -> dict[str, LocalPool]:
+    """Every pool that is not wrong itself, for a look at all of them. UsageError where their file cannot be read."""
+    found = _tables(settings)
+    pools = {DEFAULT_POOL: LocalPool(DEFAULT_POOL, found.base_dir)}
+    for name, table in found.tables.items():
+        with suppress(UsageError):
+            pools[name] = _pool(name, table, found)
+    return pools
+
+
 def find_pool(settings: Settings, name: str) -> LocalPool:
     """The pool of that name, or PoolNotFound with those there are and the file they come from."""
     __tracebackhide__ = True
@@ -173,7 +184,12 @@ def _folder(value: object, base: Path, rule: str) -> Path:
     __tracebackhide__ = True
     if not isinstance(value, str) or not value or "\0" in value:
         raise UsageError(f"{rule}, not {value!r}")
-    return base / Path(value).expanduser()
+    return Path(_one_slash(os.fspath(base / Path(value).expanduser())))
+
+
+def _one_slash(path: str) -> str:
+    """POSIX lets a path begin with two slashes, and pathlib keeps them: a second name for each path."""
+    return "/" + path.lstrip("/") if path.startswith("/") else path
 
 
 def _mounts(value: object, base: Path) -> tuple[Mount, ...]:
@@ -195,7 +211,7 @@ def _mount(text: object, base: Path) -> Mount:
     source, target = parts
     if not target.startswith("/") or ".." in target.split("/"):
         raise UsageError(f"has {text!r}: {target!r} must be an absolute path without '..'")
-    return Mount(_folder(source, base, rule % text), os.path.normpath(target), option == "rw", text)
+    return Mount(_folder(source, base, rule % text), _one_slash(os.path.normpath(target)), option == "rw", text)
 
 
 def _env(value: object, _base: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl.backends.local import LocalBackend
+from pytest_arl.backends.local import LocalBackend, homes
 from pytest_arl.errors import UsageError
 from tests.local.conftest import AS_ROOT, MakeBackend, acquire, needs_root, run, sh
 
@@ -88,12 +88,98 @@ def test_the_home_folder_and_what_is_above_it_are_refused(
     acquire(make_backend(pool(f"{home}/project:/src")), "p")
 
 
+@pytest.mark.parametrize("user", ["root", "person", "service", "nobody"])
+def test_homes_of_the_machines_people_are_refused_and_folders_in_them_are_not(
+    make_backend: MakeBackend, folder: Path, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    home = folder / "homes/somebody"
+    (home / "project").mkdir(parents=True)
+    uid = {"root": 0, "person": 1000, "service": 999, "nobody": 65534}[user]
+    (folder / "passwd").write_text(f"broken\nsomebody:x:{uid}:{uid}::{home}:/bin/sh\nno:x:one:1::/:/bin/sh\n")
+    monkeypatch.setattr(homes, "_ACCOUNTS", str(folder / "passwd"))
+    acquire(make_backend(pool(f"{home}/project:/src")), "p")
+    for source in (home, home.parent, f"/{home}", f"{home}/project/.."):
+        backend = make_backend(pool(f"{source}:/src"))
+        if user in ("root", "person"):
+            refused(backend, "name a folder below it")
+        else:
+            acquire(backend, "p")
+
+
+@pytest.mark.parametrize("source", ["/home", "//home", "/root", "///root", "//run", "//", "//tmp/", "//etc/.."])
+def test_the_folders_of_homes_are_refused_for_everybody(make_backend: MakeBackend, source: str) -> None:
+    if not Path(source).exists():
+        pytest.skip(f"no {source} here")
+    refused(make_backend(pool(f"{source}:/src")), "name a folder below it")
+
+
+def test_a_home_that_is_a_link_is_refused_where_it_leads(
+    make_backend: MakeBackend, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "disk/me/project").mkdir(parents=True)
+    (folder / "homes").symlink_to("disk")
+    (folder / "you").symlink_to("disk/me")
+    (folder / "passwd").write_text(f"me:x:1000:1000::{folder}/homes/me:/bin/sh\n")
+    monkeypatch.setattr(homes, "_ACCOUNTS", str(folder / "passwd"))
+    for source in ("disk/me", "homes/me", "you", "disk"):
+        refused(make_backend(pool(f"{source}:/src")), "name a folder below it")
+    (folder / "passwd").write_text(f"you:x:1000:1000::{folder}/you:/bin/sh\n")
+    refused(make_backend(pool("disk/me:/src")), "name a folder below it")
+    acquire(make_backend(pool("disk/me/project:/src")), "p")
+
+
+@needs_root
+def test_a_home_of_somebody_whom_a_directory_service_knows_is_refused(
+    make_backend: MakeBackend, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(homes, "_TOPS", (str(folder),))
+    for name, uid in (("theirs", 2_000_000), ("shared", 0)):
+        (folder / name / "project").mkdir(parents=True)
+        os.chown(folder / name, uid, uid)
+    refused(make_backend(pool("theirs:/src")), "name a folder below it")
+    acquire(make_backend(pool("theirs/project:/src")), "p")
+    acquire(make_backend(pool("shared:/src")), "p")
+
+
 @pytest.mark.parametrize(
     "target",
-    ["/", "/proc/x", "/dev", "/sys", "/workspace", "/tmp", "/home/arl", "/arl/agent", "/usr", "/lib64", "/etc"],
+    [
+        "/",
+        "/proc/x",
+        "/dev",
+        "/sys",
+        "/workspace",
+        "/tmp",
+        "/home/arl",
+        "/arl/agent",
+        "/usr",
+        "/lib64",
+        "/etc",
+        "//usr",
+        "//proc/x",
+        "///tmp",
+        "/./usr/",
+        "//",
+        "//workspace//",
+        "//arl/x",
+    ],
 )
 def test_targets_that_are_the_sandboxes_own_are_refused(make_backend: MakeBackend, project: Path, target: str) -> None:
-    refused(make_backend(pool(f"src:{target}")), target)
+    refused(make_backend(pool(f"src:{target}")), os.path.normpath(target).replace("//", "/"))
+
+
+def test_targets_have_one_spelling(make_backend: MakeBackend, folder: Path, project: Path) -> None:
+    (folder / "other").mkdir()
+    refused(make_backend(pool("src:/data", "other://data")), "another mount has the target /data")
+    assert sh(acquire(make_backend(pool("src://data/here//")), "p"), "cat /data/here/file") == "content\n"
+
+
+@pytest.mark.parametrize("target", ["/var/tmp", "/var/tmp/below", "//var/tmp/below"])
+def test_a_target_through_a_link_of_the_sandbox_is_refused(
+    make_backend: MakeBackend, project: Path, target: str
+) -> None:
+    refused(make_backend(pool(f"src:{target}")), "leads through /var/tmp", "symbolic link")
+    acquire(make_backend(pool("src:/var/temporary")), "p")
 
 
 def test_a_target_through_a_link_of_the_host_is_refused(make_backend: MakeBackend, project: Path) -> None:

@@ -17,6 +17,8 @@ from pytest_arl.backends.local.enclosure import Enclosure
 from pytest_arl.backends.local.plan import Plan, make_plan
 from pytest_arl.backends.local.probe import probe
 from pytest_arl.backends.local.slots import Slots
+from pytest_arl.backends.local.sources import Sources
+from pytest_arl.backends.local.survey import Survey
 from pytest_arl.backends.local.warm import WarmPools
 from pytest_arl.channel import Channel, ChannelLost
 from pytest_arl.errors import BackendUnavailable, SandboxTimeout
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_arl.backends.base import AcquireRequest, Backend
+    from pytest_arl.backends.local.probe import Host
     from pytest_arl.backends.local.surroundings import Surroundings
 
 __all__ = ["LocalBackend", "create_backend"]
@@ -42,11 +45,22 @@ class _Prepared:
     def __init__(self, plan: Plan, around: Surroundings, deadline: float) -> None:
         """Make one. Raises BackendUnavailable, SandboxTimeout."""
         self.plan = plan
+        plan.check()
+        try:
+            self._start(around, deadline)
+        except BackendUnavailable:
+            plan.check()  # one that was replaced meanwhile is named
+            raise
+
+    def _start(self, around: Surroundings, deadline: float) -> None:
+        plan = self.plan
         self.enclosure = Enclosure(plan, around, deadline)
         try:
             self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph)
             self._greet(deadline)
             self.enclosure.watch()
+            if plan.by_path:
+                plan.check()
         except BaseException:
             self.enclosure.close()
             raise
@@ -106,6 +120,8 @@ class LocalBackend:
         self._lock = threading.RLock()
         self._slots = Slots()
         self._plans: dict[str, Plan] = {}
+        self._sources = Sources()
+        self._survey: Survey | None = None
         self._open: dict[str, _Prepared] = {}
         self._surroundings: Surroundings | None = None
         self._closed = False
@@ -137,15 +153,21 @@ class LocalBackend:
             if plan is None or plan.pool != pool:
                 host = probe()
                 host.require(self._settings.value("isolation_min"))
-                plan = self._plans[pool.name] = make_plan(pool, host)
+                plan = self._plans[pool.name] = make_plan(pool, host, self._surveyed(pool, host))
                 if self._surroundings is None:
                     self._surroundings = surroundings.take(host)
             return plan
 
+    def _surveyed(self, pool: LocalPool, host: Host) -> Survey:
+        """What all pools mean, as it was when the first was used; looked up again where a pool itself has changed."""
+        if self._survey is None or self._survey.pools.get(pool.name) != pool:
+            self._survey = Survey(self._sources, self._settings, pool, [host.bwrap], self._survey)
+        return self._survey
+
     def _hand_out(self, plan: Plan, slot: _Slot, deadline: float) -> AgentSandbox:
         """A warm sandbox or a fresh one, as its holder will have it."""
         __tracebackhide__ = True
-        prepared = self._warm.take(plan, deadline)
+        prepared = self._take_warm(plan, deadline)
         if prepared is None:
             if self._warm.count() and not self._has_room(self._warm.count() - 1):
                 self._warm.give_up_one()
@@ -169,8 +191,19 @@ class LocalBackend:
             kill=prepared.enclosure.kill,
             replace=lambda: self._replace(plan, slot),
             limits=_shown_limits(plan.pool),
-            shared={mount.source.resolve(): mount.target for mount in plan.pool.mounts if mount.writable},
+            shared=plan.shared,
         )
+
+    def _take_warm(self, plan: Plan, deadline: float) -> _Prepared | None:
+        """A warm sandbox; none where it has something in its mounts that is not there any more."""
+        prepared = self._warm.take(plan, deadline)
+        if prepared is not None:
+            try:
+                plan.check()
+            except BaseException:
+                prepared.close()
+                raise
+        return prepared
 
     def _replace(self, plan: Plan, slot: _Slot) -> AgentSandbox:
         """A sandbox in the place of one that is about to be closed."""
@@ -215,6 +248,7 @@ class LocalBackend:
         self._warm.close()
         for prepared in left:
             prepared.close()
+        self._sources.close()
         with self._lock:
             if self._surroundings is not None:
                 self._surroundings = None
@@ -226,6 +260,7 @@ class LocalBackend:
         self._closed = True
         for prepared in (*self._open.values(), *self._warm.ready()):
             prepared.enclosure.forget()
+        self._sources.forget()
         atexit.unregister(self.close)
 
 

@@ -79,7 +79,7 @@ class Enclosure:
             connection = inherited.give(inner.detach())
             owner = inherited.share(surroundings.owner)
             self.config = self._configure(lease, inherited)
-            start = Launch(inherited, keep)
+            start = Launch(inherited, keep, plan.sources)
             self._process = start.bubblewrap(
                 plan.bwrap,
                 plan.arguments,

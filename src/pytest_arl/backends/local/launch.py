@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import spawner
-from pytest_arl.backends.local.layout import UID, Content
+from pytest_arl.backends.local.layout import UID, Content, Held
 from pytest_arl.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.backends.local.cgroups import Cgroup
     from pytest_arl.backends.local.layout import Argument
+    from pytest_arl.backends.local.sources import Sources
     from pytest_arl.backends.local.spawner import Inherited
 
 __all__ = ["Launch"]
@@ -38,13 +39,16 @@ class _File:
 
 
 @functools.lru_cache(maxsize=16)
-def _prepare(arguments: tuple[Argument, ...]) -> tuple[bytes | _File, ...]:
+def _prepare(arguments: tuple[Argument, ...]) -> tuple[bytes | _File | Held, ...]:
     """What of the options is the same for all sandboxes of a pool, as bubblewrap reads it."""
-    parts: list[bytes | _File] = []
+    parts: list[bytes | _File | Held] = []
     words: list[bytes] = []
     for argument in arguments:
         if isinstance(argument, Content):
             parts += [b"".join(words), _File(argument.data, UID in argument.data)]
+            words = []
+        elif isinstance(argument, Held):
+            parts += [b"".join(words), argument]
             words = []
         else:
             words.append(os.fsencode(argument) + b"\0")
@@ -54,9 +58,13 @@ def _prepare(arguments: tuple[Argument, ...]) -> tuple[bytes | _File, ...]:
 class Launch:
     """The few moments between the fork of bubblewrap and the agent's exec."""
 
-    def __init__(self, inherited: Inherited, keep: ExitStack) -> None:
-        """``inherited`` is what the child gets beside bubblewrap's own; ``keep`` closes what is ours."""
+    def __init__(self, inherited: Inherited, keep: ExitStack, sources: Sources) -> None:
+        """``inherited`` is what the child gets beside bubblewrap's own; ``keep`` closes what is ours.
+
+        ``sources`` holds what is bound from descriptors.
+        """
         self._inherited = inherited
+        self._sources = sources
         self._mine = keep.enter_context(ExitStack())
         spawner.close_in_forks(self._mine)
         self._info, info_in = _pipe_that_can_be_written()
@@ -80,6 +88,8 @@ class Launch:
         for part in _prepare(tuple(arguments)):
             if isinstance(part, bytes):
                 words.append(part)
+            elif isinstance(part, Held):
+                words.append(b"%d\0" % self._sources.lend(part.source, self._inherited.share))
             else:
                 data = part.data.replace(UID, b"%d" % uid) if part.varies else part.data
                 words.append(b"%d\0" % self._memory_file(data))

@@ -11,10 +11,15 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pytest_arl.errors import UsageError
+from pytest_arl.backends.local.paths import fixed
+from pytest_arl.errors import BackendUnavailable, UsageError
 
-__all__ = ["UID", "Argument", "Content", "Layout"]
+if TYPE_CHECKING:
+    from pytest_arl.backends.local.sources import Source, Sources
+
+__all__ = ["UID", "Argument", "Content", "Held", "Layout"]
 
 UID = b"\x01uid\x01"
 """Stands for the sandbox's uid in a :class:`Content`: it is not known while the layout is made."""
@@ -27,7 +32,20 @@ class Content:
     data: bytes
 
 
-Argument = str | Content
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Something of the host that bubblewrap binds from a descriptor, whose number takes this argument's place.
+
+    Attributes:
+        source: what is held.
+        what: whose, for a message.
+    """
+
+    source: Source
+    what: str
+
+
+Argument = str | Content | Held
 
 _SMALL = "65536"
 """Bytes, for bubblewrap: the size of a file system that holds nothing but folders."""
@@ -42,20 +60,38 @@ class _Bound:
 
 @dataclass(slots=True)
 class Layout:
-    """Collects bubblewrap's arguments; each method appends one thing."""
+    """Collects bubblewrap's arguments; each method appends one thing.
 
+    Attributes:
+        sources: who holds what is bound. None, for a trial of what no sandbox can change: everything is bound by path.
+        watched: what has to be in its place at each start, though it is not bound from a descriptor.
+    """
+
+    sources: Sources | None = None
     arguments: list[Argument] = field(default_factory=list)
+    watched: list[Held] = field(default_factory=list)
     _bound: dict[str, _Bound | None] = field(default_factory=dict)
     """What covers what: a folder of the host, or None where the sandbox's own memory is."""
     _made: set[str] = field(default_factory=set)
     _passages: dict[str, bool] = field(default_factory=dict)
     """Folders that lead to something and show nothing, and for each: is it a mount of its own?"""
+    _links: dict[str, str] = field(default_factory=dict)
 
-    def bind(self, source: Path, target: str, *, writable: bool = False) -> None:
-        """Show a folder or file of the host, submounts included."""
+    def bind(self, source: Path, target: str, what: str = "", *, writable: bool = False, held: bool = False) -> None:
+        """Show a folder or file of the host, submounts included: by path only where no sandbox can change that."""
+        if self.sources is None or not (writable or held or not fixed(str(source))):
+            self._make_parents(target)
+            self.arguments += ["--bind" if writable else "--ro-bind", str(source), target]
+            self._bound[target] = _Bound(source, writable)
+            return
+        what = what or f"{target} of a sandbox"
+        self.hold(self._open(str(source), what), target, what, writable=writable)
+
+    def hold(self, source: Source, target: str, what: str, *, writable: bool) -> None:
+        """The same from a descriptor."""
         self._make_parents(target)
-        self.arguments += ["--bind" if writable else "--ro-bind", str(source), target]
-        self._bound[target] = _Bound(source, writable)
+        self.arguments += ["--bind-fd" if writable else "--ro-bind-fd", Held(source, what), target]
+        self._bound[target] = _Bound(Path(source.path), writable)
 
     def programs(self) -> None:
         """This machine's programs: /usr, and what is beside it or links into it."""
@@ -67,9 +103,14 @@ class Layout:
             elif top.is_dir():
                 self.bind(top, str(top))
 
-    def overlay(self, source: Path) -> None:
-        """The whole root: a folder of the host below, memory above."""
-        self.arguments += ["--overlay-src", str(source), "--tmp-overlay", "/"]
+    def overlay(self, source: Source, what: str) -> None:
+        """The whole root: a folder of the host below, memory above.
+
+        By path, for bubblewrap takes no descriptor here (a number below /proc/self/fd it would leave open inside): the
+        path is compared before the start, and once more when all is mounted.
+        """
+        self.arguments += ["--overlay-src", source.path, "--tmp-overlay", "/"]
+        self.watched.append(Held(source, what))
 
     def tmpfs(self, target: str, size: int, mode: int) -> None:
         """An empty folder in memory that holds so many bytes."""
@@ -87,6 +128,7 @@ class Layout:
         if target in self._made:
             return
         self._made.add(target)
+        self._links[target] = text
         self._make_parents(target)
         self.arguments += ["--symlink", text, target]
 
@@ -143,6 +185,11 @@ class Layout:
             if self._passages[folder]:
                 self.arguments += ["--remount-ro", folder]
 
+    def held(self) -> tuple[Held, ...]:
+        """All that has to be in its place at each start; each thing once."""
+        found = [argument for argument in self.arguments if isinstance(argument, Held)]
+        return tuple({held.source.path: held for held in reversed((*self.watched, *found))}.values())
+
     def finish(self, *options: str) -> None:
         """Options as bubblewrap has them."""
         self.arguments += options
@@ -166,6 +213,12 @@ class Layout:
 
     def check_target(self, target: str, what: str) -> None:
         """Raise UsageError where making this mount point would touch the host, or cannot be done."""
+        link = next((path for path in (target, *map(str, Path(target).parents)) if path in self._links), None)
+        if link is not None:
+            raise UsageError(
+                f"{what}: {target} leads through {link}, which is a symbolic link in every sandbox (to "
+                f"{self._links[link]}), and a mount point is never made through one: choose another target"
+            )
         top, bound = self._nearest(target) or ("", None)
         if bound is None:
             return
@@ -178,8 +231,21 @@ class Layout:
                 f"{what}: {target} lies in the {kind} {top} and does not exist there, and nothing is made on this "
                 f"machine for a sandbox: make {there} first, or choose another target"
             )
+        self._watch(str(there), what)
 
-    def pin(self, target: str) -> None:
+    def _watch(self, path: str, what: str) -> None:
+        if self.sources is None or fixed(path):
+            return
+        self.watched.append(Held(self._open(path, what), what))
+
+    def _open(self, path: str, what: str) -> Source:
+        assert self.sources is not None
+        try:
+            return self.sources.open(path)
+        except OSError as error:
+            raise BackendUnavailable(f"{what}: {path} cannot be opened: {error.strerror}") from None
+
+    def pin(self, target: str, what: str) -> None:
         """Before a mount point in a writable mount: make the folders above it mount points themselves.
 
         A sandbox could otherwise rename one of them, put a symbolic link in its place, and so choose what of the host
@@ -191,7 +257,7 @@ class Layout:
         for folder in reversed(
             [path for path in Path(target).parents if path.is_relative_to(top) and path != Path(top)]
         ):
-            self.bind(bound.source / folder.relative_to(top), str(folder), writable=True)
+            self.bind(bound.source / folder.relative_to(top), str(folder), what, writable=True)
 
     def _nearest(self, path: str) -> tuple[str, _Bound | None] | None:
         for candidate in (path, *map(str, Path(path).parents)):

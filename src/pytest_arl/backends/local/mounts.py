@@ -8,18 +8,23 @@ way out.
 from __future__ import annotations
 
 import os
-import pwd
 import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_arl.backends.local.aliases import refuse_aliases
+from pytest_arl.backends.local.homes import is_home, known_homes
+from pytest_arl.backends.local.paths import canonical
+from pytest_arl.backends.local.pins import REPOSITORIES, find_pins
 from pytest_arl.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_arl.backends.local.layout import Layout
+    from pytest_arl.backends.local.sources import Source
+    from pytest_arl.backends.local.survey import Survey
     from pytest_arl.pools import LocalPool, Mount
 
 __all__ = ["RESERVED", "add_mounts", "refuse_source", "refuse_special_files"]
@@ -29,70 +34,72 @@ RESERVED = ("/arl", "/dev", "/proc", "/sys")
 _OWN = ("/", "/workspace", "/tmp", "/home", "/home/arl", "/etc")  # noqa: S108 - the sandbox's own
 _HOSTS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _KERNEL = ("/dev", "/proc", "/sys")
-_REPOSITORIES = (".git", ".hg")
 _KINDS = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "FIFO", stat.S_IFBLK: "block device", stat.S_IFCHR: "character device"}
 
 
-def add_mounts(layout: Layout, pool: LocalPool, *, as_other_user: bool) -> None:
+def add_mounts(layout: Layout, pool: LocalPool, survey: Survey, *, as_other_user: bool) -> None:
     """Check and bind the pool's mounts, outer ones first.
 
     Args:
         layout: where to.
         pool: whose.
+        survey: what they mean.
         as_other_user: whether the sandbox runs as a uid that owns nothing, as it does where pytest is root.
     """
     seen: set[str] = set()
     for mount in sorted(pool.mounts, key=lambda mount: (mount.target.count("/"), mount.target)):
         what = f"pool {pool.name!r}: mount {mount.text!r}"
-        source = _check_source(mount, pool, what)
+        source = _check_source(mount, pool, survey, what)
         _check_target(mount.target, pool, what)
         if mount.target in seen:
             raise UsageError(f"{what}: another mount has the target {mount.target} already")
         seen.add(mount.target)
         layout.check_target(mount.target, what)
-        repositories = refuse_special_files(source, what)
+        path = Path(source.path)
+        repositories = refuse_special_files(path, what)
         if as_other_user:
-            _check_rights(source, what, writable=mount.writable)
-        layout.pin(mount.target)
-        layout.bind(source, mount.target, writable=mount.writable)
+            _check_rights(path, what, writable=mount.writable)
+        layout.pin(mount.target, what)
+        layout.hold(source, mount.target, what, writable=mount.writable)
         if mount.writable:
-            _protect(layout, source, mount.target, repositories, what)
+            pins = find_pins(survey, pool, mount, source, repositories, what)
+            read_only = [pin.name for pin in pins if not pin.writable]
+            refuse_aliases(survey, source, read_only, what, as_other_user=as_other_user)
+            for pin in pins:
+                target = f"{mount.target}/{pin.name}"
+                layout.pin(target, what)
+                layout.bind(path / pin.name, target, what, writable=pin.writable, held=True)
 
 
 def refuse_source(source: Path, what: str) -> None:
-    """Raise UsageError for the folders that hold everything: /, /run, /tmp, the home folder, and what is above them."""
-    homes = {Path(pwd.getpwuid(os.getuid()).pw_dir)} if _has_entry() else set()
-    if home := os.environ.get("HOME"):
-        homes.add(Path(home))
-    for kept in (Path("/run"), Path("/tmp"), *homes):  # noqa: S108 - the sandbox's own
-        with suppress(OSError):
-            if kept.resolve() == source or source in kept.resolve().parents:
-                raise UsageError(
-                    f"{what}: {source} holds more of this machine than a sandbox may see: name a folder below it"
-                )
+    """Raise UsageError for the folders that hold everything: /, /run, /tmp, homes, and what is above them."""
+    for kept in (*map(os.path.realpath, ("/run", "/tmp")), *known_homes()):  # noqa: S108 - the sandbox's own
+        if source == Path(kept) or source in Path(kept).parents:
+            _refuse_everything(source, what)
+    with suppress(OSError):
+        if is_home(str(source)):
+            _refuse_everything(source, what)
     for top in _KERNEL:
         if source.is_relative_to(top):
             raise UsageError(f"{what}: {source} belongs to the kernel of this machine, which no sandbox may see")
 
 
-def _has_entry() -> bool:
-    try:
-        pwd.getpwuid(os.getuid())
-    except KeyError:
-        return False
-    return True
+def _refuse_everything(source: Path, what: str) -> None:
+    raise UsageError(f"{what}: {source} holds more of this machine than a sandbox may see: name a folder below it")
 
 
-def _check_source(mount: Mount, pool: LocalPool, what: str) -> Path:
+def _check_source(mount: Mount, pool: LocalPool, survey: Survey, what: str) -> Source:
     try:
-        source = mount.source.resolve(strict=True)
+        source = survey.look_up(mount.source, what)
     except (OSError, RuntimeError):
         raise UsageError(f"{what}: {mount.source} does not exist (relative paths start at {pool.base_dir})") from None
-    if not mount.text.startswith(("/", "~")) and not source.is_relative_to(pool.base_dir.resolve()):
-        raise UsageError(f"{what}: leads out of {pool.base_dir}, to {source}: write the absolute path if it is meant")
-    refuse_source(source, what)
-    if not source.is_dir() and not source.is_file():
-        raise UsageError(f"{what}: {source} is neither a folder nor a regular file")
+    path = Path(source.path)
+    base = canonical(os.path.realpath(pool.base_dir))
+    if not mount.text.startswith(("/", "~")) and not path.is_relative_to(base):
+        raise UsageError(f"{what}: leads out of {pool.base_dir}, to {path}: write the absolute path if it is meant")
+    refuse_source(path, what)
+    if not source.is_folder() and not stat.S_ISREG(source.status.st_mode):
+        raise UsageError(f"{what}: {path} is neither a folder nor a regular file")
     return source
 
 
@@ -125,7 +132,7 @@ def refuse_special_files(source: Path, what: str, *, without: tuple[str, ...] = 
                 f"{what}: {path} is a {_KINDS[kind]}, and even a read-only mount connects through it: remove it, "
                 "or mount a folder without it"
             )
-        if os.path.basename(path) in _REPOSITORIES:  # noqa: PTH119 - a string in, a string out
+        if os.path.basename(path) in REPOSITORIES:  # noqa: PTH119 - a string in, a string out
             repositories.append(os.path.relpath(path, source))
     return repositories
 
@@ -135,21 +142,26 @@ def _walk(source: Path, without: tuple[str, ...]) -> Iterator[tuple[str, int]]:
     pending = [str(source)] if source.is_dir() else []
     top = True
     while pending:
-        folder = pending.pop()
-        with suppress(OSError), os.scandir(folder) as entries:
+        with suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:
-                if top and entry.name in without:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                    yield entry.path, stat.S_IFDIR
-                elif entry.is_symlink():
-                    yield entry.path, stat.S_IFLNK
-                elif not entry.is_file(follow_symlinks=False):
-                    yield entry.path, stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-                elif entry.name in _REPOSITORIES:
-                    yield entry.path, stat.S_IFREG
+                if not (top and entry.name in without) and (kind := _kind(entry)):
+                    if kind == stat.S_IFDIR:
+                        pending.append(entry.path)
+                    yield entry.path, kind
         top = False
+
+
+def _kind(entry: os.DirEntry[str]) -> int:
+    """The kind of what has to be looked at; 0 for plain files and what has just gone."""
+    if entry.is_dir(follow_symlinks=False):
+        return stat.S_IFDIR
+    if entry.is_symlink():
+        return stat.S_IFLNK
+    if entry.is_file(follow_symlinks=False):
+        return stat.S_IFREG if entry.name in REPOSITORIES else 0
+    with suppress(OSError):
+        return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+    return 0
 
 
 def _check_rights(source: Path, what: str, *, writable: bool) -> None:
@@ -162,14 +174,3 @@ def _check_rights(source: Path, what: str, *, writable: bool) -> None:
             f"{what}: pytest runs as root, so the sandbox runs as a user of its own, which cannot {verb} {source}: "
             f"`chmod -R o+{letters} {source}`, or run pytest as the user who owns it"
         )
-
-
-def _protect(layout: Layout, source: Path, target: str, repositories: list[str], what: str) -> None:
-    """Keep version control read-only in a writable mount: its hooks and settings run on the host."""
-    for name in sorted(repositories):
-        if (source / name).is_symlink():
-            raise UsageError(
-                f"{what}: {source / name} is a symbolic link, which cannot be kept read-only: mount it :ro"
-            )
-        layout.pin(f"{target}/{name}")
-        layout.bind(source / name, f"{target}/{name}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pytest_arl.agent import bundle
 from pytest_arl.backends.local import identity, interpreter
 from pytest_arl.backends.local.cgroups import SPARE_PROCESSES, Limits
-from pytest_arl.backends.local.layout import Argument, Content, Layout
+from pytest_arl.backends.local.layout import Argument, Content, Held, Layout
 from pytest_arl.backends.local.mounts import add_mounts
 from pytest_arl.backends.local.namespaces import namespace_arguments
 from pytest_arl.backends.local.roots import add_root, can_overlay, check_root
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_arl.backends.local.probe import Host
+    from pytest_arl.backends.local.sources import Sources
+    from pytest_arl.backends.local.survey import Survey
     from pytest_arl.pools import LocalPool
 
 __all__ = ["AGENT", "HOME", "TMP", "WORKSPACE", "Plan", "make_plan"]
@@ -54,6 +56,10 @@ class Plan:
         counted: the folders whose files have bounds of their own, and so are no memory.
         memory: bytes for the agent to watch over itself, where no cgroup does; else None.
         isolation: the tier.
+        sources: who holds the folders and files of this machine that its sandboxes get.
+        held: those of them that must be where they were, at each start.
+        by_path: whether one of them is bound by path, for want of another way.
+        shared: what its sandboxes can write, and where they see it.
     """
 
     pool: LocalPool
@@ -66,16 +72,25 @@ class Plan:
     counted: tuple[str, ...]
     memory: int | None
     isolation: str
+    sources: Sources
+    held: tuple[Held, ...]
+    by_path: bool
+    shared: Mapping[Path, str]
+
+    def check(self) -> None:
+        """Raise BackendUnavailable where something of this machine was replaced since the plan was made."""
+        for held in self.held:
+            self.sources.require(held.source, held.what)
 
 
-def make_plan(pool: LocalPool, host: Host) -> Plan:
-    """Judge the pool and lay its sandboxes out. Raises UsageError."""
-    layout = Layout()
+def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
+    """Judge the pool and lay its sandboxes out. Raises UsageError, and BackendUnavailable."""
+    layout = Layout(survey.sources)
     bwrap = host.bwrap
     if pool.root is None:
-        command = _lay_host(layout, pool, host)
+        command = _lay_host(layout, pool, host, survey)
     else:
-        bwrap, command = _lay_root(layout, pool, host)
+        bwrap, command = _lay_root(layout, pool, host, survey)
     arguments = namespace_arguments(privileged=host.privileged, network=pool.network)
     return Plan(
         pool=pool,
@@ -88,10 +103,20 @@ def make_plan(pool: LocalPool, host: Host) -> Plan:
         counted=(WORKSPACE, TMP, HOME, *(["/"] if "--tmp-overlay" in layout.arguments else [])),
         memory=None if host.cgroups else pool.memory,
         isolation=host.tier,
+        sources=survey.sources,
+        held=layout.held(),
+        by_path="--overlay-src" in layout.arguments,
+        shared=_shared(pool, survey),
     )
 
 
-def _lay_host(layout: Layout, pool: LocalPool, host: Host) -> tuple[str, ...]:
+def _shared(pool: LocalPool, survey: Survey) -> dict[Path, str]:
+    return {
+        Path(survey.look_up(mount.source, mount.text).path): mount.target for mount in pool.mounts if mount.writable
+    }
+
+
+def _lay_host(layout: Layout, pool: LocalPool, host: Host, survey: Survey) -> tuple[str, ...]:
     """This machine's /usr and Python environment."""
     layout.programs()
     layout.alias("../tmp", "/var/tmp")  # noqa: S108 - the sandbox's own
@@ -103,13 +128,13 @@ def _lay_host(layout: Layout, pool: LocalPool, host: Host) -> tuple[str, ...]:
         identity.add_resolver(layout)
     _add_own(layout, pool, host)
     interpreter.add_environment(layout)
-    add_mounts(layout, pool, as_other_user=host.privileged)
+    add_mounts(layout, pool, survey, as_other_user=host.privileged)
     layout.file(AGENT, bundle.bundle())
     _close(layout, read_only_root=True)
     return interpreter.host_command()
 
 
-def _lay_root(layout: Layout, pool: LocalPool, host: Host) -> tuple[str, tuple[str, ...]]:
+def _lay_root(layout: Layout, pool: LocalPool, host: Host, survey: Survey) -> tuple[str, tuple[str, ...]]:
     """A root folder, with the agent's interpreter beside it. Gives the bubblewrap to use too."""
     assert pool.root is not None
     files = identity.identity_files(None)
@@ -119,12 +144,14 @@ def _lay_root(layout: Layout, pool: LocalPool, host: Host) -> tuple[str, tuple[s
     preload = os.path.lexists(pool.root / _PRELOAD.lstrip("/"))
     if preload:
         targets.append(_PRELOAD)
-    root = check_root(pool.root, pool.name, targets)
+    what = f"pool {pool.name!r}: root {str(pool.root)!r}"
+    source = check_root(pool.root, what, survey, targets)
+    root = Path(source.path)
     overlay = host.overlay_bwrap() if host.cgroups and can_overlay(root, targets) else None
     if overlay is not None:
-        layout.overlay(root)
+        layout.overlay(source, what)
     else:
-        add_root(layout, root, targets)
+        add_root(layout, root, what, targets)
     for path, data in identity.identity_files(root).items():
         layout.cover(path, data)
     if preload:
@@ -133,7 +160,7 @@ def _lay_root(layout: Layout, pool: LocalPool, host: Host) -> tuple[str, tuple[s
         identity.add_resolver(layout)
     _add_own(layout, pool, host)
     command = interpreter.add_companion(layout)
-    add_mounts(layout, pool, as_other_user=host.privileged)
+    add_mounts(layout, pool, survey, as_other_user=host.privileged)
     layout.cover(AGENT, bundle.bundle())
     _close(layout, read_only_root=overlay is None)
     return overlay or host.bwrap, command

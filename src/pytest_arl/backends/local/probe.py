@@ -161,8 +161,13 @@ def _try(path: str, *, privileged: bool, outer_proc: bool) -> str:
     arguments = [*namespace_arguments(privileged=privileged), *_programs()]
     arguments += ["--ro-bind", "/proc", "/proc"] if outer_proc else ["--proc", "/proc"]
     arguments += ["--dev", "/dev", "--perms", "1777", "--size", "65536", "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
-    arguments += ["--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev", "--remount-ro", "/"]
-    return _run(path, arguments)
+    usr = os.open("/usr", os.O_PATH | os.O_CLOEXEC)
+    try:
+        arguments += ["--ro-bind-fd", str(usr), "/mnt"]  # came with 0.10, and to Debian's 0.8 as a security update
+        arguments += ["--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev", "--remount-ro", "/"]
+        return _run(path, arguments, usr)
+    finally:
+        os.close(usr)
 
 
 def _programs() -> list[str]:
@@ -174,7 +179,7 @@ def _programs() -> list[str]:
     return [str(argument) for argument in layout.arguments]
 
 
-def _run(path: str, arguments: list[str]) -> str:
+def _run(path: str, arguments: list[str], *descriptors: int) -> str:
     try:
         done = subprocess.run(
             [path, *arguments, "--", "/bin/true"],
@@ -185,6 +190,7 @@ def _run(path: str, arguments: list[str]) -> str:
             timeout=_SECONDS,
             check=False,
             start_new_session=True,
+            pass_fds=descriptors,
         )
     except subprocess.TimeoutExpired:
         return f"did not end within {_SECONDS:.0f} s"

@@ -10,10 +10,15 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local.layout import Layout, check_components
 from pytest_arl.backends.local.mounts import refuse_source, refuse_special_files
 from pytest_arl.errors import UsageError
+
+if TYPE_CHECKING:
+    from pytest_arl.backends.local.sources import Source
+    from pytest_arl.backends.local.survey import Survey
 
 __all__ = ["add_root", "can_overlay", "check_root"]
 
@@ -21,16 +26,16 @@ _SIGNS = ("bin", "etc", "lib", "lib64", "opt", "sbin", "srv", "usr", "var")
 _REPLACED = ("dev", "proc")
 
 
-def check_root(folder: Path, pool: str, targets: list[str]) -> Path:
-    """The root folder, resolved. UsageError where it is none, holds what a sandbox must not reach, or has a link
-    where a mount point must be.
+def check_root(folder: Path, what: str, survey: Survey, targets: list[str]) -> Source:
+    """The root folder. UsageError where it is none, holds what a sandbox must not reach, or has a link where a mount
+    point must be.
     """
-    what = f"pool {pool!r}: root {str(folder)!r}"
     try:
-        root = folder.resolve(strict=True)
+        source = survey.look_up(folder, what)
     except (OSError, RuntimeError):
         raise UsageError(f"{what} does not exist") from None
-    if not root.is_dir():
+    root = Path(source.path)
+    if not source.is_folder():
         raise UsageError(f"{what} is not a folder: unpack the image's file system into one, and name that")
     if root == Path("/"):
         raise UsageError(f'{what} is this machine\'s own: write root = "host"')
@@ -39,7 +44,7 @@ def check_root(folder: Path, pool: str, targets: list[str]) -> Path:
     refuse_special_files(root, what, without=_REPLACED, devices=True)
     for target in targets:
         check_components(root, target, what)
-    return root
+    return source
 
 
 def _check_shape(root: Path, what: str) -> None:
@@ -66,12 +71,12 @@ def can_overlay(root: Path, targets: list[str]) -> bool:
     return True
 
 
-def add_root(layout: Layout, root: Path, targets: list[str]) -> None:
+def add_root(layout: Layout, root: Path, what: str, targets: list[str]) -> None:
     """Put the root together from read-only binds, with room for every mount point."""
-    _compose(layout, root, "", {target.lstrip("/") for target in targets})
+    _compose(layout, root, what, "", {target.lstrip("/") for target in targets})
 
 
-def _compose(layout: Layout, folder: Path, inside: str, targets: set[str]) -> None:
+def _compose(layout: Layout, folder: Path, what: str, inside: str, targets: set[str]) -> None:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = f"{inside}/{entry.name}".lstrip("/")
         below = {target for target in targets if target.startswith(f"{path}/")}
@@ -80,10 +85,10 @@ def _compose(layout: Layout, folder: Path, inside: str, targets: set[str]) -> No
         if entry.is_symlink():
             layout.symlink(str(Path(entry.path).readlink()), f"/{path}")
         elif all(_inside(folder, inside, target).exists() for target in below):
-            layout.bind(Path(entry.path), f"/{path}")
+            layout.bind(Path(entry.path), f"/{path}", what)
         else:
             layout.folder(f"/{path}", stat.S_IMODE(entry.stat().st_mode) & 0o1777)
-            _compose(layout, Path(entry.path), path, below)
+            _compose(layout, Path(entry.path), what, path, below)
 
 
 def _inside(folder: Path, inside: str, target: str) -> Path:
