@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_arl.results import StepResult, TaskResult
     from pytest_arl.session import Process, SandboxSession
     from pytest_arl.steps import Command, FilePatch
+    from pytest_arl.usage import Usage
 
 __all__ = [
     "ArlError",
@@ -44,6 +45,7 @@ __all__ = [
     "StepFailed",
     "StepResult",
     "TaskResult",
+    "Usage",
     "UsageError",
     "sandbox_fixture",
 ]
@@ -66,6 +68,7 @@ _HOMES = {
     "results": ("StepResult", "TaskResult"),
     "session": ("Process", "SandboxSession"),
     "steps": ("Command", "FilePatch"),
+    "usage": ("Usage",),
 }
 
 

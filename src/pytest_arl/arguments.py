@@ -28,6 +28,7 @@ def command(
     work_dir: str | os.PathLike[str] | None,
     stdin: str | bytes | None,
     timeout: float | str | None,
+    cpu_time: float | str | None,
     background: bool,
 ) -> Command:
     """The one step of ``run`` and ``start``, named after its program."""
@@ -43,6 +44,7 @@ def command(
             work_dir=work_dir,
             stdin=stdin,
             timeout=timeout,
+            cpu_time=cpu_time,
             background=background,
         )
     except UsageError as error:

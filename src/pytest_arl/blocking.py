@@ -63,11 +63,12 @@ class BlockingSession(Lifecycle):
         work_dir: str | os.PathLike[str] | None = None,
         stdin: str | bytes | None = None,
         timeout: float | str | None = None,
+        cpu_time: float | str | None = None,
     ) -> StepResult:
         """Run one program, word by word: ``run("make", "test")``."""
         __tracebackhide__ = True
         step = arguments.command(
-            "run", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, background=False
+            "run", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, cpu_time=cpu_time, background=False
         )
         return self._run(step, timeout, None)
 
@@ -78,11 +79,12 @@ class BlockingSession(Lifecycle):
         work_dir: str | os.PathLike[str] | None = None,
         stdin: str | bytes | None = None,
         timeout: float | str | None = None,
+        cpu_time: float | str | None = None,
     ) -> Process:
         """Start a program in the background of the sandbox. StepFailed where it cannot be started."""
         __tracebackhide__ = True
         step = arguments.command(
-            "start", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, background=True
+            "start", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, cpu_time=cpu_time, background=True
         )
         return self._start(step, None)
 

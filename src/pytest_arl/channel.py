@@ -73,12 +73,14 @@ class AgentConfig:
         env: the base environment of steps.
         rlimits: resource limits by name (``NOFILE``), for the agent and so for everything it starts.
         spool_fd: an open file without a name, for output that is too long for memory.
-        oom_fd, pids_fd: the cgroup's files that count ``oom_kill`` and ``max``, open for reading.
+        oom_fd, pids_fd, cpu_fd: the cgroup's files that count ``oom_kill``, ``max`` and processor time, open for
+            reading.
         lock_fd: held open for as long as the agent lives.
         memory: bytes for everything in the sandbox, where no cgroup bounds it.
         processes: how many may live at once.
         watch: what the agent shares with the process that watches its cgroup's memory, as
             :class:`pytest_arl.agent.memory_watch.MemoryWatch` has it, and ``watcher_fd``, a pidfd of that process.
+        cpu_time: seconds of processor time that each Command may use, or None.
     """
 
     uid: int | None = None
@@ -91,10 +93,12 @@ class AgentConfig:
     spool_fd: int | None = None
     oom_fd: int | None = None
     pids_fd: int | None = None
+    cpu_fd: int | None = None
     lock_fd: int | None = None
     memory: int | None = None
     processes: int = 512
     watch: Mapping[str, object] | None = None
+    cpu_time: float | None = None
 
     def message(self) -> dict[str, object]:
         """The config as the wire has it."""
@@ -111,10 +115,12 @@ class AgentConfig:
             "spool_fd": self.spool_fd,
             "oom_fd": self.oom_fd,
             "pids_fd": self.pids_fd,
+            "cpu_fd": self.cpu_fd,
             "lock_fd": self.lock_fd,
             "memory": self.memory,
             "processes": self.processes,
             "watch": dict(self.watch) if self.watch is not None else None,
+            "cpu_time": self.cpu_time,
         }
 
 

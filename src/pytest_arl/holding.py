@@ -46,6 +46,7 @@ class Holding:
     Attributes:
         sandbox: the backend's; another one after a reset.
         keep_alive: whether it may outlive its session.
+        acquired_in: seconds that it took to get the sandbox, or the fresh one of the last reset.
         uses: how often something was done that can change what is in it; it only grows, over resets too.
         opener: the cancellable call that opened it, if that was one.
         pid: the process whose it is.
@@ -56,6 +57,7 @@ class Holding:
     def __init__(self, sandbox: BackendSandbox, place: Ticket, *, keep_alive: bool) -> None:
         self.sandbox = sandbox
         self.keep_alive = keep_alive
+        self.acquired_in: float | None = None
         self.uses = 0
         self.opener: Cancellation | None = None
         self.pid = os.getpid()
@@ -96,7 +98,10 @@ class Holding:
         if self._checkpoint is None:
             return
         uses = self.uses
-        self.sandbox = self.sandbox.restore(self._checkpoint)
+        before, began = self.sandbox, perf_counter()
+        self.sandbox = before.restore(self._checkpoint)
+        if self.sandbox is not before:
+            self.acquired_in = perf_counter() - began
         self._clean = uses
         if self._closed:
             # Deleted meanwhile, and the sandbox of that moment is closed: this one must not stay either.
@@ -157,7 +162,8 @@ def acquire(
             )
         holding = Holding(backend.acquire(request), place, keep_alive=request.keep_alive)
         holding.remember()
-        return holding, perf_counter() - began
+        holding.acquired_in = perf_counter() - began
+        return holding, holding.acquired_in
     except BaseException:
         if holding is None:
             turns.leave(place)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_arl.errors import PoolNotFound, UsageError
 from pytest_arl.settings import read_toml
-from pytest_arl.units import parse_quantity
+from pytest_arl.units import parse_duration, parse_quantity
 from pytest_arl.wording import hint, nearest, type_name
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class LocalPool:
         output: bytes of each stream that a result keeps.
         processes: most processes at once.
         cpus: most CPUs' worth of time, or None for no limit.
+        cpu_time: seconds of processor time that each Command may use, or None for no limit.
         files: most descriptors of a process.
         warm: sandboxes kept ready.
         source: the file that it comes from, or None for the built-in default.
@@ -77,6 +78,7 @@ class LocalPool:
     memory: int = 2048 * _MI
     processes: int = 512
     cpus: float | None = None
+    cpu_time: float | None = None
     files: int = 4096
     workspace: int = 1024 * _MI
     tmp: int = 512 * _MI
@@ -260,6 +262,14 @@ def _cpus(value: object, _base: Path) -> float:
     return float(value)
 
 
+def _cpu_time(value: object, _base: Path) -> float:
+    __tracebackhide__ = True
+    seconds = parse_duration(value)
+    if not seconds:
+        raise UsageError("must be more than 0")
+    return seconds
+
+
 _PARSERS: Mapping[str, Callable[[object, Path], object]] = {
     "root": _root,
     "mounts": _mounts,
@@ -268,6 +278,7 @@ _PARSERS: Mapping[str, Callable[[object, Path], object]] = {
     "memory": _size,
     "processes": _whole(1),
     "cpus": _cpus,
+    "cpu_time": _cpu_time,
     "files": _whole(16),
     "workspace": _size,
     "tmp": _size,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from pytest_arl.errors import SandboxLost, StepFailed, UsageError
 from pytest_arl.units import format_duration, go_duration
+from pytest_arl.usage import Usage  # noqa: TC001 - pydantic reads the annotation
 from pytest_arl.wording import command_line, hint, last_lines, printable, shorten
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class StepResult(_Result):
         limit: which limit ended it (``memory 512Mi``), or None.
         started_at: seconds since the epoch, or None where it never started.
         duration: seconds.
+        usage: what a Command used; None where none ran (a FilePatch, which the agent writes itself, Skipped, a program
+            that could not be started), for the step that starts a background program (the program's own result has it),
+            and where an older agent says nothing.
     """
 
     name: str
@@ -74,6 +78,7 @@ class StepResult(_Result):
     limit: str | None = None
     started_at: float | None = None
     duration: float = 0.0
+    usage: Usage | None = None
 
     _origin: _Origin | None = PrivateAttr(None)
 
@@ -125,6 +130,7 @@ class StepResult(_Result):
             "limit": self.limit,
             "startedAt": _timestamp(self.started_at),
             "durationSeconds": self.duration,
+            "usage": None if self.usage is None else self.usage.to_json(),
         }
 
     def __repr__(self) -> str:
@@ -146,6 +152,8 @@ class TaskResult(_Result, Mapping[str, Any]):
         total: how many steps were asked.
         started_at: seconds since the epoch, or None where it is not known.
         namespace: the Kubernetes namespace, or None on this machine.
+        acquired_in: seconds that it took to get the sandbox, or None where that is not known.
+        warm: whether the sandbox was ready before it was asked for.
     """
 
     id: str
@@ -156,6 +164,8 @@ class TaskResult(_Result, Mapping[str, Any]):
     total: int
     started_at: float | None = None
     namespace: str | None = None
+    acquired_in: float | None = None
+    warm: bool = False
 
     _asked: tuple[Step, ...] = PrivateAttr(())
     _timeout: float | None = PrivateAttr(None)

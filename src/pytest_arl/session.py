@@ -83,11 +83,12 @@ class SandboxSession(BlockingSession):
         work_dir: str | os.PathLike[str] | None = None,
         stdin: str | bytes | None = None,
         timeout: float | str | None = None,  # noqa: ASYNC109 - as run() has it
+        cpu_time: float | str | None = None,
     ) -> StepResult:
         """``run`` for async code."""
         __tracebackhide__ = True
         step = arguments.command(
-            "arun", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, background=False
+            "arun", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, cpu_time=cpu_time, background=False
         )
         cancellation = Cancellation()
         return await in_thread(lambda: self._run(step, timeout, cancellation), cancellation)
@@ -99,11 +100,12 @@ class SandboxSession(BlockingSession):
         work_dir: str | os.PathLike[str] | None = None,
         stdin: str | bytes | None = None,
         timeout: float | str | None = None,  # noqa: ASYNC109 - as start() has it
+        cpu_time: float | str | None = None,
     ) -> Process:
         """``start`` for async code; the Process has async methods too."""
         __tracebackhide__ = True
         step = arguments.command(
-            "astart", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, background=True
+            "astart", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, cpu_time=cpu_time, background=True
         )
         cancellation = Cancellation()
         return await in_thread(lambda: self._start(step, cancellation), cancellation)

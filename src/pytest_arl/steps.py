@@ -243,6 +243,8 @@ class Command(_Step):
         work_dir: where it runs; None is the workspace. ``workDir`` in JSON.
         stdin: what it reads; None is end-of-file at once.
         timeout: seconds, or None for no limit of its own.
+        cpu_time: seconds of processor time that it may use with all that it starts, or None for no limit of its own.
+            ``cpuTime`` in JSON.
         background: keeps running after the step, which succeeds once the program has started.
     """
 
@@ -253,6 +255,7 @@ class Command(_Step):
     work_dir: _OptionalPath = Field(default=None, alias="workDir")
     stdin: _Stdin = None
     timeout: _Timeout = None
+    cpu_time: _Timeout = Field(default=None, alias="cpuTime")
     background: _Flag = False
 
     if TYPE_CHECKING:
@@ -267,6 +270,7 @@ class Command(_Step):
             work_dir: str | os.PathLike[str] | None = ...,
             stdin: str | bytes | None = ...,
             timeout: float | str | None = ...,
+            cpu_time: float | str | None = ...,
             background: bool = ...,
         ) -> None: ...
 
@@ -285,6 +289,8 @@ class Command(_Step):
             body["stdin"] = self.stdin.decode("utf-8", "replace")
         if self.timeout is not None:
             body["timeout"] = go_duration(self.timeout)
+        if self.cpu_time is not None:
+            body["cpuTime"] = go_duration(self.cpu_time)
         if self.background:
             body["background"] = True
         return body
@@ -353,7 +359,7 @@ Step: TypeAlias = Command | FilePatch
 
 _TYPES: dict[str, type[Command | FilePatch]] = {"Command": Command, "FilePatch": FilePatch}
 _KEYS = {
-    "Command": ("name", "type", "command", "env", "workDir", "stdin", "timeout", "background"),
+    "Command": ("name", "type", "command", "env", "workDir", "stdin", "timeout", "cpuTime", "background"),
     "FilePatch": ("name", "type", "path", "content", "encoding", "mode"),
 }
 _EXAMPLE = '[{"name": "hello", "type": "Command", "command": ["echo", "hi"]}]'
@@ -441,8 +447,9 @@ def _explain(error: ValidationError, model: type[_Step]) -> str:
 
 
 def _meant(key: str, kind: str) -> str:
-    if key == "work_dir":
-        return "'workDir' is given as well"
+    twin = {"work_dir": "workDir", "cpu_time": "cpuTime"}.get(key)
+    if twin is not None:
+        return f"{twin!r} is given as well"
     owner = next((other for other, keys in _KEYS.items() if key in keys and other != kind), None)
     if owner and not nearest(key, _KEYS[kind]):
         return f"a {owner} has that; known keys of a {kind}: {', '.join(_KEYS[kind])}"

@@ -87,13 +87,13 @@ class Tasks:
             progress = _Progress(session.name, task.steps) if _logger.isEnabledFor(logging.INFO) else None
             sent = True
             answer = sandbox.execute(task, on_output, None if progress is None else progress.ended)
-            result = self._result(session, task, answer, began, perf_counter() - clock)
+            result = self._result(session, held, task, answer, began, perf_counter() - clock)
             _judge(session, task, result)
         except BaseException as error:
             partial = None
             if sent:
                 known = error.result.steps if isinstance(error, SandboxLost) and error.result is not None else ()
-                partial = self._result(session, task, known or sandbox.partial, began, perf_counter() - clock)
+                partial = self._result(session, held, task, known or sandbox.partial, began, perf_counter() - clock)
             _logger.info("%s: %s ended by %s", session.name, task.id, type(error).__name__)
             raised = _lost(session, held, error, partial)
             listeners.notify_finished(session, task, partial, raised)
@@ -126,6 +126,7 @@ class Tasks:
     def _result(
         self,
         session: SandboxSession,
+        held: Holding,
         task: TaskRequest,
         steps: list[StepResult] | tuple[StepResult, ...],
         began: float,
@@ -140,6 +141,8 @@ class Tasks:
             total=len(task.steps),
             started_at=began,
             namespace=session.namespace,
+            acquired_in=held.acquired_in,
+            warm=getattr(held.sandbox, "warm", False) is True,
         )
         return bind(result, task.steps, task.timeout, self._token)
 

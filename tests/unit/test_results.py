@@ -160,7 +160,7 @@ def test_a_task_is_read_as_the_clusters_json() -> None:
     assert status.get("steps", [])[0] == {
         "name": "a", "type": "Command", "outcome": "Succeeded", "exitCode": 0, "signal": None, "stdout": "hi\n",
         "stderr": "", "stdoutSize": 3, "stderrSize": 0, "truncated": False, "limit": None,
-        "startedAt": "2023-11-14T22:13:20.250000Z", "durationSeconds": 0.5,
+        "startedAt": "2023-11-14T22:13:20.250000Z", "durationSeconds": 0.5, "usage": None,
     }  # fmt: skip
 
 

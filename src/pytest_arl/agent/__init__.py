@@ -22,6 +22,7 @@ memory_sampler  memory that a sandbox holds, by looking, where no cgroup counts 
 memory_page     what the agent and the process that watches its memory share
 memory_watch    memory that a sandbox holds, where a process outside watches it
 limits          which limit a step ran into
+usage           what a step used, and the limit of its processor time
 supervisor      a program beside others: how the agent knows that nothing of it is left
 foreground      the Command that runs now, and the killing of all it leaves
 background      programs that outlive their step

@@ -8,6 +8,7 @@ import time
 
 from pytest_arl.agent import tree
 from pytest_arl.agent.supervisor import Supervisor
+from pytest_arl.agent.usage import CpuWatch, live_seconds, shown_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_arl.agent.command import CannotStart
     from pytest_arl.agent.loop import Loop
     from pytest_arl.agent.pipes import Pipes
+    from pytest_arl.agent.usage import Used
 
 __all__ = ["Background", "Backgrounds"]
 
@@ -31,6 +33,7 @@ class Background:
         status: its wait status, None while it runs (its descendants may live on after it).
         reason: why the agent ended it (``TimedOut``, ``OutOfMemory``, ``Killed``), or None.
         limit: the limit that it was ended for, or None.
+        used: what it used, with what it started and had ended before it did; None while it runs.
     """
 
     def __init__(self, loop: Loop, pipes: Pipes, gone: Callable[[bool], None], memory_kills: Callable[[], int]) -> None:
@@ -42,6 +45,7 @@ class Background:
         self.status: int | None = None
         self.reason: str | None = None
         self.limit: str | None = None
+        self.used: Used | None = None
         self.ended = 0.0
         self._gone = gone
         self._memory_kills = memory_kills
@@ -71,6 +75,15 @@ class Background:
         """Start it, and call ``started`` with None, or with why it did not start."""
         self._supervisor = Supervisor(self._loop, started=started, ended=self._settle, gone=self._supervisor_gone)
         self._supervisor.start(argv, env, cwd, self.pipes.stdio, oom)
+
+    def bound(self, cpu_time: float) -> None:
+        """End it once it has used so many seconds of processor time."""
+        limit = shown_limit(cpu_time)
+        watch = CpuWatch(self._loop, cpu_time, self._cpu_seconds, lambda: self.kill("TimedOut", limit))
+        self.when_ended(watch.cancel)
+
+    def _cpu_seconds(self) -> float:
+        return live_seconds(self.supervisor) if self.supervisor and tree.can_see_processes() else 0.0
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Call once the program has ended; at once if it has."""
@@ -112,6 +125,7 @@ class Background:
     def _settle(self, status: int) -> None:
         if self.status is None:
             self.status = status
+            self.used = None if self._supervisor is None else self._supervisor.sums.used()
             self.ended = time.monotonic()
             killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == int(_signal.SIGKILL)
             if killed and self.reason is None and self._memory_kills() > self._kills_before:

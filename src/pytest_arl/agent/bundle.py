@@ -31,6 +31,7 @@ _MODULES = (
     "memory_page",
     "memory_watch",
     "limits",
+    "usage",
     "command",
     "pipes",
     "supervisor",

@@ -209,7 +209,7 @@ class Connection:
             if process.status is not None:
                 result |= ending(process.status, process.reason)
                 result |= {"s": process.ended - process.pipes.started}
-                result |= {"limit": process.limit}
+                result |= {"limit": process.limit, "u": process.used}
             yield frames.message(frames.REPLY, stream, result)
 
         self.link.send_from(stream, produce())

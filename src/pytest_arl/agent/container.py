@@ -114,8 +114,10 @@ def own_config(container: Container, given: dict[str, Any]) -> dict[str, Any]:
         "oom_fd": _counter(b"memory", b"memory.oom_control", b"memory.events"),
         "pids_fd": _counter(b"pids", b"pids.events", b"pids.events"),
         "crowd_fd": _counter(b"pids", b"pids.current", b"pids.current"),
+        "cpu_fd": _counter(b"cpuacct", b"cpuacct.usage", b"cpu.stat", below=True),
         "memory": None,
         "processes": int(given["processes"]),
+        "cpu_time": None if given.get("cpu_time") is None else float(given["cpu_time"]),
     }
 
 
@@ -132,11 +134,12 @@ def _spool() -> tuple[int | None, int]:
     return fd, CAPACITY
 
 
-def _counter(controller: bytes, v1: bytes, v2: bytes) -> int | None:
+def _counter(controller: bytes, v1: bytes, v2: bytes, *, below: bool = False) -> int | None:
     """The file in which this container's cgroup counts, open for reading.
 
     A runtime shows a container its own cgroup as the root of the hierarchy, or all of it: the path in
-    /proc/self/cgroup leads there then, and nowhere otherwise.
+    /proc/self/cgroup leads there then, and nowhere otherwise. ``below``: not that of the whole machine, which a runtime
+    leaves a container in whose use of that controller it does not count.
     """
     try:
         with open("/proc/self/cgroup", "rb") as file:
@@ -152,8 +155,17 @@ def _counter(controller: bytes, v1: bytes, v2: bytes) -> int | None:
         else:
             continue
         for place in places:
+            if below and _is_top(os.path.dirname(place), version=1 if controllers else 2):
+                continue
             try:
                 return os.open(place, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 continue
     return None
+
+
+def _is_top(folder: bytes, *, version: int) -> bool:
+    """Whether a cgroup is the machine's: the one that alone has the one file (version 1), or has not the other."""
+    if version == 1:
+        return os.path.exists(folder + b"/release_agent")
+    return not os.path.exists(folder + b"/cgroup.type")

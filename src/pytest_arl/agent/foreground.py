@@ -8,10 +8,12 @@ import time
 
 from pytest_arl.agent import tree
 from pytest_arl.agent.supervisor import Supervisor
+from pytest_arl.agent.usage import CpuWatch, shown_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from resource import struct_rusage
     from typing import Any
 
     from pytest_arl.agent.command import CannotStart
@@ -71,8 +73,17 @@ class Foreground:
         ended_at: when (monotonic seconds).
     """
 
-    def __init__(self, server: Server, pipes: Pipes, deadline: float | None, done: Callable[[], None]) -> None:
-        """``done`` is called once, when the Command is over and nothing of it lives."""
+    def __init__(
+        self,
+        server: Server,
+        pipes: Pipes,
+        deadline: float | None,
+        done: Callable[[], None],
+        cpu_time: float | None = None,
+    ) -> None:
+        """``done`` is called once, when the Command is over and nothing of it lives. ``cpu_time``: seconds of processor
+        time that it may use.
+        """
         self._server = server
         self._loop = server.loop
         self.pipes = pipes
@@ -88,10 +99,20 @@ class Foreground:
         self._sampler = self._loop.call_at(pipes.started + server.limits.next_look(), self._sample)
         self._loop.reaped = self._look
         self._loop.reaping = server.limits.ended
+        self._loop.orphaned = server.meter.sums.add
+        self._cpu_time = cpu_time
+        self._cpu_watch = None
+        if cpu_time is not None:
+            self._cpu_watch = CpuWatch(self._loop, cpu_time, self._cpu_seconds, self._out_of_time)
 
     def child(self, pid: int) -> None:
         """The Command runs as the agent's own child."""
-        self._loop.child(pid, self._main_ended)
+
+        def ended(status: int, used: struct_rusage) -> None:
+            self._server.meter.sums.add(used)
+            self._main_ended(status)
+
+        self._loop.child(pid, ended)
 
     def supervise(
         self,
@@ -112,7 +133,10 @@ class Foreground:
             self._main_ended(status)
             self._look()
 
-        self._supervisor = Supervisor(self._loop, started=started, ended=ended, gone=lambda: None)
+        def gone() -> None:
+            self._server.meter.sums.take(supervisor.sums.figures())
+
+        self._supervisor = supervisor = Supervisor(self._loop, started=started, ended=ended, gone=gone)
         self._supervisor.start(argv, env, cwd, self.pipes.stdio, self._server.oom)
 
     def end(self, reason: str, limit: str | None = None) -> None:
@@ -121,12 +145,28 @@ class Foreground:
             self.reason, self.limit = reason, limit
             self._kill()
 
+    def judge(self, seconds: float) -> None:
+        """Say what a Command that is over, and so long used the processors, was ended for: it may have passed the limit
+        since the last look.
+        """
+        if self._cpu_time is None or seconds <= self._cpu_time or self.reason is not None:
+            return
+        if not self._server.limits.memory_killed():
+            self.reason, self.limit = "TimedOut", shown_limit(self._cpu_time)
+
     def _too_late(self) -> None:
         self.end("TimedOut", "timeout")
+
+    def _cpu_seconds(self) -> float:
+        return self._server.meter.seconds(self._supervisor.pid if self._supervisor is not None else 0)
+
+    def _out_of_time(self) -> None:
+        self.end("TimedOut", shown_limit(self._cpu_time or 0.0))
 
     def _sample(self) -> None:
         for output in self.pipes.outputs:
             output.offer()
+        self._server.meter.count()
         limit = self._server.limits.sample()
         if limit is not None:
             self.end("OutOfMemory" if limit == "memory" else "Killed", limit)
@@ -180,7 +220,8 @@ class Foreground:
             self._kill()
 
     def _dismiss(self) -> None:
-        for timer in (self._late, self._sampler, self._retry):
+        for timer in (self._late, self._sampler, self._retry, self._cpu_watch):
             if timer is not None:
                 timer.cancel()
         self._loop.reaped = self._loop.reaping = lambda: None
+        self._loop.orphaned = lambda _used: None

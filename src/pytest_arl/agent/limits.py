@@ -191,3 +191,10 @@ class Limits:
         """How often that has happened since the sandbox was made."""
         watched = 0 if self._watch is None else self._watch.kills
         return watched + (0 if self._oom_fd is None else system.counter(self._oom_fd, b"oom_kill"))
+
+    def oom_kills(self) -> int | None:
+        """How often that has happened since the step began; None where nothing counts it."""
+        if self._watch is None and self._oom_fd is None:
+            return None
+        watched = 0 if self._watch is None else self._watch.kills_of_step()
+        return watched + (0 if self._oom_fd is None else system.counter(self._oom_fd, b"oom_kill") - self._oom_before)

@@ -10,6 +10,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from resource import struct_rusage
 
 __all__ = ["READ", "WRITE", "Loop", "Timer"]
 
@@ -45,13 +46,15 @@ class Loop:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
-        self._children: dict[int, Callable[[int], None]] = {}
+        self._children: dict[int, Callable[[int, struct_rusage], None]] = {}
         self.after: Callable[[], None] = lambda: None
         """Called once after each round, to send what the round produced."""
         self.reaped: Callable[[], None] = lambda: None
         """Called after children were collected, orphans too."""
         self.reaping: Callable[[], None] = lambda: None
         """Called before they are: what they leave is not lost yet."""
+        self.orphaned: Callable[[struct_rusage], None] = lambda _used: None
+        """Called with what an orphan used that was collected."""
         self.childless = True
         """Whether, at the last look, no child was left: PID 1 inherits every orphan, so nothing else then lives in
         its namespace.
@@ -78,8 +81,10 @@ class Loop:
         self._timers.append(timer)
         return timer
 
-    def child(self, pid: int, ended: Callable[[int], None]) -> None:
-        """Call ``ended(wait_status)`` once that child is reaped."""
+    def child(self, pid: int, ended: Callable[[int, struct_rusage], None]) -> None:
+        """Call ``ended(wait_status, used)`` once that child is reaped. What it used has the children in it that it has
+        waited for itself.
+        """
         self._children[pid] = ended
         self.childless = False
 
@@ -103,18 +108,20 @@ class Loop:
         self.reaping()
         try:
             for _ in range(_MOST_AT_ONCE):
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, used = os.wait4(-1, os.WNOHANG)
                 if pid == 0:
                     break
                 callback = self._children.pop(pid, None)
                 if callback is not None:
-                    ended.append((callback, status))
+                    ended.append((callback, status, used))
+                else:
+                    self.orphaned(used)
             else:
                 self.call_at(0.0, self.reap)  # they come as fast as they are collected: timers have their turn
         except ChildProcessError:
             self.childless = True
-        for callback, status in ended:
-            callback(status)
+        for callback, status, used in ended:
+            callback(status, used)
         self.reaped()
 
     def _timeout(self) -> float:

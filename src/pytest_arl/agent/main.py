@@ -105,7 +105,7 @@ def _introduce(fd: int, owner: int | None) -> dict[str, Any]:
 
 
 def _become(config: dict[str, Any], fd: int, owner: int | None) -> None:
-    named = [config.get(name) for name in ("spool_fd", "oom_fd", "pids_fd", "lock_fd")]
+    named = [config.get(name) for name in ("spool_fd", "oom_fd", "pids_fd", "cpu_fd", "lock_fd")]
     watch: dict[str, Any] = config.get("watch") or {}
     named += [value for name, value in watch.items() if name.endswith("_fd")]
     for descriptor in (fd, owner, *named):

@@ -72,7 +72,11 @@ class MemoryWatch:
 
     def killed(self) -> bool:
         """Whether it did since the step began."""
-        return self.kills > self._kills_before
+        return self.kills_of_step() > 0
+
+    def kills_of_step(self) -> int:
+        """How often it has killed something since the step began."""
+        return self.kills - self._kills_before
 
     def peak(self) -> int | None:
         """Bytes held at most since the step began, by all processes together; None where nobody has seen that.

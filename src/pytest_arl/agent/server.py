@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_arl.agent import files, limits, memory_watch, spool, system
+from pytest_arl.agent import files, limits, memory_watch, spool, system, usage
 from pytest_arl.agent.background import Backgrounds
 from pytest_arl.agent.ledger import Ledger
 
@@ -23,6 +23,8 @@ class Server:
 
     Attributes:
         configured: whether it is what a host has told it to be. Nothing but a PING is served before.
+        meter: what the running Command uses.
+        cpu_time: seconds of processor time that each Command may use at most, or None.
         oom: sets the OOM score of this process, which what it starts inherits.
         env: the base environment of steps.
         roots: the writable folders.
@@ -60,6 +62,8 @@ class Server:
             rlimits={name: system.limit(name) for name in ("NPROC", "NOFILE") if name in config.get("rlimits", ())},
             watch=None if watch is None else memory_watch.MemoryWatch(watch),
         )
+        self.meter = usage.Meter(config.get("cpu_fd"))
+        self.cpu_time: float | None = config.get("cpu_time")
         self.tasks = Ledger(self)
         self.configured = True
 

@@ -17,10 +17,12 @@ from _struct import pack, unpack_from
 from pytest_arl.agent import system, tree
 from pytest_arl.agent.command import CannotStart, spawn
 from pytest_arl.agent.loop import READ
+from pytest_arl.agent.usage import Sums
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from resource import struct_rusage
 
     from pytest_arl.agent.loop import Loop, Timer
 
@@ -29,6 +31,8 @@ __all__ = ["Supervisor"]
 _START_SECONDS = 10.0
 _TRIES = 20
 _TRY_SECONDS = 0.001
+_ENDED = "=iddqqqqqq"
+"""A program's wait status, and what it and what ended before it have used."""
 _OOM_SCORE = b"500"
 """More than the agent's: whatever runs below a supervisor is killed for memory before it."""
 
@@ -39,6 +43,7 @@ class Supervisor:
     Attributes:
         pid: below which the tree lives, or 0 once that is gone.
         clean: whether it ended by itself, and so after all of its tree. One that was killed has left orphans.
+        sums: what its tree used: by the program's end what had ended then, and all of it once the supervisor is gone.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Supervisor:
         self._gone = gone
         self.pid = 0
         self.clean = False
+        self.sums = Sums()
         self._report = -1
         self._buffer = b""
         self._late: Timer | None = None
@@ -113,7 +119,10 @@ class Supervisor:
             (size,) = unpack_from("=I", self._buffer)
             said, self._buffer = self._buffer[4 : 4 + size], self._buffer[4 + size :]
             if said[:1] == b"X":
-                self._tell_ended(unpack_from("=i", said, 1)[0])
+                status, *figures = unpack_from(_ENDED, said, 1)
+                if self.pid:  # else what all of it used is known already
+                    self.sums.take(figures)
+                self._tell_ended(status)
             elif said[:1] == b"S":
                 self._tell_started(None)
             else:
@@ -138,8 +147,10 @@ class Supervisor:
         if ended is not None:
             ended(status)
 
-    def _supervisor_ended(self, status: int) -> None:
+    def _supervisor_ended(self, status: int, used: struct_rusage) -> None:
         self.pid = 0
+        self.sums = Sums()
+        self.sums.add(used)
         self.clean = status == 0
         self._gone()
 
@@ -165,11 +176,13 @@ def _supervise(
     os.closerange(0, report)
     os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
     say(b"S")  # from here on the program alone holds its ends of its pipes
+    sums = Sums()
     try:
         while True:
-            pid, status = os.waitpid(-1, 0)
+            pid, status, used = os.wait4(-1, 0)
+            sums.add(used)
             if pid == main:
-                say(b"X" + pack("=i", status))
+                say(b"X" + pack(_ENDED, status, *sums.figures()))
     except ChildProcessError:
         os._exit(0)
 

@@ -13,6 +13,7 @@ from _struct import pack, unpack_from
 __all__ = [
     "become",
     "counter",
+    "cpu_seconds",
     "harden",
     "ipc_remove_all",
     "limit",
@@ -166,6 +167,14 @@ def counter(fd: int, key: bytes) -> int:
         if name == key:
             return int(value)
     return 0
+
+
+def cpu_seconds(fd: int) -> float:
+    """The processor time that a cgroup's cpu.stat (version 2) or cpuacct.usage counts."""
+    text = os.pread(fd, 64, 0)
+    if text.startswith(b"usage_usec "):
+        return int(text.split(None, 2)[1]) / 1e6
+    return int(text) / 1e9
 
 
 def number(fd: int) -> int:

@@ -174,14 +174,17 @@ class Task:
     def _start(self, step: dict[str, Any]) -> bool:
         """Start a Command; whether it runs. What cannot be started is a failed step."""
         server, argv, env = self._server, step["argv"], self._env(step)
+        alone = not server.backgrounds.alive()
         server.limits.begin()
+        server.meter.begin(alone=alone)
         try:
             pipes, cwd = self._prepare(step, stdin=step.get("stdin") is not None)
-            pid = 0 if server.backgrounds.alive() else self._spawn(pipes, argv, env, cwd)
+            pid = self._spawn(pipes, argv, env, cwd) if alone else 0
         except CannotStart as problem:
             self._cannot_start(argv, problem)
             return False
-        self._foreground = Foreground(server, pipes, self._deadline_of(step, pipes), self._over)
+        deadline, cpu_time = self._deadline_of(step, pipes), self._cpu_time_of(step)
+        self._foreground = Foreground(server, pipes, deadline, self._over, cpu_time)
         if pid:
             self._foreground.child(pid)
         else:
@@ -212,6 +215,11 @@ class Task:
         deadlines = [] if self._deadline is None else [self._deadline]
         deadlines += [] if timeout is None else [pipes.started + timeout]
         return min(deadlines, default=None)
+
+    def _cpu_time_of(self, step: dict[str, Any]) -> float | None:
+        """Seconds of processor time that a step may use."""
+        limits = (_seconds(step.get("cpu")), self._server.cpu_time)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def _start_background(self, step: dict[str, Any]) -> bool:
         """Start a Command that outlives its step; whether it is under way."""
@@ -249,6 +257,9 @@ class Task:
         if timeout is not None:
             late = self._loop.call_at(pipes.started + timeout, lambda: process.kill("TimedOut", "timeout"))
             process.when_ended(late.cancel)
+        cpu_time = self._cpu_time_of(step)
+        if cpu_time is not None:
+            process.bound(cpu_time)
         self._feed(pipes, step)
         result = {"outcome": "Succeeded", "code": 0, "at": pipes.started_at, "s": time.monotonic() - pipes.started}
         self._short(result, b"", b"")
@@ -296,10 +307,12 @@ class Task:
             raise RuntimeError("a step is over before its program is")
         pipes = foreground.pipes
         pipes.drain()
+        used = self._server.meter.end(self._server.limits)
+        foreground.judge((used[0] or 0.0) + (used[1] or 0.0))
         result = ending(foreground.status, foreground.reason)
         limit = self._blame(result, foreground)
         stdout, stderr = pipes.captures
-        result |= {"limit": limit, "s": foreground.ended_at - pipes.started}
+        result |= {"limit": limit, "s": foreground.ended_at - pipes.started, "u": used}
         result |= {"at": pipes.started_at, "out": stdout.size, "err": stderr.size}
         inline = stdout.inline, stderr.inline
         limit_of_all = min((subscriber.limit for subscriber in self._subscribers), default=self._limit)
@@ -325,7 +338,7 @@ class Task:
             return "memory"
         if foreground.reason is None and result["outcome"] != "Succeeded":
             return limits.blame()
-        if foreground.reason == "TimedOut" and limits.refused_processes():
+        if foreground.limit == "timeout" and limits.refused_processes():
             return "processes"
         return foreground.limit
 
@@ -348,6 +361,7 @@ def _seconds(value: object) -> float | None:
 def _checked(step: dict[str, Any]) -> dict[str, Any]:
     """A step whose fields have the right types; TypeError for others, KeyError for what is missing."""
     _seconds(step.get("timeout"))
+    _seconds(step.get("cpu"))
     if step["type"] == "FilePatch":
         right = isinstance(step["path"], bytes) and isinstance(step["content"], (bytes, memoryview))
         right = right and isinstance(step.get("mode"), (int, type(None)))

@@ -44,10 +44,12 @@ class AgentSandbox(ChanneledSandbox):
         replace: Callable[[], AgentSandbox],
         limits: Mapping[str, str] | None = None,
         shared: Mapping[Path, str] | None = None,
+        warm: bool = False,
     ) -> None:
         super().__init__(
             name=name, pool_ref=pool_ref, isolation=isolation, output_limit=output_limit, limits=limits, shared=shared
         )
+        self.warm = warm
         self._channel = channel
         self._on_close = on_close
         self._kill = kill

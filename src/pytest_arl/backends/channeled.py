@@ -61,6 +61,7 @@ class ChanneledSandbox:
         self.pool_ref = pool_ref
         self.isolation = isolation
         self.output_limit = output_limit
+        self.warm = False
         self.partial: list[StepResult] = []
         self._limits = limits or {}
         self._shared = shared or {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl.agent import frames
 from pytest_arl.channel import AgentError, ChannelLost, ChannelTimeout, Stream
 from pytest_arl.results import StepResult
+from pytest_arl.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,6 +209,7 @@ def step_result(step: Step, value: dict[str, Any], streams: tuple[bytes, bytes],
         limit=limit,
         started_at=value.get("at"),
         duration=value.get("s", 0.0),
+        usage=Usage.from_agent(value.get("u")),
     )
 
 
@@ -234,6 +236,8 @@ def _step_message(step: Step) -> dict[str, object]:
         message["stdin"] = step.stdin
     if step.timeout is not None:
         message["timeout"] = step.timeout
+    if step.cpu_time is not None:
+        message["cpu"] = step.cpu_time
     if step.background:
         message["background"] = True
     return message

@@ -24,6 +24,7 @@ __all__ = [
     "SandboxSpec",
     "SandboxStatus",
     "StepStatus",
+    "StepUsage",
     "Task",
     "TaskSpec",
     "TaskStatus",
@@ -108,6 +109,17 @@ class SandboxDefaults(_Part):
     idle_timeout_seconds: Annotated[int, Field(ge=0, description="0 is never.")] | None = None
     max_lifetime_seconds: Annotated[int, Field(ge=0, description="0 is never.")] | None = None
     step_timeout: Duration | None = None
+    cpu_time: (
+        Annotated[
+            str,
+            Field(
+                pattern=_DURATION,
+                max_length=32,
+                description="Processor time that each Command may use with all that it starts, such as 10s.",
+            ),
+        ]
+        | None
+    ) = None
     output_limit: (
         Annotated[str, Field(pattern=_QUANTITY, max_length=16, description="Bytes kept of each stream.")] | None
     ) = None
@@ -179,6 +191,7 @@ class SandboxStatus(_Part):
     work_dir: str | None = None
     last_task_time: Time | None = None
     agent_boot_id: str | None = Field(default=None, alias="agentBootID")
+    warm: Annotated[bool, Field(description="Whether its pod was ready before it was asked for.")] | None = None
     observed_generation: int | None = None
     conditions: Conditions | None = None
 
@@ -193,14 +206,14 @@ class TaskStep(_Part):
         ),
         _rule(
             "self.type != 'FilePatch' || !(has(self.command) || has(self.env) || has(self.workDir) || has(self.stdin)"
-            " || has(self.timeout) || has(self.background))",
-            "a FilePatch has path, content, encoding and mode; command, env, workDir, stdin, timeout and background "
-            "belong to a Command",
+            " || has(self.timeout) || has(self.cpuTime) || has(self.background))",
+            "a FilePatch has path, content, encoding and mode; command, env, workDir, stdin, timeout, cpuTime and "
+            "background belong to a Command",
         ),
         _rule(
             "self.type != 'Command' || !(has(self.path) || has(self.content) || has(self.encoding) || has(self.mode))",
-            "a Command has command, env, workDir, stdin, timeout and background; path, content, encoding and mode "
-            "belong to a FilePatch",
+            "a Command has command, env, workDir, stdin, timeout, cpuTime and background; path, content, encoding and "
+            "mode belong to a FilePatch",
         ),
     ]
 
@@ -213,6 +226,7 @@ class TaskStep(_Part):
     work_dir: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     stdin: Annotated[str, Field(max_length=MOST_SPEC_BYTES)] | None = None
     timeout: Duration | None = None
+    cpu_time: Duration | None = None
     background: bool | None = None
     path: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     content: Annotated[str, Field(max_length=MOST_SPEC_BYTES)] | None = None
@@ -270,6 +284,21 @@ class TaskSpec(_Part):
     cancel: bool | None = None
 
 
+class StepUsage(_Part):
+    """What a Command used with everything it started. What is not there is not known."""
+
+    user_time: float | None = None
+    system_time: float | None = None
+    max_rss: int | None = None
+    memory_peak: int | None = None
+    read_bytes: int | None = None
+    write_bytes: int | None = None
+    processes: int | None = None
+    oom_kills: int | None = None
+    voluntary_context_switches: int | None = None
+    involuntary_context_switches: int | None = None
+
+
 class StepStatus(_Part):
     """How a step ended."""
 
@@ -286,6 +315,7 @@ class StepStatus(_Part):
     limit: str | None = None
     started_at: Time | None = None
     duration_seconds: float = 0.0
+    usage: StepUsage | None = None
 
 
 class TaskStatus(_Part):

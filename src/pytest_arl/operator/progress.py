@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
 from pytest_arl.operator.wire import SENT_BYTES
+from pytest_arl.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -101,6 +102,7 @@ class Progress:
         index = len(self.ended)
         if value["i"] != index or index >= len(self.steps):
             raise Garbled(f"the result of step {value['i']} where step {index} runs")
+        Usage.from_agent(value.get("u"))
         int(value["code"]), int(value["out"]), int(value["err"]), str(value["outcome"])
         stdout, stderr = self._kept
         output = bytes(value.get("o") or b"") or bytes(stdout), bytes(value.get("e") or b"") or bytes(stderr)

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.channel import AgentConfig
-from pytest_arl.operator import sandbox_status
+from pytest_arl.operator import sandbox_status, wire
 from pytest_arl.operator.api import ApiError, path
 from pytest_arl.operator.link import AgentLink, LinkLost
 from pytest_arl.operator.objects import Key, created, leaving, name, uid
@@ -181,7 +181,7 @@ class Reach:
             uid(pod),
             sign=self._control.sign,
             epoch=self._control.epoch,
-            config=AgentConfig(workspace=workspace).message(),
+            config=AgentConfig(workspace=workspace, cpu_time=wire.cpu_time(self._keeper.pool)).message(),
             holder=holder,
         )
 

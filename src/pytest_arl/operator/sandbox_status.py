@@ -43,8 +43,9 @@ def bound(sandbox: Object, pod: Object, why: Trouble) -> Object:
 
 
 def ready(sandbox: Object, pod: Object, boot: str, work_dir: str) -> Object:
-    """Its agent answers."""
+    """Its agent answers. Who was never told to wait got a pod that was ready before."""
     return {
+        "warm": not (sandbox.get("status") or {}).get("phase"),
         "podName": name(pod),
         "podIP": pod["status"]["podIP"],
         "workDir": work_dir,

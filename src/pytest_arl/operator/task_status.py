@@ -9,6 +9,7 @@ from pytest_arl.crds.models import MOST_STATUS_BYTES
 from pytest_arl.operator.objects import conditions, now
 from pytest_arl.operator.progress import level
 from pytest_arl.units import go_duration
+from pytest_arl.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,8 +22,8 @@ __all__ = ["CANCELLED_CODE", "cancelled", "encoded_size", "failed", "fit", "resu
 CANCELLED_CODE = 137
 """Of a step that was cancelled, also before it began: what SIGKILL makes of one."""
 
-_PER_STEP = 1024
-"""Bytes of JSON that a step without output may take: names are 63 characters, limits and times short."""
+_PER_STEP = 1536
+"""Bytes of JSON that a step without output may take: names are 63 characters, limits, times and figures short."""
 
 # Go's encoder, which writes what is stored: these are six bytes of it (three by themselves are U+2028 and U+2029) ...
 _SIX = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f<>&\u2028\u2029]")
@@ -182,10 +183,12 @@ def _step(step: Object, end: StepEnd, shown: tuple[str, str], limits: Mapping[st
         "durationSeconds": value.get("s", 0.0),
     }
     limit: str | None = value.get("limit")
+    usage = Usage.from_agent(value.get("u"))
     optional = {
         "signal": value.get("signal"),
         "limit": f"{limit} {limits[limit]}" if limit is not None and limit in limits else limit,
         "startedAt": None if value.get("at") is None else now(value["at"]),
+        "usage": None if usage is None else {key: one for key, one in usage.to_json().items() if one is not None},
     }
     return found | {key: each for key, each in optional.items() if each is not None}
 

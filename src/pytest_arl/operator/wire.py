@@ -14,7 +14,7 @@ from pytest_arl.units import parse_duration, parse_quantity
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
 
-__all__ = ["KEPT_BYTES", "SENT_BYTES", "Refused", "kept_bytes", "message"]
+__all__ = ["KEPT_BYTES", "SENT_BYTES", "Refused", "cpu_time", "kept_bytes", "message"]
 
 KEPT_BYTES = 16 * 1024 * 1024
 """Bytes of a stream that a result has, where the pool says nothing else; as for pools of this machine."""
@@ -35,6 +35,15 @@ def kept_bytes(pool: Object | None) -> int:
     """Bytes of a stream that the agent keeps for who attaches later."""
     limit = (((pool or {}).get("spec") or {}).get("sandbox") or {}).get("outputLimit")
     return KEPT_BYTES if limit is None else parse_quantity(limit)
+
+
+def cpu_time(pool: Object | None) -> float | None:
+    """Seconds of processor time that each Command of a pool may use; None is no limit, as are over ten years."""
+    limit = (((pool or {}).get("spec") or {}).get("sandbox") or {}).get("cpuTime")
+    try:
+        return None if limit is None else parse_duration(limit) or None
+    except UsageError:
+        return None
 
 
 def message(task: Object, *, boot: str, epoch: int, pool: Object | None) -> dict[str, Any]:
@@ -76,6 +85,8 @@ def _step(step: Object, default_timeout: str | None) -> dict[str, Any]:
     timeout = step.get("timeout", None if step.get("background") else default_timeout)
     if timeout is not None:
         found["timeout"] = _seconds(timeout, f"the timeout of step {step['name']!r}")
+    if step.get("cpuTime") is not None:
+        found["cpu"] = _seconds(step["cpuTime"], f"the cpuTime of step {step['name']!r}")
     if step.get("background"):
         found["background"] = True
     return found

@@ -175,6 +175,8 @@ def _described_command(step: Command) -> dict[str, Any]:
     found: dict[str, Any] = {"name": step.name, "type": step.type, "command": words}
     if step.timeout is not None:
         found["timeout"] = go_duration(step.timeout)
+    if step.cpu_time is not None:
+        found["cpuTime"] = go_duration(step.cpu_time)
     return {**found, "background": True} if step.background else found
 
 

@@ -100,15 +100,16 @@ class Running:
 
     def _create(self, manifest: dict[str, Any]) -> None:
         api, namespace = self._space.api, self._space.namespace
-        strict = {"fieldValidation": "Strict"} if "payloadHash" in manifest["spec"] else {}
+        asked = _newer_fields(manifest)
+        strict = {"fieldValidation": "Strict"} if any(asked) else {}
         made = api.explaining(
             f"creating the Task {self.name!r}", namespace, lambda: api.create("tasks", namespace, manifest, **strict)
         )
-        if made["spec"].get("payloadHash") != manifest["spec"].get("payloadHash"):
+        if _newer_fields(made) != asked:
             api.delete("tasks", namespace, self.name)
             raise BackendUnavailable(
-                "the custom resources in the cluster are older than this client: a Task lost its payloadHash; "
-                f"{INSTALL}"
+                "the custom resources in the cluster are older than this client: a Task lost its payloadHash or a "
+                f"cpuTime; {INSTALL}"
             )
         self._sandbox.created(self._task.id, str(made["metadata"]["uid"]))
         # One that was there already may have had its last event before anybody waited for it.
@@ -281,6 +282,11 @@ class Running:
             self._results[:] = statuses.read_steps(self._task.steps, found, self._sandbox.label)
         except (ArlError, TimeoutError):
             pass  # whoever interrupted wants to go on
+
+
+def _newer_fields(task: dict[str, Any]) -> list[str | None]:
+    """What a Task must not lose in silence, as it would to custom resources that do not have it."""
+    return [task["spec"].get("payloadHash"), *(step.get("cpuTime") for step in task["spec"]["steps"])]
 
 
 _SUPPLY_SECONDS = 120.0

@@ -71,6 +71,7 @@ class KubernetesSandbox(ChanneledSandbox):
         self.uid = made[1]
         self.mail = mail
         self.kept = kept
+        self.warm = statuses.warm(mail.latest)
         self._roots = (pool.workspace.encode(), *self._roots[1:])
         self._holder = Holder(space.api, space.namespace, secret, self._pod)
         self._replace = replace

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.errors import InfrastructureError
 from pytest_arl.results import StepResult
+from pytest_arl.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pytest_arl.steps import Step
 
-__all__ = ["condition", "finished", "is_whole", "phase", "read_steps", "started", "why", "why_failed"]
+__all__ = ["condition", "finished", "is_whole", "phase", "read_steps", "started", "warm", "why", "why_failed"]
 
 _UNKNOWN = "\ufffd"
 
@@ -41,6 +42,11 @@ def why(found: Mapping[str, Any] | None, kind: str) -> str:
 def phase(found: Mapping[str, Any] | None) -> str:
     """How far a Sandbox is; empty where the operator has not said anything yet."""
     return str(_status(found).get("phase") or "")
+
+
+def warm(found: Mapping[str, Any] | None) -> bool:
+    """Whether a Sandbox got a pod that was ready before; not known of an older operator's, and then no."""
+    return _status(found).get("warm") is True
 
 
 # Tasks
@@ -92,6 +98,7 @@ def _read_step(step: Step, one: Mapping[str, Any], label: Callable[[str | None],
             limit=label(one.get("limit")),
             started_at=_seconds(one.get("startedAt")),
             duration=one.get("durationSeconds") or 0.0,
+            usage=Usage.from_json(one.get("usage")),
         )
     except (LookupError, TypeError, ValueError) as error:
         raise InfrastructureError(

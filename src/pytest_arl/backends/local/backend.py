@@ -168,6 +168,7 @@ class LocalBackend:
         """A warm sandbox or a fresh one, as its holder will have it."""
         __tracebackhide__ = True
         prepared = self._take_warm(plan, deadline)
+        warm = prepared is not None
         if prepared is None:
             if self._warm.count() and not self._has_room(self._warm.count() - 1):
                 self._warm.give_up_one()
@@ -191,6 +192,7 @@ class LocalBackend:
             kill=prepared.enclosure.kill,
             replace=lambda: self._replace(plan, slot),
             limits=_shown_limits(plan.pool),
+            warm=warm,
             shared=plan.shared,
         )
 

@@ -70,6 +70,7 @@ class Cgroup:
     Attributes:
         oom_descriptor, pids_descriptor: where the agent reads how often the limits were hit
             (``oom_kill N`` of memory.oom_control or memory.events, ``max N`` of pids.events).
+        cpu_descriptor: where it reads the processor time (cpuacct.usage or cpu.stat), or None.
         limits_cpus: whether its share of the processors is bounded here.
         joins: whether what :meth:`spawn` starts is in here from its first moment; else :meth:`add` it.
         version: 1 or 2.
@@ -103,9 +104,15 @@ class Cgroup:
             oom = folders["memory"] / ("memory.oom_control" if version == 1 else "memory.events")
             self.oom_descriptor = self._open(oom)
             self.pids_descriptor = self._open(folders["pids"] / "pids.events")
+            self.cpu_descriptor = self._open_cpu(folders, version)
         except BaseException:
             self._stack.close()
             raise
+
+    def _open_cpu(self, folders: Mapping[str, Path], version: int) -> int | None:
+        if version == 2:
+            return self._open(folders["memory"] / "cpu.stat")
+        return self._open(folders["cpuacct"] / "cpuacct.usage") if "cpuacct" in folders else None
 
     def _open(self, path: Path) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -118,10 +118,12 @@ class Enclosure:
             spool_fd=inherited.give(_unnamed_file()),
             oom_fd=inherited.share(cgroup.oom_descriptor) if cgroup else None,
             pids_fd=inherited.share(cgroup.pids_descriptor) if cgroup else None,
+            cpu_fd=inherited.share(cgroup.cpu_descriptor) if cgroup and cgroup.cpu_descriptor is not None else None,
             lock_fd=inherited.share(lease.descriptor) if lease else None,
             memory=plan.memory,
             processes=plan.pool.processes,
             watch=self._watch.config(inherited, plan.counted) if self._watch else None,
+            cpu_time=plan.pool.cpu_time,
         )
 
     def _place(self, child: int) -> None:

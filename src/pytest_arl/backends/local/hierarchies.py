@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Hierarchies", "NoCgroups", "find", "serve"]
 
 _WANTED = (*NEEDED, "cpu")
+_COUNTING = "cpuacct"
+"""Counts processor time in version 1; every cgroup of version 2 does."""
 _WRITABLE = (
     "Start the container with a writable one (docker 28 or newer: `--cgroupns=private --security-opt "
     "writable-cgroups=true`; podman: `--security-opt unmask=/sys/fs/cgroup`; either: `--privileged`)"
@@ -42,7 +44,8 @@ class Hierarchies:
 
     Attributes:
         version: 1 or 2.
-        folders: by controller (``memory``, ``pids``, and ``cpu`` where there is one); all the same folder in version 2.
+        folders: by controller (``memory``, ``pids``, and ``cpu`` and ``cpuacct`` where they are); all the same folder
+            in version 2, which has no ``cpuacct``.
         way: how they came to be ours.
         server: what starts processes right inside, in version 2; None where processes are moved there.
     """
@@ -105,11 +108,11 @@ def _version_1(seen: list[CgroupMount], paths: dict[str, str], *, as_root: bool)
     if not as_root:
         raise NoCgroups("cgroups of version 1 are root's alone")
     folders = {}
-    for controller in _WANTED:
+    for controller in (*_WANTED, _COUNTING):
         for mount in seen:
             if mount.kind == "cgroup" and controller in mount.options and controller in paths:
                 folder = mount.folder(paths[controller])
-                if folder is not None:
+                if folder is not None and (controller != _COUNTING or os.access(folder, os.W_OK)):
                     folders[controller] = folder
     for controller in NEEDED:
         if controller not in folders or not os.access(folders[controller], os.W_OK):

@@ -1,0 +1,240 @@
+"""What a step used, and the limit of its processor time.
+
+The kernel tells it of each process that was waited for, with the children that this one had waited for. PID 1 inherits
+and waits for every orphan, so the sum over all that it collects is the whole step. What nobody waited for (children of
+a program that ignores SIGCHLD) is missing there; a cgroup counts it too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pytest_arl.agent import system, tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from resource import struct_rusage
+    from typing import Any
+
+    from pytest_arl.agent.limits import Limits
+    from pytest_arl.agent.loop import Loop, Timer
+
+    Used = list[float | int | None]
+
+__all__ = ["CpuWatch", "Meter", "Sums", "live_seconds", "shown_limit"]
+
+_BLOCK = 512  # bytes of ru_inblock and ru_oublock, whatever the disk's
+_FIRST_PID = 300  # RESERVED_PIDS: where the kernel goes on after its largest pid
+_NOISE_SECONDS = 0.01  # a cgroup's counter and a process's are brought up to date at different moments: at ticks
+_NOISE_SHARE = 0.02
+_LEAST_PAUSE = 0.005
+_PAUSE_FOR_LOOK = 4  # times what a look took, which is long where many processes live
+_MOST_PIDS = 4096
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Sums:
+    """Resource usage of processes that were waited for, added up."""
+
+    __slots__ = ("involuntary", "processes", "read", "rss", "system", "user", "voluntary", "written")
+
+    def __init__(self) -> None:
+        self.user = self.system = 0.0
+        self.rss = self.read = self.written = self.voluntary = self.involuntary = self.processes = 0
+
+    def add(self, used: struct_rusage) -> None:
+        """One process more."""
+        self.user += used.ru_utime
+        self.system += used.ru_stime
+        self.rss = max(self.rss, used.ru_maxrss * 1024)
+        self.read += used.ru_inblock * _BLOCK
+        self.written += used.ru_oublock * _BLOCK
+        self.voluntary += used.ru_nvcsw
+        self.involuntary += used.ru_nivcsw
+        self.processes += 1
+
+    def figures(self) -> tuple[float | int, ...]:
+        """All of it, for :meth:`take`."""
+        some = self.user, self.system, self.rss, self.read, self.written
+        return *some, self.voluntary, self.involuntary, self.processes
+
+    def take(self, figures: Iterable[Any]) -> None:
+        """Become what another one's :meth:`figures` say."""
+        self.user, self.system, self.rss, self.read, self.written, *rest = figures
+        self.voluntary, self.involuntary, self.processes = rest
+
+    def used(
+        self, peak: int | None = None, processes: int | None = None, oom_kills: int | None = None, missing: float = 0.0
+    ) -> Used:
+        """As the wire has it, in the order of ``pytest_arl.Usage``. ``missing``: seconds that are not in here."""
+        cpu = self.user + self.system
+        in_user = missing * (self.user / cpu if cpu else 1.0)
+        own = _own().ru_maxrss * 1024
+        # A process begins with the size of what started it, until its exec and for its figure beyond: what is no larger
+        # than the agent says nothing of the program.
+        rss = self.rss if self.rss > own + own // 16 else None
+        rest = self.read, self.written, processes, oom_kills, self.voluntary, self.involuntary
+        return [self.user + in_user, self.system + missing - in_user, rss, peak, *rest]
+
+
+class Meter:
+    """What the Command uses that runs now.
+
+    Attributes:
+        sums: over what ended of it.
+    """
+
+    def __init__(self, cpu_fd: int | None) -> None:
+        """``cpu_fd`` is open on the file in which the sandbox's cgroup counts processor time."""
+        self._cpu_fd = cpu_fd
+        self._pids_fd = _open(b"/proc/loadavg")
+        self._most_pids = _number(b"/proc/sys/kernel/pid_max")
+        self._alone = True
+        self._last_pid = self._started = 0
+        self._cpu_before = 0.0
+        self.sums = Sums()
+
+    def begin(self, *, alone: bool) -> None:
+        """A Command is about to start. ``alone``: no other program runs in the sandbox."""
+        self._alone = alone
+        self.sums = Sums()
+        self._started = 0
+        self._last_pid = self._newest_pid()
+        if self._cpu_fd is not None:
+            self._cpu_before = self._cgroup_seconds(self._cpu_fd)
+
+    def count(self) -> None:
+        """Look at how many processes were started, often enough that pids are not used up twice meanwhile."""
+        newest = self._newest_pid()
+        step = newest - self._last_pid
+        self._started += step if step >= 0 else max(0, step + self._most_pids - _FIRST_PID)
+        self._last_pid = newest
+
+    def end(self, limits: Limits) -> Used:
+        """The Command is over, and nothing of it lives: what it used."""
+        if not self._alone:  # the sandbox's counters have the others too
+            return self.sums.used(limits.memory_peak(), None, limits.oom_kills())
+        self.count()
+        cpu = self.sums.user + self.sums.system
+        missing = 0.0 if self._cpu_fd is None else self._cgroup_seconds(self._cpu_fd) - self._cpu_before - cpu
+        if missing < _NOISE_SECONDS + _NOISE_SHARE * cpu:
+            missing = 0.0
+        return self.sums.used(
+            limits.memory_peak(), max(self._started, self.sums.processes), limits.oom_kills(), missing
+        )
+
+    def seconds(self, supervisor: int) -> float:
+        """Processor time that the Command has used by now; all of it is below ``supervisor`` if there is one."""
+        if not self._alone:
+            return self.sums.user + self.sums.system + (live_seconds(supervisor) if supervisor else 0.0)
+        if self._cpu_fd is not None:
+            return self._cgroup_seconds(self._cpu_fd) - self._cpu_before
+        ended = self.sums.user + self.sums.system
+        return ended + (live_seconds(0) if tree.can_see_processes() else _blind_seconds(self._newest_pid()))
+
+    def _newest_pid(self) -> int:
+        """The last one that this namespace gave to a process or thread."""
+        if self._pids_fd is None:
+            return 0
+        try:
+            return int(os.pread(self._pids_fd, 128, 0).rsplit(b" ", 1)[1])
+        except (OSError, ValueError, IndexError):
+            return 0
+
+    @staticmethod
+    def _cgroup_seconds(fd: int) -> float:
+        """Processor time of everything in the cgroup but this process itself."""
+        own = _own()
+        return system.cpu_seconds(fd) - own.ru_utime - own.ru_stime
+
+
+class CpuWatch:
+    """An end to a program that has used its processor time: looked at as often as it could get there."""
+
+    def __init__(self, loop: Loop, limit: float, used: Callable[[], float], over: Callable[[], None]) -> None:
+        self._loop = loop
+        self._limit = limit
+        self._used = used
+        self._over = over
+        self._processors = len(os.sched_getaffinity(0))
+        self._timer: Timer = loop.call_at(time.monotonic() + self._pause(limit), self._look)
+
+    def cancel(self) -> None:
+        """It is over. Idempotent."""
+        self._timer.cancel()
+
+    def _pause(self, left: float) -> float:
+        return max(left / self._processors, _LEAST_PAUSE)
+
+    def _look(self) -> None:
+        began = time.monotonic()
+        used = self._used()
+        if used > self._limit:
+            self._over()
+            return
+        now = time.monotonic()
+        pause = max(self._pause(self._limit - used), _PAUSE_FOR_LOOK * (now - began))
+        self._timer = self._loop.call_at(now + pause, self._look)
+
+
+def shown_limit(seconds: float) -> str:
+    """A limit of processor time as results name it."""
+    return "cpu time " + f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
+
+
+def live_seconds(root: int) -> float:
+    """Processor time of what lives below ``root``, and of the children that these and ``root`` have waited for. 0 is
+    everything but PID 1.
+    """
+    parents: tree.Processes = {}
+    waited: dict[int, float] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or name == "1":
+            continue
+        try:
+            with open("/proc/" + name + "/stat", "rb") as file:
+                stat = file.read()
+        except OSError:
+            continue
+        # The command's name stands in parentheses and may hold any byte, a parenthesis too.
+        fields = stat[stat.rindex(b")") + 2 :].split(b" ", 15)
+        parents[int(name)] = int(fields[1])
+        waited[int(name)] = (int(fields[13]) + int(fields[14])) / _TICKS
+    counted = tree.below({root}, parents) if root else set(parents)
+    return sum(_clock(pid) + waited[pid] for pid in counted) + waited.get(root, 0.0)
+
+
+def _blind_seconds(newest: int) -> float:
+    """The same of everything, where /proc shows another namespace: without the children that were waited for."""
+    return sum(_clock(pid) for pid in range(max(2, newest - _MOST_PIDS), newest + 1))
+
+
+def _clock(pid: int) -> float:
+    """Processor time of a process by itself, exactly: /proc has it in hundredths of a second."""
+    try:
+        return time.clock_gettime(~pid << 3 | 2)  # the kernel's name of a process's CPUCLOCK_SCHED
+    except OSError:
+        return 0.0
+
+
+def _own() -> struct_rusage:
+    import resource  # noqa: PLC0415 - C module, loaded by the first child that is waited for anyway
+
+    return resource.getrusage(resource.RUSAGE_SELF)
+
+
+def _open(path: bytes) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _number(path: bytes) -> int:
+    try:
+        with open(path, "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 1 << 22
