@@ -156,6 +156,15 @@ class Lifecycle:
         return None if held is None else held.sandbox.isolation
 
     @property
+    def limits(self) -> Mapping[str, str]:
+        """What the sandbox's pool allows, as far as its backend says so: ``{"memory": "512Mi"}``; empty while there is
+        none.
+        """
+        held = self._holding
+        found: Mapping[str, str] = {} if held is None else getattr(held.sandbox, "limits", {})
+        return found
+
+    @property
     def is_open(self) -> bool:
         """Whether there is a sandbox that can run a task, as far as is known without asking it."""
         held = self._holding

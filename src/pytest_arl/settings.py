@@ -138,6 +138,7 @@ class Setting(NamedTuple):
         parse: makes a value of a string or a TOML value, or raises UsageError («must be ...»).
         help: a line for ``--help``, with its unit.
         metavar: what stands for the value in ``--help``.
+        bare: the value of an option that is given without one, or None where it needs one.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Setting(NamedTuple):
     parse: Callable[[object], object]
     help: str
     metavar: str
+    bare: str | None = None
 
     @property
     def flag(self) -> str:
@@ -186,7 +188,14 @@ SETTINGS: Mapping[str, Setting] = {
         Setting("acquire_timeout", 120.0, _seconds, "longest wait for a sandbox to be ready (120s)", "DURATION"),
         Setting("max_sandboxes", None, _positive, "most sandboxes open at once in a process; none is no limit", "N"),
         Setting("output", None, _path, "folder for steps.jsonl and full outputs", "DIR"),
-        Setting("durations", None, _natural, "show the N slowest steps (0: all)", "N"),
+        Setting(
+            "durations",
+            None,
+            _natural,
+            "show the N slowest steps (0: all; 10 where no N is given), and the processor time and memory of each",
+            "N",
+            bare="10",
+        ),
         Setting(
             "isolation_min",
             "bwrap+rlimit",

@@ -131,10 +131,13 @@ def _pools(role: str, toolbox: Json | None) -> list[Json]:
         volumes=[_volume("home", "8Mi"), *(_volume(name, size) for name, (_, size) in bounded.items())],
     )
     small["spec"]["sandbox"] = {"outputLimit": "64Ki"}
+    timed = pool("timed", image, replicas=1, container=own, volumes=[_volume("home")])
+    timed["spec"]["sandbox"] = {"cpuTime": "1s"}
     found = [
         pool("default", image, replicas=4, container=own, volumes=[_volume("home")]),
         pool("furnished", image, replicas=1, container={**own, "env": furnished}, volumes=[_volume("home")]),
         small,
+        timed,
     ]
     return found if toolbox is None else [_bring(each, toolbox, role) for each in found]
 

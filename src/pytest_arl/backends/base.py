@@ -103,7 +103,8 @@ class Checkpoint(Protocol):
 class BackendSandbox(Protocol):
     """One sandbox that is ready. Its methods raise InfrastructureError and its branches, nothing else of their own.
 
-    It may have an attribute ``warm`` beside these: whether it was ready before it was asked for.
+    It may have two attributes more: ``warm`` (bool), whether it was ready before it was asked for, and ``limits``
+    (a mapping of text), the pool's value for each limit, such as ``{"memory": "512Mi"}``.
 
     One task at a time: the session keeps callers in order. ``cancel``, ``close`` and everything about
     background processes and files may come from another thread while a task runs.

@@ -63,7 +63,7 @@ class ChanneledSandbox:
         self.output_limit = output_limit
         self.warm = False
         self.partial: list[StepResult] = []
-        self._limits = limits or {}
+        self.limits = limits or {}
         self._shared = shared or {}
         self._roots: tuple[bytes, ...] = (b"/workspace", b"/tmp", b"/home/arl", b"/dev/shm")
         self._pristine = True
@@ -148,7 +148,7 @@ class ChanneledSandbox:
 
     def label(self, limit: str | None) -> str | None:
         """A limit with the pool's value: ``memory 512Mi``."""
-        return f"{limit} {self._limits[limit]}" if limit is not None and limit in self._limits else limit
+        return f"{limit} {self.limits[limit]}" if limit is not None and limit in self.limits else limit
 
     # What a task leaves: background processes, output
 

@@ -40,8 +40,13 @@ def _properties(record: TestRecord, *, failed: bool) -> list[tuple[str, object]]
     worst = failing_step(record.steps)
     rest = [step for step in record.steps if step is not worst]
     if failed or worst["outcome"] != "Succeeded":
-        return pairs + _of_step(worst, ends=True) + [pair for step in rest for pair in _of_step(step)]
-    return pairs + [pair for step in record.steps for pair in _of_step(step)]
+        pairs += _of_step(worst, ends=True) + [pair for step in rest for pair in _of_step(step)]
+    else:
+        rest = record.steps
+        pairs += [pair for step in rest for pair in _of_step(step)]
+    # Last: where there is no room for all, the steps matter more than what each used.
+    ordered = rest if worst in rest else [worst, *rest]
+    return pairs + [pair for step in ordered for pair in _usage_of(step)]
 
 
 def _tiers(record: TestRecord) -> list[str]:
@@ -66,6 +71,20 @@ def _of_step(step: StepRecord, *, ends: bool = False) -> list[tuple[str, object]
             if step[stream]
         ]
     return pairs
+
+
+_USAGE = {"userTime": "user_time", "systemTime": "system_time", "maxRss": "max_rss", "memoryPeak": "memory_peak"}
+
+
+def _usage_of(step: StepRecord) -> list[tuple[str, object]]:
+    """What a step used, in seconds and bytes, as far as it is known."""
+    usage = step.get("usage") or {}
+    values = [(name, usage.get(key)) for key, name in _USAGE.items()]
+    return [
+        (f"{_PREFIX}step.{step['number']}.{name}", round(value, 6) if isinstance(value, float) else value)
+        for name, value in values
+        if value is not None
+    ]
 
 
 def add_html(config: pytest.Config, report: Any, part: dict[str, Any]) -> None:

@@ -25,7 +25,10 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("arl", "sandboxes (pytest-arl)")
     for setting in SETTINGS.values():
         # Any text is taken here: what is wrong with it is said once, by the setting's own parser.
-        group.addoption(setting.flag, dest=setting.ini, metavar=setting.metavar, default=None, help=setting.help)
+        bare = {} if setting.bare is None else {"nargs": "?", "const": setting.bare}
+        group.addoption(
+            setting.flag, dest=setting.ini, metavar=setting.metavar, default=None, help=setting.help, **bare
+        )
         parser.addini(setting.ini, f"{setting.help} ({setting.flag})", default="")
 
 

@@ -110,10 +110,10 @@ class TestRecord:
 
 
 def _largest(record: StepRecord) -> int:
-    """At least the bytes that a step takes as JSON: a character takes six at most, and the keys less than 1 KiB."""
+    """At least the bytes that a step takes as JSON: a character takes six at most, all else less than 1.5 KiB."""
     texts = (record["stdout"], record["stderr"], record["name"], *record.get("command", ()), *record.get("env", ()))
     rest = sum(len(record.get(key) or "") for key in ("path", "workDir", "sandbox", "pool", "limit"))
-    return 1024 + 6 * (sum(map(len, texts)) + rest) + 4 * len(texts)
+    return 1536 + 6 * (sum(map(len, texts)) + rest) + 4 * len(texts)
 
 
 def without_output(record: StepRecord) -> StepRecord:
@@ -134,6 +134,7 @@ def step_record(step: Step, result: StepResult | None, **where: str) -> StepReco
         "limit": None if result.limit is None else str(result.limit),
         "startedAt": result.started_at,
         "duration": result.duration,
+        "usage": None if result.usage is None else result.usage.to_json(),
         "stdout": bounded(result.stdout_bytes, MAX_STREAM),
         "stderr": bounded(result.stderr_bytes, MAX_STREAM),
         "stdoutSize": result.stdout_size,
@@ -147,6 +148,7 @@ _EMPTY: StepRecord = {
     "limit": None,
     "startedAt": None,
     "duration": None,
+    "usage": None,
     "stdout": "",
     "stderr": "",
     "stdoutSize": 0,
@@ -164,6 +166,7 @@ def _asked(step: Step) -> StepRecord:
         "workDir": None if step.work_dir is None else _plain(step.work_dir),
         "env": sorted(_plain(name) for name in step.env),
         "timeout": step.timeout,
+        "cpuTime": step.cpu_time,
         "background": step.background,
     }
 

@@ -131,10 +131,14 @@ class Recorder:
 
         results = {} if result is None else {step.name: step for step in result.steps}
         where = {"sandbox": session.name, "pool": session.pool_ref, "task": task.id, "phase": self.phase}
+        memory = session.limits.get("memory")
         records = [step_record(step, results.get(step.name), **where) for step in task.steps]
         ended = time.time()
         for record in records:
             record["endedAt"] = ended
+            record["memoryLimit"] = memory
+            if result is not None:
+                record["acquiredIn"], record["warm"] = result.acquired_in, result.warm
         return records
 
     # sums

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_arl.plugin.record import without_output
-from pytest_arl.plugin.text import cut_line, duration, neutralise
+from pytest_arl.plugin.text import cpu_time, cut_line, duration, memory_used, neutralise
 from pytest_arl.plugin.workers import Workers
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ def _count(number: int, word: str, plural: str) -> str:
 
 
 class _Slowest:
-    """The slowest steps and acquisitions of a run (``most`` of them; 0 is all)."""
+    """The slowest steps and acquisitions of a run (``most`` of them; 0 is all), and what those steps used."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._rows: list[tuple[float, str, str]] = []
+        self._rows: list[tuple[float, str, str, str, str]] = []
         self._known: set[tuple[str, int, str]] = set()
 
     @property
@@ -90,13 +90,18 @@ class _Slowest:
         for name, where in part["sandboxes"].items():
             if "seconds" in where and (key := (test, part["attempt"], name)) not in self._known:
                 self._known.add(key)
-                self._rows.append((where["seconds"], f"acquire {name}", test))
+                self._rows.append((where["seconds"], f"acquire {name}", "", "", test))
         for step in part["steps"]:
             if step["outcome"] not in {None, "Skipped"}:
-                self._rows.append((step["duration"] or 0.0, f"step {step['name']}", test))
+                used = step.get("usage")
+                cpu, memory = cpu_time(used), memory_used(used)
+                self._rows.append((step["duration"] or 0.0, f"step {step['name']}", cpu, memory, test))
         if self._most:
             self._rows = sorted(self._rows, reverse=True)[: self._most]
 
     def lines(self) -> list[str]:
         rows = sorted(self._rows, reverse=True)
-        return [f"{duration(seconds):>8}  {cut_line(neutralise(what), 40):<40}  {test}" for seconds, what, test in rows]
+        return [
+            f"{duration(seconds):>8}  {cut_line(neutralise(what), 40):<40}  {cpu:<11}  {memory:<14}  {test}"
+            for seconds, what, cpu, memory, test in rows
+        ]

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import json
 import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "bounded",
+    "cpu_time",
     "cut_line",
     "disarm_workflow_commands",
     "duration",
+    "memory_used",
     "neutralise",
     "printable",
     "quoted_command",
@@ -105,3 +111,36 @@ def duration(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     return f"{seconds:.2f} s"
+
+
+def cpu_time(usage: Mapping[str, Any] | None) -> str:
+    """``cpu 3.90 s``; empty where it is not known."""
+    return "" if usage is None else f"cpu {duration(usage['userTime'] + usage['systemTime'])}"
+
+
+def memory_used(usage: Mapping[str, Any] | None, limit: str | None = None) -> str:
+    """``peak 241 of 256 Mi`` of all processes together, else ``largest 113 Mi`` of one; empty where it is not known."""
+    if usage is None:
+        return ""
+    peak, largest = usage["memoryPeak"], usage["maxRss"]
+    if peak is None:
+        return "" if largest is None else f"largest {_mebibytes(largest)} Mi"
+    most = "" if limit is None else _of(limit)
+    return f"peak {_mebibytes(peak)}{most} Mi"
+
+
+def _of(limit: str) -> str:
+    """`` of 256``; empty where a cluster's pool says it in a way that we do not read."""
+    from pytest_arl.errors import UsageError
+    from pytest_arl.units import parse_quantity
+
+    try:
+        return f" of {_mebibytes(parse_quantity(limit))}"
+    except UsageError:
+        return ""
+
+
+def _mebibytes(size: int) -> str:
+    """Bytes in units of 2**20, as exactly as a reader wants them: ``0.4``, ``241``."""
+    mebibytes = size / 2**20
+    return f"{mebibytes:.0f}" if mebibytes >= 10 or size % 2**20 == 0 else f"{mebibytes:.1f}"
