@@ -227,7 +227,12 @@ class _Step(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise UsageError(f"{_label(type(self), data)}: {_explain(error, type(self))}") from None
+            why = _explain(error, type(self))
+            for name in _JSON_NAMES.keys() & data.keys():
+                written = f"'{_JSON_NAMES[name]}' "
+                if why.startswith(written):  # of the two names, the one that the caller wrote
+                    why = f"'{name}' {why.removeprefix(written)}"
+            raise UsageError(f"{_label(type(self), data)}: {why}") from None
 
     def __str__(self) -> str:
         return repr(self)
@@ -362,6 +367,7 @@ _KEYS = {
     "Command": ("name", "type", "command", "env", "workDir", "stdin", "timeout", "cpuTime", "background"),
     "FilePatch": ("name", "type", "path", "content", "encoding", "mode"),
 }
+_JSON_NAMES = {"work_dir": "workDir", "cpu_time": "cpuTime"}
 _EXAMPLE = '[{"name": "hello", "type": "Command", "command": ["echo", "hi"]}]'
 
 
@@ -447,9 +453,8 @@ def _explain(error: ValidationError, model: type[_Step]) -> str:
 
 
 def _meant(key: str, kind: str) -> str:
-    twin = {"work_dir": "workDir", "cpu_time": "cpuTime"}.get(key)
-    if twin is not None:
-        return f"{twin!r} is given as well"
+    if key in _JSON_NAMES:
+        return f"{_JSON_NAMES[key]!r} is given as well"
     owner = next((other for other, keys in _KEYS.items() if key in keys and other != kind), None)
     if owner and not nearest(key, _KEYS[kind]):
         return f"a {owner} has that; known keys of a {kind}: {', '.join(_KEYS[kind])}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl import InfrastructureError
+from pytest_arl import InfrastructureError, Usage
 from pytest_arl.backends.kubernetes import statuses
 from pytest_arl.results import StepResult
 from pytest_arl.steps import parse_steps
@@ -34,10 +34,27 @@ def test_a_result_that_went_through_a_status_is_the_same() -> None:
         limit="memory 1Gi",
         started_at=1700000000.25,
         duration=1.5,
+        usage=Usage(user_time=1.5, max_rss=2**30),
     )
     found = task({**result.to_json(), "limit": "memory"})
     assert statuses.read_steps(STEPS, found, label) == [result]
     assert statuses.is_whole(found)
+
+
+def test_an_operator_that_says_nothing_of_what_a_step_used_is_understood() -> None:
+    (result,) = statuses.read_steps(STEPS, task({"outcome": "Succeeded", "exitCode": 0}), label)
+    assert result.usage is None
+
+
+def test_what_a_step_cannot_have_used_is_no_status_of_ours() -> None:
+    one = {"outcome": "Succeeded", "exitCode": 0, "usage": {"userTime": -1}}
+    with pytest.raises(InfrastructureError, match="another version"):
+        statuses.read_steps(STEPS, task(one), label)
+
+
+def test_a_sandbox_is_warm_where_its_operator_says_so() -> None:
+    assert statuses.warm({"status": {"phase": "Ready", "warm": True}})
+    assert not any(map(statuses.warm, [None, {}, {"status": {"phase": "Ready"}}, {"status": {"warm": "yes"}}]))
 
 
 def test_steps_that_were_skipped_are_not_among_the_results_and_have_no_exit_code() -> None:

@@ -56,6 +56,16 @@ def test_the_reason_is_the_outcome(outcome: Any) -> None:
     assert condition(status_of(task(), end(outcome, 137)), "Failed")["reason"] == outcome
 
 
+def test_what_a_step_used_is_told_as_far_as_it_is_known() -> None:
+    figures = [1.5, 0.25, None, 2**27, 512, 0, 3, None, 7, 8]
+    used, silent = status_of(task("t", command("a"), command("b")), end(u=figures), end())["steps"]
+    assert used["usage"] == {
+        "userTime": 1.5, "systemTime": 0.25, "memoryPeak": 2**27, "readBytes": 512, "writeBytes": 0, "processes": 3,
+        "voluntaryContextSwitches": 7, "involuntaryContextSwitches": 8,
+    }  # fmt: skip
+    assert "usage" not in silent
+
+
 def test_a_limit_has_the_pools_value() -> None:
     the_end = end("OutOfMemory", 137, limit="memory", signal="SIGKILL")
     step = status_of(task(), the_end, limits={"memory": "512Mi"})["steps"][0]

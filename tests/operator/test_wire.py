@@ -5,7 +5,7 @@ import pytest
 
 from pytest_arl.agent import frames
 from pytest_arl.crds.models import MOST_SPEC_BYTES
-from pytest_arl.operator.wire import KEPT_BYTES, SENT_BYTES, Refused, message
+from pytest_arl.operator.wire import KEPT_BYTES, SENT_BYTES, Refused, cpu_time, message
 from tests.operator.objects import command, pool, task
 
 
@@ -86,6 +86,21 @@ def test_the_pools_step_timeout_is_for_steps_without_one() -> None:
     assert own["timeout"] == 1.0
     assert none["timeout"] == 5.0
     assert "timeout" not in background
+
+
+def test_processor_time_is_passed_on() -> None:
+    own, none, background = sent(
+        task("t", command("a", cpuTime="1.5s"), command("b"), command("c", cpuTime="2s", background=True))
+    )["steps"]
+    assert (own["cpu"], background["cpu"]) == (1.5, 2.0)
+    assert "cpu" not in none
+    with pytest.raises(Refused, match="the cpuTime of step 'a' must be"):
+        sent(task("t", command("a", cpuTime="99999999h")))
+
+
+def test_a_pools_processor_time_is_its_agents() -> None:
+    assert cpu_time(pool(sandbox={"cpuTime": "90s"})) == 90.0
+    assert [cpu_time(each) for each in (None, pool(), pool(sandbox={"cpuTime": "0s"}))] == [None, None, None]
 
 
 def test_what_is_kept_is_the_pools_what_is_sent_is_bounded() -> None:

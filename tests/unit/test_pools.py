@@ -30,7 +30,7 @@ def test_a_table_sets_every_key(tmp_path: Path) -> None:
     found = pool(
         tmp_path,
         'root = "image"\nmounts = ["src:/src", "/data:/data:rw"]\nenv = { DEBUG = "1" }\nnetwork = "host"\n'
-        'memory = "512Mi"\nprocesses = 64\ncpus = 1\nfiles = 128\nworkspace = "1M"\ntmp = 1024\n'
+        'memory = "512Mi"\nprocesses = 64\ncpus = 1\ncpu_time = 2\nfiles = 128\nworkspace = "1M"\ntmp = 1024\n'
         'output = "64Ki"\nwarm = 2\n',
     )  # fmt: skip
     assert found == LocalPool(
@@ -46,6 +46,7 @@ def test_a_table_sets_every_key(tmp_path: Path) -> None:
         memory=512 * 2**20,
         processes=64,
         cpus=1.0,
+        cpu_time=2.0,
         files=128,
         workspace=10**6,
         tmp=1024,
@@ -76,6 +77,10 @@ def test_root_host_is_this_machine(tmp_path: Path) -> None:
         ("processes = 0", ["processes must be a whole number, at least 1"]),
         ("warm = -1", ["warm must be a whole number, at least 0"]),
         ("files = 3", ["files must be a whole number, at least 16"]),
+        ("cpu_time = 0", ["cpu_time must be more than 0"]),
+        ("cpu_time = 'soon'", ["cpu_time must be seconds or a duration", "'soon'"]),
+        ("cpu_time = -1", ["cpu_time must be a duration"]),
+        ("cpu_time = true", ["cpu_time must be seconds or a duration", "a bool"]),
         ("cpus = 0", ["cpus must be a number of CPUs"]),
         ("cpus = nan", ["cpus must be a number of CPUs"]),
         ('network = "bridge"', ["network must be 'none' or 'host', not 'bridge'"]),

@@ -84,6 +84,11 @@ def test_a_step_is_frozen() -> None:
         ({"timeout": 0}, ["'timeout' must be more than 0"]),
         ({"timeout": "soon"}, ["'timeout' must be seconds or a duration", "'soon'"]),
         ({"timeout": True}, ["'timeout' must be seconds", "a bool"]),
+        ({"cpuTime": -1}, ["'cpuTime' must be a duration"]),
+        ({"cpu_time": 0}, ["'cpu_time' must be more than 0"]),
+        ({"cpuTime": "soon"}, ["'cpuTime' must be seconds or a duration", "'soon'"]),
+        ({"cpu_time": [2]}, ["'cpu_time' must be seconds or a duration", "a list"]),
+        ({"cpuTime": 1, "cpu_time": 1}, ["'cpuTime' is given as well"]),
         ({"background": "yes"}, ["'background' must be true or false, not a str"]),
         ({"background": 1}, ["'background' must be true or false, not an int"]),
     ],
@@ -225,6 +230,15 @@ def test_bytes_of_any_kind_are_content(content: Any) -> None:
 def test_content_in_base64_is_decoded_and_bytes_never_are() -> None:
     assert FilePatch(path="a", content="aG\nk=", encoding="base64").content == b"hi"
     assert FilePatch(path="a", content=b"aGk=", encoding="base64").content == b"aGk="
+
+
+def test_processor_time_is_taken_by_both_names_and_written_by_one() -> None:
+    assert Command(command=["a"], cpu_time="1m30s").cpu_time == 90.0
+    (step,) = parse_steps([{"type": "Command", "command": ["a"], "cpuTime": 0.5}])
+    assert isinstance(step, Command)
+    assert step.cpu_time == 0.5
+    assert step.to_json()["cpuTime"] == "0.5s"
+    assert "cpuTime" not in Command(command=["a"]).to_json()
 
 
 def test_timeouts_are_taken_as_go_writes_them() -> None:
