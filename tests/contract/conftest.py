@@ -51,7 +51,7 @@ env = { GREETING = "hello", PATH_LIKE = "$HOME/*" }
 
 @pytest.fixture(params=available(), ids=lambda backend: backend.name, scope="module")
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContractBackend]:
-    """A backend, with pools of its own beside ``default``: those of ``POOLS``."""
+    """A backend, with pools of its own beside ``default``: those of ``_POOLS``."""
     settings: dict[str, object] = {"isolation_min": "bwrap+rlimit"}
     if request.param.on_this_machine:
         pools: Path = tmp_path_factory.mktemp("pools") / "pools.toml"
