@@ -170,7 +170,7 @@ def _what_backends_read(settings: Settings) -> tuple[object, ...]:
     """The settings that a backend is made with; the others change from session to session."""
     project = None if settings.project is None else settings.project.path
     names = ("isolation_min", "pools_file", "kubeconfig", "context")
-    return (*map(settings.value, names), project, settings.start_dir)
+    return (*map(settings.value, names), project, settings.start_dir, settings.files)
 
 
 _backends = _Backends()

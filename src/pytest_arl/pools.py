@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_arl.errors import PoolNotFound, UsageError
-from pytest_arl.settings import read_toml
 from pytest_arl.units import parse_duration, parse_quantity
 from pytest_arl.wording import hint, nearest, type_name
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.settings import Settings
 
-__all__ = ["DEFAULT_POOL", "LocalPool", "Mount", "find_pool", "load_pools", "usable_pools"]
+__all__ = ["DEFAULT_POOL", "LocalPool", "Mount", "find_pool", "load_pools", "refuse_written", "usable_pools"]
 
 DEFAULT_POOL = "default"
 """The pool that is always there."""
@@ -133,11 +132,30 @@ def find_pool(settings: Settings, name: str) -> LocalPool:
     raise PoolNotFound(f"there is no pool {name!r}{meant}; pools: {', '.join(names)}; {where}")
 
 
+def refuse_written(pool: LocalPool, writes: Mapping[str, Path]) -> None:
+    """Raise UsageError where this side writes something, by option, in a folder that the pool's sandboxes can write.
+
+    What they put there would decide what is read from it, or where it goes.
+    """
+    __tracebackhide__ = True
+    for mount in pool.mounts:
+        if not mount.writable:
+            continue
+        source = mount.source.resolve()
+        for option, path in writes.items():
+            written = path.resolve()
+            if written.is_relative_to(source) or source.is_relative_to(written / "output"):
+                raise UsageError(
+                    f"{option}: {path} lies in {source}, which the sandboxes of pool {pool.name!r} can write "
+                    f"({mount.text!r}): name a place outside of it, or mount it :ro"
+                )
+
+
 def _tables(settings: Settings) -> _Tables:
     __tracebackhide__ = True
     path: Path | None = settings.value("pools_file")
     if path is not None:
-        content = read_toml(path)
+        content = settings.files.read_toml(path)
         for key in content:
             if key != "pools":
                 raise UsageError(

@@ -10,14 +10,14 @@ a project without settings does not pay for a TOML parser.
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pytest_arl.config_files import ConfigFiles, parse_toml
 from pytest_arl.errors import UsageError
 from pytest_arl.wording import hint, one_of, type_name
 
@@ -32,7 +32,6 @@ __all__ = [
     "activate",
     "current",
     "override",
-    "read_toml",
 ]
 
 SCOPES = ("function", "class", "module", "session")
@@ -230,10 +229,21 @@ class Project(NamedTuple):
 class Settings(Mapping[str, Value]):
     """All settings, frozen: ``settings["pool"].value``, ``settings["pool"].source``, ``settings.value("pool")``."""
 
-    __slots__ = ("_values", "project", "start_dir")
+    __slots__ = ("_values", "files", "project", "start_dir", "writes")
 
-    def __init__(self, values: Mapping[str, Value], start_dir: Path, project: Project | None) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Value],
+        start_dir: Path,
+        project: Project | None,
+        files: ConfigFiles,
+        writes: Mapping[str, Path] | None = None,
+    ) -> None:
         self._values = dict(values)
+        self.files = files
+        """Configuration as it was when it was first read."""
+        self.writes = writes or {}
+        """What this side writes while sandboxes run, by the option that asks for it: no sandbox may write there."""
         self.start_dir = start_dir
         """Where the search for a pyproject.toml began: pytest's rootdir, or the working directory."""
         self.project = project
@@ -247,6 +257,8 @@ class Settings(Mapping[str, Value]):
         ini: Mapping[str, object] | None = None,
         ini_path: Path | None = None,
         start_dir: Path | None = None,
+        files: ConfigFiles | None = None,
+        writes: Mapping[str, Path] | None = None,
     ) -> Settings:
         """Read every source; raises UsageError that names the option and the source of a bad value.
 
@@ -256,11 +268,14 @@ class Settings(Mapping[str, Value]):
             ini: values by setting's name; None and ``""`` are not given.
             ini_path: the ini file, for the source's name and as the base of its relative paths.
             start_dir: where to look for pyproject.toml, and upward; None is the working directory.
+            files: what was read before; None reads everything anew.
+            writes: paths that this side writes, by option.
         """
         __tracebackhide__ = True
         here = Path.cwd()
         start = here if start_dir is None else start_dir
-        project = _find_project(start)
+        files = ConfigFiles() if files is None else files
+        project = _find_project(start, files)
         table = _known(project)
         ini_name = ini_path.name if ini_path else "pytest.ini"
         ini_base = ini_path.parent if ini_path else start
@@ -279,7 +294,32 @@ class Settings(Mapping[str, Value]):
                 values[name] = _value(setting, table[name], project.source, label, project.path.parent)
             else:
                 values[name] = Value(setting.default, DEFAULT)
-        return cls(values, start, project)
+        if (output := values["output"].value) is not None:
+            writes = {**(writes or {}), SETTINGS["output"].flag: output}
+        return cls(values, start, project, files, writes)
+
+    def handed(self) -> dict[str, Any]:
+        """All of it in plain types, for :meth:`taken` in another process of the run."""
+        values = {
+            name: (str(value), True, source) if isinstance(value, Path) else (value, False, source)
+            for name, (value, source) in self._values.items()
+        }
+        writes = {option: str(path) for option, path in self.writes.items()}
+        if (pools_file := self.value("pools_file")) is not None:
+            with suppress(UsageError):  # it is told where a pool is asked for
+                self.files.read(pools_file)
+        return {"values": values, "start_dir": str(self.start_dir), "files": self.files.known, "writes": writes}
+
+    @classmethod
+    def taken(cls, handed: Mapping[str, Any]) -> Settings:
+        """Settings that another process has handed over: no file is read again."""
+        files, start = ConfigFiles(handed["files"]), Path(handed["start_dir"])
+        values = {
+            name: Value(Path(value) if is_path else value, source)
+            for name, (value, is_path, source) in handed["values"].items()
+        }
+        writes = {option: Path(path) for option, path in handed["writes"].items()}
+        return cls(values, start, _find_project(start, files), files, writes)
 
     def value(self, name: str) -> Any:
         """The value alone."""
@@ -296,7 +336,7 @@ class Settings(Mapping[str, Value]):
             if name not in SETTINGS:
                 raise UsageError(f"{source}: there is no setting {name!r}; {hint(name, SETTINGS)}")
             merged[name] = _value(SETTINGS[name], value, source, f"{source}: {name}", Path.cwd())
-        return Settings(merged, self.start_dir, self.project)
+        return Settings(merged, self.start_dir, self.project, self.files, self.writes)
 
     def configured(self) -> dict[str, Value]:
         """What somebody set, for the header."""
@@ -329,40 +369,19 @@ def _value(setting: Setting, raw: object, source: str, label: str, base: Path) -
     return Value(base / value if isinstance(value, Path) else value, source)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file's content; UsageError names the file where it cannot be read or parsed."""
-    __tracebackhide__ = True
-    try:
-        return _parse_toml(path, path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-
-
-@functools.lru_cache(maxsize=4)
-def _parse_toml(path: Path, content: bytes) -> dict[str, Any]:
-    """The same content is parsed once, as every sandbox asks for its pool: nobody may change what comes back."""
-    __tracebackhide__ = True
-    import tomllib  # noqa: PLC0415 - only who has settings in TOML pays for the parser
-
-    try:
-        return tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
-
-
-def _find_project(start: Path) -> Project | None:
+def _find_project(start: Path, files: ConfigFiles) -> Project | None:
     """The first pyproject.toml with our table, from ``start`` upward."""
     __tracebackhide__ = True
     start = Path(os.path.abspath(start))  # noqa: PTH100 - resolve() would leave the folder the user named
     for folder in (start, *start.parents):
         path = folder / "pyproject.toml"
         try:
-            content = path.read_bytes()
-        except OSError:
+            content = files.read(path)
+        except UsageError:
             continue
         if _TABLE.encode() not in content:
             continue
-        tool = _parse_toml(path, content).get("tool")
+        tool = parse_toml(path, content).get("tool")
         table = tool.get(_TABLE) if isinstance(tool, dict) else None
         if isinstance(table, dict):
             return Project(path, table)
@@ -397,6 +416,7 @@ class _Active:
         self._lock = threading.Lock()
         self._base: Settings | None = None
         self._built: tuple[object, Settings] | None = None
+        self._files: dict[Path, ConfigFiles] = {}
         self._overlays: tuple[tuple[Mapping[str, object], str], ...] = ()
         self._folded: tuple[object, object, Settings] | None = None
 
@@ -428,12 +448,15 @@ class _Active:
             self._overlays = tuple(other for other in self._overlays if other is not overlay)
 
     def _from_here(self) -> Settings:
-        """Settings without pytest, built anew only where the working directory or a variable has changed."""
+        """Settings without pytest, built anew only where the working directory or a variable has changed; what is
+        read for a directory is read once.
+        """
         __tracebackhide__ = True
         here = Path.cwd()
         seen = (here, tuple(os.environ.get(setting.env) for setting in SETTINGS.values()))
         if self._built is None or self._built[0] != seen:
-            self._built = (seen, Settings.build(environ=os.environ, start_dir=here))
+            files = self._files.setdefault(here, ConfigFiles())
+            self._built = (seen, Settings.build(environ=os.environ, start_dir=here, files=files))
         return self._built[1]
 
 

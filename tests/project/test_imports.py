@@ -63,7 +63,11 @@ def test_the_reader_of_imports_sees_them() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in MODULES if room(path) in {"errors.py", "settings.py", "pools.py", "agent"}],
+    [
+        path
+        for path in MODULES
+        if room(path) in {"config_files.py", "errors.py", "settings.py", "pools.py", "agent", "host_files"}
+    ],
     ids=relative,
 )
 def test_the_agent_and_what_is_read_at_start_up_use_the_standard_library_only(path: Path) -> None:

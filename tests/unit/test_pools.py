@@ -1,9 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from pytest_arl import PoolNotFound, UsageError
-from pytest_arl.pools import LocalPool, Mount, find_pool, load_pools
+from pytest_arl.pools import LocalPool, Mount, find_pool, load_pools, refuse_written
 from pytest_arl.settings import Settings
 
 
@@ -153,3 +154,30 @@ def test_a_bad_pools_file_is_named(tmp_path: Path, text: str | None, says: str) 
 
 def test_a_pools_repr_holds_no_values_of_variables(tmp_path: Path) -> None:
     assert "hunter2" not in repr(pool(tmp_path, 'env = { TOKEN = "hunter2" }'))
+
+
+@pytest.mark.parametrize(
+    ("mount", "written", "refused"),
+    [
+        ("src:/src:rw", "src/out", True),
+        ("src:/src:rw", "src", True),
+        ("src:/src:rw", "link/out", True),
+        ("src/out/output/x:/x:rw", "src/out", True),
+        ("src:/src:rw", "out", False),
+        ("src:/src:rw", "src-out", False),
+        ("src:/src:ro", "src/out", False),
+        ("src/data:/data:rw", "src", False),
+    ],
+)
+def test_nothing_is_written_where_a_sandbox_can_write(tmp_path: Path, mount: str, written: str, refused: bool) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "link").symlink_to("src")
+    found = pool(tmp_path, f'mounts = ["{mount}"]')
+    refuse_written(found, {})
+    try:
+        refuse_written(found, {"--arl-output": tmp_path / written})
+    except UsageError as error:
+        assert refused
+        assert re.match(r"--arl-output: .* pool 'p' .*:rw", str(error))
+    else:
+        assert not refused

@@ -1,3 +1,4 @@
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import pytest
 
 from pytest_arl import SandboxSession, UsageError
+from pytest_arl.pools import find_pool
 from pytest_arl.settings import SETTINGS, Settings, activate, current, override
 
 
@@ -235,3 +237,44 @@ def test_a_session_follows_settings_below_its_own_arguments() -> None:
 
 def test_a_repr_tells_what_was_set_by_what() -> None:
     assert repr(Settings.build(cli={"pool": "ci"})) == "<Settings pool='ci' (--arl-pool)>"
+
+
+def test_a_file_is_what_it_was_when_it_was_first_read(tmp_path: Path) -> None:
+    file = tmp_path / "pools.toml"
+    file.write_text('[pools.a]\nnetwork = "none"')
+    pyproject(tmp_path, "[tool.pytest-arl]\nscope = 'module'")
+    settings = Settings.build(start_dir=tmp_path, cli={"pools_file": str(file)})
+    handed = settings.handed()
+    file.write_text('[pools.a]\nnetwork = "host"')
+    pyproject(tmp_path, "[tool.pytest-arl]\nscope = 'session'")
+
+    for one in (settings, settings.overridden({"timeout": 3}, "marker"), Settings.taken(handed)):
+        assert find_pool(one, "a").network == "none"
+        assert one.value("scope") == "module"
+    anew = Settings.build(start_dir=tmp_path, cli={"pools_file": str(file)})
+    assert find_pool(anew, "a").network == "host", "control: another run reads it anew"
+
+
+def test_settings_are_the_same_in_another_process(tmp_path: Path) -> None:
+    pyproject(tmp_path, "[tool.pytest-arl.pools.a]\nwarm = 2")
+    below = tmp_path / "below"
+    below.mkdir()
+    writes = {"--junitxml": tmp_path / "j.xml"}
+    settings = Settings.build(start_dir=below, cli={"output": "out", "timeout": "3s"}, writes=writes)
+    handed = json.loads(json.dumps(settings.handed(), default=bytes.decode))
+    assert isinstance(handed["files"], dict), "control: it is plain data"
+    pyproject(below, "[tool.pytest-arl.pools.a]\nwarm = 7")
+
+    there = Settings.taken(settings.handed())
+
+    assert dict(there) == dict(settings)
+    assert there.writes == settings.writes == {"--junitxml": tmp_path / "j.xml", "--arl-output": Path.cwd() / "out"}
+    assert there.project == settings.project
+    assert find_pool(there, "a").warm == 2, "a file that was not there before is not there now"
+
+
+def test_a_pools_file_that_cannot_be_read_is_told_where_a_pool_is_asked_for(tmp_path: Path) -> None:
+    there = Settings.taken(Settings.build(start_dir=tmp_path, cli={"pools_file": str(tmp_path / "no")}).handed())
+    (tmp_path / "no").write_text("")
+    with pytest.raises(UsageError, match=r"cannot read .*no: No such file"):
+        find_pool(there, "a")

@@ -79,9 +79,9 @@ class Folder:
             self.make(name)
         return self.below(name)
 
-    def create(self, name: bytes, mode: int = 0o666) -> int:
+    def create(self, name: bytes, *, flags: int = 0) -> int:
         """A descriptor for writing of a new file. FileExistsError where the name is taken, by a link too."""
-        return os.open(name, _CREATE, mode, dir_fd=self.fd)
+        return os.open(name, _CREATE | flags, 0o666, dir_fd=self.fd)
 
     def link_to(self, name: bytes) -> str:
         """The text of a link."""

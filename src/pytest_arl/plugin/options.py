@@ -6,7 +6,7 @@ Nothing is declared here: every option comes from the table in :mod:`pytest_arl.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +14,13 @@ from pytest_arl.errors import UsageError
 from pytest_arl.settings import SETTINGS, Settings
 from pytest_arl.wording import printable
 
-if TYPE_CHECKING:
-    from pathlib import Path
+__all__ = ["HANDED", "add_options", "header", "read_settings"]
 
-__all__ = ["add_options", "header", "read_settings"]
+HANDED = "arl_settings"
+"""Key of what a worker of pytest-xdist is given: the settings of its run."""
+
+_REPORTS = {"--junitxml": "xmlpath", "--html": "htmlpath", "--alluredir": "allure_report_dir"}
+"""Options that name what is opened by its path when tests have run, and the names under which pytest keeps them."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -35,6 +38,8 @@ def add_options(parser: pytest.Parser) -> None:
 def read_settings(config: pytest.Config) -> Settings:
     """The settings of a run. What is wrong is a usage error of pytest: exit code 4, no traceback."""
     ini_path: Path | None = config.inipath
+    if (handed := getattr(config, "workerinput", {}).get(HANDED)) is not None:
+        return Settings.taken(handed)
     try:
         return Settings.build(
             cli={name: config.getoption(setting.ini, None) for name, setting in SETTINGS.items()},
@@ -42,9 +47,17 @@ def read_settings(config: pytest.Config) -> Settings:
             ini={name: config.getini(setting.ini) for name, setting in SETTINGS.items()},
             ini_path=ini_path,
             start_dir=config.rootpath,
+            writes=_writes(config),
         )
     except UsageError as error:
         raise pytest.UsageError(f"pytest-arl: {error}") from None
+
+
+def _writes(config: pytest.Config) -> dict[str, Path]:
+    """Reports that are written while or after sandboxes run, by option."""
+    found = {option: config.getoption(name, None) for option, name in _REPORTS.items()}
+    here = config.invocation_params.dir
+    return {option: here / Path(path).expanduser() for option, path in found.items() if path}
 
 
 def header(settings: Settings) -> str | None:

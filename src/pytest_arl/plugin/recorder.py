@@ -28,7 +28,9 @@ RECORD: pytest.StashKey[TestRecord] = pytest.StashKey()
 _ATTEMPT: pytest.StashKey[int] = pytest.StashKey()
 
 Totals = dict[str, Any]
-"""JSON: ``sandboxes``, ``steps``, ``open``, and ``isolation``, the sorted tiers that were used."""
+"""JSON: ``sandboxes``, ``steps``, ``open``; ``isolation``, the sorted tiers that were used; and ``problems``, lines
+for the end of the run.
+"""
 
 
 _LONGEST_ERROR = 2000
@@ -124,7 +126,11 @@ class Recorder:
         except OSError as error:
             # A full disk must not change what the tests say; the summary tells that files are missing.
             self.output = None
-            self.problems.append(f"--arl-output: nothing more was written: {error}")
+            self.problem(f"--arl-output: nothing more was written: {error}")
+
+    def problem(self, text: str) -> None:
+        """Something to say at the end of the run, wherever it happened."""
+        self.problems.append(text if self.worker is None else f"{self.worker}: {text}")
 
     def _records(self, session: SandboxSession, task: TaskRequest, result: TaskResult | None) -> list[StepRecord]:
         from pytest_arl.plugin.record import step_record
@@ -156,6 +162,7 @@ class Recorder:
                 "steps": self._steps,
                 "open": len(self._open),
                 "isolation": sorted(self._isolation),
+                "problems": list(self.problems),
             }
 
     def still_open(self) -> list[SandboxSession]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 import pytest
 
 from pytest_arl import hooks, settings
+from pytest_arl.errors import PoolNotFound, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +69,7 @@ class Run:
         from pytest_arl.listeners import add_listener
         from pytest_arl.plugin import running
         from pytest_arl.plugin.summary import Summary
+        from pytest_arl.plugin.workers import Handover
 
         self._listens = len(_runs) == 1
         if self._listens:
@@ -77,18 +79,38 @@ class Run:
         manager.register(Summary(self.recorder, self.settings.value("durations")), "arl-summary")
         if self.settings.value("output") is not None:
             self._open_output()
+        if manager.hasplugin("dsession"):
+            output = self.recorder.output
+            manager.register(Handover(self.settings, None if output is None else output.identity), "arl-handover")
 
     def _open_output(self) -> None:
         from pytest_arl.plugin.output import OutputFolder
+        from pytest_arl.plugin.workers import handed_output
 
         folder, source = self.settings["output"]
-        output = OutputFolder(folder, self.recorder.worker)
+        worker, begun = self.recorder.worker, handed_output(self.config)
         try:
-            if self.recorder.worker is None:
-                output.start()
-        except OSError as error:
-            raise pytest.UsageError(f"pytest-arl: cannot write to {folder} ({source}): {error.strerror}") from None
-        self.recorder.output = output
+            self._refuse_output()
+            if worker is not None and begun is not None:
+                self.recorder.output = OutputFolder.join(folder, worker, begun)
+            else:
+                self.recorder.output = OutputFolder.start(folder, worker)
+        except (OSError, UsageError) as error:
+            reason = f"cannot write to {folder} ({source}): {getattr(error, 'strerror', None) or error}"
+            if begun is None:
+                raise pytest.UsageError(f"pytest-arl: {reason}") from None
+            self.recorder.problem(f"--arl-output: {reason}")
+
+    def _refuse_output(self) -> None:
+        """Raise UsageError where the run's own pool may write there; a test's pool is looked at when it is used."""
+        from pytest_arl.pools import find_pool, refuse_written
+
+        if self.settings.value("backend") == "local":
+            try:
+                pool = find_pool(self.settings, self.settings.value("pool"))
+            except (PoolNotFound, UsageError):
+                return  # a test that uses it will say so
+            refuse_written(pool, self.settings.writes)
 
     def finish(self) -> None:
         """The tests are over: close what nobody closed, but what was asked to be kept."""
@@ -109,6 +131,9 @@ class Run:
             from pytest_arl.listeners import remove_listener
 
             remove_listener(_listener)
+        if self._recorder is not None and self._recorder.output is not None:
+            self._recorder.output.close()
+            self._recorder.output = None
         if self in _runs:
             _runs.remove(self)
 

@@ -49,7 +49,7 @@ class Summary:
             terminalreporter.write_sep("=", self._durations.title)
             for line in lines:
                 terminalreporter.write_line(line)
-        for problem in self._recorder.problems:
+        for problem in self._workers.totals(self._recorder.totals())["problems"]:
             terminalreporter.write_line(f"arl: {problem}", yellow=True)
 
     def write_last_line(self, config: pytest.Config) -> None:

@@ -22,7 +22,7 @@ from pytest_arl.backends.local.survey import Survey
 from pytest_arl.backends.local.warm import WarmPools
 from pytest_arl.channel import Channel, ChannelLost
 from pytest_arl.errors import BackendUnavailable, SandboxTimeout
-from pytest_arl.pools import LocalPool, find_pool, load_pools
+from pytest_arl.pools import LocalPool, find_pool, load_pools, refuse_written
 from pytest_arl.settings import Settings, current
 from pytest_arl.units import format_quantity
 
@@ -137,7 +137,10 @@ class LocalBackend:
         """A ready sandbox."""
         __tracebackhide__ = True
         deadline = time.monotonic() + request.acquire_timeout
-        plan = self._plan(find_pool(self._settings, request.pool_ref))
+        pool = find_pool(self._settings, request.pool_ref)
+        if pool.name not in self._plans:
+            refuse_written(pool, self._settings.writes)
+        plan = self._plan(pool)
         self._slots.take(current().value("max_sandboxes"), deadline)
         slot = _Slot(self._slots)
         try:
