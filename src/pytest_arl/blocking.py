@@ -176,16 +176,17 @@ class BlockingSession(Lifecycle):
         self._in_turn(Holding.remember)
 
     def reset(self) -> None:
-        """Return to the last checkpoint. The name stays; what was started since has ended."""
+        """Return to the last checkpoint. What was started since has ended."""
         __tracebackhide__ = True
         self._in_turn(self._renew)
 
     def _renew(self, held: Holding) -> None:
         __tracebackhide__ = True
-        began = perf_counter()
+        began, before = perf_counter(), self.name
         held.renew()
         self._tasks.forget()
-        _logger.info("%s: reset in %s", self.name, format_duration(perf_counter() - began))
+        now = f", now {self.name}" if self.name != before else ""
+        _logger.info("%s: reset in %s%s", before, format_duration(perf_counter() - began), now)
 
     def _touched(self) -> BackendSandbox:
         """The sandbox, about to be changed."""

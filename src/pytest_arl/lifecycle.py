@@ -91,8 +91,13 @@ class Lifecycle:
 
     @property
     def name(self) -> str:
-        """The sandbox's name, stable over resets; the pool's before there is one."""
-        return self._given_name or self._sandbox_name or self._request.pool_ref
+        """The name that was given, else the sandbox's, which is its hostname too; the pool's before there is one.
+
+        A reset may put a sandbox of another name in its place.
+        """
+        held = self._holding
+        own = self._sandbox_name if held is None else held.sandbox.name
+        return self._given_name or own or self._request.pool_ref
 
     @property
     def pool_ref(self) -> str:
@@ -192,6 +197,7 @@ class Lifecycle:
             self._deleted = True
             if held is not None:
                 self._uses_before = held.uses + 1
+                self._sandbox_name = held.sandbox.name
         if held is None:
             return
         held.close()
@@ -227,7 +233,6 @@ class Lifecycle:
             if not unwanted:
                 held.opener = cancellation
                 held.start_counting(self._uses_before)
-                self._sandbox_name = held.sandbox.name
                 self._tasks.forget()
                 if not self.keep_alive:
                     self._finalizer = weakref.finalize(self, close_unowned, held)

@@ -28,6 +28,9 @@ DEFAULT_POOL = "default"
 """The pool that is always there."""
 
 _MI = 2**20
+_LEAST_STACK = 512 * 2**10
+"""What the interpreter of a sandbox's agent runs with."""
+_MOST_STACK = 2**50
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class LocalPool:
         cpus: most CPUs' worth of time, or None for no limit.
         cpu_time: seconds of processor time that each Command may use, or None for no limit.
         files: most descriptors of a process.
+        stack: bytes of the stack of a process's first thread, or None for no limit.
         warm: sandboxes kept ready.
         source: the file that it comes from, or None for the built-in default.
         base_dir: what its relative paths are relative to.
@@ -82,6 +86,7 @@ class LocalPool:
     workspace: int = 1024 * _MI
     tmp: int = 512 * _MI
     output: int = 16 * _MI
+    stack: int | None = 8 * _MI
     warm: int = 0
     source: Path | None = None
 
@@ -263,6 +268,22 @@ def _size(value: object, _base: Path) -> int:
     return size
 
 
+def _stack(value: object, _base: Path) -> int | None:
+    __tracebackhide__ = True
+    if value == "unlimited":
+        return None
+    try:
+        size = parse_quantity(value)
+    except UsageError:
+        size = 0
+    if not _LEAST_STACK <= size <= _MOST_STACK:
+        raise UsageError(
+            f'must be a size from "512Ki" to "1Pi", such as "64Mi", or "unlimited" (only memory bounds it then), '
+            f"not {value!r}"
+        )
+    return size
+
+
 def _whole(least: int) -> Callable[[object, Path], int]:
     def parse(value: object, _base: Path) -> int:
         __tracebackhide__ = True
@@ -300,6 +321,7 @@ _PARSERS: Mapping[str, Callable[[object, Path], object]] = {
     "files": _whole(16),
     "workspace": _size,
     "tmp": _size,
+    "stack": _stack,
     "output": _size,
     "warm": _whole(0),
 }

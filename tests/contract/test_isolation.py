@@ -286,6 +286,20 @@ def test_the_sandboxs_own_loopback_works(sandbox: SandboxSession) -> None:
     assert python(sandbox, code).stdout == "connected\n"
 
 
+def test_each_sandbox_has_a_hostname_of_its_own_that_results_tell(
+    backend: ContractBackend, sandbox: SandboxSession
+) -> None:
+    ask = "import socket; name = socket.gethostname(); print(name, bool(socket.gethostbyname(name)), end='')"
+    with backend.open() as other:
+        asked = [(each.run("python3", "-c", ask).check().stdout, each.name) for each in (sandbox, other)]
+        sandbox.reset()
+        asked.append((sandbox.run("python3", "-c", ask).check().stdout, sandbox.name))
+        result = sandbox.execute([{"type": "Command", "command": ["hostname"]}])
+    assert [said for said, _ in asked] == [f"{name} True" for _, name in asked]
+    assert asked[0] != asked[1]
+    assert result.steps[0].stdout == f"{result.sandbox}\n"
+
+
 def test_the_hosts_shared_memory_and_names_are_not_visible(backend: ContractBackend, sandbox: SandboxSession) -> None:
     assert sandbox.run("uname", "-n").stdout.strip() != socket.gethostname()
     assert sandbox.run("ls", "-A", "/dev/shm").stdout == ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -260,9 +262,49 @@ def test_two_sandboxes_do_not_see_each_other(make_backend: MakeBackend) -> None:
 
 def test_who_and_where_a_step_is(sandbox: BackendSandbox) -> None:
     assert sh(sandbox, "hostname; id -un; pwd; echo ~; stat -c %U /workspace ~ .") == (
-        "arl\narl\n/workspace\n/home/arl\narl\narl\narl\n"
+        f"{sandbox.name}\narl\n/workspace\n/home/arl\narl\narl\narl\n"
     )
-    assert socket.gethostname() != "arl"
+
+
+ASK_NAME = "import socket; name = socket.gethostname(); print(name, socket.gethostbyname(name))"
+
+
+@pytest.mark.parametrize(
+    ("pool", "label"),
+    [
+        ("p", "p"),
+        ("Python_3.9 ÜBER/std", "python-3-9-ber-std"),
+        ("-a-", "a"),
+        ("ü", "sandbox"),
+        ("x" * 56, "x" * 56),
+        ("x" * 57, "x" * 56),
+        ("x" * 55 + "-y", "x" * 55),
+        ("line\nbreak\0", "line-break"),
+    ],
+)
+def test_a_sandboxs_name_is_its_hostname_and_a_label_of_the_dns(
+    pool: str, label: str, make_backend: MakeBackend
+) -> None:
+    pools = f"[pools.{json.dumps(pool)}]\n"
+    sandbox = acquire(make_backend(pools), pool)
+    asked = python(sandbox, ASK_NAME)
+    assert asked.stdout == f"{sandbox.name} 127.0.0.1\n", asked.stderr
+    assert re.fullmatch(rf"{label}-[0-9a-f]{{6}}", sandbox.name)
+    assert len(sandbox.name) <= 63
+
+
+def test_each_sandbox_has_a_hostname_of_its_own(make_backend: MakeBackend) -> None:
+    """Of a warm pool too, and the one that a reset puts in the place of another."""
+    backend = make_backend("[pools.p]\nwarm = 1\n")
+    sandboxes = [acquire(backend, "p") for _ in range(4)]
+    checkpoint = sandboxes[0].checkpoint()
+    sh(sandboxes[0], "touch changed")
+    sandboxes.append(sandboxes.pop(0).restore(checkpoint))
+    asked = [
+        sh(sandbox, "hostname; cat /proc/sys/kernel/hostname; grep -o 'p-......$' /etc/hosts") for sandbox in sandboxes
+    ]
+    assert asked == [f"{sandbox.name}\n" * 3 for sandbox in sandboxes]
+    assert len(set(asked)) == len(sandboxes)
 
 
 def test_git_works_in_the_workspace(sandbox: BackendSandbox) -> None:

@@ -32,7 +32,7 @@ def test_a_table_sets_every_key(tmp_path: Path) -> None:
         tmp_path,
         'root = "image"\nmounts = ["src:/src", "/data:/data:rw"]\nenv = { DEBUG = "1" }\nnetwork = "host"\n'
         'memory = "512Mi"\nprocesses = 64\ncpus = 1\ncpu_time = 2\nfiles = 128\nworkspace = "1M"\ntmp = 1024\n'
-        'output = "64Ki"\nwarm = 2\n',
+        'output = "64Ki"\nwarm = 2\nstack = "64Mi"\n',
     )  # fmt: skip
     assert found == LocalPool(
         name="p",
@@ -52,9 +52,17 @@ def test_a_table_sets_every_key(tmp_path: Path) -> None:
         workspace=10**6,
         tmp=1024,
         output=65536,
+        stack=2**26,
         warm=2,
         source=tmp_path / "pyproject.toml",
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "stack"), [('"512Ki"', 2**19), ("1048576", 2**20), ('"1Pi"', 2**50), ('"unlimited"', None)]
+)
+def test_a_stack_is_a_size_or_unlimited(written: str, stack: int | None, tmp_path: Path) -> None:
+    assert pool(tmp_path, f"stack = {written}").stack == stack
 
 
 def test_the_default_pool_can_be_changed(tmp_path: Path) -> None:
@@ -77,6 +85,11 @@ def test_root_host_is_this_machine(tmp_path: Path) -> None:
         ('processes = "many"', ["processes must be a whole number, at least 1"]),
         ("processes = 0", ["processes must be a whole number, at least 1"]),
         ("warm = -1", ["warm must be a whole number, at least 0"]),
+        ("stack = 0", ["stack must be a size", '"64Mi"', '"unlimited"', "not 0"]),
+        ('stack = "511Ki"', ["stack must be a size from", '"512Ki"', "not '511Ki'"]),
+        ('stack = "2Pi"', ["stack must be a size from", "not '2Pi'"]),
+        ('stack = "none"', ["stack must be a size", "not 'none'"]),
+        ("stack = true", ["stack must be a size", "not True"]),
         ("files = 3", ["files must be a whole number, at least 16"]),
         ("cpu_time = 0", ["cpu_time must be more than 0"]),
         ("cpu_time = 'soon'", ["cpu_time must be seconds or a duration", "'soon'"]),

@@ -160,13 +160,16 @@ def test_each_phase_is_logged_and_no_secret_is(toy: ToyBackend, caplog: pytest.L
     with SandboxSession("toys", backend="toy") as session:
         session.run("sh", "-c", "exit 3", env={"TOKEN": "hunter2"}, stdin="hunter2")
         session.execute([{"type": "FilePatch", "path": "a", "content": "hunter2"}])
+        before = session.name
         session.reset()
+    assert session.name != before
     for phase in (
         "acquiring a sandbox of pool toys (backend toy)",
-        f"{session.name}: ready after",
-        f"{session.name}: step 1/1 'sh' starts (sh -c 'exit 3')",
-        f"{session.name}: step 1/1 'sh' ended: Failed, exit code 3",
-        f"{session.name}: reset in",
+        f"{before}: ready after",
+        f"{before}: step 1/1 'sh' starts (sh -c 'exit 3')",
+        f"{before}: step 1/1 'sh' ended: Failed, exit code 3",
+        f"{before}: reset in",
+        f", now {session.name}",
         f"{session.name}: closed",
     ):
         assert phase in caplog.text

@@ -118,6 +118,7 @@ def _become(config: dict[str, Any], fd: int, owner: int | None) -> None:
         system.become(uid, gid)
     limits: dict[str, int] = config["rlimits"]
     system.set_limits(limits)
+    system.settle()
     os.umask(0o022)
 
 

@@ -22,16 +22,22 @@ __all__ = [
     "same_memory",
     "senders",
     "set_limits",
+    "settle",
     "signal_fd",
     "subreaper",
 ]
 
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
+_PR_SET_TIMERSLACK = 29
+_TIMERSLACK = 50_000  # nanoseconds: the kernel's default
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_THP_DISABLE = 41
 _LAST_CAPABILITY = 63  # more than Linux has; those that are not there answer EINVAL
 _CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: three sets of 64 bits
+_SYS_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+_IOPRIO_WHO_PROCESS = 1
 _SYS_OPENAT2 = 437  # one number on every architecture: it came after they were unified
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 _KCMP_VM = 1
@@ -121,15 +127,34 @@ def senders(fd: int) -> list[int]:
 
 def set_limits(limits: dict[str, int]) -> None:
     """Set resource limits of this process and so of everything it starts. Keys as in RLIMIT_*; never above what is
-    allowed.
+    allowed. The stack may be raised again, as compilers do for themselves.
     """
     import resource  # noqa: PLC0415 - C module, wanted once
 
+    unlimited = resource.RLIM_INFINITY
     for name, value in limits.items():
         kind = getattr(resource, "RLIMIT_" + name)
         _, hard = resource.getrlimit(kind)
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (bound, bound))
+        bound = hard if value == unlimited else value if hard == unlimited else min(value, hard)
+        resource.setrlimit(kind, (bound, hard if name == "STACK" else bound))
+
+
+def settle() -> None:
+    """Give up what this process was handed down and no exec resets: the disk's priority, the precision of timers, huge
+    pages switched off, and a personality (``setarch --addr-no-randomize``); as far as the kernel knows of each.
+    """
+    calls: list[tuple[str, *tuple[int, ...]]] = [
+        ("prctl", _PR_SET_TIMERSLACK, _TIMERSLACK, 0, 0, 0),
+        ("prctl", _PR_SET_THP_DISABLE, 0, 0, 0, 0),
+        ("personality", 0),
+    ]
+    if (ioprio_set := _SYS_IOPRIO_SET.get(os.uname().machine)) is not None:
+        calls.append(("syscall", ioprio_set, _IOPRIO_WHO_PROCESS, 0, 0))
+    for call in calls:
+        try:
+            _call(*call)
+        except OSError:
+            continue
 
 
 def limit(name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_arl.backends.local.inheritance import lowered
 from pytest_arl.backends.local.probe import probe
 from pytest_arl.cli.findings import bad, good, warn
 from pytest_arl.errors import ArlError
@@ -28,6 +29,10 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
         warn(f"{path} does not work here: {said}", "the next one is used")
         for path, said in host.tried
         if said and host.bwrap not in ("", path)
+    )
+    yield from (
+        warn(f"sandboxes have this from the shell: {what}", "start from a shell without it, or as root")
+        for what in lowered()
     )
     try:
         pools = load_pools(settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import secrets
 import threading
 import time
 import weakref
@@ -177,7 +176,7 @@ class LocalBackend:
                 self._warm.give_up_one()
             with self._warm.paused():
                 prepared = self._make(plan, deadline)
-        name = f"{plan.pool.name}-{secrets.token_hex(3)}"
+        name = prepared.enclosure.name
         with self._lock:
             closed = self._closed
             if not closed:

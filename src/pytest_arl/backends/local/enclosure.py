@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.cures import cure_for
+from pytest_arl.backends.local.identity import new_name
+from pytest_arl.backends.local.inheritance import detach
 from pytest_arl.backends.local.launch import Launch
 from pytest_arl.backends.local.memory_watch import MemoryWatch
 from pytest_arl.backends.local.namespaces import INNER_ID
@@ -42,11 +44,16 @@ _cpus = itertools.count()
 
 
 class Enclosure:
-    """A started sandbox, whose agent waits for its config on :attr:`connection`."""
+    """A started sandbox, whose agent waits for its config on :attr:`connection`.
+
+    Attributes:
+        name: the sandbox's, which is its hostname too.
+    """
 
     def __init__(self, plan: Plan, surroundings: Surroundings, deadline: float) -> None:
         """Start one. Raises BackendUnavailable, SandboxTimeout (at ``deadline``, in monotonic seconds)."""
         self._plan = plan
+        self.name = new_name(plan.pool.name)
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._stack = ExitStack()
@@ -84,6 +91,7 @@ class Enclosure:
                 plan.bwrap,
                 plan.arguments,
                 [*plan.command, str(connection), str(owner)],
+                self.name,
                 lease.uid if lease is not None else INNER_ID,
                 self._stderr,
                 self._cgroup,
@@ -130,6 +138,7 @@ class Enclosure:
         """Bound PID 1 of the sandbox while it still waits: it has no children yet, so nothing escapes."""
         try:
             self._child, self._pid = os.pidfd_open(child), child
+            detach(child, self._plan.rlimits, privileged=self._lease is not None)
             if self._cgroup is not None and not self._cgroup.joins:
                 self._cgroup.add(child)
             if self._plan.limits.cpus is not None and (self._cgroup is None or not self._cgroup.limits_cpus):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 from pathlib import Path
 
-from pytest_arl.backends.local.layout import UID, Layout
-from pytest_arl.backends.local.namespaces import HOSTNAME
+from pytest_arl.backends.local.layout import HOSTNAME, UID, Layout
 
-__all__ = ["USER", "add_host_files", "add_resolver", "identity_files"]
+__all__ = ["USER", "add_host_files", "add_resolver", "identity_files", "new_name"]
 
 USER = "arl"
+_LONGEST_LABEL = 63 - len("-123abc")
+"""RFC 1035, 2.3.4; Linux allows one character more."""
 _LONGEST = 1024 * 1024
 _SMALL = 64 * 1024
 """Bytes: what is smaller is copied, for each further mount costs a sandbox's start more than that."""
@@ -31,9 +34,15 @@ _SHARED = (
 )
 
 
+def new_name(pool: str) -> str:
+    """A name for a sandbox of that pool: its hostname too, and so a label of the DNS whatever the pool is called."""
+    label = re.sub(r"[^a-z0-9]+", "-", pool.lower())[:_LONGEST_LABEL].strip("-")
+    return f"{label or 'sandbox'}-{secrets.token_hex(3)}"
+
+
 def identity_files(root: Path | None) -> dict[str, bytes]:
     """Path and content of the generated files; users and groups of a root folder are kept beside the sandbox's own."""
-    user, hostname = USER.encode(), HOSTNAME.encode()
+    user = USER.encode()
     users = _without(root, "etc/passwd") or list(_USERS)
     groups = _without(root, "etc/group") or list(_GROUPS)
     users.append(b"%s:x:%s:%s:%s:/home/arl:/bin/sh" % (user, UID, UID, user))
@@ -41,7 +50,7 @@ def identity_files(root: Path | None) -> dict[str, bytes]:
     return {
         "/etc/passwd": b"\n".join(users) + b"\n",
         "/etc/group": b"\n".join(groups) + b"\n",
-        "/etc/hosts": b"127.0.0.1 localhost %s\n::1 localhost ip6-localhost ip6-loopback\n" % hostname,
+        "/etc/hosts": b"127.0.0.1 localhost %s\n::1 localhost ip6-localhost ip6-loopback\n" % HOSTNAME,
         "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
     }
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import spawner
-from pytest_arl.backends.local.layout import UID, Content, Held
+from pytest_arl.backends.local.layout import HOSTNAME, UID, Content, Held
 from pytest_arl.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ __all__ = ["Launch"]
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """Bytes for bubblewrap to read from a descriptor; ``varies`` where a sandbox's uid stands in them."""
+    """Bytes for bubblewrap to read from a descriptor; ``varies`` where a sandbox's uid or hostname stands in them."""
 
     data: bytes
     varies: bool
@@ -45,7 +45,7 @@ def _prepare(arguments: tuple[Argument, ...]) -> tuple[bytes | _File | Held, ...
     words: list[bytes] = []
     for argument in arguments:
         if isinstance(argument, Content):
-            parts += [b"".join(words), _File(argument.data, UID in argument.data)]
+            parts += [b"".join(words), _File(argument.data, UID in argument.data or HOSTNAME in argument.data)]
             words = []
         elif isinstance(argument, Held):
             parts += [b"".join(words), argument]
@@ -79,19 +79,22 @@ class Launch:
         bwrap: str,
         arguments: Sequence[Argument],
         argv: list[str],
+        name: str,
         uid: int,
         stderr: int,
         cgroup: Cgroup | None,
     ) -> spawner.Process:
         """Start it. Its options go through a memory file, so that ``ps`` shows none of them."""
+        hostname, number = name.encode(), b"%d" % uid
         words = [b"--info-fd\0%d\0--block-fd\0%d\0" % (self._info_in, self._block_out)]
+        words.append(b"--hostname\0%s\0" % hostname)
         for part in _prepare(tuple(arguments)):
             if isinstance(part, bytes):
                 words.append(part)
             elif isinstance(part, Held):
                 words.append(b"%d\0" % self._sources.lend(part.source, self._inherited.share))
             else:
-                data = part.data.replace(UID, b"%d" % uid) if part.varies else part.data
+                data = part.data.replace(UID, number).replace(HOSTNAME, hostname) if part.varies else part.data
                 words.append(b"%d\0" % self._memory_file(data))
         options = self._memory_file(b"".join(words))
         try:

@@ -19,10 +19,12 @@ from pytest_arl.errors import BackendUnavailable, UsageError
 if TYPE_CHECKING:
     from pytest_arl.backends.local.sources import Source, Sources
 
-__all__ = ["UID", "Argument", "Content", "Held", "Layout"]
+__all__ = ["HOSTNAME", "UID", "Argument", "Content", "Held", "Layout"]
 
 UID = b"\x01uid\x01"
 """Stands for the sandbox's uid in a :class:`Content`: it is not known while the layout is made."""
+HOSTNAME = b"\x01hostname\x01"
+"""Stands for its hostname in the same way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CAPABILITIES", "HOSTNAME", "INNER_ID", "namespace_arguments"]
-
-HOSTNAME = "arl"
+__all__ = ["CAPABILITIES", "INNER_ID", "namespace_arguments"]
 
 INNER_ID = 1000
 """Uid and gid inside where a user namespace maps an ordinary user's own."""
@@ -26,7 +24,7 @@ def namespace_arguments(*, privileged: bool, network: str = "none") -> list[str]
     arguments = ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
     if network == "none":
         arguments.append("--unshare-net")
-    arguments += ["--as-pid-1", "--new-session", "--clearenv", "--hostname", HOSTNAME]
+    arguments += ["--as-pid-1", "--new-session", "--clearenv"]
     arguments += ["--cap-drop", "ALL"]
     if privileged:
         for capability in CAPABILITIES:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_arl.agent import bundle
-from pytest_arl.backends.local import identity, interpreter
+from pytest_arl.backends.local import identity, inheritance, interpreter
 from pytest_arl.backends.local.cgroups import SPARE_PROCESSES, Limits
 from pytest_arl.backends.local.layout import Argument, Content, Held, Layout
 from pytest_arl.backends.local.mounts import add_mounts
@@ -91,6 +91,8 @@ def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
         command = _lay_host(layout, pool, host, survey)
     else:
         bwrap, command = _lay_root(layout, pool, host, survey)
+    rlimits = _rlimits(pool, cgroup=host.cgroups)
+    inheritance.refuse_unreachable(pool, rlimits)
     arguments = namespace_arguments(privileged=host.privileged, network=pool.network)
     return Plan(
         pool=pool,
@@ -98,7 +100,7 @@ def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
         arguments=(*arguments, *layout.arguments, "--seccomp", Content(filter_bytes())),
         command=(*command, "-c", bundle.BOOT, AGENT),
         env=_environment(pool),
-        rlimits=_rlimits(pool, cgroup=host.cgroups),
+        rlimits=rlimits,
         limits=Limits(pool.memory, pool.workspace + 2 * pool.tmp, pool.processes, pool.cpus),
         counted=(WORKSPACE, TMP, HOME, *(["/"] if "--tmp-overlay" in layout.arguments else [])),
         memory=None if host.cgroups else pool.memory,
@@ -201,13 +203,8 @@ def _environment(pool: LocalPool) -> dict[str, str]:
 
 def _rlimits(pool: LocalPool, *, cgroup: bool) -> dict[str, int]:
     """Beside a cgroup these are a second line; without one they are the only bound of a single process."""
-    limits = {
-        "NOFILE": pool.files,
-        # 1, not 0: a core pattern that is a pipe ignores 0.
-        "CORE": 1,
-        "MEMLOCK": 8 * 2**20,
-        "MSGQUEUE": 2**20,
-    }
+    stack = inheritance.UNLIMITED if pool.stack is None else pool.stack
+    limits = {**inheritance.FIXED, "NOFILE": pool.files, "STACK": stack}
     if not cgroup:
         limits["NPROC"] = pool.processes + SPARE_PROCESSES
     return limits

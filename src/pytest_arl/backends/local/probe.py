@@ -19,6 +19,7 @@ from pytest_arl.backends.local import hierarchies, seccomp
 from pytest_arl.backends.local.cures import NOT_INSTALLED, cure_for
 from pytest_arl.backends.local.layout import Layout
 from pytest_arl.backends.local.namespaces import namespace_arguments
+from pytest_arl.backends.local.spawner import hear_of_children
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.settings import ISOLATION_TIERS
 
@@ -102,7 +103,8 @@ def candidates() -> tuple[str, ...]:
 
 @functools.cache
 def probe() -> Host:
-    """What this machine can do; found out once for each process."""
+    """What this machine can do; found out once for each process. Raises BackendUnavailable."""
+    hear_of_children()
     return examine(candidates())
 
 
@@ -160,7 +162,7 @@ def _try(path: str, *, privileged: bool, outer_proc: bool) -> str:
     """What this bubblewrap says to the real flags; empty where they work."""
     arguments = [*namespace_arguments(privileged=privileged), *_programs()]
     arguments += ["--ro-bind", "/proc", "/proc"] if outer_proc else ["--proc", "/proc"]
-    arguments += ["--dev", "/dev", "--perms", "1777", "--size", "65536", "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
+    arguments += ["--hostname", "arl", "--dev", "/dev", "--perms", "1777", "--size", "65536", "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
     usr = os.open("/usr", os.O_PATH | os.O_CLOEXEC)
     try:
         arguments += ["--ro-bind-fd", str(usr), "/mnt"]  # came with 0.10, and to Debian's 0.8 as a security update

@@ -19,11 +19,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_arl.errors import BackendUnavailable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-__all__ = ["Inherited", "Process", "carry_out", "close_in_forks", "kill", "spawn"]
+__all__ = ["Inherited", "Process", "carry_out", "close_in_forks", "hear_of_children", "kill", "spawn"]
 
 _UMASK = 0o022
 _ROOM = 8
@@ -47,6 +49,22 @@ def _close_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_close_in_fork)
+
+
+def hear_of_children() -> None:
+    """Have SIGCHLD do its work where whoever started this process ignored it (a shell's ``trap '' CHLD``).
+
+    The kernel then forgets how a child ended, and all that it starts inherits that: bubblewrap 0.11.0 waits for ever.
+    Raises BackendUnavailable in a thread that may not change it.
+    """
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        except ValueError:
+            raise BackendUnavailable(
+                "this process ignores SIGCHLD, so that no sandbox can be watched: start it without that, or call "
+                "signal.signal(signal.SIGCHLD, signal.SIG_DFL) in its main thread first"
+            ) from None
 
 
 class Inherited:
