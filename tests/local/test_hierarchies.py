@@ -159,8 +159,12 @@ def test_a_unit_of_the_user_manager_is_delegated_where_that_says_so(machine: Pat
         find(proc, systemd=terminal)
     assert terminal.asked == ["run-1.scope"]
     assert not (folder / "arl-host").exists()
-    for answer in (True, None):  # None: it does not answer, and the owner decides
-        assert set(find(proc, systemd=Manager(delegates=answer)).folders.values()) == {folder}
+    with pytest.raises(NoCgroups, match=r"does not say whether .*run-1\.scope is delegated"):
+        find(proc, systemd=Manager(delegates=None))
+    assert not (folder / "arl-host").exists()
+    # In a container nobody can be asked, and the owner decides.
+    for manager in (Manager(delegates=True), Manager(delegates=False, booted=False)):
+        assert set(find(proc, systemd=manager).folders.values()) == {folder}
 
 
 @pytest.mark.skipif(AS_ROOT, reason="as above")

@@ -107,6 +107,10 @@ def _way(mount: CgroupMount, unit: Path, path: str, systemd: Systemd, *, as_root
         raise NoCgroups(f"the cgroup {unit} is not delegated")
     if any((unit / name).stat().st_uid != os.geteuid() for name in _OWNED):
         raise NoCgroups(f"the cgroup {unit} does not belong to this user")
-    if _is_unit(unit) and systemd.manages(path) and systemd.delegates(unit.name) is False:
-        raise NoCgroups(f"the cgroup {unit} is not delegated")
+    if _is_unit(unit) and systemd.booted and systemd.manages(path):
+        answer = systemd.delegates(unit.name)
+        if answer is None:
+            raise NoCgroups(f"{systemd.name} does not say whether the cgroup {unit} is delegated")
+        if not answer:
+            raise NoCgroups(f"the cgroup {unit} is not delegated")
     return "delegated to this user"
