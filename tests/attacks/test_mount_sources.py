@@ -6,6 +6,7 @@ from inside, in every tier, and what a later sandbox gets is looked at from insi
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import threading
@@ -318,6 +319,14 @@ def test_the_same_file_by_another_of_its_names_is_no_replacement(make_run: MakeR
     assert sh(acquire(backend, "p"), "cat /x") == "given"
 
 
+def exchange(one: Path, other: Path) -> None:
+    """At once, so that there is always something at either name: bubblewrap would make a folder where nothing is."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here, exchanged = -100, 2
+    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchanged) != 0:
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
 @pytest.mark.parametrize(
     ("mount", "name", "seen_as"),
     [("shared/sub:/x", "shared/sub", "/x/file"), ("shared:/x:rw", "shared/.hg", "/x/.hg/file")],
@@ -328,16 +337,14 @@ def test_a_source_that_comes_and_goes_gives_what_was_planned_or_nothing(
     shutil.copytree(project / "shared/sub", project / "shared/.hg")
     backend = make_run({"p": mounts(mount)})
     acquire(backend, "p").close()
-    path, ended = project / name, threading.Event()
+    path, spare, ended = project / name, project / "spare", threading.Event()
+    spare.symlink_to(project / "outside")
 
     def swap() -> None:
         while not ended.is_set():
-            path.rename(project / "real")
-            path.symlink_to(project / "outside")
-            ended.wait(0.004)
-            path.unlink()
-            (project / "real").rename(path)
-            ended.wait(0.004)
+            for _ in range(2):
+                exchange(path, spare)
+                ended.wait(0.004)
 
     swapping = threading.Thread(target=swap)
     swapping.start()

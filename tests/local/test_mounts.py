@@ -174,12 +174,10 @@ def test_targets_have_one_spelling(make_backend: MakeBackend, folder: Path, proj
     assert sh(acquire(make_backend(pool("src://data/here//")), "p"), "cat /data/here/file") == "content\n"
 
 
-@pytest.mark.parametrize("target", ["/var/tmp", "/var/tmp/below", "//var/tmp/below"])
-def test_a_target_through_a_link_of_the_sandbox_is_refused(
-    make_backend: MakeBackend, project: Path, target: str
-) -> None:
-    refused(make_backend(pool(f"src:{target}")), "leads through /var/tmp", "symbolic link")
-    acquire(make_backend(pool("src:/var/temporary")), "p")
+def test_a_target_through_a_link_of_the_sandbox_is_refused(make_backend: MakeBackend, project: Path) -> None:
+    refused(make_backend(pool("src:/var/tmp")), "leads through /var/tmp", "symbolic link")
+    for target in ("/var/temporary", "/var/tmp/below"):  # what the link leads to is the sandbox's own
+        assert sh(acquire(make_backend(pool(f"src:{target}")), "p"), f"cat {target}/file") == "content\n"
 
 
 def test_a_target_through_a_link_of_the_host_is_refused(make_backend: MakeBackend, project: Path) -> None:

@@ -215,7 +215,8 @@ class Layout:
 
     def check_target(self, target: str, what: str) -> None:
         """Raise UsageError where making this mount point would touch the host, or cannot be done."""
-        link = next((path for path in (target, *map(str, Path(target).parents)) if path in self._links), None)
+        above = (path for path in map(str, Path(target).parents) if path not in self._bound)
+        link = next((path for path in (target, *above) if path in self._links), None)
         if link is not None:
             raise UsageError(
                 f"{what}: {target} leads through {link}, which is a symbolic link in every sandbox (to "
