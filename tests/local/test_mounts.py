@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from pathlib import Path
 
 import pytest
 
 from pytest_arl.backends.local import LocalBackend, homes
-from pytest_arl.errors import UsageError
+from pytest_arl.errors import BackendUnavailable, UsageError
 from tests.local.conftest import AS_ROOT, MakeBackend, acquire, needs_root, run, sh
 
 
@@ -244,6 +245,26 @@ def test_a_writable_mount_keeps_version_control_read_only(make_backend: MakeBack
     for path in ("/src/.git/hook", "/src/sub/.hg/hook", "/src/module/.git"):
         assert run(sandbox, "touch", path).exit_code == 1, path
     assert run(sandbox, "mv", "/src/.git", "/src/moved").exit_code == 1
+
+
+def test_more_repositories_than_descriptors_are_an_error_with_its_cure(
+    make_backend: MakeBackend, project: Path
+) -> None:
+    for count in range(150):
+        (project / f"r{count}/.git").mkdir(parents=True)
+    project.chmod(0o777)
+    backend = make_backend(pool("src:/src:rw"))
+    acquire(make_backend("[pools.p]"), "p").close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for _ in ("no plan can be made", "no sandbox can be started"):
+        used = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 200, hard))
+        try:
+            with pytest.raises(BackendUnavailable, match=r"`ulimit -n`"):
+                acquire(backend, "p")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        acquire(backend, "p").close()
 
 
 def test_a_repository_that_is_a_link_cannot_be_in_a_writable_mount(make_backend: MakeBackend, project: Path) -> None:

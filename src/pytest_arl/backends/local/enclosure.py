@@ -6,6 +6,7 @@ the uid) and gives all of it back in :meth:`Enclosure.close`, once, from any thr
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 import os
@@ -65,7 +66,12 @@ class Enclosure:
         except OSError as error:
             self._stack.close()
             reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-            raise BackendUnavailable(f"a sandbox of pool {plan.pool.name!r} cannot be started: {reason}") from None
+            cure = ""
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                cure = f" (it needs {len(plan.held)} for what its pool mounts): raise `ulimit -n`"
+            raise BackendUnavailable(
+                f"a sandbox of pool {plan.pool.name!r} cannot be started: {reason}{cure}"
+            ) from None
         except BaseException:
             self._stack.close()
             raise
