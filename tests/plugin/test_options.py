@@ -113,6 +113,13 @@ def test_the_last_line_says_what_was_used(project: Project) -> None:
     assert re.fullmatch(r"arl: 2 sandboxes, 2 steps, 0 left \(bwrap\+\w+\)", outcome.last_line), outcome.text
 
 
+def test_the_last_line_names_the_bubblewrap_where_more_is_asked_for(project: Project) -> None:
+    project.test("def test_1(arl_sandbox): pass")
+    words = r"arl: 1 sandbox, 0 steps, 0 left \(bwrap\+\w+\), bubblewrap \d+\.\d+\.\d+( without .+)?"
+    assert re.fullmatch(words, project.run("-v").last_line)
+    assert re.fullmatch(words, project.run("-v", "-n1").last_line)
+
+
 def test_the_last_line_adds_up_the_workers(project: Project) -> None:
     project.test("""
         @pytest.mark.parametrize("number", range(6))

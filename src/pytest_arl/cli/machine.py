@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_arl.backends.local.bubblewraps import described, lacks
 from pytest_arl.backends.local.inheritance import lowered
 from pytest_arl.backends.local.probe import probe
-from pytest_arl.cli.findings import bad, good, warn
+from pytest_arl.cli.findings import bad, good, note, warn
 from pytest_arl.errors import ArlError
 from pytest_arl.pools import load_pools
 from pytest_arl.settings import ISOLATION_TIERS
@@ -25,6 +26,11 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     """The isolation that sandboxes of the backend ``local`` get here, and their pools."""
     host = probe()
     yield _isolation(host, settings.value("isolation_min"))
+    if host.bwrap and lacks(host.bwrap):
+        yield note(
+            f"in use is {described(host.bwrap)}",
+            "see docs/security.md: sandboxes do without; of the system's and the wheel's the newest that works is used",
+        )
     yield from (
         warn(f"{path} does not work here: {said}", "the next one is used")
         for path, said in host.tried
@@ -47,7 +53,8 @@ def _isolation(host: Host, weakest: str) -> Finding:
         host.require(weakest)
     except ArlError as error:
         return bad(str(error).removesuffix(host.cure).rstrip(), host.cure or "see docs/security.md")
-    said = f"{host.bwrap}: sandboxes are {host.tier!r}{' (as root)' if host.privileged else ''}"
+    what = described(host.bwrap).partition(" without ")[0]
+    said = f"{host.bwrap} ({what}): sandboxes are {host.tier!r}{' (as root)' if host.privileged else ''}"
     found = host.hierarchies
     if found is not None:
         said += f"; cgroups of version {found.version} in {found.folders['memory']} ({found.way})"

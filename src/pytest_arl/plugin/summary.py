@@ -55,7 +55,10 @@ class Summary:
     def write_last_line(self, config: pytest.Config) -> None:
         """What was used, after everything else; nothing where no sandbox was, in a worker, or with ``-qq``."""
         terminal = config.pluginmanager.get_plugin("terminalreporter")
-        line = last_line(self._workers.totals(self._recorder.totals()), self._workers.crashed)
+        totals = self._workers.totals(self._recorder.totals())
+        line = last_line(totals, self._workers.crashed)
+        if line and config.getoption("verbose") > 0:
+            line += _bubblewrap(totals)
         if line and terminal is not None and self._recorder.worker is None and config.getoption("verbose") > -2:
             terminal.write_line(line)
 
@@ -68,6 +71,20 @@ def last_line(totals: Totals, crashed: list[str]) -> str | None:
     counts = f"{_count(totals['sandboxes'], 'sandbox', 'es')}, {_count(totals['steps'], 'step', 's')}"
     lost = f"; {', '.join(crashed)} crashed: its counts are those of its last report" if crashed else ""
     return f"arl: {counts}, {totals['open']} left{tiers}{lost}"
+
+
+def _bubblewrap(totals: Totals) -> str:
+    """Which one made the sandboxes, where one did."""
+    if not any(tier.startswith("bwrap") for tier in totals["isolation"]):
+        return ""
+    from pytest_arl.backends.local.bubblewraps import described
+    from pytest_arl.backends.local.probe import probe
+    from pytest_arl.errors import InfrastructureError
+
+    try:
+        return f", {described(probe().bwrap)}"
+    except InfrastructureError:
+        return ""
 
 
 def _count(number: int, word: str, plural: str) -> str:

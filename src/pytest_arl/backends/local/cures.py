@@ -109,6 +109,10 @@ _CAUSES: tuple[_Cause, ...] = (
         lambda said, _: "Unknown option" in said or "not supported" in said,
         "This bubblewrap is too old: `pip install 'pytest-arl[local]'` brings a newer one.",
     ),
+    _Cause(
+        lambda said, _: "is not used" in said,
+        "`pip install 'pytest-arl[local]'` brings an ordinary one.",
+    ),
 )
 
 

@@ -106,10 +106,11 @@ def _cannot_be_given(name: str, wanted: int) -> bool:
 
 def refuse_unreachable(pool: LocalPool, rlimits: Mapping[str, int]) -> None:
     """Raise BackendUnavailable where this process may not give its sandboxes what the pool promises."""
+    __tracebackhide__ = True
     for key, name in (("stack", "STACK"), ("files", "NOFILE"), ("processes", "NPROC")):
         wanted = rlimits[name]
         if name == "NPROC" and wanted == UNLIMITED:
-            continue  # a cgroup bounds it
+            wanted = pool.processes  # a cgroup bounds them, and nothing else should
         if _cannot_be_given(name, wanted):
             promised = getattr(pool, key)
             most = _hard(name) - (wanted - promised if name == "NPROC" else 0)  # the agent needs some, too
@@ -147,7 +148,7 @@ def _raise(child: int, name: str, wanted: int) -> None:
 def lowered() -> Iterator[str]:
     """What sandboxes of this process have less of, since an ordinary user cannot take it back; for people."""
     for name, named in _NAMES.items():
-        if name in FIXED and _cannot_be_given(name, FIXED[name]):
+        if name in FIXED and name != "NPROC" and _cannot_be_given(name, FIXED[name]):
             yield f"{named.text}: hard limit {_shown(name, _hard(name))} (`ulimit -H -{named.option}`)"
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
     if niceness > 0 and os.geteuid() != 0 and 20 - _hard("NICE") > 0:

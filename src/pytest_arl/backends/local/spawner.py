@@ -57,6 +57,7 @@ def hear_of_children() -> None:
     The kernel then forgets how a child ended, and all that it starts inherits that: bubblewrap 0.11.0 waits for ever.
     Raises BackendUnavailable in a thread that may not change it.
     """
+    __tracebackhide__ = True
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

