@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -117,7 +116,9 @@ def test_processor_time_is_shared_out(make_backend: MakeBackend) -> None:
 
 def sleep_in(cgroup: Cgroup) -> spawner.Process:
     """A process inside, by the way that this machine has."""
-    process = cgroup.spawn(["/bin/sleep", "60"], descriptors=(), stderr=subprocess.DEVNULL)
+    null = os.open(os.devnull, os.O_WRONLY)
+    process = cgroup.spawn(["/bin/sleep", "60"], descriptors=(), stderr=null)
+    os.close(null)
     if not cgroup.joins:
         cgroup.add(process.pid)
     return process

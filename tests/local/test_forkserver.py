@@ -140,6 +140,13 @@ def test_a_program_that_is_not_there_is_an_error_and_leaves_no_process(place: Pl
     assert place.spawn("/bin/true").wait(20) == 0, "the next one is started"
 
 
+def test_a_descriptor_that_is_none_is_an_error_of_that_start_alone(place: Place) -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        place.spawn("/bin/true", stderr=-3)
+    assert place.server.alive
+    assert place.spawn("/bin/true").wait(20) == 0
+
+
 def test_a_folder_that_is_no_cgroup_is_an_error(tmp_path: Path) -> None:
     server = ForkServer.start()
     try:
@@ -168,7 +175,7 @@ def test_a_server_that_was_killed_is_told_and_not_waited_for(place: Place) -> No
     server = ForkServer.start()
     alive = [server.alive]
     os.kill(server.pid, signal.SIGKILL)
-    with pytest.raises(OSError, match=r"fork server"):
+    with pytest.raises(OSError, match=r"fork server|Broken pipe"):
         Place(server, place.folder).spawn("/bin/true")
     assert [*alive, server.alive] == [True, False]
     server.close()

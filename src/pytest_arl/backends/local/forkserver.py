@@ -153,8 +153,8 @@ class ForkServer:
         For the spawner's thread. Raises OSError.
         """
         request = b"\0".join([b" ".join(b"%d" % number for number in descriptors), *map(os.fsencode, argv)])
+        socket.send_fds(self._control, [request], [cgroup, stderr, *descriptors])
         try:
-            socket.send_fds(self._control, [request], [cgroup, stderr, *descriptors])
             answer = self._control.recv(64)
         except OSError as error:
             self._alive = False  # an answer that comes late would be taken for the next one's
