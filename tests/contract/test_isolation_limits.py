@@ -12,6 +12,8 @@ from tests.contract.backends import not_on_a_cluster
 from tests.contract.probes import living, python
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_arl import SandboxSession, StepResult
     from tests.contract.backends import ContractBackend
 
@@ -28,6 +30,14 @@ def _ended_by_a_limit(result: StepResult) -> str:
     assert not result.ok
     assert result.limit is not None, result.stderr
     return result.limit
+
+
+def _named(result: StepResult, again: Callable[[], StepResult]) -> StepResult:
+    """The same once more, a few times, while no limit is named: where a look must see it, it can be missed."""
+    for _ in range(9):
+        if result.limit is None:
+            result = again()
+    return result
 
 
 # 17. Processes
@@ -61,6 +71,9 @@ while True: threading.Thread(target=time.sleep, args=(1000,), daemon=True).start
 def test_a_fork_bomb_ends_the_step_and_names_the_limit(backend: ContractBackend, bomb: str) -> None:
     with backend.open("crowded") as sandbox:  # whose memory is enough for all of them
         result = python(sandbox, _FORKS[bomb], timeout=PATIENCE)
+        if sandbox.isolation != "bwrap+cgroup":
+            # Nothing counts refused forks there: a bomb that ends by itself may do so between two looks.
+            result = _named(result, lambda: python(sandbox, _FORKS[bomb], timeout=PATIENCE))
 
         assert _ended_by_a_limit(result) == "processes 40"
         assert living(sandbox) == [], "the sandbox goes on"
@@ -190,10 +203,25 @@ def test_a_program_within_the_limit_is_not_ended(small: SandboxSession, kind: st
 def test_a_step_that_ran_out_of_memory_says_so_and_the_sandbox_goes_on(small: SandboxSession) -> None:
     result = python(small, _memory("malloc", 380, 0), timeout=PATIENCE)
 
-    assert (result.outcome, result.signal, result.exit_code) in (("OutOfMemory", "SIGKILL", 137), ("Failed", None, 1))
-    assert "memory" in (result.limit or "")
+    assert (result.outcome, result.signal, result.exit_code) == ("OutOfMemory", "SIGKILL", 137)
+    assert result.limit == "memory 128Mi"
     assert small.run("echo", "alive").stdout == "alive\n"
     assert living(small) == []
+
+
+_RUNTIMES = {
+    "java": ["java", "-version"],
+    "node": ["node", "-e", "WebAssembly.instantiate(new Uint8Array([0,97,115,109,1,0,0,0,5,3,1,0,1]))"],
+    "gcc": ["sh", "-ec", "echo 'int main(void) { return 0; }' > m.c; gcc -fsanitize=thread m.c -o m; ./m"],
+}
+"""What reserves much address space and uses little of it, by the program that must be installed."""
+
+
+@pytest.mark.parametrize("program", _RUNTIMES)
+def test_what_reserves_more_than_it_uses_starts_in_the_default_pool(sandbox: SandboxSession, program: str) -> None:
+    if not sandbox.run("sh", "-c", f"command -v {program}").ok:
+        pytest.skip(f"{program} is not installed")
+    sandbox.run(*_RUNTIMES[program], timeout=PATIENCE).check()
 
 
 # 17. Disks
@@ -248,6 +276,7 @@ def test_a_descriptor_leak_fails_the_step_and_names_the_limit(small: SandboxSess
     """
     assert python(small, code.format(50)).stdout == "50\n", "control"
     result = python(small, code.format(100_000))
+    result = _named(result, lambda: python(small, code.format(100_000)))  # nothing counts it, in no tier
 
     assert _ended_by_a_limit(result) == "files 64"
     assert "Too many open files" in result.stderr

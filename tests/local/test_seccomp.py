@@ -132,6 +132,13 @@ def test_the_agent_cannot_be_throttled_by_group_or_user(
 
 
 @EVERY
+def test_of_two_processes_only_whether_they_share_memory_can_be_asked(machine: str) -> None:
+    assert [decide(machine, "kcmp", 5, 6, kind) for kind in range(8)] == [
+        ALLOW if kind == 1 else denied() for kind in range(8)
+    ]
+
+
+@EVERY
 def test_every_call_the_policy_names_is_known(machine: str) -> None:
     named = {call for rule in POLICY for call in rule.calls}
     assert named == set(MACHINES["x86_64"].numbers)

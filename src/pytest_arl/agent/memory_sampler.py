@@ -28,7 +28,9 @@ _BUDGET, _FAR_BUDGET = 0.2, 0.05  # of a processor: near the limit, and with mor
 _SLICE_SECONDS = 0.01  # a processor's time
 _EXACT_SECONDS = 0.25  # an exact figure this old is a base to reckon from
 _STOP_SECONDS = 0.5
+_ESTIMATE_SECONDS = 1.0  # between two exact figures that only the peak is for
 _GROWTH = 1 << 20  # bytes by which shared memory grows before it is looked for
+_NEAR = 0.9  # of the limit: a guess above it is worth a stop
 _HIGHER = 1.02  # a bound by so much above the last makes a peak likely
 _SCARCE = 0.1  # of the machine's memory
 
@@ -54,6 +56,7 @@ class MemorySampler:
         self._unfinished = False
         self._peak: int | None = None
         self._bound_of_peak = 0
+        self._estimated_at = -_ESTIMATE_SECONDS
 
     def begin(self) -> None:
         """A step starts."""
@@ -90,11 +93,13 @@ class MemorySampler:
         """Seconds until the next look is due."""
         if self._stopped:
             return 0.0
-        room = self._memory - self._bound
-        budget = _FAR_BUDGET if room > self._memory / 2 else _BUDGET
         if self._unfinished:
             return _SLICE_SECONDS / _BUDGET
-        return max(_SHORTEST, self._spent / budget, min(_LONGEST, (room + _SLACK) / _BYTES_PER_SECOND))
+        room = self._memory - self._bound
+        pause = min(_LONGEST, (room + _SLACK) / _BYTES_PER_SECOND)
+        if room > self._memory / 2:
+            pause = max(pause, min(_LONGEST, self._spent / _FAR_BUDGET))
+        return max(_SHORTEST, pause, self._spent / _BUDGET)
 
     def peak(self) -> int | None:
         """The most bytes held at any look since the step began; None where there was no look."""
@@ -166,7 +171,9 @@ class MemorySampler:
             if self._late():
                 yield
         shared = self._shared.total()
-        if mapped > shared + _GROWTH:
+        now = time.monotonic()
+        if mapped > shared + _GROWTH and now > self._estimated_at + _ESTIMATE_SECONDS:
+            self._estimated_at = now
             return (yield from held(alive, self._shared, self._late))
         total = shared
         for pid, each in alive.items():
@@ -188,7 +195,7 @@ class MemorySampler:
         """
         figure = self._memory + 1
         quiet = self._stopped_at < 0 or now > self._stopped_at + _EXACT_SECONDS
-        if not quiet or self._guess(alive) <= self._memory + _SLACK:
+        if not quiet or self._guess(alive) <= self._memory * _NEAR:
             figure = yield from held(alive, self._shared, self._late)
         if figure > self._memory:
             self._stop(alive)
