@@ -13,6 +13,7 @@ compare       takes turns, row by row
 felt          whole runs of pytest: what a user waits for
 growth        how cost grows with live sandboxes, output and steps
 soak          10,000 sandboxes in one process: does anything pile up?
+usage_table   what a step used, beside what GNU time and the program itself say
 profile       where the milliseconds of a sandbox go
 statistics    medians, 95th percentiles
 processes     what /proc says: who lives, how much memory

@@ -74,7 +74,7 @@ class Sums:
         own = _own().ru_maxrss * 1024
         # A process begins with the size of what started it, until its exec and for its figure beyond: what is no larger
         # than the agent says nothing of the program.
-        rss = self.rss if self.rss > own + own // 16 else None
+        rss = self.rss if self.rss > own + own // 32 else None
         rest = self.read, self.written, processes, oom_kills, self.voluntary, self.involuntary
         return [self.user + in_user, self.system + missing - in_user, rss, peak, *rest]
 
