@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
 from pytest_arl import SandboxSession
@@ -146,7 +148,8 @@ def test_very_many_descriptors_do_not_make_the_agent_deaf(open_sandbox: OpenSand
     print("ready", flush=True)
     time.sleep(60)
     """
-    sandbox = open_sandbox("files = 40000\n")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    sandbox = open_sandbox(f"files = {40000 if hard == resource.RLIM_INFINITY else min(hard, 40000)}\n")
     result = python(sandbox, _HOLD + _dedented(code), timeout=8)
 
     assert result.stdout == "ready\n"
