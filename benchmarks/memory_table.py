@@ -144,8 +144,8 @@ def program(kind: str, mib: int, hold: float) -> str:
 
 
 def _cell(result: StepResult, seconds: float) -> str:
-    usage = getattr(result, "usage", None)
-    peak = getattr(usage, "memory_peak", None)
+    usage = result.usage
+    peak = usage.memory_peak if usage is not None else None
     shown = f"{peak / 2**20:.0f}" if peak is not None else "-"
     outcome = {"Succeeded": "ok", "OutOfMemory": "OOM"}.get(result.outcome, result.outcome)
     said = f" ({result.limit})" if result.limit else ""

@@ -335,3 +335,62 @@ def test_files_of_a_cgroup_are_closed_where_one_is_missing(tmp_path: Path) -> No
     with pytest.raises(FileNotFoundError):
         Version1(os.fsencode(tmp_path), MEMORY, WALL)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# What a step held at most
+
+
+def peak(result: StepResult) -> float | None:
+    """MiB."""
+    assert result.usage
+    return None if result.usage.memory_peak is None else result.usage.memory_peak / MI
+
+
+@needs_cgroups
+@pytest.mark.parametrize("kind", ["anonymous", "8 processes", "shared anonymous", "/dev/shm", "memfd", "System V"])
+def test_what_was_held_for_a_moment_only_is_known(make_backend: MakeBackend, kind: str) -> None:
+    sandbox = acquire(make_backend(POOL.replace('memory = "64Mi"', 'memory = "256Mi"')), "p")
+    found = peak(python(sandbox, program(kind, 100, 0.03)))
+    assert found is not None
+    assert 100 <= found <= 100 * 1.05 + 10  # the interpreters hold something themselves
+
+
+@needs_cgroups
+def test_files_and_page_cache_are_no_peak(make_backend: MakeBackend, folder: Path) -> None:
+    with (folder / "big").open("wb") as file:
+        file.write(bytes(40 * MI))
+        os.fsync(file.fileno())
+    (folder / "big").chmod(0o644)
+    sandbox = acquire(make_backend(f'{POOL}mounts = ["{folder}:/mounted"]\n'), "p")
+    read = """
+import os
+file = os.open("/mounted/big", os.O_RDONLY)
+os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)  # what is read anew is the reader's
+while os.read(file, 1 << 20): pass
+"""
+    for code in (program("/workspace", 50, 0.1), read):
+        found = peak(python(sandbox, code))
+        assert found is None or found < 20
+    held = peak(python(sandbox, read + program("memfd", 30, 0.1)))
+    assert held is None or 30 <= held < 50, "control"
+
+
+@needs_cgroups
+def test_each_step_has_a_peak_of_its_own(make_backend: MakeBackend) -> None:
+    sandbox = acquire(make_backend(POOL), "p")
+    much, little = peak(python(sandbox, program("memfd", 50, 0))), peak(run(sandbox, "true"))
+    assert much is not None
+    assert 50 <= much < 64
+    assert little is None or little < 5  # an older kernel does not begin anew
+
+
+@needs_cgroups
+def test_what_ended_a_step_is_its_peak(make_backend: MakeBackend) -> None:
+    sandbox = acquire(make_backend(POOL), "p")
+    result = python(sandbox, program("memfd", 150, 60))
+    found = peak(result)
+    assert result.outcome == "OutOfMemory"
+    assert found is not None
+    assert found >= 64
+    assert result.usage
+    assert result.usage.oom_kills == 1
