@@ -50,3 +50,10 @@ def test_the_security_page_has_every_tier_strongest_first() -> None:
 def test_a_page_names_no_option_that_does_not_exist(document: Path) -> None:
     flags = set(re.findall(r"--arl-[\w-]+", document.read_text(encoding="utf-8")))
     assert flags <= {setting.flag for setting in SETTINGS.values()}
+
+
+def test_the_security_page_names_tests_that_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (DOCS / "security.md").read_text(encoding="utf-8"))
+    assert len(named) > 10
+    for path, test in named:
+        assert f"def {test}(" in (DOCS.parent / path).read_text(encoding="utf-8"), f"{path} has no {test}"
