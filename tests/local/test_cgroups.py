@@ -35,7 +35,15 @@ def test_version_2_limits_are_written_where_the_kernel_reads_them(tmp_path: Path
 
     def mkdir(path: Path) -> None:  # a new cgroup comes with its files
         real_mkdir(path)
-        for name in ("memory.max", "memory.swap.max", "cpu.max", "pids.max", "memory.events", "pids.events"):
+        for name in (
+            "memory.max",
+            "memory.swap.max",
+            "cpu.max",
+            "pids.max",
+            "memory.events",
+            "pids.events",
+            "cpu.stat",
+        ):
             (path / name).write_text("")
 
     with pytest.MonkeyPatch.context() as patch:
