@@ -87,6 +87,7 @@ def test_version_1_is_used_below_our_own_cgroup_of_each_hierarchy(machine: Path)
         "memory": "memory/mine",
         "pids": "pids",
         "cpu": "cpu/other",
+        "cpuacct": "cpu/other",
     }
 
 
@@ -200,6 +201,23 @@ def test_a_cgroup_that_belongs_to_another_user_in_part_is_not_ours(
     os.chown(folder / name, 0, -1)
     with pytest.raises(NoCgroups, match="does not belong to this user"):
         find(proc, root=False)
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root can give files away")
+def test_what_is_roots_is_not_ours_where_a_user_namespace_gives_root_another_number(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = version_2(machine / "cg2/system.slice/a.service")
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, 1234, -1)
+        path.chmod(0o777)
+    proc = describe(machine, V2, "0::/system.slice/a.service\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    (proc / "self/uid_map").write_text("      1234       1234          1\n")
+    assert find(proc).folders["memory"] == folder
+    (proc / "self/uid_map").write_text("      1234          0          1\n")
+    with pytest.raises(NoCgroups, match="not delegated"):
+        find(proc)
 
 
 def delegate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CgroupMount", "memberships", "mounts"]
+__all__ = ["CgroupMount", "is_root", "memberships", "mounts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,17 @@ def mounts(proc: Path) -> list[CgroupMount]:
 
 def _unescape(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def is_root(proc: Path) -> bool:
+    """Whether this process is root, be it by another number in a user namespace: then what is root's seems its own."""
+    uid = os.geteuid()
+    with suppress(OSError):
+        for line in (proc / "self/uid_map").read_text().splitlines():
+            inside, outside, count = map(int, line.split())
+            if inside <= uid < inside + count and outside + uid - inside == 0:
+                return True
+    return uid == 0
 
 
 def memberships(proc: Path, pid: str = "self") -> dict[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import spawner
-from pytest_arl.backends.local.cgroup_mounts import memberships, mounts
+from pytest_arl.backends.local.cgroup_mounts import is_root, memberships, mounts
 from pytest_arl.backends.local.delegation import HOST_LEAF, NEEDED, NoCgroups, find_part
 from pytest_arl.backends.local.forkserver import ForkServer, NoForkServer
 from pytest_arl.backends.local.scopes import NoScope, Systemd
@@ -81,7 +81,7 @@ def find(proc: Path = _PROC, *, root: bool | None = None, systemd: Systemd | Non
 
 
 def _find(proc: Path, *, root: bool | None, systemd: Systemd | None) -> Hierarchies:
-    as_root = os.geteuid() == 0 if root is None else root
+    as_root = is_root(proc) if root is None else root
     seen = mounts(proc)
     paths = memberships(proc)
     if any("memory" in mount.options for mount in seen if mount.kind == "cgroup"):

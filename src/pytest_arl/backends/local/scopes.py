@@ -31,8 +31,9 @@ from pytest_arl.backends.local.forkserver import ForkServer, NoForkServer
 
 __all__ = ["NoScope", "Systemd"]
 
-_SECONDS = 2.0
-"""For systemd to answer, whatever it is busy with."""
+_SECONDS = 10.0
+"""For systemd to answer, whatever it is busy with. Two were too few on a machine with ten times the work that it can do
+at once, and a tier must not depend on that. A manager that hangs is waited for once in each process."""
 _PROPERTIES = ("Delegate=yes", "TasksMax=infinity")
 """TasksMax: the manager's default, a part of what the machine has, would bound all sandboxes of a run together."""
 _SLICE = re.compile(r"[^/]+\.slice")
@@ -58,6 +59,7 @@ class Systemd:
         self._root = root
         self._uid = os.geteuid()
         self._run = run
+        self._silent = False
         self.name = "systemd" if root else "systemd's user manager"
 
     @property
@@ -71,7 +73,7 @@ class Systemd:
 
     def delegates(self, unit: str) -> bool | None:
         """Whether that unit was made with Delegate=yes; None where nobody answers."""
-        with suppress(OSError, NoScope, subprocess.TimeoutExpired):
+        try:
             done = subprocess.run(
                 [*self._command("systemctl"), "show", "--property=Delegate", "--value", "--", unit],
                 env=self._environment(),
@@ -80,11 +82,17 @@ class Systemd:
                 timeout=_SECONDS,
                 check=False,
             )
-            return {b"yes": True, b"no": False}.get(done.stdout.strip())
-        return None
+        except subprocess.TimeoutExpired:
+            self._silent = True
+            return None
+        except (OSError, NoScope):
+            return None
+        return {b"yes": True, b"no": False}.get(done.stdout.strip())
 
     def scope(self, path: str) -> ForkServer:
         """A server in a scope of its own, in the slice of that cgroup if it is this manager's. Raises NoScope."""
+        if self._silent:
+            raise NoScope(f"{self.name} does not answer")
         name = f"pytest-arl-{os.getpid()}-{secrets.token_hex(4)}.scope"
         options = ["--scope", "--quiet", "--collect", "--no-ask-password", f"--unit={name}"]
         options += [f"--property={text}" for text in _PROPERTIES]
