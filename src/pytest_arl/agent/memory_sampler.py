@@ -28,10 +28,10 @@ _BUDGET, _FAR_BUDGET = 0.2, 0.05  # of a processor: near the limit, and with mor
 _SLICE_SECONDS = 0.01  # a processor's time
 _EXACT_SECONDS = 0.25  # an exact figure this old is a base to reckon from
 _STOP_SECONDS = 0.5
-_ESTIMATE_SECONDS = 1.0  # between two exact figures that only the peak is for
+_ESTIMATE_SECONDS = 0.2  # between two exact figures that only the peak is for
 _GROWTH = 1 << 20  # bytes by which shared memory grows before it is looked for
 _NEAR = 0.9  # of the limit: a guess above it is worth a stop
-_HIGHER = 1.02  # a bound by so much above the last makes a peak likely
+_HIGHER = 256 << 10  # bytes: a bound by so much above the last makes a new peak likely
 _SCARCE = 0.1  # of the machine's memory
 
 
@@ -128,7 +128,7 @@ class MemorySampler:
             if self._bound > self._memory:
                 return True
             self._go_on()
-        elif self._peak is None or bound > self._bound_of_peak * _HIGHER:
+        elif self._peak is None or bound > self._bound_of_peak + _HIGHER:
             self._bound_of_peak = bound
             self._note((yield from self._estimate(alive)))
         return self._drains_the_machine()
