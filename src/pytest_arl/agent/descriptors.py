@@ -27,7 +27,7 @@ class Descriptors:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._first = 0
+        self._first = tree.last_pid()
         self._due = 0.0
         self.reached = False
 

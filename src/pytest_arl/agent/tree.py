@@ -29,6 +29,8 @@ _STAT_BYTES = 2048
 _PARENT, _FAULTS, _SYSTEM_TIME, _THREADS, _PAGES = 1, 7, 12, 17, 21
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 
+_load = -1
+
 Processes = dict[int, int]
 """Each process and its parent."""
 
@@ -71,11 +73,13 @@ class Stat:
 
 def numbers() -> list[int]:
     """Every process of the namespace but PID 1, zombies included, in order, by the number that /proc has for it."""
-    found = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    try:
+        found = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []  # the agent has no descriptor left: a look less
     own = _own_number()
     if own == 1:
-        found.remove(1)
-        return found
+        return [pid for pid in found if pid != 1]
     # Another namespace's: ours are all below PID 1, which inherits the orphans.
     parents = ((pid, stat(pid)) for pid in found)
     return sorted(below({own}, {pid: each.parent for pid, each in parents if each is not None}))
@@ -123,11 +127,10 @@ def tasks() -> tuple[int, float]:
 
 def last_pid() -> int:
     """The pid that was given last in this namespace, to a process or a thread."""
-    file = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return int(os.read(file, 128).rsplit(b" ", 1)[1])
-    finally:
-        os.close(file)
+    global _load  # noqa: PLW0603 - opened once: each step asks a few times
+    if _load < 0:
+        _load = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+    return int(os.pread(_load, 128, 0).rsplit(b" ", 1)[1])
 
 
 def below(roots: set[int], among: Processes) -> set[int]:
