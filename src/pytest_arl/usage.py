@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -59,12 +60,15 @@ class Usage(BaseModel):
 
     @classmethod
     def from_agent(cls, figures: object) -> Usage | None:
-        """What an agent says, in the order of the fields; None where it says nothing. ValueError for what cannot be."""
+        """What an agent says, as :mod:`pytest_arl.agent.usage` packs it; None where it says nothing. ValueError for
+        what cannot be.
+        """
         if figures is None:
             return None
-        if not isinstance(figures, list) or len(figures) < len(_CAMEL):
-            raise ValueError("the usage of a step is a list of figures")
-        return cls(**dict(zip(_CAMEL, figures, strict=False)))
+        if not isinstance(figures, bytes) or len(figures) < _AGENTS.size:
+            raise ValueError("the usage of a step is bytes that hold its figures")
+        known = zip(_CAMEL, _AGENTS.unpack_from(figures), strict=True)
+        return cls(**{name: value for name, value in known if value != -1 or name not in _UNKNOWN})
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any] | None) -> Usage | None:
@@ -79,5 +83,7 @@ def _camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
+_AGENTS = struct.Struct("!2d8q")
+_UNKNOWN = {name for name, field in Usage.model_fields.items() if field.default is None}
 _CAMEL = {name: _camel(name) for name in Usage.model_fields}
 """Each figure's name in JSON, in their order."""

@@ -1,4 +1,5 @@
 import json
+import struct
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def test_the_reason_is_the_outcome(outcome: Any) -> None:
 
 
 def test_what_a_step_used_is_told_as_far_as_it_is_known() -> None:
-    figures = [1.5, 0.25, None, 2**27, 512, 0, 3, None, 7, 8]
+    figures = struct.pack("!2d8q", 1.5, 0.25, -1, 2**27, 512, 0, 3, -1, 7, 8)
     used, silent = status_of(task("t", command("a"), command("b")), end(u=figures), end())["steps"]
     assert used["usage"] == {
         "userTime": 1.5, "systemTime": 0.25, "memoryPeak": 2**27, "readBytes": 512, "writeBytes": 0, "processes": 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -256,6 +257,33 @@ def test_show_capture_is_obeyed(project: Project, shown: str, out: bool, err: bo
     """)
     text = project.run(f"--show-capture={shown}", "--tb=no" if shown == "no" else "--tb=short").text
     assert ("\non-out" in text, "\non-err" in text) == (out, err)
+
+
+def test_what_each_step_used_is_shown_and_kept(project: Project) -> None:
+    project.test("""
+        def test_it(arl_sandbox):
+            arl_sandbox.write("app.py", "import time; x = bytearray(64 << 20)\\nwhile time.process_time() < 0.2: pass")
+            arl_sandbox.execute([
+                {"name": "note", "type": "FilePatch", "path": "note", "content": ""},
+                {"name": "busy", "type": "Command", "command": ["python3", "app.py"]},
+            ])
+            assert 0
+    """)
+    outcome = project.run("--junitxml=j.xml", "--arl-output=out")
+
+    assert re.search(
+        r"busy +Succeeded +exit 0 +\S+ m?s +(peak \d+ of 2048|largest \d+) Mi, cpu 2\d\d ms\n", outcome.text
+    )
+    assert re.search(r"note +Succeeded +exit 0 +\S+ m?s\n", outcome.text)
+    found = {each.get("name"): each.get("value") for each in ET.parse(project.path / "j.xml").iter("property")}
+    assert 0.2 <= float(found["arl.step.2.user_time"] or 0) + float(found["arl.step.2.system_time"] or 0) < 0.4
+    assert int(found["arl.step.2.max_rss"] or 0) > 64 << 20
+    assert "arl.step.1.user_time" not in found
+    note, busy = (json.loads(line) for line in (project.path / "out/steps.jsonl").read_text().splitlines())
+    assert note["usage"] is None
+    assert 0.2 <= busy["usage"]["userTime"] + busy["usage"]["systemTime"] < 0.4
+    assert (busy["memoryLimit"], busy["warm"]) == ("2Gi", False)
+    assert busy["acquiredIn"] > 0
 
 
 def test_the_same_facts_are_in_junitxml(project: Project) -> None:

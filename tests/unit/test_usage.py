@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from pydantic import ValidationError
 
 import pytest_arl
 from pytest_arl import StepResult, Usage
+from pytest_arl.agent import usage as agent_usage
 
-FIGURES = [1.5, 0.25, 2**26, 2**27, 512, 1024, 3, 0, 7, 8]
+FIGURES = (1.5, 0.25, 2**26, 2**27, 512, 1024, 3, 0, 7, 8)
 USAGE = Usage(
     user_time=1.5,
     system_time=0.25,
@@ -27,9 +29,15 @@ USAGE = Usage(
 )
 
 
+def packed(*figures: float) -> bytes:
+    return struct.pack("!2d8q", *figures)
+
+
 def test_an_agents_figures_are_in_the_order_of_the_fields() -> None:
-    assert Usage.from_agent(FIGURES) == USAGE
-    assert Usage.from_agent([*FIGURES, "of a later version"]) == USAGE
+    assert Usage.from_agent(packed(*FIGURES)) == USAGE
+    assert Usage.from_agent(packed(*FIGURES) + b"of a later version") == USAGE
+    sums = agent_usage.Sums()
+    assert Usage.from_agent(sums.used()) == Usage()
     assert USAGE.cpu_time == 1.75
 
 
@@ -37,9 +45,23 @@ def test_an_agent_that_says_nothing_says_nothing() -> None:
     assert Usage.from_agent(None) is None
 
 
+def test_what_an_agent_does_not_know_is_none() -> None:
+    assert Usage.from_agent(packed(0, 0, -1, -1, 0, 0, -1, -1, 0, 0)) == Usage()
+
+
 @pytest.mark.parametrize(
     "figures",
-    [[], FIGURES[:-1], "figures", {"user": 1}, [-1.0, *FIGURES[1:]], [math.nan, *FIGURES[1:]], [*FIGURES[:-1], None]],
+    [
+        b"",
+        packed(*FIGURES)[:-1],
+        "figures",
+        list(FIGURES),
+        packed(-1.0, *FIGURES[1:]),
+        packed(math.nan, *FIGURES[1:]),
+        packed(math.inf, *FIGURES[1:]),
+        packed(*FIGURES[:-1], -1),
+        packed(*FIGURES[:2], -2, *FIGURES[3:]),
+    ],
     ids=str,
 )
 def test_figures_that_cannot_be_are_refused(figures: object) -> None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pytest_arl.agent.command import CannotStart
     from pytest_arl.agent.loop import Loop
     from pytest_arl.agent.pipes import Pipes
-    from pytest_arl.agent.usage import Used
 
 __all__ = ["Background", "Backgrounds"]
 
@@ -45,7 +44,7 @@ class Background:
         self.status: int | None = None
         self.reason: str | None = None
         self.limit: str | None = None
-        self.used: Used | None = None
+        self.used: bytes | None = None
         self.ended = 0.0
         self._gone = gone
         self._memory_kills = memory_kills

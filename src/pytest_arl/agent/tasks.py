@@ -307,8 +307,8 @@ class Task:
             raise RuntimeError("a step is over before its program is")
         pipes = foreground.pipes
         pipes.drain()
-        used = self._server.meter.end(self._server.limits)
-        foreground.judge((used[0] or 0.0) + (used[1] or 0.0))
+        used, cpu = self._server.meter.end(self._server.limits)
+        foreground.judge(cpu)
         result = ending(foreground.status, foreground.reason)
         limit = self._blame(result, foreground)
         stdout, stderr = pipes.captures

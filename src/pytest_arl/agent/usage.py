@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from _struct import Struct
 
 from pytest_arl.agent import system, tree
 
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from pytest_arl.agent.limits import Limits
     from pytest_arl.agent.loop import Loop, Timer
 
-    Used = list[float | int | None]
-
 __all__ = ["CpuWatch", "Meter", "Sums", "live_seconds", "shown_limit"]
+
+WIRE = Struct("!2d8q")
+"""What a program used, in the order of ``pytest_arl.Usage``; -1 is not known. A later version may add to it."""
+
 
 _BLOCK = 512  # bytes of ru_inblock and ru_oublock, whatever the disk's
 _FIRST_PID = 300  # RESERVED_PIDS: where the kernel goes on after its largest pid
@@ -67,16 +70,26 @@ class Sums:
 
     def used(
         self, peak: int | None = None, processes: int | None = None, oom_kills: int | None = None, missing: float = 0.0
-    ) -> Used:
-        """As the wire has it, in the order of ``pytest_arl.Usage``. ``missing``: seconds that are not in here."""
+    ) -> bytes:
+        """As the wire has it. ``missing``: seconds that are not in here."""
         cpu = self.user + self.system
         in_user = missing * (self.user / cpu if cpu else 1.0)
         own = _own().ru_maxrss * 1024
         # A process begins with the size of what started it, until its exec and for its figure beyond: what is no larger
         # than the agent says nothing of the program.
-        rss = self.rss if self.rss > own + own // 32 else None
-        rest = self.read, self.written, processes, oom_kills, self.voluntary, self.involuntary
-        return [self.user + in_user, self.system + missing - in_user, rss, peak, *rest]
+        rss = self.rss if self.rss > own + own // 32 else -1
+        return WIRE.pack(
+            self.user + in_user,
+            self.system + missing - in_user,
+            rss,
+            -1 if peak is None else peak,
+            self.read,
+            self.written,
+            -1 if processes is None else processes,
+            -1 if oom_kills is None else oom_kills,
+            self.voluntary,
+            self.involuntary,
+        )
 
 
 class Meter:
@@ -112,18 +125,17 @@ class Meter:
         self._started += step if step >= 0 else max(0, step + self._most_pids - _FIRST_PID)
         self._last_pid = newest
 
-    def end(self, limits: Limits) -> Used:
-        """The Command is over, and nothing of it lives: what it used."""
-        if not self._alone:  # the sandbox's counters have the others too
-            return self.sums.used(limits.memory_peak(), None, limits.oom_kills())
-        self.count()
+    def end(self, limits: Limits) -> tuple[bytes, float]:
+        """The Command is over, and nothing of it lives: what it used, and how much processor time of that."""
         cpu = self.sums.user + self.sums.system
+        if not self._alone:  # the sandbox's counters have the others too
+            return self.sums.used(limits.memory_peak(), None, limits.oom_kills()), cpu
+        self.count()
         missing = 0.0 if self._cpu_fd is None else self._cgroup_seconds(self._cpu_fd) - self._cpu_before - cpu
         if missing < _NOISE_SECONDS + _NOISE_SHARE * cpu:
             missing = 0.0
-        return self.sums.used(
-            limits.memory_peak(), max(self._started, self.sums.processes), limits.oom_kills(), missing
-        )
+        processes = max(self._started, self.sums.processes)
+        return self.sums.used(limits.memory_peak(), processes, limits.oom_kills(), missing), cpu + missing
 
     def seconds(self, supervisor: int) -> float:
         """Processor time that the Command has used by now; all of it is below ``supervisor`` if there is one."""
