@@ -168,17 +168,17 @@ class Layout:
         """
         for parent in _parents(target):
             nearest = self._nearest(parent)
-            if parent in self._made or parent in self._bound or (nearest is not None and nearest[1] is not None):
+            if parent in self._bound or (nearest is not None and nearest[1] is not None):
                 continue
-            own = nearest is not None and not self._in_passage(parent)  # a writable folder of the sandbox's
+            if parent in self._made:
+                self._passages.setdefault(parent, False)  # /home, which the sandbox's own home is in, too
+                continue
+            own = nearest is not None and not self._passages.get(nearest[0])  # a writable folder of the sandbox's
             self.arguments += ["--perms", "0755", *(["--size", _SMALL, "--tmpfs"] if own else ["--dir"]), parent]
             if own:
                 self._bound[parent] = None
             self._made.add(parent)
             self._passages[parent] = own
-
-    def _in_passage(self, path: str) -> bool:
-        return any(str(parent) in self._passages for parent in Path(path).parents)
 
     def close_passages(self) -> None:
         """After everything was bound and before the root is read-only: bubblewrap must open these folders itself."""
