@@ -88,6 +88,8 @@ def test_a_child_that_has_its_parents_memory_until_its_exec_is_no_second_one(san
     code = """
     os.mkfifo("/tmp/gate")
     if not os.fork():
+        children = f"/proc/{os.getppid()}/task/{os.getppid()}/children"
+        while len(open(children).read().split()) < 2: time.sleep(0.01)
         time.sleep(1)
         os.open("/tmp/gate", os.O_WRONLY)
         os._exit(0)

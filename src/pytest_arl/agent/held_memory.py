@@ -65,7 +65,7 @@ def held(alive: dict[int, Stat], shared: SharedMemory, late: Callable[[], bool])
         except PermissionError:
             anonymous += _status(pid, b"RssAnon:", b"RssShmem:")  # who lets nobody look pays for all it has
             continue
-        if not rollup or (same is None and rollup == rollups.get(each.parent)):
+        if not rollup or (same is None and _looks_like(rollup, rollups.get(each.parent))):
             continue
         rollups[pid] = rollup
         anonymous += _sum_of(rollup, b"Pss_Anon:", b"SwapPss:")
@@ -76,6 +76,14 @@ def held(alive: dict[int, Stat], shared: SharedMemory, late: Callable[[], bool])
     if mapped:
         total += yield from _unnamed(list(rollups), mapped, shared, late)
     return total
+
+
+def _looks_like(rollup: bytes, other: bytes | None) -> bool:
+    """Whether two are as of one memory. Their shares of what others have too change with each process that ends."""
+    if other is None:
+        return False
+    ours, theirs = ([line for line in text.splitlines() if not line.startswith(b"Pss")] for text in (rollup, other))
+    return ours == theirs
 
 
 def anonymous_bytes(pid: int) -> tuple[int, int]:
