@@ -301,11 +301,13 @@ WARM = "[pools.w]\nwarm = 2\n[pools.cold]\n"
 
 def test_a_warm_pool_hands_out_what_is_ready_and_fills_up_again(make_backend: MakeBackend) -> None:
     backend = make_backend(WARM)
-    acquire(backend, "w")
+    assert not acquire(backend, "w").warm  # type: ignore[attr-defined]  # optional in the protocol
     wait_for(lambda: backend._warm.count() == 2)
     ready = {id(one) for shelf in backend._warm._ready.values() for one in shelf}
     sandbox = acquire(backend, "w")
     assert id(backend._open[sandbox.name]) in ready
+    assert sandbox.warm  # type: ignore[attr-defined]  # as above
+    assert not acquire(backend, "cold").warm  # type: ignore[attr-defined]  # as above
     assert sh(sandbox, "echo works") == "works\n"
     wait_for(lambda: backend._warm.count() == 2)
 

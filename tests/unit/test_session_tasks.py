@@ -30,6 +30,23 @@ def test_a_context_manager_runs_a_command() -> None:
     assert (step["name"], step["exitCode"], step["stdout"]) == ("hello", 0, "Hello, World!\n")
 
 
+def test_a_task_says_how_long_its_sandbox_took_and_whether_it_was_ready_before(toy: ToyBackend) -> None:
+    with SandboxSession(backend="toy") as session:
+        plain = session.execute([HELLO])
+        # A backend need not know of it; one that does says so.
+        toy.open[0].warm = True  # type: ignore[attr-defined]
+        warm = session.execute([HELLO])
+        session.reset()
+        anew = session.execute([HELLO])
+
+    assert (plain.warm, warm.warm, anew.warm) == (False, True, False)
+    assert plain.acquired_in is not None
+    assert plain.acquired_in > 0
+    assert warm.acquired_in == plain.acquired_in
+    assert anew.acquired_in is not None
+    assert session.limits == {}
+
+
 def test_a_kept_session_is_created_used_twice_and_deleted_by_hand(toy: ToyBackend) -> None:
     session = SandboxSession(pool_ref="toys", namespace="default", keep_alive=True, backend="toy")
     try:
