@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_arl.agent import container, usage
+from pytest_arl.agent.foreground import Foreground
 from pytest_arl.agent.usage import CpuWatch, Meter, Sums
 
 if TYPE_CHECKING:
@@ -52,10 +53,9 @@ def test_a_step_whose_supervisor_is_killed_has_used_what_its_orphans_did(sandbox
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a background program"])
-def test_time_that_was_used_since_the_last_look_counts(sandbox: Sandbox, beside: bool) -> None:
+def test_a_limit_of_a_few_milliseconds_is_kept(sandbox: Sandbox, beside: bool) -> None:
     if beside:
         sandbox.start("sleep", "1000")
-    # The first look comes when the limit could be used up: after this has ended.
     result = _fork_and_burn(sandbox, "burn(0.1)", cpu_time=0.05)
 
     assert (result.outcome, result.exit_code, result.limit) == ("TimedOut", 124, "cpu time 0.05s")
@@ -176,6 +176,21 @@ def test_the_next_look_is_when_all_processors_could_have_used_up_the_rest(monkey
 
     assert looks == [0.5, 0.75, 0.8, 0.805]
     assert ended
+
+
+@pytest.mark.parametrize(
+    ("seconds", "killed", "reason"), [(1.0, False, None), (1.01, False, "TimedOut"), (1.01, True, None)]
+)
+def test_a_program_that_ended_since_the_last_look_is_judged_by_what_it_used(
+    seconds: float, killed: bool, reason: str | None
+) -> None:
+    ended: Any = Foreground.__new__(Foreground)  # as far as it is looked at here
+    ended.reason = ended.limit = None
+    ended._cpu_time = 1.0
+    ended._server = SimpleNamespace(limits=SimpleNamespace(memory_killed=lambda: killed))
+    ended.judge(seconds)
+
+    assert (ended.reason, ended.limit) == (reason, reason and "cpu time 1s")
 
 
 def test_a_program_at_its_limit_is_not_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
