@@ -41,8 +41,10 @@ def fill(memory, start, size):
 def anonymous(size, flags=mmap.MAP_PRIVATE, advice=None):
     memory = mmap.mmap(-1, size, flags | mmap.MAP_ANONYMOUS)
     LEFT.append(memory)
-    if advice is not None:
+    try:
         memory.madvise(advice)
+    except (OSError, TypeError):
+        pass  # a kernel without huge pages, or nothing advised
     return memory
 
 def take(size, *arguments):
@@ -112,8 +114,11 @@ def half_in_a_file(size):
         fill(memory, start, MIB)
 
 def reserved(size):
-    for _ in range(64):
-        LEFT.append(mmap.mmap(-1, 1 << 36, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000))  # MAP_NORESERVE
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+    try:
+        LEFT.extend(mmap.mmap(-1, 1 << 36, flags) for _ in range(64))
+    except OSError:  # an address space that is smaller, as user-mode Linux has
+        LEFT.extend(mmap.mmap(-1, 1 << 30, flags) for _ in range(4))
     take(size)
 """
 

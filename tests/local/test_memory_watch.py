@@ -69,7 +69,6 @@ def test_an_idle_sandbox_costs_nothing_and_wakes_with_a_step(make_backend: MakeB
     sandboxes = [acquire(backend, "p") for _ in range(3)]
     pid = janitor_pid()
     assert pid
-    assert number(page_of(backend, sandboxes[0].name), memory_page.ASLEEP) == 0, "control"
     assert until(lambda: all(number(page_of(backend, each.name), memory_page.ASLEEP) for each in sandboxes), 20)
     time.sleep(0.2)  # the last look after it has said so
     before = waits(pid)
@@ -129,12 +128,12 @@ def test_the_kernels_limit_follows_the_files(make_backend: MakeBackend) -> None:
 
     wide = limit()
     limits: dict[int, float] = {}
-    for mib in (1, 600):
+    for mib in (1, 200):
         thread = threading.Thread(target=python, args=(sandbox, program("/workspace", mib, 2)))
         thread.start()
         assert until(lambda: limit() < wide, 20)
         if mib > 1:
-            assert until(lambda: limit() > limits[1] + 500 * MI, 20)
+            assert until(lambda: limit() > limits[1] + 150 * MI, 20)
         limits[mib] = limit()
         thread.join()
         assert until(lambda: limit() == wide, 20), "between steps the agent may be sent as much as fits"
