@@ -53,7 +53,9 @@ class Limits:
         self._processes = processes
         self._room = Room(folders)
         self._crowd = Crowd(rlimits["NPROC"]) if "NPROC" in rlimits else None
-        self._descriptors = Descriptors(rlimits["NOFILE"]) if "NOFILE" in rlimits else None
+        # Where /proc shows another namespace, its pids are not those of our processes.
+        seen = "NOFILE" in rlimits and tree.can_see_processes()
+        self._descriptors = Descriptors(rlimits["NOFILE"]) if seen else None
         self._sampler = None if memory is None else MemorySampler(memory, self._room.path("shm"))
         self._memory = memory
         self._oom_before = 0
