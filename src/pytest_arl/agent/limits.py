@@ -52,7 +52,8 @@ class Limits:
         self._pids_fd = pids_fd
         self._processes = processes
         self._room = Room(folders)
-        self._crowd = Crowd(rlimits["NPROC"]) if "NPROC" in rlimits else None
+        tasks = rlimits.get("NPROC", -1)  # -1 is no limit; where a cgroup counts refusals, its counter decides
+        self._crowd = Crowd(tasks) if tasks >= 0 and pids_fd is None else None
         # Where /proc shows another namespace, its pids are not those of our processes.
         seen = "NOFILE" in rlimits and tree.can_see_processes()
         self._descriptors = Descriptors(rlimits["NOFILE"]) if seen else None
