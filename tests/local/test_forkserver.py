@@ -266,6 +266,18 @@ def test_once_the_command_before_it_has_done_its_part_python_may_take_its_time()
     server.close()
 
 
+def test_what_the_command_before_it_left_open_is_closed() -> None:
+    """As root ``systemd-run`` leaves one open; a sandbox would have it."""
+    leave = ["/bin/sh", "-c", 'exec 3</etc/passwd; exec "$@"', "sh"]
+    server = ForkServer.start(leave)
+    try:
+        opened = {os.readlink(path) for path in Path(f"/proc/{server.pid}/fd").iterdir()}
+        assert any("socket" in name for name in opened), "control: its own are there"
+        assert "/etc/passwd" not in opened
+    finally:
+        server.close()
+
+
 def test_a_command_that_is_not_there_is_told() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(NoForkServer, match=r"/nowhere/systemd-run: No such file"):

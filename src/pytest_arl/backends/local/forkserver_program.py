@@ -115,10 +115,21 @@ def _serve(control: _socket.socket, limit: tuple[int, int]) -> bool:
     return bool(request)
 
 
+def _keep_from_sandboxes(ours: set[int]) -> None:
+    """Close what the command before this one left open, as systemd-run may; have exec close what is needed here."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - as in the janitor
+        if descriptor in ours:
+            os.set_inheritable(descriptor, False)
+        elif descriptor > 2:
+            try:  # noqa: SIM105 - contextlib costs more than all of this
+                os.close(descriptor)
+            except OSError:
+                pass  # that of the listing
+
+
 def main(control: _socket.socket, owner: int) -> None:
     """Serve until pytest closes the socket or is dead."""
-    for descriptor in (control.fileno(), owner):
-        os.set_inheritable(descriptor, False)  # no sandbox's
+    _keep_from_sandboxes({control.fileno(), owner})
     for number in (_signal.SIGHUP, _signal.SIGINT):
         _signal.signal(number, _signal.SIG_DFL)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
