@@ -129,6 +129,17 @@ def test_what_a_cgroup_counted_beside_them_is_shared_as_they_are() -> None:
     assert _figures(Sums().used(missing=3.0))[:2] == (3.0, 0.0)
 
 
+def test_what_is_merged_comes_on_top() -> None:
+    sums, other, both = Sums(), Sums(), Sums()
+    for each in (sums, both):
+        each.add(_rusage(ru_maxrss=2**20))
+    for each in (other, both):
+        each.add(_rusage(ru_maxrss=2**21))
+    sums.merge(other)
+
+    assert sums.figures() == both.figures()
+
+
 def test_a_copy_is_as_good() -> None:
     sums, copy = Sums(), Sums()
     sums.add(_rusage(ru_maxrss=2**21))

@@ -134,7 +134,7 @@ class Foreground:
             self._look()
 
         def gone() -> None:
-            self._server.meter.sums.take(supervisor.sums.figures())
+            self._server.meter.sums.merge(supervisor.sums)  # to what orphans of it used, where it was killed
 
         self._supervisor = supervisor = Supervisor(self._loop, started=started, ended=ended, gone=gone)
         self._supervisor.start(argv, env, cwd, self.pipes.stdio, self._server.oom)

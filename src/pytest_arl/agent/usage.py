@@ -58,6 +58,17 @@ class Sums:
         self.involuntary += used.ru_nivcsw
         self.processes += 1
 
+    def merge(self, other: Sums) -> None:
+        """All that another one has."""
+        self.user += other.user
+        self.system += other.system
+        self.rss = max(self.rss, other.rss)
+        self.read += other.read
+        self.written += other.written
+        self.voluntary += other.voluntary
+        self.involuntary += other.involuntary
+        self.processes += other.processes
+
     def figures(self) -> tuple[float | int, ...]:
         """All of it, for :meth:`take`."""
         some = self.user, self.system, self.rss, self.read, self.written
