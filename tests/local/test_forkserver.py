@@ -267,7 +267,7 @@ def test_once_the_command_before_it_has_done_its_part_python_may_take_its_time()
 
 
 def test_what_the_command_before_it_left_open_is_closed() -> None:
-    """As root ``systemd-run`` leaves one open; a sandbox would have it."""
+    """A sandbox would have it."""
     leave = ["/bin/sh", "-c", 'exec 3</etc/passwd; exec "$@"', "sh"]
     server = ForkServer.start(leave)
     try:
