@@ -24,8 +24,8 @@ class Score:
 
     @property
     def ended(self) -> set[str]:
-        """How the runs ended: by which limit, or with which outcome."""
-        return {run.limit or run.outcome for run in self.runs}
+        """How the runs ended: by which limit (``memory 64Mi`` is ``memory``), or with which outcome."""
+        return {run.limit.split()[0] if run.limit else run.outcome for run in self.runs}
 
     def __str__(self) -> str:
         return f"{self.submission:<16} {self.passed}/{len(CASES)}   {', '.join(sorted(self.ended))}"
@@ -41,7 +41,7 @@ class Grader:
         for question, answer in CASES.items():
             with self.factory(pool_ref="grading") as sandbox:
                 sandbox.upload(submission, "solution.py")
-                run = sandbox.run("python3", "solution.py", stdin=question, timeout=4)
+                run = sandbox.run("python3", "solution.py", stdin=question, timeout=8)
             runs.append(run)
             passed += run.ok and run.stdout.strip() == answer
             if run.limit:

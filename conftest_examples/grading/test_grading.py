@@ -15,8 +15,8 @@ EXPECTED = {
     "off_by_one": (0, "Succeeded"),
     "crashes": (0, "Failed"),
     "thief": (0, "Failed"),
-    "fork_bomb": (0, "processes 32"),
-    "memory_bomb": (0, "memory 256Mi"),
+    "fork_bomb": (0, "processes"),
+    "memory_bomb": (0, "memory"),
     "never_ends": (0, "timeout"),
     "endless_output": (0, "timeout"),
 }
