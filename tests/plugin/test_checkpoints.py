@@ -31,15 +31,16 @@ def test_a_test_finds_nothing_of_the_one_before(project: Project, scope: str) ->
     assert outcome.used[0] == 1
 
 
-def test_the_handle_and_its_name_stay_over_a_reset(project: Project) -> None:
+def test_the_handle_stays_over_a_reset_and_is_called_as_the_sandbox_that_it_has(project: Project) -> None:
     project.test("""
         seen = []
 
         @pytest.mark.parametrize("turn", range(3))
         def test_it(arl_sandbox, turn):
             arl_sandbox.write("left", "x")
-            seen.append((arl_sandbox, arl_sandbox.name))
+            seen.append(arl_sandbox)
             assert seen.count(seen[0]) == turn + 1
+            assert arl_sandbox.run("uname", "-n").stdout.strip() == arl_sandbox.name
     """)
     project.run("--arl-scope=module").passes(3)
 

@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_written_is_a_usage_error(project: Project) -> N
 def test_every_option_is_in_the_help(project: Project) -> None:
     text = project.run("--help").text
     for setting in SETTINGS.values():
-        assert f"{setting.flag}={setting.metavar}" in text
+        assert f"{setting.flag}={setting.metavar}" in text or f"{setting.flag}=[{setting.metavar}]" in text
         assert f"{setting.ini} (string):" in text
 
 

@@ -57,9 +57,10 @@ class Summary:
         terminal = config.pluginmanager.get_plugin("terminalreporter")
         totals = self._workers.totals(self._recorder.totals())
         line = last_line(totals, self._workers.crashed)
-        if line and config.getoption("verbose") > 0:
+        verbosity: int = config.getoption("verbose", 0)  # the terminal's option, which `-p no:terminal` takes away
+        if line and verbosity > 0:
             line += _bubblewrap(totals)
-        if line and terminal is not None and self._recorder.worker is None and config.getoption("verbose") > -2:
+        if line and terminal is not None and self._recorder.worker is None and verbosity > -2:
             terminal.write_line(line)
 
 
