@@ -14,8 +14,8 @@ Each process asks for itself: workers of pytest-xdist and runs inside of runs ha
 
 It is asked by ``systemd-run``, which registers itself and then becomes the server. It reaches the manager's own socket
 also where there is no message bus, and every systemd has the one that suits it. A D-Bus library would be one more
-dependency whose import alone costs 50 ms (jeepney 0.9) to 200 ms (dbus-fast 5.2); a bare interpreter needs 25. The scope
-ends by itself with its last process.
+dependency whose import alone costs 50 ms (jeepney 0.9) to 200 ms (dbus-fast 5.2); a bare interpreter needs 25.
+The scope ends by itself with its last process.
 """
 
 from __future__ import annotations
