@@ -23,6 +23,7 @@ __all__ = ["MemorySampler"]
 
 _BYTES_PER_SECOND = 8 << 30  # what a program takes if it does nothing else, about
 _SLACK = 4 << 20
+_ROOM_TO_REMOVE = 16 << 20
 _SHORTEST, _LONGEST = 0.001, 0.05  # seconds between two looks
 _BUDGET, _FAR_BUDGET = 0.2, 0.05  # of a processor: near the limit, and with more than half of it left
 _SLICE_SECONDS = 0.01  # a processor's time
@@ -40,7 +41,7 @@ class MemorySampler:
 
     def __init__(self, memory: int, shm: bytes | None) -> None:
         """``memory`` is the limit in bytes, ``shm`` the sandbox's own /dev/shm."""
-        self._memory = memory
+        self._pool_memory = self._memory = memory
         self._machine = Machine()
         self._shared = SharedMemory(shm)
         self._shared_when_walked = self._machine.shared
@@ -62,6 +63,9 @@ class MemorySampler:
         """A step starts."""
         self._go_on()
         self._look = None
+        # What a step left in shared memory must not end the one that removes it.
+        left = min(self._shared.left(), self._pool_memory)
+        self._memory = max(self._pool_memory, left + _ROOM_TO_REMOVE) if left else self._pool_memory
         self._unfinished = False
         self._spent = 0.0
         self._machine.look()

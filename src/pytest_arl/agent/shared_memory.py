@@ -70,6 +70,10 @@ class SharedMemory:
 
     def total(self) -> int:
         """All bytes, as far as the last walks know them."""
+        return self.left() + self._kernel_bytes + sum(self.files.values())
+
+    def left(self) -> int:
+        """Bytes that stay where no process lives: in /dev/shm, and in segments as far as the last walk knows them."""
         named = 0
         if self._folder is not None:
             try:
@@ -77,7 +81,7 @@ class SharedMemory:
                 named = (state.f_blocks - state.f_bfree) * state.f_frsize + (state.f_files - state.f_ffree) * _INODE
             except OSError:
                 pass
-        return named + self._segment_bytes + self._kernel_bytes + sum(self.files.values())
+        return named + self._segment_bytes
 
     def walk_tables(self, late: Callable[[], bool]) -> Generator[None, None, None]:
         """Read the tables of System V; they outlive their processes."""
