@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from pytest_arl import pod
 from pytest_arl.agent import frames
+from pytest_arl.channel import AgentConfig
 from pytest_arl.operator.link import AgentLink
 from pytest_arl.operator.lobby import Lobby
 
@@ -54,7 +55,11 @@ class Scene:
         self.jobs: list[asyncio.Task[Any]] = []
         self.refusals: list[str] = []
         self.lobby = Lobby(
-            lambda *_: b"signed", 7, workspace=lambda _: "/workspace", spawn=self._spawn, refused=self.refusals.append
+            lambda *_: b"signed",
+            7,
+            config=lambda _: AgentConfig(workspace="/workspace"),
+            spawn=self._spawn,
+            refused=self.refusals.append,
         )
 
     def _spawn(self, job: Coroutine[Any, Any, Any]) -> None:

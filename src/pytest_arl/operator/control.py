@@ -12,7 +12,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.operator import lifetimes, sandbox_status, task_status
+from pytest_arl.channel import AgentConfig
+from pytest_arl.operator import lifetimes, sandbox_status, task_status, wire
 from pytest_arl.operator.api import Api, ApiError, path
 from pytest_arl.operator.lobby import Lobby
 from pytest_arl.operator.objects import Key, age, key, leaving, name, owner, uid, version
@@ -69,15 +70,16 @@ class Control:
         self._deleting: set[str] = set()
         self._deletes = asyncio.Semaphore(_DELETES_AT_ONCE)
         self._synced = False
-        self.lobby = Lobby(self.sign, epoch, workspace=self._workspace, spawn=self.spawn, refused=self.check_epoch)
+        self.lobby = Lobby(self.sign, epoch, config=self._agent_config, spawn=self.spawn, refused=self.check_epoch)
 
     def sign(self, nonce: bytes, pod: str, boot: str) -> bytes:
         """The answer to an agent's nonce."""
         return self._keys.sign(nonce, pod, boot, self.epoch)
 
-    def _workspace(self, pod: Object) -> str:
-        pool = (pod["metadata"].get("labels") or {}).get(POOL_LABEL, "")
-        return workspace_of(self.store.get("warmpools", Key(pod["metadata"]["namespace"], pool)) or {"spec": {}})
+    def _agent_config(self, pod: Object) -> AgentConfig:
+        name_of_pool = (pod["metadata"].get("labels") or {}).get(POOL_LABEL, "")
+        pool = self.store.get("warmpools", Key(pod["metadata"]["namespace"], name_of_pool)) or {"spec": {}}
+        return AgentConfig(workspace=workspace_of(pool), cpu_time=wire.cpu_time(pool))
 
     def check_epoch(self, problem: str) -> None:
         """Stop at once where an agent has seen a newer leader."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pytest_arl.channel import AgentConfig
 from pytest_arl.operator.link import AgentLink, LinkLost
 from pytest_arl.operator.objects import condition, leaving, name, owner, uid
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
     from typing import Any
 
+    from pytest_arl.channel import AgentConfig
     from pytest_arl.operator.link import Sign
     from pytest_arl.operator.objects import Object
 
@@ -33,14 +33,14 @@ class Lobby:
         sign: Sign,
         epoch: int,
         *,
-        workspace: Callable[[Object], str],
+        config: Callable[[Object], AgentConfig],
         spawn: Callable[[Coroutine[Any, Any, Any]], None],
         refused: Callable[[str], None],
     ) -> None:
-        """``workspace`` is that of a pod's pool, ``spawn`` runs something beside, ``refused`` hears what an agent says
-        that will not have the operator.
+        """``config`` is what a pod's pool asks of its agent, ``spawn`` runs something beside, ``refused`` hears what an
+        agent says that will not have the operator.
         """
-        self._workspace = workspace
+        self._config = config
         self._sign = sign
         self._epoch = epoch
         self._spawn = spawn
@@ -67,7 +67,7 @@ class Lobby:
                 uid(pod),
                 sign=self._sign,
                 epoch=self._epoch,
-                config=AgentConfig(workspace=self._workspace(pod)).message(),
+                config=self._config(pod).message(),
                 holder=None,
             )
         except (OSError, LookupError):
