@@ -173,7 +173,7 @@ class Stream:
         return kind, value
 
     def pending(self) -> bool:
-        """Whether something has arrived that ``receive`` would give without waiting."""
+        """True if something has arrived that ``receive`` would give without waiting."""
         return bool(self.inbox)
 
     def reply(self, deadline: float | None = None) -> Any:
@@ -273,12 +273,12 @@ class Channel:
 
     @property
     def broken(self) -> bool:
-        """Whether the channel is known to be of no more use."""
+        """True if the channel is known to be of no more use."""
         return self._broken is not None
 
     @property
     def hung_up(self) -> bool:
-        """Whether the agent is gone, noticed or not."""
+        """True if the agent is gone, noticed or not."""
         if self._broken is not None:
             return True
         poll = select.poll()

@@ -71,12 +71,12 @@ class Holding:
 
     @property
     def closed(self) -> bool:
-        """Whether it was let go of."""
+        """True if it was let go of."""
         return self._closed
 
     @property
     def untouched(self) -> bool:
-        """Whether all that is in it is its checkpoint: a fresh one in its place would go unnoticed."""
+        """True if all that is in it is its checkpoint: a fresh one in its place would go unnoticed."""
         return self.uses == self._clean
 
     def start_counting(self, uses: int) -> None:

@@ -116,7 +116,7 @@ class Lifecycle:
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the sandbox outlives a ``with`` block."""
+        """True if the sandbox outlives a ``with`` block."""
         return self._request.keep_alive
 
     @property
@@ -136,7 +136,7 @@ class Lifecycle:
 
     @property
     def keep_workspace(self) -> bool:
-        """Whether a shared sandbox keeps its files from test to test."""
+        """True if a shared sandbox keeps its files from test to test."""
         return self._keep_workspace
 
     @property
@@ -171,7 +171,7 @@ class Lifecycle:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a sandbox that can run a task, as far as is known without asking it."""
+        """True if there is a sandbox that can run a task, as far as is known without asking it."""
         held = self._holding
         return held is not None and held.pid == os.getpid() and not held.closed and held.sandbox.alive()
 
@@ -251,7 +251,7 @@ class Lifecycle:
 
     @property
     def _has_none(self) -> bool:
-        """Whether a block that is entered has to create a sandbox. One that was lost is not replaced in silence."""
+        """True if a block that is entered has to create a sandbox. One that was lost is not replaced in silence."""
         return self._holding is None or self._holding.pid != os.getpid()
 
     def __enter__(self) -> Self:

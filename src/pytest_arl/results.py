@@ -89,7 +89,7 @@ class StepResult(_Result):
 
     @property
     def ok(self) -> bool:
-        """Whether the step succeeded."""
+        """True if the step succeeded."""
         return self.outcome == "Succeeded"
 
     @cached_property
@@ -104,7 +104,7 @@ class StepResult(_Result):
 
     @property
     def truncated(self) -> bool:
-        """Whether it printed more than is here. ``sandbox.output(step, stream)`` has all of it."""
+        """True if it printed more than is here. ``sandbox.output(step, stream)`` has all of it."""
         return self.stdout_size > len(self.stdout_bytes) or self.stderr_size > len(self.stderr_bytes)
 
     def check(self) -> Self:
@@ -172,7 +172,7 @@ class TaskResult(_Result, Mapping[str, Any]):
 
     @property
     def ok(self) -> bool:
-        """Whether every step succeeded."""
+        """True if every step succeeded."""
         return len(self.steps) == self.total and all(step.ok for step in self.steps)
 
     @property

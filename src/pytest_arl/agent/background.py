@@ -60,7 +60,7 @@ class Background:
 
     @property
     def alive(self) -> bool:
-        """Whether anything of it lives."""
+        """True if anything of it lives."""
         return self.supervisor > 0
 
     def start(

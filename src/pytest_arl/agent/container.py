@@ -165,7 +165,7 @@ def _counter(controller: bytes, v1: bytes, v2: bytes, *, below: bool = False) ->
 
 
 def _is_top(folder: bytes, *, version: int) -> bool:
-    """Whether a cgroup is the machine's: the one that alone has the one file (version 1), or has not the other."""
+    """True if a cgroup is the machine's: the one that alone has the one file (version 1), or has not the other."""
     if version == 1:
         return os.path.exists(folder + b"/release_agent")
     return not os.path.exists(folder + b"/cgroup.type")

@@ -79,7 +79,7 @@ def held(alive: dict[int, Stat], shared: SharedMemory, late: Callable[[], bool])
 
 
 def _looks_like(rollup: bytes, other: bytes | None) -> bool:
-    """Whether two are as of one memory. Their shares of what others have too change with each process that ends."""
+    """True if two are as of one memory. Their shares of what others have too change with each process that ends."""
     if other is None:
         return False
     ours, theirs = ([line for line in text.splitlines() if not line.startswith(b"Pss")] for text in (rollup, other))
@@ -119,7 +119,7 @@ def _unnamed(
 
 
 def _maps_unnamed(pid: int, shared: SharedMemory, late: Callable[[], bool]) -> Generator[None, None, bool]:
-    """Whether a process maps such memory; names alone, without a walk over pages."""
+    """True if a process maps such memory; names alone, without a walk over pages."""
     for line in lines_of(b"/proc/%d/maps" % pid, late):
         if line is None:
             yield

@@ -145,7 +145,7 @@ class Limits:
         return None if self._sampler is None else self._sampler.peak()
 
     def _is_bombed(self) -> bool:
-        """Whether processes are started without end. Refused once may be a build tool finding its bounds; still
+        """True if processes are started without end. Refused once may be a build tool finding its bounds; still
         refused 50 ms later is a fork bomb, which would go on for ever.
         """
         if self._crowd_fd is not None and self._is_crowded(self._crowd_fd):
@@ -158,7 +158,7 @@ class Limits:
         return self._crowded > 1
 
     def _is_crowded(self, crowd_fd: int) -> bool:
-        """Whether more processes live than may. The kernel's figure counts threads, of which there may be many."""
+        """True if more processes live than may. The kernel's figure counts threads, of which there may be many."""
         return system.number(crowd_fd) > self._processes and len(tree.processes()) > self._processes
 
     def blame(self) -> str | None:
@@ -177,13 +177,13 @@ class Limits:
         return "files" if error.errno == errno.EMFILE else self._room.refused(path, error.errno)
 
     def refused_processes(self) -> bool:
-        """Whether the sandbox was refused a process since the step began."""
+        """True if the sandbox was refused a process since the step began."""
         if self._crowd is not None and self._crowd.reached:
             return True
         return self._pids_fd is not None and system.counter(self._pids_fd, b"max") > self._pids_before
 
     def memory_killed(self) -> bool:
-        """Whether something of the sandbox was killed for its memory since the step began: by the watcher, or by the
+        """True if something of the sandbox was killed for its memory since the step began: by the watcher, or by the
         kernel.
         """
         if self._watch is not None and self._watch.killed():

@@ -11,7 +11,7 @@ KILLS = 0
 SEEN = 8
 """Three numbers: a step, the most bytes that were seen held while it ran, and the most of the cgroup's whole usage."""
 ASLEEP = 32
-"""Whether the watcher looks again only once it is woken."""
+"""True if the watcher looks again only once it is woken."""
 FAILURE = 40
 """The errno that made watching impossible."""
 STEP = 64

@@ -110,7 +110,7 @@ class MemorySampler:
         return self._peak
 
     def _late(self) -> bool:
-        """Whether this slice is used up."""
+        """True if this slice is used up."""
         return time.thread_time() > self._slice_end
 
     def _looking(self) -> Generator[None, None, bool]:
@@ -223,7 +223,7 @@ class MemorySampler:
         self._peak = max(self._peak or 0, figure)
 
     def _drains_the_machine(self) -> bool:
-        """Whether memory ran short out there while the step ran, by more than the sandbox may have. What it holds in
+        """True if memory ran short out there while the step ran, by more than the sandbox may have. What it holds in
         sockets, pipes and shared memory that no process shows is seen nowhere else.
         """
         available = self._machine.available

@@ -71,7 +71,7 @@ class MemoryWatch:
         return kills
 
     def killed(self) -> bool:
-        """Whether it did since the step began."""
+        """True if it did since the step began."""
         return self.kills_of_step() > 0
 
     def kills_of_step(self) -> int:

@@ -48,7 +48,7 @@ class Push:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing has been sent, so that a short stream may travel with its result."""
+        """True if nothing has been sent, so that a short stream may travel with its result."""
         return not self._sent
 
     def grown(self, capture: Capture, data: bytes) -> None:
@@ -88,7 +88,7 @@ class Push:
             yield self._frame(tail, piece)
 
     def _follows(self, capture: Capture, size: int) -> bool:
-        """Whether the last ``size`` bytes are due and all before them are sent, none of them lost."""
+        """True if the last ``size`` bytes are due and all before them are sent, none of them lost."""
         return self._sent == capture.size - size and capture.size <= self._head and not capture.lost
 
     def _due(self, capture: Capture) -> int:

@@ -166,7 +166,7 @@ def limit(name: str) -> int:
 
 
 def same_memory(one: int, other: int) -> bool | None:
-    """Whether two processes run in one and the same memory, as after vfork; None where that cannot be asked."""
+    """True if two processes run in one and the same memory, as after vfork; None where that cannot be asked."""
     number = _SYS_KCMP.get(os.uname().machine)
     try:
         return None if number is None else _call("syscall", number, one, other, _KCMP_VM, 0, 0) == 0

@@ -85,7 +85,7 @@ class Task:
 
     @property
     def in_step(self) -> bool:
-        """Whether a Command runs, so that there is something to be killed when it ends."""
+        """True if a Command runs, so that there is something to be killed when it ends."""
         return self._foreground is not None
 
     def release(self) -> None:

@@ -36,7 +36,7 @@ Processes = dict[int, int]
 
 
 def can_see_processes() -> bool:
-    """Whether /proc shows this namespace: in a container that masks it, it may show another one's."""
+    """True if /proc shows this namespace: in a container that masks it, it may show another one's."""
     try:
         return os.getpid() == int(os.readlink("/proc/self"))
     except (OSError, ValueError):
@@ -67,7 +67,7 @@ class Stat:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs. One whose first thread has ended shows as a zombie, and its other threads run on."""
+        """True if it runs. One whose first thread has ended shows as a zombie, and its other threads run on."""
         return self.state not in b"ZX" or self.threads > 1
 
 
@@ -159,7 +159,7 @@ def stop_all() -> None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped now."""
+    """True if a process is stopped now."""
     each = stat(pid)
     return each is not None and each.state == b"T"
 

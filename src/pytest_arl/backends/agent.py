@@ -95,7 +95,7 @@ class AgentSandbox(ChanneledSandbox):
     # Its end
 
     def alive(self) -> bool:
-        """Whether it can still run a task, as far as is known without asking it."""
+        """True if it can still run a task, as far as is known without asking it."""
         return not self._closed and not self._channel.hung_up
 
     def close(self) -> None:

@@ -159,7 +159,7 @@ class BackendSandbox(Protocol):
         """
 
     def alive(self) -> bool:
-        """Whether the sandbox can still run a task, as far as is known without asking it."""
+        """True if the sandbox can still run a task, as far as is known without asking it."""
 
     def close(self) -> None:
         """End the sandbox and everything in it. Idempotent, never raises, any thread."""

@@ -82,7 +82,7 @@ class ChanneledSandbox:
         raise NotImplementedError
 
     def alive(self) -> bool:
-        """Whether it can still run a task, as far as is known without asking it."""
+        """True if it can still run a task, as far as is known without asking it."""
         raise NotImplementedError
 
     def kill(self) -> None:

@@ -228,7 +228,7 @@ def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
 
 
 def _is_entry(value: object) -> bool:
-    """Whether a sandbox's entry is one: what it says of sizes and names is still only what it says."""
+    """True if a sandbox's entry is one: what it says of sizes and names is still only what it says."""
     if not isinstance(value, dict):
         return False
     numbers = value.get("m"), value.get("at"), value.get("n")

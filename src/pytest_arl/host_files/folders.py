@@ -136,5 +136,5 @@ def _step(here: int, part: str) -> int:
 
 
 def is_folder(state: os.stat_result | None) -> bool:
-    """Whether there is a folder, and no link to one."""
+    """True if there is a folder, and no link to one."""
     return state is not None and stat.S_ISDIR(state.st_mode)

@@ -51,7 +51,7 @@ class StepEnd:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the next one runs."""
+        """True if the next one runs."""
         return bool(self.value["outcome"] == "Succeeded")
 
 

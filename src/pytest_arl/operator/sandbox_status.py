@@ -20,12 +20,12 @@ def phase(sandbox: Object) -> str:
 
 
 def finished(sandbox: Object) -> bool:
-    """Whether nothing more runs in it."""
+    """True if nothing more runs in it."""
     return phase(sandbox) in ("Failed", "Terminating")
 
 
 def says(sandbox: Object, status: Object) -> bool:
-    """Whether the Sandbox says so already."""
+    """True if the Sandbox says so already."""
     old = sandbox.get("status") or {}
     before, after = (condition({"status": each}, "Ready") or {} for each in (old, status))
     same = all(before.get(part) == after.get(part) for part in ("status", "reason", "message"))

@@ -194,7 +194,7 @@ def _step(step: Object, end: StepEnd, shown: tuple[str, str], limits: Mapping[st
 
 
 def _short(shown: str, size: int, had: bytes) -> bool:
-    """Whether a text lacks something of what was printed: the agent's part of it, or ours."""
+    """True if a text lacks something of what was printed: the agent's part of it, or ours."""
     return size > len(had) or len(shown) < len(had.decode("utf-8", "replace"))
 
 

@@ -151,7 +151,7 @@ class Recorder:
 
     @property
     def heard(self) -> bool:
-        """Whether there was any sandbox."""
+        """True if there was any sandbox."""
         return self._sandboxes > 0
 
     def totals(self) -> Totals:

@@ -162,7 +162,7 @@ class Run:
 
     @property
     def shares(self) -> bool:
-        """Whether there are any."""
+        """True if there are any."""
         return self._shared is not None
 
     # the running test

@@ -133,7 +133,7 @@ def _check(task: TaskRequest) -> None:
 
 
 def _is_exact(step: Step) -> bool:
-    """Whether a Task can hold the step as it is."""
+    """True if a Task can hold the step as it is."""
     if step.type == "FilePatch":
         return _fits(step.path, _LONGEST_PATH)
     words = [*step.command, *step.env, *step.env.values()]

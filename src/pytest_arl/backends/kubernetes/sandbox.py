@@ -166,7 +166,7 @@ class KubernetesSandbox(ChanneledSandbox):
         return None
 
     def alive(self) -> bool:
-        """Whether it can still run a task, as far as is known without asking it."""
+        """True if it can still run a task, as far as is known without asking it."""
         return not (self._closed or self._killed) and self.over() is None
 
     def lost(self, reason: str) -> NoReturn:

@@ -45,7 +45,7 @@ def phase(found: Mapping[str, Any] | None) -> str:
 
 
 def warm(found: Mapping[str, Any] | None) -> bool:
-    """Whether a Sandbox got a pod that was ready before; not known of an older operator's, and then no."""
+    """True if a Sandbox got a pod that was ready before; not known of an older operator's, and then no."""
     return _status(found).get("warm") is True
 
 
@@ -53,12 +53,12 @@ def warm(found: Mapping[str, Any] | None) -> bool:
 
 
 def started(found: Mapping[str, Any] | None) -> bool:
-    """Whether the agent has taken the Task."""
+    """True if the agent has taken the Task."""
     return _status(found).get("state") in ("Running", "Succeeded", "Failed")
 
 
 def finished(found: Mapping[str, Any] | None) -> bool:
-    """Whether the Task is over."""
+    """True if the Task is over."""
     return _status(found).get("state") in ("Succeeded", "Failed")
 
 
@@ -108,7 +108,7 @@ def _read_step(step: Step, one: Mapping[str, Any], label: Callable[[str | None],
 
 
 def is_whole(found: Mapping[str, Any] | None) -> bool:
-    """Whether the status holds all output, exactly: a byte that is no text is U+FFFD there."""
+    """True if the status holds all output, exactly: a byte that is no text is U+FFFD there."""
     return all(
         _is_whole(one.get(stream) or "", one.get(f"{stream}Size") or 0)
         for one in _status(found).get("steps") or ()

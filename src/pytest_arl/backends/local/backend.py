@@ -76,7 +76,7 @@ class _Prepared:
             ) from None
 
     def alive(self) -> bool:
-        """Whether it can be handed out."""
+        """True if it can be handed out."""
         return not self.channel.broken and self.enclosure.alive()
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ def _unescape(text: str) -> str:
 
 
 def is_root(proc: Path) -> bool:
-    """Whether this process is root, be it by another number in a user namespace: then what is root's seems its own."""
+    """True if this process is root, be it by another number in a user namespace: then what is root's seems its own."""
     uid = os.geteuid()
     with suppress(OSError):
         for line in (proc / "self/uid_map").read_text().splitlines():

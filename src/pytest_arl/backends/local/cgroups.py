@@ -149,7 +149,7 @@ class Cgroup:
             _write(folder / "cgroup.procs", pid)
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel ever killed something here for the memory limit."""
+        """True if the kernel ever killed something here for the memory limit."""
         text = os.pread(self.oom_descriptor, 4096, 0).decode()
         return any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in text.splitlines())
 

@@ -200,7 +200,7 @@ class Enclosure:
                 signal.pidfd_send_signal(self._child, signal.SIGKILL)
 
     def alive(self) -> bool:
-        """Whether PID 1 of the sandbox runs."""
+        """True if PID 1 of the sandbox runs."""
         poll = select.poll()
         poll.register(self._child, select.POLLIN)
         return not poll.poll(0)

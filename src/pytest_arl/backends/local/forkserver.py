@@ -140,7 +140,7 @@ class ForkServer:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """True if it can be asked."""
         if not self._alive:
             return False
         poll = select.poll()

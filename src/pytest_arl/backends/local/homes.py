@@ -47,7 +47,7 @@ def _resolved(home: str) -> str:
 
 
 def is_home(path: str) -> bool:
-    """Whether a folder beside homes is the home of somebody whom a directory service knows: it is that user's own."""
+    """True if a folder beside homes is the home of somebody whom a directory service knows: it is that user's own."""
     if os.path.dirname(path) not in {os.path.realpath(top) for top in _TOPS}:
         return False
     owner = os.lstat(path)

@@ -91,7 +91,7 @@ def _hard(name: str) -> int:
 
 
 def _cannot_be_given(name: str, wanted: int) -> bool:
-    """Whether a sandbox cannot have this limit. Root may raise its own, unless it lacks the capability."""
+    """True if a sandbox cannot have this limit. Root may raise its own, unless it lacks the capability."""
     kind = _kind(name)
     soft, hard = resource.getrlimit(kind)
     if not _below(hard, wanted):

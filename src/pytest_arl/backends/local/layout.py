@@ -209,7 +209,7 @@ class Layout:
                 self._made.add(parent)
 
     def covers(self, path: str) -> bool:
-        """Whether the host's own file of that path is in the sandbox under the same path."""
+        """True if the host's own file of that path is in the sandbox under the same path."""
         bound = self._nearest(path)
         return bound is not None and bound[1] is not None and str(bound[1].source) == bound[0]
 

@@ -89,7 +89,7 @@ def inside(folder: os.stat_result, path: str) -> str | None:
 
 
 def fixed(path: str) -> bool:
-    """Whether no sandbox can ever change what a path without links leads to.
+    """True if no sandbox can ever change what a path without links leads to.
 
     A sandbox has this user's rights, and with root's those of a user who owns nothing: it cannot touch names in folders
     of the machine's own accounts that nobody else may write.

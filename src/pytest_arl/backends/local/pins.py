@@ -105,7 +105,7 @@ def _refuse(kept: Kept, way: Way, survey: Survey, source: Source, what: str) -> 
 
 
 def _harmless(name: str, entry: str, survey: Survey, source: Source) -> bool:
-    """Whether a mount in a folder of sys.path is no package of it; ``name`` is its path there."""
+    """True if a mount in a folder of sys.path is no package of it; ``name`` is its path there."""
     if not name:
         # pytest's rootdir is there as soon as it has a conftest.py. docs/pools.md says what this leaves open.
         return _is_rootdir(survey, source)

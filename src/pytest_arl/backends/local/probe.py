@@ -59,7 +59,7 @@ class Host:
 
     @property
     def cgroups(self) -> bool:
-        """Whether the kernel bounds memory and processes of a whole sandbox."""
+        """True if the kernel bounds memory and processes of a whole sandbox."""
         return self.hierarchies is not None
 
     def overlay_bwrap(self) -> str | None:

@@ -61,7 +61,7 @@ def _check_shape(root: Path, what: str) -> None:
 
 
 def can_overlay(root: Path, targets: list[str]) -> bool:
-    """Whether the mount points can be made in an overlay: as an ordinary user only where the folders are one's own."""
+    """True if the mount points can be made in an overlay: as an ordinary user only where the folders are one's own."""
     for target in targets:
         folder = root / target.lstrip("/")
         while not folder.exists():

@@ -65,15 +65,15 @@ class Systemd:
 
     @property
     def booted(self) -> bool:
-        """Whether systemd manages this machine."""
+        """True if systemd manages this machine."""
         return (self._run / "systemd/system").is_dir()
 
     def manages(self, path: str) -> bool:
-        """Whether it made the unit of that cgroup."""
+        """True if it made the unit of that cgroup."""
         return self._root or f"/user@{self._uid}.service/" in path
 
     def delegates(self, unit: str) -> bool | None:
-        """Whether that unit was made with Delegate=yes; None where nobody answers."""
+        """True if that unit was made with Delegate=yes; None where nobody answers."""
         try:
             done = subprocess.run(
                 [*self._command("systemctl"), "show", "--property=Delegate", "--value", "--", unit],

@@ -185,7 +185,7 @@ def compile_filter(machine: Machine, policy: Iterable[Rule] = POLICY) -> list[In
 
 
 def supported(machine: str | None = None) -> bool:
-    """Whether there is a filter for this machine (None: the one this runs on)."""
+    """True if there is a filter for this machine (None: the one this runs on)."""
     return (machine or os.uname().machine) in MACHINES
 
 

@@ -28,7 +28,7 @@ _NEEDED = {"CAP_CHOWN": 0, "CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_SETPCAP": 8}
 
 
 def can_lease() -> bool:
-    """Whether this process is root and there are such users for it.
+    """True if this process is root and there are such users for it.
 
     Root of a container that has a user namespace is an ordinary user out there, and is treated as one.
     """

@@ -110,7 +110,7 @@ class Sandbox:
     # How closely to look
 
     def _rest(self, step: int, now: float) -> bool:
-        """Whether the agent is alone, so that nothing is to be seen; after a while sleep."""
+        """True if the agent is alone, so that nothing is to be seen; after a while sleep."""
         if step & 1:
             self._quiet_since = now
         quiet = now - self._quiet_since
@@ -135,7 +135,7 @@ class Sandbox:
         return min(_LONGEST, max(_SHORTEST, (max(0, room) + SLACK // 2) / _SPEED))
 
     def _needs_exact(self, now: float, usage: int, most: int) -> bool:
-        """Whether what is held must be known exactly. ``most`` counts page cache and the kernel's own memory too."""
+        """True if what is held must be known exactly. ``most`` counts page cache and the kernel's own memory too."""
         if most > self._memory - 2 * SLACK:
             return True
         if now - self._exact_at < _EXACT_SECONDS:
