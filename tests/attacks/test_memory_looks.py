@@ -127,7 +127,7 @@ _SEEMS_TOO_MUCH = """
         stopped = stopped or os.waitpid(other, os.WCONTINUED | os.WNOHANG)[1] == 0xFFFF
         time.sleep(0.001)
     state = lambda pid: open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]
-    while state(other) == "T" and time.monotonic() < end + 5:
+    while state(other) in "TR" and time.monotonic() < end + 5:
         time.sleep(0.001)  # they go on one after another, and this one may be the first
     print(stopped, state(own), state(other))
 """

@@ -47,8 +47,9 @@ TREES = {
         os.waitpid(child, os.WUNTRACED); ready(); os.kill(os.getpid(), signal.SIGSTOP); last()
     """,
     "vfork chain": """
-        os.mkfifo("/tmp/never")
-        wait_for_ever = [(os.POSIX_SPAWN_OPEN, 0, "/tmp/never", os.O_RDONLY, 0)]
+        never = "/tmp/never" + str(os.getpid())
+        os.mkfifo(never)
+        wait_for_ever = [(os.POSIX_SPAWN_OPEN, 0, never, os.O_RDONLY, 0)]
         for _ in range(3):
             if os.fork() == 0:
                 os.setsid()

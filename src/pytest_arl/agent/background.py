@@ -110,6 +110,11 @@ class Background:
                 self.reason, self.limit = reason, limit
             self._kill_until(time.monotonic() + _PATIENCE_SECONDS)
 
+    def presume(self, limit: str | None) -> None:
+        """It is about to be killed with all there is, for that limit or for none of its own doing."""
+        if self.reason is None:
+            self.reason, self.limit = ("Killed", None) if limit is None else ("OutOfMemory", limit)
+
     def _kill_until(self, end: float) -> None:
         """Kill what is below the supervisor until that has no child and ends: so it is known that all is gone."""
         if not self.supervisor:

@@ -205,7 +205,7 @@ class Foreground:
             tree.kill_outside({process.supervisor for process in alive}, own.pid if own is not None else 0)
         else:
             for process in alive:
-                process.reason = process.reason or "Killed"
+                process.presume("memory" if self._server.limits.memory_killed() else None)
             tree.kill_all()
         if now - self._killing_since > _UNKILLABLE_SECONDS:
             # Something cannot be killed, so nothing here can be trusted; the kernel takes the namespace down.

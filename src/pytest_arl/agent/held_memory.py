@@ -70,7 +70,7 @@ def held(alive: dict[int, Stat], shared: SharedMemory, late: Callable[[], bool])
         rollups[pid] = rollup
         anonymous += _sum_of(rollup, b"Pss_Anon:", b"SwapPss:")
         mapped += _sum_of(rollup, b"Pss_Shmem:")
-    yield from shared.walk_tables(late)
+    yield from shared.walk_segments(late)
     yield from shared.walk_files(alive, late)
     total = anonymous + shared.total()
     if mapped:

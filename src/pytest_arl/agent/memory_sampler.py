@@ -117,7 +117,7 @@ class MemorySampler:
         """One look; it yields where it is late."""
         began = time.monotonic()
         alive = yield from self._alive()
-        yield from self._shared.walk_tables(self._late)
+        yield from self._shared.walk_segments(self._late)
         resident = sum(each.pages for each in alive.values()) * PAGE
         self._machine.look()
         bound = resident + self._machine.shared + self._shared.unpaged

@@ -1,12 +1,14 @@
 """Memory that a name or a descriptor holds, whether a process maps it or not: /dev/shm, System V, memory files.
 
-Descriptors can be many, and so can rows of System V's tables. Both are read as far as one look's time allows, and the
-next look goes on from there.
+Descriptors can be many, and so can System V's segments. Both are read as far as one look's time allows, and the next
+look goes on from there.
 """
 
 from __future__ import annotations
 
 import os
+
+from pytest_arl.agent import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["Machine", "SharedMemory", "lines_of"]
 
 _INODE = 1024  # bytes that the kernel takes for a file without content, about
-_SEMAPHORE = 64  # bytes: a line of the processor's cache
 _PIECE = 65536
 _BLOCK = 512  # bytes, of st_blocks
 
@@ -58,19 +59,19 @@ class SharedMemory:
     def __init__(self, folder: bytes | None) -> None:
         """``folder`` is the sandbox's /dev/shm."""
         self._folder = folder
-        self._tables = [_open(b"/proc/sysvipc/" + name) for name in (b"shm", b"msg", b"sem")]
-        self._segment_bytes = self._kernel_bytes = 0
+        self._table = _open(b"/proc/sysvipc/shm")
+        self._segment_bytes = 0
         self.segments: set[int] = set()
         self.files: dict[int, int] = {}
 
     @property
     def unpaged(self) -> int:
         """Bytes in messages and semaphores, which the kernel holds."""
-        return self._kernel_bytes
+        return system.ipc_kernel_bytes()
 
     def total(self) -> int:
         """All bytes, as far as the last walks know them."""
-        return self.left() + self._kernel_bytes + sum(self.files.values())
+        return self.left() + self.unpaged + sum(self.files.values())
 
     def left(self) -> int:
         """Bytes that stay where no process lives: in /dev/shm, and in segments as far as the last walk knows them."""
@@ -83,24 +84,18 @@ class SharedMemory:
                 pass
         return named + self._segment_bytes
 
-    def walk_tables(self, late: Callable[[], bool]) -> Generator[None, None, None]:
-        """Read the tables of System V; they outlive their processes."""
-        shm, msg, sem = self._tables
-        segments, segment_bytes, kernel_bytes = set(), 0, 0
-        for file, column, size in ((shm, -2, 1), (msg, 3, 1), (sem, 3, _SEMAPHORE)):
-            for line in _lines(file, late):
-                if line is None:
-                    yield
-                    continue
-                row = line.split()
-                if not row or not row[1].isdigit():
-                    continue  # the heading
-                if file == shm:
-                    segments.add(int(row[1]))
-                    segment_bytes += int(row[-2]) + int(row[-1])  # resident, and swapped out
-                else:
-                    kernel_bytes += int(row[column]) * size
-        self.segments, self._segment_bytes, self._kernel_bytes = segments, segment_bytes, kernel_bytes
+    def walk_segments(self, late: Callable[[], bool]) -> Generator[None, None, None]:
+        """Read the table of System V's segments; they outlive their processes."""
+        segments, segment_bytes = set(), 0
+        for line in _lines(self._table, late):
+            if line is None:
+                yield
+                continue
+            row = line.split()
+            if row and row[1].isdigit():  # else it is the heading
+                segments.add(int(row[1]))
+                segment_bytes += int(row[-2]) + int(row[-1])  # resident, and swapped out
+        self.segments, self._segment_bytes = segments, segment_bytes
 
     def walk_files(self, pids: Iterable[int], late: Callable[[], bool]) -> Generator[None, None, None]:
         """Look for memory files among the descriptors of these processes."""

@@ -15,6 +15,7 @@ __all__ = [
     "counter",
     "cpu_seconds",
     "harden",
+    "ipc_kernel_bytes",
     "ipc_remove_all",
     "limit",
     "number",
@@ -44,12 +45,27 @@ _KCMP_VM = 1
 _AT_FDCWD = -100
 _RESOLVE_NO_SYMLINKS = 0x04
 _IPC_RMID = 0
+_MSG_INFO, _SEM_INFO = 12, 19
+_MSG_QUEUES, _MSG_MESSAGES, _MSG_BYTES = 0, 1, 6  # of struct msginfo: what msgctl(2) says of MSG_INFO
+_SEM_COUNT = 9  # of struct seminfo: what semctl(2) says of SEM_INFO
+_QUEUE_SIZE, _MESSAGE_SIZE, _SEMAPHORE_SIZE = 256, 64, 64  # bytes that the kernel takes for each, at least
 _SIGINFO_BYTES = 128  # struct signalfd_siginfo
 _SENDER = 12  # where its ssi_pid is
 
 
 class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001 - the C half of ctypes, half typed
     _type_ = "l"
+
+
+class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001 - as above
+    _type_ = "i"
+
+
+class _Ints(_ctypes.Array):  # type: ignore[type-arg]  # as above
+    """For a struct of numbers: msginfo and seminfo have fewer than that."""
+
+    _type_ = _Int
+    _length_ = 16
 
 
 class _Call(_ctypes.CFuncPtr):
@@ -60,9 +76,14 @@ class _Call(_ctypes.CFuncPtr):
 _LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is this program itself
 
 
+_functions: dict[str, _Call] = {}
+
+
 def _call(name: str, *args: object) -> int:
     """A function of the C library; OSError where it answers -1."""
-    function = _Call(_ctypes.dlsym(_LIBC, name))
+    function = _functions.get(name)
+    if function is None:
+        function = _functions[name] = _Call(_ctypes.dlsym(_LIBC, name))
     result: int = function(*(_Long(arg) if isinstance(arg, int) else arg for arg in args))
     if result == -1:
         code = _ctypes.get_errno()
@@ -205,6 +226,19 @@ def cpu_seconds(fd: int) -> float:
 def number(fd: int) -> int:
     """The number that a cgroup file such as pids.current holds."""
     return int(os.pread(fd, 32, 0))
+
+
+def ipc_kernel_bytes() -> int:
+    """Bytes that System V messages and semaphores of this IPC namespace take in the kernel, in one moment: reading the
+    tables of /proc may take longer than filling them.
+    """
+    try:
+        _call("msgctl", 0, _MSG_INFO, messages := _Ints())
+        _call("semctl", 0, 0, _SEM_INFO, semaphores := _Ints())
+    except OSError:
+        return 0  # a kernel without them
+    taken = messages[_MSG_QUEUES] * _QUEUE_SIZE + messages[_MSG_MESSAGES] * _MESSAGE_SIZE + messages[_MSG_BYTES]
+    return int(taken + semaphores[_SEM_COUNT] * _SEMAPHORE_SIZE)
 
 
 def ipc_remove_all() -> None:
