@@ -209,10 +209,13 @@ class Channel:
         self._asked: float | None = None  # when the agent was asked whether it lives, until it is heard
         self.boot_id = ""
 
-    def handshake(self, config: AgentConfig, deadline: float) -> None:
-        """Wait for the agent's hello, tell it what it is to be, wait until it is. ChannelLost, ChannelTimeout."""
-        self.greet(deadline)
-        self.configure(config, deadline)
+    def handshake(self, config: AgentConfig, deadline: float, *, started: Callable[[], object] | None = None) -> None:
+        """Tell the agent what it is to be, and wait until it is. ChannelLost, ChannelTimeout.
+
+        It is told before it is there: what it then needs has been made while its interpreter starts. ``started`` is
+        called once it runs, while it becomes what it is to be.
+        """
+        self._introduce(config.message(), deadline, started)
 
     def greet(self, deadline: float) -> dict[str, Any]:
         """Wait for the agent's hello, and give what it says."""
@@ -237,10 +240,17 @@ class Channel:
         Whoever has nothing to sign need not wait for the agent's hello before: where code in the sandbox crowds its
         port, those who say at once who they are get through.
         """
+        return self._introduce(hello, deadline, None)
+
+    def _introduce(
+        self, hello: Mapping[str, object], deadline: float, started: Callable[[], object] | None
+    ) -> dict[str, Any]:
         with self._stream(0) as stream:
             stream.send(frames.HELLO, hello)
             if not self.boot_id:
                 self._greeting(stream, deadline)
+            if started is not None:
+                started()
             kind, value = self._receive_or_explain(stream, deadline)
             if kind != frames.READY or not isinstance(value, dict):
                 raise self.fail("the agent did not get ready")

@@ -150,7 +150,7 @@ class Lifecycle:
         __tracebackhide__ = True
         if isinstance(self._timeout, Unset):
             # Asked anew for each task: a test's marker bounds the tasks of a shared sandbox too.
-            configured: float | None = settings.current().value("timeout")
+            configured: float | None = settings.in_force(self._settings).value("timeout")
             return configured
         return self._timeout
 

@@ -31,6 +31,7 @@ __all__ = [
     "Value",
     "activate",
     "current",
+    "in_force",
     "override",
 ]
 
@@ -416,7 +417,7 @@ class _Active:
         self._lock = threading.Lock()
         self._base: Settings | None = None
         self._built: tuple[object, Settings] | None = None
-        self._files: dict[Path, ConfigFiles] = {}
+        self._files: dict[str, ConfigFiles] = {}
         self._overlays: tuple[tuple[Mapping[str, object], str], ...] = ()
         self._folded: tuple[object, object, Settings] | None = None
 
@@ -438,6 +439,12 @@ class _Active:
             self._folded = (base, overlays, settings)
         return settings
 
+    def in_force(self, otherwise: Settings) -> Settings:
+        __tracebackhide__ = True
+        with self._lock:
+            untouched = self._base is None and not self._overlays
+        return otherwise if untouched else self.current()
+
     def push(self, overlay: tuple[Mapping[str, object], str]) -> None:
         with self._lock:
             self._overlays = (*self._overlays, overlay)
@@ -452,11 +459,11 @@ class _Active:
         read for a directory is read once.
         """
         __tracebackhide__ = True
-        here = Path.cwd()
+        here = os.getcwd()  # noqa: PTH109 - compared more often than used, and a Path takes 10 us to make
         seen = (here, tuple(os.environ.get(setting.env) for setting in SETTINGS.values()))
         if self._built is None or self._built[0] != seen:
             files = self._files.setdefault(here, ConfigFiles())
-            self._built = (seen, Settings.build(environ=os.environ, start_dir=here, files=files))
+            self._built = (seen, Settings.build(environ=os.environ, start_dir=Path(here), files=files))
         return self._built[1]
 
 
@@ -472,6 +479,15 @@ def current() -> Settings:
     """The settings in force now: what was activated, or else environment and pyproject.toml, with all overrides."""
     __tracebackhide__ = True
     return _active.current()
+
+
+def in_force(otherwise: Settings) -> Settings:
+    """The settings in force now where somebody has activated or overridden any, else ``otherwise``.
+
+    For what is asked at each step: :func:`current` looks at the whole environment, which takes 0.08 ms.
+    """
+    __tracebackhide__ = True
+    return _active.in_force(otherwise)
 
 
 @contextmanager

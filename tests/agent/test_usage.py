@@ -145,9 +145,9 @@ def test_a_copy_is_as_good() -> None:
 
 
 def test_pids_that_begin_anew_are_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    pids = iter([32_760, 32_766, 302, 310])
+    pids = iter([1, 32_760, 32_766, 302, 310])
     monkeypatch.setattr(Meter, "_newest_pid", lambda _self: next(pids))
-    monkeypatch.setattr(usage, "_number", lambda _path: 32_768)
+    monkeypatch.setattr(usage, "_pid_max", lambda: 32_768)
     meter = Meter(None)
     meter.begin(alone=True)
     for _ in range(2):

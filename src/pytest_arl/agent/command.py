@@ -34,13 +34,12 @@ def find_program(name: bytes, path: bytes) -> bytes:
     """
     if b"/" in name:
         return name
-    denied = None
-    for folder in path.split(b":"):
-        candidate = (folder or b".") + b"/" + name
-        if os.path.isfile(candidate):
-            if os.access(candidate, os.X_OK):
-                return candidate
-            denied = denied or candidate
+    candidates = [(folder or b".") + b"/" + name for folder in path.split(b":")]
+    for candidate in candidates:
+        # access first: it says of most that they are not there, and raises nothing for that.
+        if os.access(candidate, os.X_OK) and os.path.isfile(candidate):
+            return candidate
+    denied = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if denied is not None:
         raise CannotStart(126, _text(denied) + ": Permission denied")
     raise CannotStart(127, _text(name) + ": command not found (PATH is " + _text(path) + ")")

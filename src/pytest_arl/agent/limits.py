@@ -60,6 +60,7 @@ class Limits:
         self._sampler = None if memory is None else MemorySampler(memory, self._room.path("shm"))
         self._memory = memory
         self._oom_before = 0
+        self._kills: int | None = None
         self._pids_before = 0
         self._pids_last = 0
         self._crowded = 0
@@ -69,6 +70,7 @@ class Limits:
     def begin(self) -> None:
         """A step starts: remember what the counters say."""
         now = time.monotonic()
+        self._kills = None
         if self._watch is not None:
             self._watch.begin()
         self._crowded = 0
@@ -85,8 +87,13 @@ class Limits:
         if self._pids_fd is not None:
             self._pids_before = self._pids_last = system.counter(self._pids_fd, b"max")
 
+    def stop(self) -> None:
+        """Nothing of the step lives any more: kills for memory are counted a last time, for all who ask."""
+        self._kills = self.oom_kills()
+
     def end(self) -> None:
         """The step is over; call after what is asked about it."""
+        self._kills = None
         if self._watch is not None:
             self._watch.end()
 
@@ -141,7 +148,7 @@ class Limits:
     def memory_peak(self) -> int | None:
         """The most bytes of memory that the sandbox held since the step began, as far as that is known."""
         if self._watch is not None:
-            return self._watch.peak()
+            return self._watch.peak(killed=self.memory_killed())
         return None if self._sampler is None else self._sampler.peak()
 
     def _is_bombed(self) -> bool:
@@ -186,7 +193,9 @@ class Limits:
         """True if something of the sandbox was killed for its memory since the step began: by the watcher, or by the
         kernel.
         """
-        if self._watch is not None and self._watch.killed():
+        if self._kills is not None:
+            return self._kills > 0
+        if self._watch is not None and self._watch.kills_of_step():
             return True
         return self._oom_fd is not None and system.counter(self._oom_fd, b"oom_kill") > self._oom_before
 
@@ -197,7 +206,7 @@ class Limits:
 
     def oom_kills(self) -> int | None:
         """How often that has happened since the step began; None where nothing counts it."""
-        if self._watch is None and self._oom_fd is None:
-            return None
+        if self._kills is not None or (self._watch is None and self._oom_fd is None):
+            return self._kills
         watched = 0 if self._watch is None else self._watch.kills_of_step()
         return watched + (0 if self._oom_fd is None else system.counter(self._oom_fd, b"oom_kill") - self._oom_before)

@@ -70,16 +70,13 @@ class MemoryWatch:
         kills: int = unpack_from("=Q", os.pread(self._page, 8, memory_page.KILLS))[0]
         return kills
 
-    def killed(self) -> bool:
-        """True if it did since the step began."""
-        return self.kills_of_step() > 0
-
     def kills_of_step(self) -> int:
         """How often it has killed something since the step began."""
         return self.kills - self._kills_before
 
-    def peak(self) -> int | None:
+    def peak(self, *, killed: bool) -> int | None:
         """Bytes held at most since the step began, by all processes together; None where nobody has seen that.
+        ``killed``: something was, for holding too much.
 
         The kernel knows the most that the whole cgroup used, files and page cache included. What of that was neither is
         told by what is left at the step's end, and by what the watcher saw; what it saw is part of the truth at least.
@@ -94,7 +91,7 @@ class MemoryWatch:
         peak = max(0, most - usage + self._left(usage))
         if looked:
             peak = max(seen, min(peak, seen + max(0, most - seen_usage)))
-        return int(peak) if self.killed() else int(min(peak, self._memory))  # more is not held for long enough to count
+        return int(peak if killed else min(peak, self._memory))  # more is not held for long enough to count
 
     def _reset_peak(self) -> int | None:
         """Let the kernel's peak begin anew. Gives what it says where an older kernel cannot do that."""
@@ -115,7 +112,8 @@ class MemoryWatch:
 
     def _left(self, usage: int) -> int:
         """What is still held without the agent, where the cgroup uses ``usage``."""
-        if usage - self._usage_alone - self._files() < _LITTLE:
+        room = usage - self._usage_alone
+        if room < _LITTLE or room - self._files() < _LITTLE:
             return 0  # there is room for nothing: spare the slow figures
         return max(0, self._held() - self._own - max(0, self._anonymous() - self._resident))
 

@@ -307,6 +307,7 @@ class Task:
             raise RuntimeError("a step is over before its program is")
         pipes = foreground.pipes
         pipes.drain()
+        self._server.limits.stop()
         used, cpu = self._server.meter.end(self._server.limits)
         foreground.judge(cpu)
         result = ending(foreground.status, foreground.reason)

@@ -113,10 +113,9 @@ class Meter:
     def __init__(self, cpu_fd: int | None) -> None:
         """``cpu_fd`` is open on the file in which the sandbox's cgroup counts processor time."""
         self._cpu_fd = cpu_fd
-        self._pids_fd = _open(b"/proc/loadavg")
-        self._most_pids = _number(b"/proc/sys/kernel/pid_max")
         self._alone = True
-        self._last_pid = self._started = 0
+        self._last_pid = self._newest_pid()
+        self._started = 0
         self._cpu_before = 0.0
         self.sums = Sums()
 
@@ -133,7 +132,7 @@ class Meter:
         """Look at how many processes were started, often enough that pids are not used up twice meanwhile."""
         newest = self._newest_pid()
         step = newest - self._last_pid
-        self._started += step if step >= 0 else max(0, step + self._most_pids - _FIRST_PID)
+        self._started += step if step >= 0 else max(0, step + _pid_max() - _FIRST_PID)
         self._last_pid = newest
 
     def end(self, limits: Limits) -> tuple[bytes, float]:
@@ -157,20 +156,18 @@ class Meter:
         ended = self.sums.user + self.sums.system
         return ended + (live_seconds(0) if tree.can_see_processes() else _blind_seconds(self._newest_pid()))
 
-    def _newest_pid(self) -> int:
-        """The last one that this namespace gave to a process or thread."""
-        if self._pids_fd is None:
-            return 0
+    @staticmethod
+    def _newest_pid() -> int:
+        """The last one that this namespace gave to a process or thread; 0 where that cannot be known."""
         try:
-            return int(os.pread(self._pids_fd, 128, 0).rsplit(b" ", 1)[1])
+            return tree.last_pid()
         except (OSError, ValueError, IndexError):
             return 0
 
     @staticmethod
     def _cgroup_seconds(fd: int) -> float:
         """Processor time of everything in the cgroup but this process itself."""
-        own = _own()
-        return system.cpu_seconds(fd) - own.ru_utime - own.ru_stime
+        return system.cpu_seconds(fd) - time.process_time()
 
 
 class CpuWatch:
@@ -248,16 +245,10 @@ def _own() -> struct_rusage:
     return resource.getrusage(resource.RUSAGE_SELF)
 
 
-def _open(path: bytes) -> int | None:
+def _pid_max() -> int:
+    """How many pids there are before they begin anew."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-
-
-def _number(path: bytes) -> int:
-    try:
-        with open(path, "rb") as file:
+        with open(b"/proc/sys/kernel/pid_max", "rb") as file:
             return int(file.read())
     except (OSError, ValueError):
         return 1 << 22

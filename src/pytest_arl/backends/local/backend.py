@@ -22,7 +22,7 @@ from pytest_arl.backends.local.warm import WarmPools
 from pytest_arl.channel import Channel, ChannelLost
 from pytest_arl.errors import BackendUnavailable, SandboxTimeout
 from pytest_arl.pools import LocalPool, find_pool, load_pools, refuse_written
-from pytest_arl.settings import Settings, current
+from pytest_arl.settings import Settings, in_force
 from pytest_arl.units import format_quantity
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ class _Prepared:
         try:
             self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph)
             self._greet(deadline)
-            self.enclosure.watch()
             if plan.by_path:
                 plan.check()
         except BaseException:
@@ -66,7 +65,7 @@ class _Prepared:
 
     def _greet(self, deadline: float) -> None:
         try:
-            self.channel.handshake(self.enclosure.config, deadline)
+            self.channel.handshake(self.enclosure.config, deadline, started=self.enclosure.watch)
         except ChannelLost as error:
             raise BackendUnavailable(self.enclosure.explain(str(error))) from None
         except TimeoutError:
@@ -140,7 +139,7 @@ class LocalBackend:
         if pool.name not in self._plans:
             refuse_written(pool, self._settings.writes)
         plan = self._plan(pool)
-        self._slots.take(current().value("max_sandboxes"), deadline)
+        self._slots.take(in_force(self._settings).value("max_sandboxes"), deadline)
         slot = _Slot(self._slots)
         try:
             return self._hand_out(plan, slot, deadline)
@@ -239,7 +238,7 @@ class LocalBackend:
         return self._make(plan, time.monotonic() + _WARM_SECONDS)
 
     def _has_room(self, beside: int) -> bool:
-        return self._slots.room(current().value("max_sandboxes"), beside)
+        return self._slots.room(in_force(self._settings).value("max_sandboxes"), beside)
 
     def close(self) -> None:
         """Close every sandbox that is still open and free everything. Idempotent."""

@@ -93,7 +93,7 @@ class Cgroup:
         self.joins = bool(self._home) or self._server is not None
         self.version = version
         self.memory = folders["memory"]
-        self.figures = tuple(self.memory / name for name in _FIGURES[version])
+        self.figures = tuple(f"{self.memory}/{name}" for name in _FIGURES[version])
         self.limits_cpus = "cpu" in folders and limits.cpus is not None
         self._stack = ExitStack()
         try:
@@ -101,9 +101,9 @@ class Cgroup:
                 folder.mkdir()
                 self._stack.callback(_remove, folder)
             _set_limits(folders, limits, version)
-            oom = folders["memory"] / ("memory.oom_control" if version == 1 else "memory.events")
-            self.oom_descriptor = self._open(oom)
-            self.pids_descriptor = self._open(folders["pids"] / "pids.events")
+            oom = "memory.oom_control" if version == 1 else "memory.events"
+            self.oom_descriptor = self._open(f"{self.memory}/{oom}")
+            self.pids_descriptor = self._open(f"{folders['pids']}/pids.events")
             self.cpu_descriptor = self._open_cpu(folders, version)
         except BaseException:
             self._stack.close()
@@ -111,10 +111,10 @@ class Cgroup:
 
     def _open_cpu(self, folders: Mapping[str, Path], version: int) -> int | None:
         if version == 2:
-            return self._open(folders["memory"] / "cpu.stat")
-        return self._open(folders["cpuacct"] / "cpuacct.usage") if "cpuacct" in folders else None
+            return self._open(f"{self.memory}/cpu.stat")
+        return self._open(f"{folders['cpuacct']}/cpuacct.usage") if "cpuacct" in folders else None
 
-    def _open(self, path: Path) -> int:
+    def _open(self, path: str) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._stack.callback(os.close, descriptor)
         return descriptor
@@ -137,16 +137,16 @@ class Cgroup:
     def _joined(self) -> Iterator[None]:
         try:
             for folder in self._folders if self._home else ():
-                _write(folder / "tasks", 0)
+                _write(f"{folder}/tasks", 0)
             yield
         finally:
             for folder in self._home:
-                _write(folder / "tasks", 0)
+                _write(f"{folder}/tasks", 0)
 
     def add(self, pid: int) -> None:
         """Place a process, which must not have children yet."""
         for folder in self._folders:
-            _write(folder / "cgroup.procs", pid)
+            _write(f"{folder}/cgroup.procs", pid)
 
     def out_of_memory(self) -> bool:
         """True if the kernel ever killed something here for the memory limit."""
@@ -184,7 +184,7 @@ class RunCgroups:
         self.folders = tuple(parent / name for parent in parents)
         self._name = name
         if hierarchies.version == 2:
-            _write(self.folders[0] / "cgroup.subtree_control", " ".join(f"+{name}" for name in hierarchies.folders))
+            _write(f"{self.folders[0]}/cgroup.subtree_control", " ".join(f"+{name}" for name in hierarchies.folders))
 
     def _make(self, folder: Path) -> int:
         folder.mkdir()
@@ -208,7 +208,7 @@ class RunCgroups:
             raise OSError(errno.EPIPE, reason)
         name = secrets.token_hex(4)
         wanted = {
-            controller: parent / self._name / name
+            controller: parent / f"{self._name}/{name}"
             for controller, parent in self._hierarchies.folders.items()
             if controller != "cpu" or limits.cpus is not None
         }
@@ -260,7 +260,7 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _write(path: Path, value: object) -> None:
+def _write(path: str, value: object) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, str(value).encode())
@@ -273,20 +273,20 @@ def _set_limits(folders: Mapping[str, Path], limits: Limits, version: int) -> No
     if limits.cpus is not None:
         quota = max(1000, int(limits.cpus * _CPU_PERIOD))
     if version == 1:
-        _write(memory / "memory.limit_in_bytes", limits.wall)
+        _write(f"{memory}/memory.limit_in_bytes", limits.wall)
         with suppress(OSError):  # absent without swap accounting
-            _write(memory / "memory.memsw.limit_in_bytes", limits.wall)
+            _write(f"{memory}/memory.memsw.limit_in_bytes", limits.wall)
         with suppress(OSError):
-            _write(memory / "memory.swappiness", 0)
+            _write(f"{memory}/memory.swappiness", 0)
         if quota is not None and "cpu" in folders:
-            _write(folders["cpu"] / "cpu.cfs_quota_us", quota)
+            _write(f"{folders['cpu']}/cpu.cfs_quota_us", quota)
     else:
-        _write(memory / "memory.max", limits.wall)
+        _write(f"{memory}/memory.max", limits.wall)
         with suppress(OSError):  # absent without swap
-            _write(memory / "memory.swap.max", 0)
+            _write(f"{memory}/memory.swap.max", 0)
         if quota is not None and "cpu" in folders:
-            _write(folders["cpu"] / "cpu.max", f"{quota} {_CPU_PERIOD}")
-    _write(folders["pids"] / "pids.max", limits.processes + SPARE_PROCESSES)
+            _write(f"{folders['cpu']}/cpu.max", f"{quota} {_CPU_PERIOD}")
+    _write(f"{folders['pids']}/pids.max", limits.processes + SPARE_PROCESSES)
 
 
 def _remove(folder: Path, patience: float = 2.0) -> None:

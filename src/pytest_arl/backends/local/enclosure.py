@@ -162,7 +162,7 @@ class Enclosure:
         return BackendUnavailable(self.explain())
 
     def watch(self) -> None:
-        """Bound its memory from now on: its agent is ready, and has run nothing yet. Raises BackendUnavailable."""
+        """Bound its memory from now on: its agent runs, and has started nothing yet. Raises BackendUnavailable."""
         if self._watch is not None:
             self._watch.start(self._pid, self._child, self._process.pid, self._plan.counted)
 

@@ -17,7 +17,6 @@ from pytest_arl.errors import BackendUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pytest_arl.backends.local.cgroups import Cgroup, Limits
     from pytest_arl.backends.local.janitor import Janitor
@@ -86,7 +85,7 @@ class MemoryWatch:
         return self._janitor.epitaph()
 
 
-def _give_peak(inherited: Inherited, path: Path) -> int | None:
+def _give_peak(inherited: Inherited, path: str) -> int | None:
     """The file that tells the most that was ever used: for writing too where that begins it anew; None where it is not.
 
     In version 2 an ordinary user may write it from kernel 6.12 on, and 5.18 has none.

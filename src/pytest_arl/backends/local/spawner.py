@@ -79,8 +79,10 @@ class Inherited:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
+        self._stack.callback(self._close_all)
         close_in_forks(self._stack)
         self._least = 0
+        self._open: list[int] = []
         self.numbers: list[int] = []
 
     def share(self, descriptor: int) -> int:
@@ -91,7 +93,7 @@ class Inherited:
             if error.errno != errno.EINVAL:
                 raise
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from None  # the number wanted is beyond the limit
-        self._stack.callback(os.close, number)
+        self._open.append(number)
         self._least = number + 2
         self.numbers.append(number)
         return number
@@ -106,6 +108,10 @@ class Inherited:
     def close(self) -> None:
         """Close what is for the child. Idempotent."""
         self._stack.close()
+
+    def _close_all(self) -> None:
+        while self._open:
+            os.close(self._open.pop())
 
 
 class Process(Protocol):
