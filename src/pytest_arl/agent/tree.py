@@ -186,14 +186,16 @@ def _signal_all(number: int) -> None:
         pass
 
 
-def kill_outside(keep: set[int], spared: int) -> None:
-    """SIGKILL once to everything that is neither in ``keep`` nor below it, nor is ``spared`` itself.
+def kill_outside(keep: set[int], spared: int) -> set[int]:
+    """SIGKILL once to everything that is neither in ``keep`` nor below it, nor is ``spared`` itself; what that was.
 
     What forks and exits all the time may be missed: that all is gone is for a supervisor to tell.
     """
     alive = processes()
-    for pid in set(alive) - keep - below(keep, alive) - {spared}:
+    outside = set(alive) - keep - below(keep, alive) - {spared}
+    for pid in outside:
         _kill(pid)
+    return outside
 
 
 def kill_below(root: int) -> None:
