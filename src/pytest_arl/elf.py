@@ -1,4 +1,4 @@
-"""The name by which programs ask for a shared library: ``libc.so.6`` may be the file ``libc-2.31.so``."""
+"""How programs ask for a shared library (``libc.so.6`` may be the file ``libc-2.31.so``), and what loads them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["soname"]
+__all__ = ["program_loader", "soname"]
 
-_LOAD, _DYNAMIC = 1, 2
+_LOAD, _DYNAMIC, _LOADER = 1, 2, 3
 _STRINGS, _SONAME = 5, 14
 
 
@@ -22,6 +22,18 @@ def soname(path: Path) -> str:
         return _find(image) or path.name
     except (struct.error, ValueError):
         return path.name
+
+
+def program_loader(path: Path) -> str:
+    """The loader that a program names (PT_INTERP); empty where it is linked statically."""
+    image = path.read_bytes()
+    try:
+        for kind, offset, _, size in _segments(image):
+            if kind == _LOADER:
+                return image[offset : offset + size].rstrip(b"\0").decode()
+    except (struct.error, ValueError):
+        pass
+    return ""
 
 
 def _find(image: bytes) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_arl import SandboxSession, StepResult
 from pytest_arl.backends.local import backend
-from pytest_arl.backends.local.probe import probe
+from pytest_arl.backends.local.probe import Host, probe
 from pytest_arl.hooks import close_backends
 from pytest_arl.settings import override
 
@@ -30,14 +30,18 @@ def _tiers() -> list[str]:
     return ["bwrap+cgroup", "bwrap+rlimit"] if probe().cgroups else ["bwrap+rlimit"]
 
 
+def host_of(tier: str) -> Host:
+    """This machine, as it would be found where it gives that isolation."""
+    host = probe()
+    return host if tier == host.tier else dataclasses.replace(host, hierarchies=None, tier=tier)
+
+
 @pytest.fixture(params=_tiers())
 def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The isolation to attack: where cgroups can be had, also what others have to do without them."""
     chosen: str = request.param
-    host = probe()
-    if chosen != host.tier:
-        without = dataclasses.replace(host, hierarchies=None, tier=chosen)
-        monkeypatch.setattr(backend, "probe", lambda: without)
+    host = host_of(chosen)
+    monkeypatch.setattr(backend, "probe", lambda: host)
     return chosen
 
 
@@ -87,4 +91,4 @@ def beat():
 """
 """Defines ``beat()``, the sign of life that ``beats`` looks for."""
 
-__all__ = ["BEATING", "OpenSandbox", "beats", "python"]
+__all__ = ["BEATING", "OpenSandbox", "beats", "host_of", "python"]

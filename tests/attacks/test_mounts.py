@@ -6,6 +6,9 @@ with this side's rights; nothing but keeping out of such folders helps against a
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,37 @@ def test_everywhere_else_is_as_before(sandbox: SandboxSession, shared: Path, tmp
     assert (shared.parent / "beside.txt").read_text() == "theirs\n"
     sandbox.upload(tmp_path / "seen", "/workspace/copy")
     assert sandbox.read("/workspace/copy/file") == b"seen"
+
+
+def _of_agent() -> list[str]:
+    """Some of what an agent is loaded from where sandboxes show this machine, and what leads its loader."""
+    return [
+        os.path.realpath(getattr(sys, "_base_executable", sys.executable)),
+        os.path.dirname(os.__file__),
+        os.path.join(os.path.dirname(os.__file__), "encodings"),
+        next(
+            line.split()[-1]
+            for line in Path("/proc/self/maps").read_text().splitlines()
+            if re.search(r"/libc[.-]", line)
+        ),
+        "/etc/ld.so.preload",
+        "/etc/ld.so.cache",
+    ]
+
+
+@pytest.mark.parametrize("option", ["ro", "rw"])
+@pytest.mark.parametrize("place", _of_agent())
+def test_no_mount_takes_the_place_of_what_the_agent_is_loaded_from(
+    open_sandbox: OpenSandbox, shared: Path, place: str, option: str
+) -> None:
+    source = shared / "inside"
+    if not Path(place).is_dir():
+        source = source / "file"
+    with pytest.raises(UsageError, match=r"agent"):
+        open_sandbox(f'mounts = ["{source}:{place}:{option}"]')
+
+
+def test_a_mount_beside_it_is_fine(open_sandbox: OpenSandbox, shared: Path) -> None:
+    for place in ("/usr/share", "/etc/ld.so.conf.d"):
+        session = open_sandbox(f'mounts = ["{shared}/inside:{place}"]')
+        assert session.run("cat", f"{place}/file").check().stdout == "here"

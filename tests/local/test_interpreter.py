@@ -14,7 +14,7 @@ import pytest
 
 from pytest_arl.backends.local import LocalBackend, interpreter
 from pytest_arl.backends.local.layout import Layout
-from pytest_arl.elf import soname
+from pytest_arl.elf import program_loader, soname
 from tests.local.conftest import MakeBackend, acquire, run, sh
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -173,3 +173,11 @@ def test_the_interpreter_names_its_loader_and_the_libraries_of_what_the_agent_im
     assert companion.loader in companion.libraries
     assert any(name.startswith("libc.") for name in companion.libraries)
     assert not any(path.is_relative_to(companion.stdlib) for path in companion.libraries.values())
+
+
+def test_a_program_names_its_loader_itself(folder: Path) -> None:
+    loader = program_loader(Path(interpreter.host_command()[0]))
+    assert Path(loader).is_absolute()
+    assert program_loader(Path(loader)) == "", "the positive control: a loader has none"
+    (folder / "script").write_text("#!/bin/sh\n")
+    assert program_loader(folder / "script") == ""

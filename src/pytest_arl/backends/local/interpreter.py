@@ -1,8 +1,9 @@
 """Which Python runs the agent, and how it gets into a sandbox.
 
 A sandbox that shows this machine's /usr also shows the Python environment that pytest runs in, under the same
-paths. A root folder may hold no Python, no C library and no shell: the interpreter is then bound in under /arl together
-with its loader and libraries, and started through that loader, so that nothing of the image is used.
+paths. A root folder may hold no Python, no C library and no shell, or ones made to attack: the interpreter
+is then bound in under /arl, a file system of its own, together with its loader and libraries, and started through that
+loader. Its environment makes the C library read neither locales nor time zones, so that no file of the image is opened.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_arl.elf import soname
+from pytest_arl.elf import program_loader, soname
 from pytest_arl.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
 
     from pytest_arl.backends.local.layout import Layout
 
-__all__ = ["add_companion", "add_environment", "host_command", "search_path"]
+__all__ = ["ARL", "ENVIRONMENT", "add_companion", "add_environment", "host_command", "part_of_agent", "search_path"]
 
 _FLAGS = ("-I", "-S", "-B")
-_HOME = "/arl/python"
-_LIBRARIES = "/arl/lib"
+ARL = "/arl"
+"""What is ours in every sandbox."""
+_HOME = f"{ARL}/python"
+_LIBRARIES = f"{ARL}/lib"
+ENVIRONMENT = {"LC_ALL": "C", "TZ": ":"}
+"""The agent's own, which no step sees. Any other locale is read from files, some of which name code to load; without
+TZ, or with a plain name in it, a file is read too. Python takes UTF-8 for its encoding all the same (PEP 540).
+"""
 _LIST_MAPS = "import _ctypes, fcntl, resource, select, binascii, marshal; print(open('/proc/self/maps').read())"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -40,6 +47,17 @@ def _base_executable() -> str:
 def host_command() -> tuple[str, ...]:
     """The interpreter as this machine has it, with the flags of the agent."""
     return (_base_executable(), *_FLAGS)
+
+
+def part_of_agent(target: str) -> str:
+    """The file or folder that :func:`host_command` loads and that a mount at ``target`` would replace; else empty."""
+    companion = _companion()
+    for part in map(str, (companion.executable, companion.stdlib, *companion.libraries.values())):
+        if part == target or part.startswith(f"{target}/"):
+            return part
+    below = os.path.relpath(target, companion.stdlib)
+    installed = below.startswith(("../", "site-packages", "dist-packages"))  # which the agent's flags leave out
+    return "" if installed else str(companion.stdlib)
 
 
 def search_path(*, host: bool) -> str:
@@ -148,5 +166,7 @@ def _companion() -> _Companion:
         for path in sorted(mapped)
         if re.search(r"\.so(\.|$)", path.name) and not path.is_relative_to(stdlib) and path.exists()
     }
-    loader = next((name for name in libraries if re.match(r"ld[-.]", name)), None)
-    return _Companion(executable, stdlib, libraries, loader)
+    loader = Path(program_loader(executable))
+    if loader.name:
+        libraries[loader.name] = loader.resolve()
+    return _Companion(executable, stdlib, libraries, loader.name or None)

@@ -213,6 +213,12 @@ class Layout:
         bound = self._nearest(path)
         return bound is not None and bound[1] is not None and str(bound[1].source) == bound[0]
 
+    def hides_host(self, target: str) -> bool:
+        """True if a mount there would lie in, or over, what the sandbox shows of this machine."""
+        nearest = self._nearest(target)
+        below = any(bound is not None and path.startswith(f"{target}/") for path, bound in self._bound.items())
+        return below or (nearest is not None and nearest[1] is not None)
+
     def check_target(self, target: str, what: str) -> None:
         """Raise UsageError where making this mount point would touch the host, or cannot be done."""
         above = (path for path in map(str, Path(target).parents) if path not in self._bound)

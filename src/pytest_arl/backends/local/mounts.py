@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local.aliases import refuse_aliases
 from pytest_arl.backends.local.homes import is_home, known_homes
+from pytest_arl.backends.local.interpreter import part_of_agent
 from pytest_arl.backends.local.paths import canonical
 from pytest_arl.backends.local.pins import REPOSITORIES, find_pins
 from pytest_arl.errors import UsageError
@@ -31,6 +32,8 @@ __all__ = ["RESERVED", "add_mounts", "refuse_source", "refuse_special_files"]
 
 RESERVED = ("/arl", "/dev", "/proc", "/sys")
 """Neither these nor anything below them can be a mount's target."""
+_LOADER = ("/etc/ld.so.preload", "/etc/ld.so.cache")
+"""By these the loader finds libraries for every program, the agent included, whatever that is told."""
 _OWN = ("/", "/workspace", "/tmp", "/home", "/home/arl", "/etc")  # noqa: S108 - the sandbox's own
 _HOSTS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _KERNEL = ("/dev", "/proc", "/sys")
@@ -55,6 +58,8 @@ def add_mounts(layout: Layout, pool: LocalPool, survey: Survey, *, as_other_user
             raise UsageError(f"{what}: another mount has the target {mount.target} already")
         seen.add(mount.target)
         layout.check_target(mount.target, what)
+        if pool.root is None and layout.hides_host(mount.target):
+            _refuse_agent(mount.target, what)
         path = Path(source.path)
         repositories = refuse_special_files(path, what)
         if as_other_user:
@@ -106,11 +111,22 @@ def _check_source(mount: Mount, pool: LocalPool, survey: Survey, what: str) -> S
 def _check_target(target: str, pool: LocalPool, what: str) -> None:
     if any(target == top or target.startswith(f"{top}/") for top in RESERVED):
         raise UsageError(f"{what}: {target} is the sandbox's own: choose another target, such as /src")
+    if target in _LOADER:
+        raise UsageError(f"{what}: {target} decides what the agent in a sandbox loads: choose another target")
     refused = (*_OWN, *_HOSTS) if pool.root is None else _OWN
     if target in refused:
         raise UsageError(f"{what}: {target} is the sandbox's own: choose a target below it, or another, such as /src")
     if pool.root is None and Path("/", Path(target).parts[1]).is_symlink() and f"/{Path(target).parts[1]}" in _HOSTS:
         raise UsageError(f"{what}: {target} leads through a symbolic link: write the path it leads to")
+
+
+def _refuse_agent(target: str, what: str) -> None:
+    part = part_of_agent(target)
+    if part:
+        raise UsageError(
+            f"{what}: the sandbox's agent is loaded from {part}, which this would replace: choose another target, "
+            "such as /src"
+        )
 
 
 def refuse_special_files(source: Path, what: str, *, without: tuple[str, ...] = (), devices: bool = False) -> list[str]:

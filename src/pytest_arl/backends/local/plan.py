@@ -32,11 +32,13 @@ __all__ = ["AGENT", "HOME", "TMP", "WORKSPACE", "Plan", "make_plan"]
 WORKSPACE = "/workspace"
 HOME = "/home/arl"
 TMP = "/tmp"  # noqa: S108 - the sandbox's own
-AGENT = "/arl/agent"
+AGENT = f"{interpreter.ARL}/agent"
 _PRELOAD = "/etc/ld.so.preload"
 """What a root folder names here, its loader and the agent's would put into every program: into the agent too, and
 as root while that still has capabilities.
 """
+_ROOM = 1024 * 1024
+"""Bytes for the folders of /arl, beside the agent itself."""
 _KEYRINGS = ("/proc/keys", "/proc/key-users")
 """No namespace sets keys apart: an ordinary user's own would be listed inside."""
 
@@ -98,7 +100,7 @@ def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
     return Plan(
         pool=pool,
         bwrap=bwrap,
-        arguments=(*arguments, *layout.arguments, "--seccomp", Content(filter_bytes())),
+        arguments=(*arguments, *_agent_environment(), *layout.arguments, "--seccomp", Content(filter_bytes())),
         command=(*command, "-c", bundle.BOOT, AGENT),
         env=_environment(pool),
         rlimits=rlimits,
@@ -111,6 +113,10 @@ def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
         by_path="--overlay-src" in layout.arguments,
         shared=_shared(pool, survey),
     )
+
+
+def _agent_environment() -> tuple[str, ...]:
+    return tuple(word for name, value in interpreter.ENVIRONMENT.items() for word in ("--setenv", name, value))
 
 
 def _shared(pool: LocalPool, survey: Survey) -> dict[Path, str]:
@@ -140,15 +146,17 @@ def _lay_host(layout: Layout, pool: LocalPool, host: Host, survey: Survey) -> tu
 def _lay_root(layout: Layout, pool: LocalPool, host: Host, survey: Survey) -> tuple[str, tuple[str, ...]]:
     """A root folder, with the agent's interpreter beside it. Gives the bubblewrap to use too."""
     assert pool.root is not None
-    files = identity.identity_files(None)
-    targets = [WORKSPACE, HOME, TMP, "/arl", "/dev", "/proc", *files, *(mount.target for mount in pool.mounts)]
+    folders = [WORKSPACE, HOME, TMP, interpreter.ARL, "/dev", "/proc"]
+    files = [*identity.identity_files(None)]
     if pool.network == "host":
-        targets.append("/etc/resolv.conf")
+        files.append("/etc/resolv.conf")
     preload = os.path.lexists(pool.root / _PRELOAD.lstrip("/"))
     if preload:
-        targets.append(_PRELOAD)
+        files.append(_PRELOAD)
+    mounts = [mount.target for mount in pool.mounts]
     what = f"pool {pool.name!r}: root {str(pool.root)!r}"
-    source = check_root(pool.root, what, survey, targets)
+    source = check_root(pool.root, what, survey, folders, files, mounts)
+    targets = [*folders, *files, *mounts]
     root = Path(source.path)
     overlay = host.overlay_bwrap() if host.cgroups and can_overlay(root, targets) else None
     if overlay is not None:
@@ -162,9 +170,12 @@ def _lay_root(layout: Layout, pool: LocalPool, host: Host, survey: Survey) -> tu
     if pool.network == "host":
         identity.add_resolver(layout)
     _add_own(layout, pool, host)
+    # Before anything is put there: whatever the root folder has below this name would be part of the agent.
+    layout.tmpfs(interpreter.ARL, _ROOM + len(bundle.bundle()), 0o755)
     command = interpreter.add_companion(layout)
+    layout.file(AGENT, bundle.bundle())
     add_mounts(layout, pool, survey, as_other_user=host.privileged)
-    layout.cover(AGENT, bundle.bundle())
+    layout.finish("--remount-ro", interpreter.ARL)
     _close(layout, read_only_root=overlay is None)
     return overlay or host.bwrap, command
 

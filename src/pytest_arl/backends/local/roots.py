@@ -17,6 +17,8 @@ from pytest_arl.backends.local.mounts import refuse_source, refuse_special_files
 from pytest_arl.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytest_arl.backends.local.sources import Source
     from pytest_arl.backends.local.survey import Survey
 
@@ -26,9 +28,11 @@ _SIGNS = ("bin", "etc", "lib", "lib64", "opt", "sbin", "srv", "usr", "var")
 _REPLACED = ("dev", "proc")
 
 
-def check_root(folder: Path, what: str, survey: Survey, targets: list[str]) -> Source:
-    """The root folder. UsageError where it is none, holds what a sandbox must not reach, or has a link where a mount
-    point must be.
+def check_root(
+    folder: Path, what: str, survey: Survey, folders: Iterable[str], files: Iterable[str], mounts: Iterable[str]
+) -> Source:
+    """The root folder. UsageError where it is none, holds what a sandbox must not reach, or has a link or a thing of
+    the wrong kind where a mount point must be: a folder, a file, or either for a pool's mounts.
     """
     try:
         source = survey.look_up(folder, what)
@@ -42,9 +46,26 @@ def check_root(folder: Path, what: str, survey: Survey, targets: list[str]) -> S
     refuse_source(root, what)
     _check_shape(root, what)
     refuse_special_files(root, what, without=_REPLACED, devices=True)
-    for target in targets:
+    for target in (*folders, *files, *mounts):
         check_components(root, target, what)
+        for above in list(Path(target).parents)[:-1]:
+            _check_kind(root, str(above), what, folder=True)
+    for target in folders:
+        _check_kind(root, target, what, folder=True)
+    for target in files:
+        _check_kind(root, target, what, folder=False)
     return source
+
+
+def _check_kind(root: Path, target: str, what: str, *, folder: bool) -> None:
+    there = root / target.lstrip("/")
+    try:
+        mode = there.lstat().st_mode
+    except OSError:
+        return  # it will be made, in memory
+    if stat.S_ISDIR(mode) != folder:
+        is_, has = ("no folder", "folder") if folder else ("a folder", "file")
+        raise UsageError(f"{what}: {there} is {is_}, and every sandbox has a {has} of its own there: remove it")
 
 
 def _check_shape(root: Path, what: str) -> None:
