@@ -108,8 +108,9 @@ def test_nothing_of_the_environment_gets_in(make_backend: MakeBackend, monkeypat
     env = sh(sandbox, "env")
     assert "hunter2" not in env
     assert "SHOWN=yes" in env
+    assert not {"LC_ALL", "TZ"} & {line.partition("=")[0] for line in env.splitlines()}, "the agent's own"
     if AS_ROOT:  # the agent's and bubblewrap's own are readable to root alone
-        assert Path(f"/proc/{pid_1(backend)}/environ").read_bytes() in (b"", b"PWD=/workspace\0")
+        assert Path(f"/proc/{pid_1(backend)}/environ").read_bytes() in (b"", b"LC_ALL=C\0TZ=:\0PWD=/workspace\0")
         (prepared,) = backend._open.values()
         assert Path(f"/proc/{prepared.enclosure._process.pid}/environ").read_bytes() == b""
     assert run(sandbox, "cat", "/proc/1/environ").exit_code == 1

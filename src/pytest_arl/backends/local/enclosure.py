@@ -78,6 +78,7 @@ class Enclosure:
 
     def _start(self, surroundings: Surroundings, deadline: float) -> None:
         plan, keep = self._plan, self._stack
+        self._propagation = surroundings.propagation
         lease = self._lease = UidLease.take() if surroundings.privileged else None
         if lease is not None:
             keep.callback(lease.close)
@@ -162,7 +163,11 @@ class Enclosure:
         return BackendUnavailable(self.explain())
 
     def watch(self) -> None:
-        """Bound its memory from now on: its agent runs, and has started nothing yet. Raises BackendUnavailable."""
+        """Bound its memory and its view from now on: its agent runs, and has started nothing yet.
+
+        Raises BackendUnavailable.
+        """
+        self._propagation.end(self._pid, self._child)
         if self._watch is not None:
             self._watch.start(self._pid, self._child, self._process.pid, self._plan.counted)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_arl.backends.local.cgroups import RunCgroups, sweep
 from pytest_arl.backends.local.hierarchies import NoCgroups, serve
 from pytest_arl.backends.local.janitor import Janitor
+from pytest_arl.backends.local.propagation import Propagation
 from pytest_arl.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -33,12 +34,14 @@ class Surroundings:
         privileged: whether each sandbox gets a uid.
         cgroups: where their limits are, or None.
         janitor: who watches their memory, where there are cgroups.
+        propagation: who sets them apart from mounts that are made later.
     """
 
     owner: int
     privileged: bool
     cgroups: RunCgroups | None
     janitor: Janitor | None
+    propagation: Propagation
 
 
 class _Shared:
@@ -51,6 +54,7 @@ class _Shared:
         self._owner = -1
         self._cgroups: RunCgroups | None = None
         self.janitor: Janitor | None = None
+        self._propagation: Propagation | None = None
 
     def take(self, host: Host) -> Surroundings:
         with self._lock:
@@ -59,9 +63,12 @@ class _Shared:
                 self._stack.callback(os.close, self._owner)
             if host.hierarchies is not None and self._cgroups is None:
                 self._start(host.hierarchies)
+            if self._propagation is None:
+                self._propagation = Propagation(privileged=host.privileged)
+                self._stack.callback(self._propagation.close)
             self._users += 1
             cgroups, janitor = (self._cgroups, self.janitor) if host.cgroups else (None, None)
-            return Surroundings(self._owner, host.privileged, cgroups, janitor)
+            return Surroundings(self._owner, host.privileged, cgroups, janitor, self._propagation)
 
     def _start(self, hierarchies: Hierarchies) -> None:
         try:
@@ -87,7 +94,7 @@ class _Shared:
     def _reset(self) -> None:
         self._stack = ExitStack()
         self._owner = -1
-        self._cgroups = self.janitor = None
+        self._cgroups = self.janitor = self._propagation = None
 
     def forget(self) -> None:
         """In a forked child: all of it is the parent's, but for the child's copies of the descriptors."""
@@ -95,6 +102,8 @@ class _Shared:
             self._cgroups.forget()
         if self.janitor is not None:
             self.janitor.forget()
+        if self._propagation is not None:
+            self._propagation.forget()
         if self._owner >= 0:
             os.close(self._owner)
         self._stack.pop_all()

@@ -1,0 +1,165 @@
+"""Has no mount that is made on this machine later appear in a sandbox.
+
+bubblewrap makes the mounts of a sandbox *slaves* of this machine's, and most distributions share all of theirs: what is
+mounted here below a source afterwards would be mounted in the sandbox too, and could be written to though the source is
+read-only. bubblewrap has no option against it. So before the first step the sandbox's mount namespace is entered and
+all of it made private: by a thread where pytest is root, else by a process of its own, for the kernel lets no process
+with threads enter a user namespace.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from pytest_arl.backends.local import spawner
+from pytest_arl.backends.local.propagation_program import make_private
+from pytest_arl.errors import BackendUnavailable
+
+__all__ = ["Propagation"]
+
+_PROGRAM = Path(__file__).with_name("propagation_program.py")
+_SECONDS = 30.0
+"""For Python to start and a few system calls, on a machine that is busy."""
+_SIGNS = (b" master:", b" shared:")
+"""In a line of mountinfo(5), whose paths have no space: a mount that others are made in, too."""
+
+
+class Propagation:
+    """Ends it for one sandbox after another; owns the process that does so for an ordinary user."""
+
+    def __init__(self, *, privileged: bool) -> None:
+        """``privileged``: sandboxes have no user namespace."""
+        self._privileged = privileged
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: spawner.Process | None = None
+
+    def end(self, pid: int, child: int) -> None:
+        """For the sandbox whose first process has that pid out here; ``child`` is its pidfd.
+
+        Its agent runs, so all of its mounts are made, and no step does yet. Raises BackendUnavailable.
+        """
+        try:
+            reason = ""
+            if _receives(pid):
+                self._enter(pid, child)
+                reason = "they still follow them" if _receives(pid) else ""
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if reason:
+            raise BackendUnavailable(
+                f"a sandbox's mounts cannot be set apart from this machine's later ones: {reason}. Where a security "
+                "profile forbids that to Python, `unshare --user --map-current-user --mount pytest ...` does without"
+            )
+
+    def _enter(self, pid: int, child: int) -> None:
+        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _require_alive(child)  # else the pid may have been another's
+            if self._privileged:
+                _in_a_thread(namespace)
+            else:
+                self._ask(namespace)
+        finally:
+            os.close(namespace)
+
+    def _ask(self, namespace: int) -> None:
+        with self._lock:
+            if self._control is None:
+                self._start()
+            assert self._control is not None
+            try:
+                socket.send_fds(self._control, [b"?"], [namespace])
+                answer = self._control.recv(16)
+            except OSError:
+                answer = b""
+            if not answer:
+                self._give_back()  # the next sandbox has another
+                raise OSError(0, "the process that does it is gone")
+        if answer != b"0":
+            raise OSError(int(answer), os.strerror(int(answer)))
+
+    def _start(self) -> None:
+        control, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        owner = os.pidfd_open(os.getpid())
+        interpreter = getattr(sys, "_base_executable", None) or sys.executable
+        argv = [interpreter, "-I", "-S", "-B", str(_PROGRAM), str(inner.fileno()), str(owner)]
+        try:
+            process = spawner.spawn(argv, descriptors=(inner.fileno(), owner), stderr=subprocess.DEVNULL)
+        except BaseException:
+            control.close()
+            raise
+        finally:
+            inner.close()
+            os.close(owner)
+        control.settimeout(_SECONDS)
+        self._control, self._process = control, process
+
+    def _give_back(self) -> None:
+        if self._control is None or self._process is None:
+            return
+        self._control.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._control = self._process = None
+
+    def close(self) -> None:
+        """End the process. Idempotent."""
+        with self._lock:
+            self._give_back()
+
+    def forget(self) -> None:
+        """In a forked child: close its copy, and leave the process to the parent."""
+        self._lock = threading.Lock()
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            self._process.returncode = 0  # not our child: nothing to wait for, nothing to warn of
+        self._control = self._process = None
+
+
+def _receives(pid: int) -> bool:
+    """True if a mount that a process sees has others made in it by mounts elsewhere."""
+    with open(f"/proc/{pid}/mountinfo", "rb") as file:  # noqa: PTH123 - twice for each sandbox
+        table = file.read()
+    return any(sign in table for sign in _SIGNS)
+
+
+def _require_alive(child: int) -> None:
+    poll = select.poll()
+    poll.register(child, select.POLLIN)
+    if poll.poll(0):
+        raise OSError(0, "it has ended")
+
+
+def _in_a_thread(namespace: int) -> None:
+    """The thread ends there: it has a root and a working directory of its own by then, and no other has changed.
+
+    None of :mod:`threading`'s, in which a debugger or a coverage tool could look for files.
+    """
+    done = _thread.allocate_lock()
+    done.acquire()
+    problem: list[OSError] = []
+
+    def enter() -> None:
+        try:
+            make_private(namespace, of_user=False)
+        except OSError as error:
+            problem.append(error)
+        finally:
+            done.release()
+
+    _thread.start_new_thread(enter, ())
+    done.acquire()
+    if problem:
+        raise problem[0]
