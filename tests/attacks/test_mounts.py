@@ -69,6 +69,28 @@ def test_everywhere_else_is_as_before(sandbox: SandboxSession, shared: Path, tmp
     assert sandbox.read("/workspace/copy/file") == b"seen"
 
 
+@pytest.mark.parametrize("slashes", ["/", "//", "///", "/./", "//.//"])
+def test_no_spelling_of_a_target_frees_what_is_kept_read_only(
+    open_sandbox: OpenSandbox, shared: Path, slashes: str
+) -> None:
+    for name in (".git", "a"):
+        (shared / name).mkdir()
+        (shared / name).chmod(0o777)
+    session = open_sandbox(f'mounts = ["{shared}:{slashes}src:rw", "{shared}/a:{slashes}src{slashes}a/:ro"]')
+    for path in ("/src/.git/hook", "/src/a/new"):
+        assert "Read-only" in session.run("touch", path).stderr
+    assert "busy" in session.run("mv", "/src/.git", "/src/moved").stderr
+    assert session.run("touch", "/src/inside/../new").ok, "the control: around it all is writable"
+
+
+@pytest.mark.parametrize("target", ["//arl/agent", "/./arl", "//proc/self", "///dev/shm", "//usr", "/", "//", "//etc"])
+def test_no_spelling_of_a_target_reaches_what_is_the_sandboxs_own(
+    open_sandbox: OpenSandbox, shared: Path, target: str
+) -> None:
+    with pytest.raises(UsageError, match="the sandbox's own"):
+        open_sandbox(f'mounts = ["{shared}/inside:{target}"]')
+
+
 def _of_agent() -> list[str]:
     """Some of what an agent is loaded from where sandboxes show this machine, and what leads its loader."""
     return [

@@ -378,3 +378,16 @@ def test_a_zombie_free_end(make_backend: MakeBackend) -> None:
     for pid in (monitor, agent):
         assert not Path(f"/proc/{pid}").exists()
     assert subprocess.run(["true"], check=True).returncode == 0
+
+
+def test_what_the_kernel_tells_everybody_is_seen_and_no_more(make_backend: MakeBackend, folder: Path) -> None:
+    """As docs/security.md says."""
+    (folder / "shown").mkdir()
+    sandbox = acquire(make_backend(f'[pools.p]\nmounts = ["{folder}/shown:/shown"]\n'), "p")
+    assert sh(sandbox, "cat /proc/cmdline") == Path("/proc/cmdline").read_text()
+    for name in ("interrupts", "diskstats", "cpuinfo", "meminfo", "sys/kernel/random/boot_id"):
+        assert sh(sandbox, f"cat /proc/{name}")
+    assert re.search(r"/shown /shown ", sh(sandbox, "cat /proc/self/mountinfo")), "a mount's source"
+    for hidden in ("/sys", "/proc/keys", "/proc/key-users"):
+        assert run(sandbox, "cat", hidden).stdout == ""
+    assert "Read-only" in run(sandbox, "sh", "-c", "echo > /proc/sys/kernel/pid_max").stderr

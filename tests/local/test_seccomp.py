@@ -102,8 +102,11 @@ def test_only_ordinary_sockets_can_be_made(machine: str) -> None:
     for family in range(64):
         assert decide(machine, "socket", family) == (ALLOW if family in allowed else denied(errno.EAFNOSUPPORT))
     for protocol in range(32):
-        expected = ALLOW if protocol in {0, 15} else denied(errno.EPROTONOSUPPORT)
+        expected = ALLOW if protocol == 0 else denied(errno.EPROTONOSUPPORT)
         assert decide(machine, "socket", 16, 3, protocol) == expected
+        assert (
+            decide(machine, "socket", 0xFF_0000_0010, 3, 0xFF_0000_0000 | protocol) == expected
+        )  # the kernel drops it
     assert decide(machine, "socket", 2, 1, 6) == ALLOW
 
 
@@ -136,6 +139,11 @@ def test_of_two_processes_only_whether_they_share_memory_can_be_asked(machine: s
     assert [decide(machine, "kcmp", 5, 6, kind) for kind in range(8)] == [
         ALLOW if kind == 1 else denied() for kind in range(8)
     ]
+    for upper in (0, 1 << 32, 0xFFFFFFFF << 32):  # the kernel's is an int: of the argument's word it drops this half
+        assert decide(machine, "kcmp", 5, 6, upper | 1) == ALLOW
+        for kind in (0, 2, 6, 0x101, 0xFFFFFFFF):
+            assert decide(machine, "kcmp", 5, 6, upper | kind) == denied()
+    assert decide(machine, "kcmp", 1, 1, 0, 1, 1) == denied()  # it is the third argument that counts
 
 
 @EVERY

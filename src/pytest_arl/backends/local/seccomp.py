@@ -38,7 +38,7 @@ _TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
 _F_SETLEASE = 1024
 _KCMP_VM = 1
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
-_NETLINK_ROUTE, _NETLINK_UEVENT = 0, 15
+_NETLINK_ROUTE = 0
 _AGENT = 1
 """The agent's pid, and its process group: bubblewrap makes a session for it."""
 
@@ -71,7 +71,8 @@ def _deny(calls: str, *when: Condition, error: int = errno.EPERM) -> Rule:
 POLICY: tuple[Rule, ...] = (
     # Other processes' memory and descriptors, the agent's first of all.
     _deny("ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd"),
-    # The agent asks which processes are in one memory; what else it tells is of use to attacks on the kernel.
+    # The agent asks which processes are in one memory, for processes that a step could trace anyway: not for the agent.
+    # What else it tells, of descriptors and file tables, is of use to attacks on the kernel.
     _deny("kcmp", Condition(2, "not in", (_KCMP_VM,))),
     _deny("move_pages migrate_pages mbind set_mempolicy set_mempolicy_home_node"),
     # Mounts, roots, namespaces.
@@ -98,10 +99,11 @@ POLICY: tuple[Rule, ...] = (
         Condition(0, "not in", (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK)),
         error=errno.EAFNOSUPPORT,
     ),
+    # Addresses and routes. As root, a sandbox would hear of every device of this machine by NETLINK_KOBJECT_UEVENT.
     _deny(
         "socket",
         Condition(0, "in", (_AF_NETLINK,)),
-        Condition(2, "not in", (_NETLINK_ROUTE, _NETLINK_UEVENT)),
+        Condition(2, "not in", (_NETLINK_ROUTE,)),
         error=errno.EPROTONOSUPPORT,
     ),
     # Steps share the agent's uid: without these they could throttle it, by pid, process group or user.
