@@ -18,7 +18,7 @@ from pytest_arl.turns import Turns
 from pytest_arl.units import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -168,6 +168,14 @@ class Lifecycle:
         held = self._holding
         found: Mapping[str, str] = {} if held is None else getattr(held.sandbox, "limits", {})
         return found
+
+    def keep(self, size: int) -> bool:
+        """Count bytes of the sandbox that are kept on this machine beside its downloads and checkpoints, in a report.
+        False where the pool allows no more (``kept``): then they should not be.
+        """
+        held = self._holding
+        count: Callable[[int], bool] | None = None if held is None else getattr(held.sandbox, "keep", None)
+        return count is None or count(size)
 
     @property
     def is_open(self) -> bool:

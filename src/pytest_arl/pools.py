@@ -31,6 +31,8 @@ _MI = 2**20
 _LEAST_STACK = 512 * 2**10
 """What the interpreter of a sandbox's agent runs with."""
 _MOST_STACK = 2**50
+_KEPT_TIMES = 4
+"""How often all that a sandbox can hold is kept of it, where its pool does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class LocalPool:
         cpu_time: seconds of processor time that each Command may use, or None for no limit.
         files: most descriptors of a process.
         stack: bytes of the stack of a process's first thread, or None for no limit.
+        kept: bytes of one sandbox that this machine keeps over its life, or None for the default.
         warm: sandboxes kept ready.
         source: the file that it comes from, or None for the built-in default.
         base_dir: what its relative paths are relative to.
@@ -87,8 +90,14 @@ class LocalPool:
     tmp: int = 512 * _MI
     output: int = 16 * _MI
     stack: int | None = 8 * _MI
+    kept: int | None = None
     warm: int = 0
     source: Path | None = None
+
+    @property
+    def most_kept(self) -> int:
+        """Bytes of one sandbox that this machine keeps over its life."""
+        return _KEPT_TIMES * (self.workspace + self.tmp) if self.kept is None else self.kept
 
 
 class _Tables(NamedTuple):
@@ -323,5 +332,6 @@ _PARSERS: Mapping[str, Callable[[object, Path], object]] = {
     "tmp": _size,
     "stack": _stack,
     "output": _size,
+    "kept": _size,
     "warm": _whole(0),
 }

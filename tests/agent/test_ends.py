@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.channel import AgentConfig, ChannelLost
+from pytest_arl.channel import AgentConfig, AgentError, ChannelLost
 from pytest_arl.errors import SandboxLost
 from tests.agent.harness import BASE_ENV, Sandbox, sandbox_of, wait_until
 
@@ -89,7 +89,7 @@ def test_a_host_that_does_not_keep_to_the_protocol_gets_a_last_word_that_says_wh
 def test_the_last_word_comes_after_what_was_half_sent(sandbox: Sandbox) -> None:
     sandbox.sh("head -c 20000000 /dev/zero > big")
     with sandbox.stream() as get, sandbox.stream() as other:
-        get.send(frames.GET, {"path": b"big", "bytes": 1 << 40, "entries": 9})
+        get.send(frames.GET, {"path": b"big", "data": 1 << 40, "size": 1 << 40, "entries": 9})
         time.sleep(0.1)  # the socket is full, in the middle of a frame
         sandbox.channel.send([b"\xff" * 20])
         time.sleep(0.05)
@@ -113,7 +113,10 @@ def test_an_error_of_a_request_is_not_the_end(sandbox: Sandbox) -> None:
         (frames.PROCESS, {"task": 1}),
         (frames.WRITE, {"path": 7, "content": b"", "mode": None}),
         (frames.WRITE, {"path": b"f", "content": b"", "mode": 2**62}),
-        (frames.GET, {"path": b"f\0", "bytes": 1, "entries": 1}),
+        (frames.GET, {"path": b"f\0", "data": 1, "size": 1, "entries": 1}),
+        (frames.GET, {"path": b"/workspace", "data": 1, "size": 1, "entries": "none"}),
+        (frames.GET, {"path": b"/usr/bin/true", "data": "all", "size": 1 << 40, "entries": 9}),
+        (frames.HOLE, {}),
         (frames.PUT, {"path": None}),
         (frames.END, {}),
         (frames.ENTRY, {}),
@@ -236,3 +239,57 @@ def test_the_agent_has_the_descriptors_it_needs_and_no_other(sandbox: Sandbox) -
 
     assert len(kinds) == 10  # three of stdio, spool, OOM score, loadavg, socket, epoll, both ends of the wake-up pipe
     assert kinds.count("socket") == 1
+
+
+# What a program does to files that the agent is at work on
+
+
+_MESSES_UP = """
+import os
+while True:
+    for folder in os.listdir("."):
+        if folder.startswith((".arl-", "mess")):
+            try:
+                for number in range(200):
+                    os.mkdir(folder + "/" + str(number))
+            except OSError:
+                pass
+    try:
+        os.mkdir("mess")
+    except OSError:
+        pass
+"""
+
+
+def test_a_transfer_that_is_given_up_among_what_programs_do_is_not_the_agents_end(sandbox: Sandbox) -> None:
+    sandbox.start(os.path.realpath(sys.executable), "-I", "-S", "-c", _MESSES_UP)
+    folder = {"p": b"", "t": "d", "m": 0o755, "at": 0, "n": 0}
+    for turn in range(60):
+        with sandbox.stream() as stream:
+            stream.send(frames.PUT, {"path": b"there"})
+            stream.send(frames.ENTRY, folder)
+            for number in range(20):
+                stream.send(frames.ENTRY, {**folder, "p": b"x%d" % number})
+            stream.send(frames.END, {"abort": True} if turn % 2 else {"crc": 1})
+            try:
+                stream.receive(time.monotonic() + 10)
+            except AgentError:
+                continue
+
+    assert sandbox.run("true").ok
+
+
+def test_a_return_that_programs_get_in_the_way_of_is_not_the_agents_end(sandbox: Sandbox) -> None:
+    sandbox.start(os.path.realpath(sys.executable), "-I", "-S", "-c", _MESSES_UP)
+    refused = 0
+    for number in range(40):
+        kept = sandbox.ask(frames.RESET, {"do": "alive", "id": 0, "keep": []})[1]["alive"]
+        sandbox.ask(frames.RESET, {"do": "mark", "id": number, "keep": []})
+        sandbox.start("sleep", "1000")  # it is killed before, so that the return waits for its end
+        try:
+            sandbox.ask(frames.RESET, {"do": "return", "id": number, "keep": kept}, 10)
+        except AgentError:
+            refused += 1
+
+    assert sandbox.run("true").ok
+    assert refused < 40, "control: some went through"

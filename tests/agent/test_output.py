@@ -291,7 +291,7 @@ def test_what_a_step_printed_is_known_when_its_sandbox_is_lost(sandbox: Sandbox)
 def test_a_short_answer_does_not_wait_for_a_long_transfer(sandbox: Sandbox) -> None:
     sandbox.sh("head -c 200000000 /dev/zero > big")
     with sandbox.stream() as get, sandbox.stream() as ping:
-        get.send(frames.GET, {"path": b"big", "bytes": 1 << 40, "entries": 9})
+        get.send(frames.GET, {"path": b"big", "data": 1 << 40, "size": 1 << 40, "entries": 9})
         get.receive(time.monotonic() + 5)
         ping.send(frames.PING, {})
         ping.receive(time.monotonic() + 5)
@@ -301,9 +301,9 @@ def test_a_short_answer_does_not_wait_for_a_long_transfer(sandbox: Sandbox) -> N
 
 
 def test_a_step_that_is_watched_does_not_wait_for_a_long_transfer_either(sandbox: Sandbox) -> None:
-    sandbox.sh("truncate -s 2G big")
+    sandbox.sh("fallocate -l 200M big")
     with sandbox.stream() as get, sandbox.stream() as stream:
-        get.send(frames.GET, {"path": b"big", "bytes": 1 << 40, "entries": 9})
+        get.send(frames.GET, {"path": b"big", "data": 1 << 40, "size": 1 << 40, "entries": 9})
         request = task(command("head", "-c", "8000000", "/dev/zero"))
         stream.send(frames.TASK, task_message(request, 1000, live=True))
         came = collect(stream, frames.DONE, 20)

@@ -249,7 +249,7 @@ def test_a_download_that_nobody_takes_any_more_ends(agent: Agent, operator: Oper
     before = len(agent.descriptors())
     channel = agent.holder_channel()
     with channel.open() as stream:
-        stream.send(frames.GET, {"path": b"large", "bytes": 1 << 30, "entries": 10})
+        stream.send(frames.GET, {"path": b"large", "data": 1 << 30, "size": 1 << 30, "entries": 10})
         stream.receive(time.monotonic() + 5)
         assert len(agent.descriptors()) > before + 1
         break_off(channel)

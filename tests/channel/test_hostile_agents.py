@@ -15,6 +15,7 @@ from pytest_arl.agent import frames
 from pytest_arl.backends import arriving_links, task_run, transfer
 from pytest_arl.backends.agent import AgentSandbox
 from pytest_arl.backends.base import TaskRequest
+from pytest_arl.backends.budget import Budget
 from pytest_arl.channel import ChannelTimeout, Stream
 from pytest_arl.errors import SandboxLost, UsageError
 from pytest_arl.steps import parse_steps
@@ -373,6 +374,89 @@ def test_a_download_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.
         download(agent, sandbox, tmp_path / "d", FOLDER, *files)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_agent_that_sends_more_than_was_wanted_is_refused_by_this_sides_count(tmp_path: Path) -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        sandbox.budget = Budget(5000, "enough")
+        first = [entry(b"a", size=2000), (frames.DATA, b"x" * 2000)]
+        download(agent, sandbox, tmp_path / "a", FOLDER, *first)
+        assert sandbox.budget.left == 5000 - 2 * 1024 - 2000, "a folder, a file and its content"
+        sandbox.budget = Budget(5000, "enough")
+        over = [FOLDER, entry(b"b", size=2953), (frames.DATA, b"x" * 2000), (frames.DATA, b"x" * 953)]
+        with pytest.raises(
+            UsageError, match=r"download of d: 'b' takes 953 bytes more, .* 5000 were left before: enough"
+        ):
+            download(agent, sandbox, tmp_path / "b", *over)
+        assert sandbox.budget.left == 5000
+        download(agent, sandbox, tmp_path / "c", FOLDER, entry(b"b", size=2952), (frames.DATA, b"x" * 2952))
+        assert sandbox.budget.left == 0
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+def test_a_checkpoint_of_more_than_was_wanted_is_refused_by_this_sides_count() -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        sandbox.budget = Budget(3000, "enough")
+        sandbox._pristine = False
+        content = [FOLDER, entry(b"x", size=4000), (frames.DATA, b"x" * 2000), (frames.DATA, b"x" * 2000)]
+        with pytest.raises(UsageError, match=r"checkpoint of /workspace: 'x' takes .*: enough"):
+            play(agent, sandbox.checkpoint, *content)
+        assert sandbox.budget.left == 3000
+
+
+HOLES = [
+    [entry(b"", size=9), (frames.HOLE, {"n": 0})],
+    [entry(b"", size=9), (frames.HOLE, {"n": -1})],
+    [entry(b"", size=9), (frames.HOLE, {"n": True})],
+    [entry(b"", size=9), (frames.HOLE, {"n": "9"})],
+    [entry(b"", size=9), (frames.HOLE, {})],
+    [entry(b"", size=9), (frames.HOLE, [9])],
+]
+
+
+@pytest.mark.parametrize("messages", HOLES, ids=lambda messages: repr(messages[-1][1]))
+def test_what_is_no_hole_loses_the_sandbox(tmp_path: Path, messages: list[Entry]) -> None:
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost, match="protocol"):
+        download(agent, sandbox, tmp_path / "d", *messages)
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost, match="protocol"):
+        play(agent, lambda: sandbox.read("f"), *messages)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [(frames.HOLE, {"n": 1})],
+        [FOLDER, (frames.HOLE, {"n": 1})],
+        [entry(b"", size=9), (frames.HOLE, {"n": 10})],
+        [entry(b"", size=9), (frames.HOLE, {"n": 2**63 - 1})],
+        [entry(b"", size=9), (frames.HOLE, {"n": 8})],
+        [entry(b"", size=9), (frames.HOLE, {"n": 8}), (frames.DATA, b"xy")],
+    ],
+    ids=repr,
+)
+def test_a_hole_that_is_none_of_a_file_is_an_error(tmp_path: Path, messages: list[Entry]) -> None:
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(OSError, match=r"data than|none of the file's"):
+        download(agent, sandbox, tmp_path / "d", *messages)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", [2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("seconds", [2**63 - 1, -(2**63), 0, None])
+def test_no_time_is_too_far_away(tmp_path: Path, at: int, seconds: int | None) -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        more = {} if seconds is None else {"seconds": seconds}
+        download(agent, sandbox, tmp_path / "d", entry(b"", "d", 0, at=at, **more), entry(b"x", "f", 0, at=at, **more))
+
+    assert (tmp_path / "d/x").is_file()
+
+
+def test_a_time_that_is_none_loses_the_sandbox(tmp_path: Path) -> None:
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost, match="an entry"):
+        download(agent, sandbox, tmp_path / "d", entry(b"", seconds="9"))
 
 
 @pytest.mark.parametrize("size", [0, 3])

@@ -259,3 +259,35 @@ def test_reports_do_not_keep_a_whole_runs_output_in_memory(project: Project) -> 
     kept, count = next(line for line in text.splitlines() if line.startswith("KEPT")).split()[1:]
     assert int(kept) < 10_000
     assert int(count) == 5
+
+
+def test_what_is_kept_of_a_sandboxs_output_has_the_bound_of_its_pool(project: Project) -> None:
+    project.toml("")
+    with (project.path / "pyproject.toml").open("a") as file:
+        file.write('[tool.pytest-arl.pools.small]\noutput = "4Ki"\nkept = "100Ki"\n')
+    project.test("""
+        def test_it(arl_sandbox):
+            for size in (50_000, 2_000_000, 40_000, 1_000_000, 3_000):
+                arl_sandbox.run("head", "-c", str(size), "/dev/zero")
+    """)
+    outcome = project.run("--arl-output=out", "--arl-pool=small")
+    outcome.passes(1)
+    sizes = [path.stat().st_size for path in sorted((project.path / "out/output").rglob("*.stdout"))]
+    assert sizes == [50_000, 4096, 40_000, 4096, 3_000], "whole where there is room, else what the result has"
+    assert outcome.text.count("printed more than its pool lets be kept: files are cut or missing") == 1
+    assert "raise `kept` of pool 'small'" in outcome.text
+
+
+def test_output_files_are_missing_where_not_even_what_results_have_can_be_kept(project: Project) -> None:
+    project.toml("")
+    with (project.path / "pyproject.toml").open("a") as file:
+        file.write('[tool.pytest-arl.pools.small]\nkept = "1Ki"\n')
+    project.test("""
+        def test_it(arl_sandbox):
+            for size in (1000, 2000, 10):
+                arl_sandbox.run("head", "-c", str(size), "/dev/zero")
+    """)
+    project.run("--arl-output=out", "--arl-pool=small").passes(1)
+    steps = [json.loads(line) for line in (project.path / "out/steps.jsonl").read_text().splitlines()]
+    assert ["stdoutPath" in step for step in steps] == [True, False, True]
+    assert [step["stdoutSize"] for step in steps] == [1000, 2000, 10]

@@ -30,7 +30,9 @@ tasks           steps in order, cancelling
 records         what is kept of them, and who is told
 ledger          each task once
 files           one file: resolve, write atomically, read
-transfer        files and folders, in and out
+entries         what both ends of a transfer say of one file: its time, its holes
+transfer        files and folders that come in
+departure       those that go out
 checkpoint      returning to what the writable folders held
 server          what all this shares
 connection      one peer: one message, one method

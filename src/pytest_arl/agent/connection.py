@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import time
 
 from pytest_arl.agent import files, frames, transfer
 from pytest_arl.agent.checkpoint import Manifest
+from pytest_arl.agent.departure import Departure
 from pytest_arl.agent.foreground import ending
-from pytest_arl.agent.link import Link
+from pytest_arl.agent.link import Link, refusal
 from pytest_arl.agent.pipes import Push
 from pytest_arl.agent.records import Subscriber
 
@@ -50,6 +49,7 @@ class Connection:
             frames.WRITE: self._write,
             frames.PUT: self._put,
             frames.ENTRY: self._entry,
+            frames.HOLE: self._hole,
             frames.END: self._end,
             frames.GET: self._get,
             frames.RESET: self._reset,
@@ -66,9 +66,9 @@ class Connection:
         if self.server.configured:
             self.server.tasks.leave(self.link)
 
-    def refuse(self, stream: int, text: str, *, code: int = 0, path: bytes = b"") -> None:
-        """Answer a request with why it cannot be: ``code`` is an errno, or 0 for what is nobody's file."""
-        self.link.send(frames.ERROR, stream, {"text": text, "errno": code, "path": path})
+    def refuse(self, stream: int, text: str) -> None:
+        """Answer a request with why it cannot be."""
+        self.link.send(frames.ERROR, stream, {"text": text, "errno": 0, "path": b""})
 
     def _received(self, kind: int, stream: int, value: object) -> None:
         if self.link.closed:
@@ -82,21 +82,18 @@ class Connection:
         self._serve(handler, stream, value)
 
     def _serve(self, handler: Callable[[int, Request], None], stream: int, request: Request) -> None:
-        """Do what is asked, or say why not."""
+        self._try(stream, handler, stream, request)
+
+    def _try(self, stream: int, action: Callable[..., None], *arguments: object) -> bool:
+        """Do something for a request. What it raises is that request's refusal, and never the agent's end."""
         try:
-            handler(stream, request)
-        except OSError as error:
-            self._refuse_file(stream, error)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            self._refuse_malformed(stream, error)
-
-    def _refuse_file(self, stream: int, error: OSError) -> None:
-        name = error.filename
-        path = name if isinstance(name, bytes) else os.fsencode(name) if isinstance(name, str) else b""
-        self.refuse(stream, error.strerror or str(error), code=error.errno or errno.EIO, path=path)
-
-    def _refuse_malformed(self, stream: int, error: Exception) -> None:
-        self.refuse(stream, "a request is malformed: " + type(error).__name__ + ": " + str(error))
+            action(*arguments)
+        except frames.ProtocolError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            self.link.send(frames.ERROR, stream, refusal(error, "is malformed"))
+            return False
+        return True
 
     def _reply(self, stream: int, value: Request) -> None:
         self.link.send(frames.REPLY, stream, value)
@@ -179,7 +176,7 @@ class Connection:
         def ended() -> None:
             if timer is not None:
                 timer.cancel()
-            self._send_process(stream, process, request)
+            self._try(stream, self._send_process, stream, process, request)
 
         def late() -> None:
             process.forget(ended)
@@ -227,12 +224,15 @@ class Connection:
         self._arrivals[stream] = transfer.Arrival(self.server.places.real(path), merge=bool(request.get("merge")))
 
     def _entry(self, stream: int, request: Request) -> None:
-        self._guard(stream, lambda arrival: arrival.entry(request))
+        self._guard(stream, transfer.Arrival.entry, request)
+
+    def _hole(self, stream: int, request: Request) -> None:
+        self._guard(stream, transfer.Arrival.hole, request.get("n"))
 
     def _data(self, stream: int, data: object) -> None:
         if not isinstance(data, bytes) or stream not in self._arrivals:
             raise frames.ProtocolError("the host may not send bytes outside of a transfer")
-        self._guard(stream, lambda arrival: arrival.data(data))
+        self._guard(stream, transfer.Arrival.data, data)
 
     def _end(self, stream: int, request: Request) -> None:
         arrival = self._arrivals[stream]
@@ -240,42 +240,26 @@ class Connection:
             arrival.abandon()
             self._reply(stream, {})
         else:
-            self._guard(stream, lambda arrival: self._reply(stream, {"n": arrival.finish(request["crc"])}))
+            self._guard(stream, self._finish, stream, request)
         del self._arrivals[stream]
 
-    def _guard(self, stream: int, action: Callable[[transfer.Arrival], None]) -> None:
+    def _finish(self, arrival: transfer.Arrival, stream: int, request: Request) -> None:
+        self._reply(stream, {"n": arrival.finish(request["crc"])})
+
+    def _guard(self, stream: int, action: Callable[..., None], *arguments: object) -> None:
         """Do something about a transfer under way; one that fails leaves nothing, and its rest is thrown away."""
         arrival = self._arrivals[stream]
-        if arrival is None:
-            return
-        try:
-            action(arrival)
-        except (OSError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        if arrival is not None and not self._try(stream, action, arrival, *arguments):
             self._arrivals[stream] = None
-            if isinstance(error, OSError):
-                self._refuse_file(stream, error)
-            else:
-                self._refuse_malformed(stream, error)
             arrival.abandon()
 
     def _get(self, stream: int, request: Request) -> None:
-        path: bytes = request["path"]
-        most_bytes: int = request["bytes"]
+        most_data: int = request["data"]
+        most_size: int = request["size"]
         most_entries: int = request["entries"]
-        alone = bool(request.get("one_filesystem"))
-        root = self.server.places.real(path)
-
-        def produce() -> Generator[bytes, None, None]:
-            try:
-                yield from transfer.depart(
-                    root, stream, most_bytes=most_bytes, most_entries=most_entries, one_filesystem=alone
-                )
-            except OSError as error:
-                self._refuse_file(stream, error)
-            except transfer.Limit as error:
-                self.refuse(stream, str(error), code=errno.EFBIG)
-
-        self.link.send_from(stream, produce())
+        root = self.server.places.real(request["path"])
+        going = Departure(root, stream, most_data=most_data, most_size=most_size, most_entries=most_entries)
+        self.link.send_from(stream, going.frames(one_filesystem=bool(request.get("one_filesystem"))))
 
     # Checkpoints where processes live on
 
@@ -309,9 +293,11 @@ class Connection:
         elif time.monotonic() > deadline:
             self.refuse(stream, "processes that should end live on")
         else:
-            self.server.loop.call_at(
-                time.monotonic() + 0.005, lambda: self._return_without(doomed, stream, manifest, deadline)
-            )
+
+            def again() -> None:
+                self._try(stream, self._return_without, doomed, stream, manifest, deadline)
+
+            self.server.loop.call_at(time.monotonic() + 0.005, again)
 
 
 def _send_part(stream: int, pieces: Iterable[bytes], size: int, lost: int) -> Generator[bytes, None, None]:

@@ -8,6 +8,7 @@ asked looks at ``full`` first.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 
@@ -26,12 +27,21 @@ if TYPE_CHECKING:
 else:
     from _collections import deque  # the C half: `collections` costs a millisecond
 
-__all__ = ["Link"]
+__all__ = ["Link", "refusal"]
 
 _READ_SIZE = 256 * 1024
 _HIGH_WATER = 1024 * 1024
 _JOIN = 32 * 1024  # short frames in a row go with one write
 _LAST_WORD_MS = 200
+
+
+def refusal(error: Exception, what: str) -> dict[str, object]:
+    """An exception as the answer to the request that met it: ``what`` says of the request how it is wrong."""
+    if not isinstance(error, OSError):
+        return {"text": "a request " + what + ": " + type(error).__name__ + ": " + str(error), "errno": 0, "path": b""}
+    name = error.filename
+    path = name if isinstance(name, bytes) else os.fsencode(name) if isinstance(name, str) else b""
+    return {"text": error.strerror or str(error), "errno": error.errno or errno.EIO, "path": path}
 
 
 class Link:
@@ -79,7 +89,10 @@ class Link:
         self._queued += len(data)
 
     def send_from(self, stream: int, producer: Producer) -> None:
-        """Queue a producer of one stream's frames, asked only as the peer reads. It raises nothing."""
+        """Queue a producer of one stream's frames, asked only as the peer reads.
+
+        What it raises is the answer of its stream: one request that cannot be answered is not all of them.
+        """
         if self._fd >= 0:
             self._lane(stream).append(producer)
 
@@ -155,7 +168,7 @@ class Link:
         while self._lanes:
             stream = next(iter(self._lanes))
             lane = self._lanes[stream]
-            data = self._take(lane)
+            data = self._take(stream, lane)
             del self._lanes[stream]
             if lane:
                 self._lanes[stream] = lane  # at the end
@@ -163,11 +176,14 @@ class Link:
                 return data
         return b""
 
-    def _take(self, lane: Lane) -> bytes:
+    def _take(self, stream: int, lane: Lane) -> bytes:
         """A piece of a lane; empty where a producer had nothing more."""
         head = lane[0]
         if not isinstance(head, bytes):
-            piece = next(head, b"")
+            try:
+                piece = next(head, b"")
+            except Exception as error:  # noqa: BLE001 - whatever a sandbox's files made of it; the producer has ended
+                piece = frames.message(frames.ERROR, stream, refusal(error, "cannot be answered"))
             if piece:
                 self._queued += len(piece)
             else:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_arl.backends.base import OnOutput, OnStep, TaskRequest
+    from pytest_arl.backends.budget import Budget
 
 __all__ = ["AgentCheckpoint", "AgentSandbox"]
 
@@ -44,10 +45,17 @@ class AgentSandbox(ChanneledSandbox):
         replace: Callable[[], AgentSandbox],
         limits: Mapping[str, str] | None = None,
         shared: Mapping[Path, str] | None = None,
+        budget: Budget | None = None,
         warm: bool = False,
     ) -> None:
         super().__init__(
-            name=name, pool_ref=pool_ref, isolation=isolation, output_limit=output_limit, limits=limits, shared=shared
+            name=name,
+            pool_ref=pool_ref,
+            isolation=isolation,
+            output_limit=output_limit,
+            limits=limits,
+            shared=shared,
+            budget=budget,
         )
         self.warm = warm
         self._channel = channel

@@ -6,12 +6,14 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
+from pytest_arl.agent import entries
 from pytest_arl.backends.arriving_links import Links
 from pytest_arl.errors import UsageError
 from pytest_arl.host_files import open_below
 from pytest_arl.host_files.nearby import Nearby
 
 if TYPE_CHECKING:
+    from pytest_arl.backends.budget import Share
     from pytest_arl.host_files import Folder
 
 __all__ = ["ROOT", "Arrival"]
@@ -19,6 +21,9 @@ __all__ = ["ROOT", "Arrival"]
 ROOT = b"root"
 """The name that what comes has in the folder that it comes into."""
 MOST_DEPTH = 256  # folders in folders: what removes such a tree later (shutil, pytest's tmp_path) has a limit too
+ENTRY_BYTES = 1024
+"""What a file, folder or link counts as beside its content."""
+_SLACK = 64 * 1024  # bytes that a file system may add to a file with holes
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -26,46 +31,70 @@ class Arrival:
     """Entries and data that come, until ``finish``."""
 
     def __init__(
-        self, staging: Folder, remote: str, destination: Folder | None, *, most_entries: int, most_bytes: int
+        self,
+        staging: Folder,
+        remote: str,
+        destination: Folder | None,
+        share: Share,
+        *,
+        most_entries: int,
+        most_bytes: int,
     ) -> None:
-        """``destination`` is the folder that is there already, for what links in the download will lead to."""
+        """``destination`` is the folder that is there already, for what links in the download will lead to. ``share``
+        counts what is kept.
+        """
         self._staging = staging
         self._remote = remote
+        self._share = share
         self._most = most_entries, most_bytes
         self._nearby = Nearby(staging.fd)
         self._folders: dict[bytes, tuple[int, int]] = {}
         self._links = Links(remote, destination)
         self._fd = -1
+        self._name = b""
+        self._size = 0
         self._left = 0
+        self._holes = 0
         self._bytes = 0
         self._entries = 0
-        self._times = (0, 0)
+        self._time = 0
 
     def entry(self, entry: dict[str, Any]) -> None:
         """The next file, folder or link."""
         self._complete()
         folder, name = self._place(entry["p"])
+        self._name = entry["p"]
         self._count(entry["n"])
         mode = entry["m"] & 0o777
         if entry["t"] == "d":
             os.mkdir(name, 0o700, dir_fd=folder)
-            self._folders[entry["p"]] = (mode, entry["at"])
+            self._folders[entry["p"]] = (mode, entries.mtime(entry))
         elif entry["t"] == "l":
             self._links.add(entry["p"], entry["to"])
             os.symlink(entry["to"], name, dir_fd=folder)
         else:
             self._fd = os.open(name, _CREATE, 0o600, dir_fd=folder)
             os.fchmod(self._fd, mode)
-            self._left, self._times = entry["n"], (entry["at"], entry["at"])
+            self._size = self._left = entry["n"]
+            self._holes, self._time = 0, entries.mtime(entry)
 
     def data(self, data: bytes) -> None:
         """More of the file that the last entry named."""
         if self._fd < 0 or len(data) > self._left:
             raise OSError(errno.EIO, "more data than the entry announced", self._remote)
         self._left -= len(data)
+        self._share.grow(len(data), self._name)
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
+
+    def hole(self, size: int) -> None:
+        """So many bytes of it are a hole."""
+        if self._fd < 0 or size > self._left:
+            raise OSError(errno.EIO, "a hole that is none of the file's", self._remote)
+        self._left -= size
+        self._holes += size
+        os.lseek(self._fd, size, os.SEEK_CUR)
 
     def finish(self) -> None:
         """Everything has come: look where links lead, give folders their modes and times, those inside first."""
@@ -92,16 +121,26 @@ class Arrival:
         if self._fd >= 0:
             if self._left:
                 raise OSError(errno.EIO, "less data than the entry announced", self._remote)
-            os.utime(self._fd, ns=self._times)
+            if self._holes:
+                self._punch()
+            os.utime(self._fd, ns=(self._time, self._time))
             os.close(self._fd)
             self._fd = -1
+
+    def _punch(self) -> None:
+        """Give the file its length, and count the holes where this file system fills them."""
+        os.ftruncate(self._fd, self._size)
+        filled = os.fstat(self._fd).st_blocks * 512 - (self._size - self._holes) - _SLACK
+        if filled > 0:
+            self._share.grow(filled, self._name)
 
     def _count(self, size: int) -> None:
         self._entries += 1
         self._bytes += size
-        entries, total = self._most
-        if self._entries > entries or self._bytes > total:
-            raise UsageError(f"download of {self._remote}: more than {entries} entries or {total >> 30} GiB")
+        most, total = self._most
+        if self._entries > most or self._bytes > total:
+            raise UsageError(f"download of {self._remote}: more than {most} entries or {total >> 30} GiB")
+        self._share.grow(ENTRY_BYTES, self._name)
 
     def _place(self, name: bytes) -> tuple[int, bytes]:
         """Where an entry goes: a folder that this transfer has made, and the name in it."""

@@ -103,8 +103,9 @@ class Checkpoint(Protocol):
 class BackendSandbox(Protocol):
     """One sandbox that is ready. Its methods raise InfrastructureError and its branches, nothing else of their own.
 
-    It may have two attributes more: ``warm`` (bool), whether it was ready before it was asked for, and ``limits``
-    (a mapping of text), the pool's value for each limit, such as ``{"memory": "512Mi"}``.
+    It may have three attributes more: ``warm`` (bool), whether it was ready before it was asked for; ``limits``
+    (a mapping of text), the pool's value for each limit, such as ``{"memory": "512Mi"}``; and ``keep(size)``, which
+    counts bytes of it that are kept on this machine, and is False where its pool allows no more.
 
     One task at a time: the session keeps callers in order. ``cancel``, ``close`` and everything about
     background processes and files may come from another thread while a task runs.

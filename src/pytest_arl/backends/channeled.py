@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pytest_arl.agent import frames
+from pytest_arl.backends.budget import Budget
 from pytest_arl.backends.process import AgentProcess
 from pytest_arl.backends.task_run import STREAMS
-from pytest_arl.backends.transfer import Archive, receive_file, receive_tree, send_archive, send_bytes, send_tree
+from pytest_arl.backends.transfer import (
+    MOST_BYTES,
+    Archive,
+    receive_file,
+    receive_tree,
+    send_archive,
+    send_bytes,
+    send_tree,
+)
 from pytest_arl.channel import AgentError, ChannelLost, ChannelTimeout
 from pytest_arl.errors import InfrastructureError, SandboxClosed, SandboxLost, UsageError
 from pytest_arl.host_files.destinations import Destination
@@ -53,9 +62,11 @@ class ChanneledSandbox:
         output_limit: int,
         limits: Mapping[str, str] | None = None,
         shared: Mapping[Path, str] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         """``limits`` has the pool's value for each limit (``{"memory": "512Mi"}``), for messages. ``shared`` has the
-        folders of this machine that the sandbox can write (resolved), and where it sees them.
+        folders of this machine that the sandbox can write (resolved), and where it sees them. ``budget`` bounds what is
+        kept of it here.
         """
         self.name = name
         self.pool_ref = pool_ref
@@ -64,6 +75,7 @@ class ChanneledSandbox:
         self.warm = False
         self.partial: list[StepResult] = []
         self.limits = limits or {}
+        self.budget = budget or Budget(MOST_BYTES, "take less of it")
         self._shared = shared or {}
         self._roots: tuple[bytes, ...] = (b"/workspace", b"/tmp", b"/home/arl", b"/dev/shm")
         self._pristine = True
@@ -150,6 +162,10 @@ class ChanneledSandbox:
         """A limit with the pool's value: ``memory 512Mi``."""
         return f"{limit} {self.limits[limit]}" if limit is not None and limit in self.limits else limit
 
+    def keep(self, size: int) -> bool:
+        """Count bytes of it that are kept on this machine; False where its pool allows no more."""
+        return not size or self.budget.take(size) > 0
+
     # What a task leaves: background processes, output
 
     def process(self, task_id: str, step: int) -> AgentProcess:
@@ -197,7 +213,7 @@ class ChanneledSandbox:
 
     def read(self, path: str) -> bytes:
         """A file's content."""
-        return self.exchange(lambda stream: receive_file(stream, _raw(path)))
+        return self.exchange(lambda stream: receive_file(stream, _raw(path), self.budget))
 
     def write(self, path: str, content: bytes, mode: int | None) -> None:
         """Write a file, whole or not at all."""
@@ -225,7 +241,7 @@ class ChanneledSandbox:
         """Copy a file or folder out. UsageError where ``local`` is a link to a folder."""
         self._keep_out("download", local)
         with closing(Destination(local)) as destination:
-            self.exchange(lambda stream: receive_tree(stream, _raw(remote), destination))
+            self.exchange(lambda stream: receive_tree(stream, _raw(remote), destination, self.budget))
 
     def _keep_out(self, what: str, local: Path) -> None:
         """Raise UsageError where the sandbox itself can write what this side would handle: with a link that it puts
@@ -266,7 +282,7 @@ class ChanneledSandbox:
         """What is in a folder; None where the sandbox has no such folder."""
 
         def fill(stream: Stream) -> Archive:
-            archive = Archive(root)
+            archive = Archive(root, self.budget)
             try:
                 archive.fill(stream)
             except BaseException:

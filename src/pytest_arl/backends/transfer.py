@@ -1,7 +1,8 @@
 """The host's end of files on their way in and out, and archives of them.
 
-What a sandbox sends is not trusted: there is a limit on bytes (a sparse file of 7 EiB costs a sandbox nothing) and
-on entries, and the rest is checked where it arrives. Files of this machine are reached through ``host_files`` only.
+What a sandbox sends is not trusted: what is kept of it is counted (a sparse file of 7 EiB costs a sandbox nothing),
+holes stay holes, and the rest is checked where it arrives. Files of this machine are reached through ``host_files``
+only.
 """
 
 from __future__ import annotations
@@ -13,24 +14,28 @@ import tempfile
 import time
 from binascii import crc32
 from contextlib import suppress
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from pytest_arl.agent import frames
+from pytest_arl.agent import entries, frames
 from pytest_arl.backends.arrivals import ROOT, Arrival
+from pytest_arl.backends.budget import Share
 from pytest_arl.channel import AgentError, ChannelLost, Stream
 from pytest_arl.errors import UsageError
+from pytest_arl.units import format_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
 
+    from pytest_arl.backends.budget import Budget
     from pytest_arl.host_files.destinations import Destination
     from pytest_arl.host_files.sources import Found, Source
 
-__all__ = ["Archive", "receive_file", "receive_tree", "send_archive", "send_bytes", "send_tree"]
+__all__ = ["MOST_BYTES", "Archive", "receive_file", "receive_tree", "send_archive", "send_bytes", "send_tree"]
 
-MOST_BYTES = 16 * 1024**3
+MOST_BYTES = 16 * 1024**3  # with holes
 MOST_ENTRIES = 1_000_000
 MOST_READ = 1024**3  # a file that is read into memory
 _PIECE = frames.MAX_PAYLOAD
@@ -41,20 +46,30 @@ _IN_MEMORY = 1024 * 1024
 class Archive:
     """The content of one folder of a sandbox, kept on this side in a file without a name."""
 
-    def __init__(self, root: bytes) -> None:
+    def __init__(self, root: bytes, budget: Budget) -> None:
         self.root = root
         self.count = 0
+        self._share = Share(budget, f"checkpoint of {os.fsdecode(root)}")
         self._file: BinaryIO = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # type: ignore[assignment]  # noqa: SIM115 - closed by close()
 
     def fill(self, stream: Stream) -> None:
         """Take everything that the sandbox has in the folder."""
-        limits = {"bytes": MOST_BYTES, "entries": MOST_ENTRIES}
-        stream.send(frames.GET, {"path": self.root, "one_filesystem": True, **limits})
-        for kind, value in _incoming(stream):
-            body = frames.encode(value) if kind == frames.ENTRY else value
-            self._file.write(frames.HEADER.pack(len(body), kind, 0))
-            self._file.write(body)
-            self.count += kind == frames.ENTRY
+        stream.send(frames.GET, _wanted(self.root, self._share.left, MOST_BYTES) | {"one_filesystem": True})
+        path = b""
+        try:
+            for kind, value in _incoming(stream):
+                if kind == frames.ENTRY:
+                    self.count += 1
+                    path = value["p"]
+                body = value if kind == frames.DATA else frames.encode(value)
+                self._share.grow(frames.HEADER.size + len(body), path)
+                self._file.write(frames.HEADER.pack(len(body), kind, 0))
+                self._file.write(body)
+        except AgentError as error:
+            if error.errno == errno.EFBIG:
+                raise self._share.refused(error.path, error.text) from None
+            raise
+        self._share.settle()
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """Entries and their data, in order."""
@@ -62,17 +77,19 @@ class Archive:
         while header := self._file.read(frames.HEADER.size):
             size, kind, _ = frames.HEADER.unpack(header)
             body = self._file.read(size)
-            yield kind, frames.decode(body) if kind == frames.ENTRY else body
+            yield kind, body if kind == frames.DATA else frames.decode(body)
 
     def close(self) -> None:
         """Free the file."""
         self._file.close()
+        self._share.close()
 
 
-def receive_file(stream: Stream, path: bytes) -> bytes:
-    """The content of one file."""
-    stream.send(frames.GET, {"path": path, "bytes": MOST_READ, "entries": 1})
-    content = bytearray()
+def receive_file(stream: Stream, path: bytes, budget: Budget) -> bytes:
+    """The content of one file, as large as the sandbox's budget at the most: it is read into memory."""
+    most = min(MOST_READ, budget.most)
+    stream.send(frames.GET, _wanted(path, most, most, entries=1))
+    content = BytesIO()
     size = 0
     try:
         for kind, value in _incoming(stream):
@@ -80,36 +97,55 @@ def receive_file(stream: Stream, path: bytes) -> bytes:
                 if value["t"] != "f":
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
                 size = value["n"]
-            else:
-                content += value
-                if len(content) > size:
-                    raise stream.unexpected(ValueError("more data than the entry announced"))
+                continue
+            length = len(value) if kind == frames.DATA else value["n"]
+            if content.tell() + length > min(size, most):
+                raise stream.unexpected(ValueError("more data than the entry announced"))
+            if kind == frames.HOLE:
+                content.seek(length - 1, os.SEEK_CUR)
+            content.write(value if kind == frames.DATA else b"\0")
     except AgentError as error:
         if error.errno == errno.EFBIG:
-            raise UsageError(f"read: {os.fsdecode(path)}: {error.text}; use download() for large files") from None
+            raise UsageError(
+                f"read: {os.fsdecode(path)} {error.text}, and {format_quantity(most)} are the most that is read into "
+                f"memory: use download() for large files{f', and {budget.cure}' if most < MOST_READ else ''}"
+            ) from None
         raise _named(error, path) from None
-    return bytes(content)
+    return content.getvalue()
 
 
-def receive_tree(stream: Stream, path: bytes, destination: Destination) -> None:
+def receive_tree(stream: Stream, path: bytes, destination: Destination, budget: Budget) -> None:
     """Copy a file or folder of the sandbox to its destination; into it, where it is a folder and a folder comes."""
-    stream.send(frames.GET, {"path": path, "bytes": MOST_BYTES, "entries": MOST_ENTRIES})
-    with destination.staging() as folder:
+    with destination.staging() as folder, Share(budget, f"download of {os.fsdecode(path)}") as share:
+        stream.send(frames.GET, _wanted(path, share.left, MOST_BYTES))
         arrival = Arrival(
-            folder, os.fsdecode(path), destination.folder, most_entries=MOST_ENTRIES, most_bytes=MOST_BYTES
+            folder,
+            os.fsdecode(path),
+            destination.folder,
+            share,
+            most_entries=MOST_ENTRIES,
+            most_bytes=MOST_BYTES,
         )
         try:
             for kind, value in _incoming(stream):
                 if kind == frames.ENTRY:
                     arrival.entry(value)
+                elif kind == frames.HOLE:
+                    arrival.hole(value["n"])
                 else:
                     arrival.data(value)
             arrival.finish()
         except AgentError as error:
+            if error.errno == errno.EFBIG:
+                raise share.refused(error.path, error.text) from None
             raise _named(error, path) from None
         finally:
             arrival.close()
         destination.put(folder, ROOT)
+
+
+def _wanted(path: bytes, data: int, size: int, *, entries: int = MOST_ENTRIES) -> dict[str, Any]:
+    return {"path": path, "data": max(0, data), "size": size, "entries": entries}
 
 
 def send_bytes(stream: Stream, path: bytes, content: bytes, mode: int | None) -> None:
@@ -147,6 +183,8 @@ def send_archive(stream: Stream, archive: Archive, only: set[bytes] | None) -> N
                 taking = wanted is None or path in wanted
                 if taking:
                     departure.entry(value)
+            elif taking and kind == frames.HOLE:
+                departure.hole(value["n"])
             elif taking:
                 departure.data(value)
 
@@ -179,6 +217,11 @@ class _Departure:
         self._stream.send_data(data)
         self._look()
 
+    def hole(self, size: int) -> None:
+        """So many bytes of it are a hole."""
+        self._stream.send(frames.HOLE, {"n": size})
+        self._look()
+
     def _look(self) -> None:
         if self._stream.pending():
             raise _Refused
@@ -209,7 +252,7 @@ def _with_parents(paths: set[bytes]) -> set[bytes]:
 
 
 def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
-    """Entries and data until the end, checked by their checksum and their types."""
+    """Entries, data and holes until the end, checked by their checksum and their types."""
     crc = 0
     while True:
         kind, value = stream.receive()
@@ -218,6 +261,9 @@ def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
         elif kind == frames.ENTRY:
             if not _is_entry(value):
                 raise stream.unexpected(TypeError("an entry of a transfer"))
+        elif kind == frames.HOLE:
+            if not isinstance(value, dict) or type(value.get("n")) is not int or value["n"] <= 0:
+                raise stream.unexpected(TypeError("a hole"))
         elif kind == frames.END and isinstance(value, dict):
             if value.get("crc") != crc:
                 raise OSError(errno.EIO, "the checksum of what came out of the sandbox is wrong")
@@ -231,7 +277,7 @@ def _is_entry(value: object) -> bool:
     """True if a sandbox's entry is one: what it says of sizes and names is still only what it says."""
     if not isinstance(value, dict):
         return False
-    numbers = value.get("m"), value.get("at"), value.get("n")
+    numbers = value.get("m"), value.get("at"), value.get("n"), value.get("seconds", 0)
     return (
         isinstance(value.get("p"), bytes)
         and value.get("t") in {"f", "d", "l"}
@@ -249,13 +295,17 @@ def _named(error: AgentError, path: bytes) -> Exception:
 
 
 def _entry(below: bytes, state: os.stat_result, kind: str) -> dict[str, Any]:
-    return {"p": below, "m": stat.S_IMODE(state.st_mode), "at": state.st_mtime_ns, "n": 0, "t": kind}
+    return {"p": below, "m": stat.S_IMODE(state.st_mode), "n": 0, "t": kind, **entries.timed(state.st_mtime_ns)}
 
 
 def _send_file(departure: _Departure, source: Source, found: Found) -> None:
     with source.reading(found) as (descriptor, state):
+        departure.entry(_entry(found.below, state, "f") | {"n": state.st_size})
+        if entries.has_holes(state):
+            for piece in entries.content(descriptor, state.st_size, _PIECE):
+                departure.hole(piece) if isinstance(piece, int) else departure.data(piece)
+            return
         left = state.st_size
-        departure.entry(_entry(found.below, state, "f") | {"n": left})
         while left:
             data = os.read(descriptor, min(left, _PIECE))
             if not data:

@@ -112,17 +112,26 @@ class OutputFolder:
         steps: list[StepRecord],
         *,
         test: str,
-    ) -> None:
-        """Keep a task's steps; each record gets the paths of its outputs. Raises OSError."""
+    ) -> bool:
+        """Keep a task's steps; each record gets the paths of its outputs. Raises OSError.
+
+        False where the sandbox has printed more than its pool lets be kept of it: a file is cut as the result is, or
+        missing.
+        """
         results = () if result is None else result.steps
         self._number += 1
+        whole = True
         for index, (record, kept) in enumerate(zip(steps, results, strict=False), 1):
             for stream in _STREAMS:
-                if record[f"{stream}Size"]:
-                    stem = f"{self._number:04d}-{index:02d}-{_safe(record['name'])}"
-                    content = _content(session, kept, stream)
+                if not record[f"{stream}Size"]:
+                    continue
+                stem = f"{self._number:04d}-{index:02d}-{_safe(record['name'])}"
+                content, complete = _content(session, kept, stream)
+                if content is not None:
                     record[f"{stream}Path"] = self._write_file(_safe(session.name), stem, stream, content)
+                whole = whole and complete
         self._append(steps, test)
+        return whole
 
     def _write_file(self, sandbox: str, stem: str, stream: StreamName, content: Iterator[bytes]) -> str:
         """Keep a stream in a new file; gives its path in the folder."""
@@ -154,13 +163,19 @@ def _facts(step: StepRecord) -> StepRecord:
     return {key: value for key, value in step.items() if key not in {"stdout", "stderr"}}
 
 
-def _content(session: SandboxSession, step: StepResult, stream: StreamName) -> Iterator[bytes]:
-    """Everything of a stream: from the sandbox where the result cut it, as long as the sandbox has it."""
+def _content(session: SandboxSession, step: StepResult, stream: StreamName) -> tuple[Iterator[bytes] | None, bool]:
+    """What is to be kept of a stream, and whether that is all of it: else what the result has of it, or nothing."""
     kept = step.stdout_bytes if stream == "stdout" else step.stderr_bytes
     size = step.stdout_size if stream == "stdout" else step.stderr_size
-    if size <= len(kept):
-        yield kept
-        return
+    if size > len(kept) and session.keep(size):
+        return _whole(session, step, stream, kept), True
+    if session.keep(len(kept)):
+        return iter((kept,)), size <= len(kept)
+    return None, False
+
+
+def _whole(session: SandboxSession, step: StepResult, stream: StreamName, kept: bytes) -> Iterator[bytes]:
+    """Everything of a stream, from the sandbox as long as that has it."""
     sent = 0
     try:
         for block in session.output(step, stream):

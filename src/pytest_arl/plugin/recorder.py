@@ -52,6 +52,7 @@ class Recorder:
         self._sandboxes = 0
         self._steps = 0
         self._isolation: set[str] = set()
+        self._cut: set[str] = set()
         # Weak: a session that a test forgets to close is closed when it is collected, not at the end of the run.
         self._open: weakref.WeakValueDictionary[int, SandboxSession] = weakref.WeakValueDictionary()
 
@@ -122,11 +123,18 @@ class Recorder:
         if self.output is None:
             return
         try:
-            self.output.write(session, result, steps, test=self._item.nodeid if self._item else "")
+            whole = self.output.write(session, result, steps, test=self._item.nodeid if self._item else "")
         except OSError as error:
             # A full disk must not change what the tests say; the summary tells that files are missing.
             self.output = None
             self.problem(f"--arl-output: nothing more was written: {error}")
+            return
+        if not whole and session.name not in self._cut:
+            self._cut.add(session.name)
+            self.problem(
+                f"--arl-output: sandbox {session.name} printed more than its pool lets be kept: files are "
+                f"cut or missing: raise `kept` of pool {session.pool_ref!r}"
+            )
 
     def problem(self, text: str) -> None:
         """Something to say at the end of the run, wherever it happened."""

@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.agent import AgentSandbox
+from pytest_arl.backends.budget import Budget
 from pytest_arl.backends.local import surroundings
 from pytest_arl.backends.local.enclosure import Enclosure
 from pytest_arl.backends.local.plan import Plan, make_plan
@@ -195,6 +196,7 @@ class LocalBackend:
             limits=_shown_limits(plan.pool),
             warm=warm,
             shared=plan.shared,
+            budget=_budget(plan.pool),
         )
 
     def _take_warm(self, plan: Plan, deadline: float) -> _Prepared | None:
@@ -265,6 +267,11 @@ class LocalBackend:
             prepared.enclosure.forget()
         self._sources.forget()
         atexit.unregister(self.close)
+
+
+def _budget(pool: LocalPool) -> Budget:
+    """What is kept of one sandbox of a pool."""
+    return Budget(pool.most_kept, f"take less of it, or raise `kept` of pool {pool.name!r}")
 
 
 def _shown_limits(pool: LocalPool) -> dict[str, str]:

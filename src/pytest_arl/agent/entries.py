@@ -1,0 +1,67 @@
+"""What both ends of a transfer say of one file: when it was changed, and where its holes are."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+__all__ = ["content", "has_holes", "mtime", "timed"]
+
+_SECOND = 10**9
+_WIRE = 2**63
+"""What an int of the wire is below, and above its negative: as nanoseconds that is the year 2262."""
+_MOST = (_WIRE - 1) * _SECOND
+
+
+def timed(ns: int) -> dict[str, int]:
+    """A time as an entry has it: nanoseconds, with whole seconds beside them where these alone are too many."""
+    if -_WIRE <= ns < _WIRE:
+        return {"at": ns}
+    seconds, rest = divmod(ns, _SECOND)
+    return {"at": rest, "seconds": seconds}
+
+
+def mtime(entry: Mapping[str, Any]) -> int:
+    """An entry's time in nanoseconds, none that utime could not take."""
+    at: int = entry["at"]
+    if "seconds" not in entry:
+        return at
+    seconds: int = entry["seconds"]
+    return max(-_MOST, min(at + seconds * _SECOND, _MOST))
+
+
+def has_holes(state: os.stat_result) -> bool:
+    """True if a file takes less room than it has bytes: it has holes, or its file system packs them."""
+    return state.st_blocks * 512 < state.st_size
+
+
+def content(fd: int, size: int, piece: int) -> Iterator[bytes | int]:
+    """A file's bytes in pieces, and the length of each hole as a number. OSError where it has shrunk."""
+    at = 0
+    while at < size:
+        start = _seek(fd, at, os.SEEK_DATA, size)
+        if start > at:
+            yield start - at
+        at = start
+        end = _seek(fd, at, os.SEEK_HOLE, size) if at < size else size
+        while at < end:
+            data = os.pread(fd, min(end - at, piece), at)
+            if not data:
+                raise OSError(errno.EIO, "the file shrank while it was read")
+            yield data
+            at += len(data)
+
+
+def _seek(fd: int, at: int, whence: int, size: int) -> int:
+    """Where the next data or the next hole begins, and never a place before ``at``."""
+    try:
+        return max(at, min(os.lseek(fd, at, whence), size))
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # nothing but a hole is left
+            return size
+        return at if whence == os.SEEK_DATA else size  # a file system that knows of no holes
