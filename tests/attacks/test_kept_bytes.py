@@ -126,7 +126,7 @@ def test_what_is_read_is_in_memory_once(sandbox: SandboxSession) -> None:
     assert 100 * MIB <= peak < 150 * MIB
 
 
-@pytest.mark.parametrize("when", ["2400-01-01", "1700-01-01", "2026-01-01"])
+@pytest.mark.parametrize("when", ["2400-01-01", "1600-01-01", "2026-01-01"])
 def test_a_file_of_any_time_is_read_kept_and_comes_out(sandbox: SandboxSession, tmp_path: Path, when: str) -> None:
     sandbox.run("sh", "-c", f"mkdir o; echo hello > o/x; touch -d {when} o/x o").check()
     before = sandbox.run("stat", "-c", "%y", "o", "o/x").stdout
