@@ -132,7 +132,7 @@ def _pools(role: str, toolbox: Json | None) -> list[Json]:
     )
     small["spec"]["sandbox"] = {"outputLimit": "64Ki"}
     timed = pool("timed", image, replicas=1, container=own, volumes=[_volume("home")])
-    timed["spec"]["sandbox"] = {"cpuTime": "1s"}
+    timed["spec"]["sandbox"] = {"cpuTime": "2s"}
     found = [
         pool("default", image, replicas=4, container=own, volumes=[_volume("home")]),
         pool("furnished", image, replicas=1, container={**own, "env": furnished}, volumes=[_volume("home")]),

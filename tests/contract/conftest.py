@@ -42,7 +42,7 @@ processes = 40
 network = "host"
 
 [pools.timed]
-cpu_time = "1s"
+cpu_time = "2s"
 
 [pools.furnished]
 env = { GREETING = "hello", PATH_LIKE = "$HOME/*" }
