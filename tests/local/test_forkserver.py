@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import secrets
 import select
 import signal
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -122,6 +123,78 @@ def test_descriptors_have_the_numbers_asked_for_whatever_the_servers_are(place: 
             os.close(number)
 
 
+@pytest.fixture
+def many(tmp_path: Path) -> Iterator[Callable[[int], list[int]]]:
+    """Descriptors, each of a file of its own that is named after its place in the list."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    opened: list[int] = []
+
+    def opens(count: int) -> list[int]:
+        opened.extend(os.open(tmp_path / str(place), os.O_CREAT | os.O_RDWR) for place in range(count))
+        return opened
+
+    yield opens
+    for descriptor in opened:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+_LISTING = """
+import os, sys
+for number in os.listdir("/proc/self/fd"):
+    if os.path.exists("/proc/self/fd/" + number):  # the listing's own is gone
+        print(number, os.readlink("/proc/self/fd/" + number).replace(" ", "_"), file=sys.stderr)
+"""
+
+
+# One packet holds 251 beside the cgroup's and standard error's.
+@pytest.mark.parametrize("count", [251, 252, 504, 505, 1500])
+def test_more_descriptors_than_a_message_may_bring_are_all_given(
+    place: Place, many: Callable[[int], list[int]], count: int
+) -> None:
+    descriptors = many(count)
+    said = os.memfd_create("said")
+    argv = [sys.executable, "-I", "-S", "-c", _LISTING]
+    assert place.spawn(*argv, descriptors=tuple(descriptors), stderr=said).wait(60) == 0
+    seen = dict(line.split() for line in os.pread(said, 1 << 20, 0).decode().splitlines())
+    os.close(said)
+
+    assert {int(number): Path(path).name for number, path in seen.items() if int(number) > 2} == {
+        number: str(place) for place, number in enumerate(descriptors)
+    }
+
+
+def test_what_came_of_a_request_that_was_given_up_is_not_the_next_ones(place: Place) -> None:
+    control, null = place.server._control, os.open(os.devnull, os.O_RDONLY)
+    before = len(os.listdir(f"/proc/{place.server.pid}/fd"))
+    socket.send_fds(control, [b"0 7"], [null] * 3)
+    assert control.recv(64) == b"0 0"
+    assert len(os.listdir(f"/proc/{place.server.pid}/fd")) == before + 3, "control: the server has them"
+    os.close(null)
+    said = os.memfd_create("said")
+    assert place.spawn("/bin/sh", "-c", "echo /proc/self/fd/* >&2", stderr=said).wait(20) == 0
+
+    assert {Path(each).name for each in os.pread(said, 1000, 0).decode().split()} <= {"0", "1", "2", "3"}
+    assert len(os.listdir(f"/proc/{place.server.pid}/fd")) == before
+    os.close(said)
+
+
+def test_a_server_without_a_number_left_says_so(place: Place, many: Callable[[int], list[int]]) -> None:
+    descriptors = many(300)
+    server = ForkServer.start()
+    try:
+        soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        for room in (50, 270):
+            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (room, hard))
+            with pytest.raises(OSError, match="Too many open files"):
+                Place(server, place.folder).spawn("/bin/true", descriptors=tuple(descriptors))
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        assert Place(server, place.folder).spawn("/bin/true", descriptors=tuple(descriptors)).wait(20) == 0
+    finally:
+        server.close()
+
+
 def test_the_exit_code_is_the_programs(place: Place) -> None:
     assert place.spawn("/bin/sh", "-c", "exit 7").wait(20) == 7
 
@@ -162,7 +235,7 @@ def test_a_server_that_is_just_answering_is_alive(tmp_path: Path) -> None:
     """Asked by another thread than the one that waits for the answer."""
     server = ForkServer.start()
     folder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    socket.send_fds(server._control, [b"\0/bin/true"], [folder, folder])
+    socket.send_fds(server._control, [b"0\0/bin/true"], [folder, folder])
     os.close(folder)
     poll = select.poll()
     poll.register(server._control, select.POLLIN)

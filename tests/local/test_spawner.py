@@ -49,20 +49,22 @@ def test_no_two_descriptors_of_a_start_are_neighbours(
     make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CPython would walk through all descriptors of this process for each sandbox that is made."""
-    passed: list[list[int]] = []
-    real = subprocess.Popen
+    starts: list[Inherited] = []
+    real = Inherited.close
 
-    def popen(*arguments: object, **options: object) -> object:
-        passed.append(sorted(options["pass_fds"]))  # type: ignore[call-overload]  # a list of numbers
-        return real(*arguments, **options)  # type: ignore[call-overload]  # as they came
+    def close(inherited: Inherited) -> None:
+        if inherited not in starts:
+            starts.append(inherited)
+        real(inherited)
 
     backend = make_backend()
     acquire(backend).close()
     holes = [socket.socket() for _ in range(50)]
     for hole in holes[::3] + holes[1::3]:
         hole.close()
-    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(Inherited, "close", close)
     sandboxes = [acquire(backend) for _ in range(3)]
+    passed = [sorted(inherited.numbers) for inherited in starts]
     assert len(passed) == 3
     assert all(len(numbers) >= 5 for numbers in passed)
     assert [neighbours(numbers) for numbers in passed] == [[], [], []]

@@ -29,7 +29,7 @@ from pytest_arl.backends.local import spawner
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Child", "ForkServer", "NoForkServer"]
+__all__ = ["MOST_DESCRIPTORS", "Child", "ForkServer", "NoForkServer"]
 
 _PROGRAM = Path(__file__).with_name("forkserver_program.py")
 _START_SECONDS = 10.0
@@ -37,6 +37,8 @@ _START_SECONDS = 10.0
 _ANSWER_SECONDS = 60.0
 """For a fork and an exec, which take 1 ms."""
 _END_SECONDS = 5.0
+MOST_DESCRIPTORS = 253
+"""In one message: SCM_MAX_FD, of Linux."""
 
 
 class NoForkServer(Exception):
@@ -152,8 +154,25 @@ class ForkServer:
 
         For the spawner's thread. Raises OSError.
         """
-        request = b"\0".join([b" ".join(b"%d" % number for number in descriptors), *map(os.fsencode, argv)])
-        socket.send_fds(self._control, [request], [cgroup, stderr, *descriptors])
+        given = [cgroup, stderr, *descriptors]
+        command = b"".join(b"\0" + os.fsencode(word) for word in argv)
+        for sent in range(0, len(given), MOST_DESCRIPTORS):
+            part = given[sent : sent + MOST_DESCRIPTORS]
+            # The first two have no numbers: the cgroup is not for the program, standard error's is known.
+            words = [sent, *(part if sent else part[2:])]
+            last = command if sent + len(part) == len(given) else b""
+            pid, code = self._asked(b" ".join(b"%d" % word for word in words) + last, part)
+            if code:
+                break
+        if code:
+            if pid:
+                Child(pid).wait()
+            raise OSError(code, os.strerror(code), argv[0])
+        return Child(pid)
+
+    def _asked(self, packet: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
+        """The server's answer to a part of a request: a pid and an error number, both 0 where there is more to come."""
+        socket.send_fds(self._control, [packet], descriptors)
         try:
             answer = self._control.recv(64)
         except OSError as error:
@@ -163,11 +182,7 @@ class ForkServer:
             self._alive = False
             raise OSError(errno.EPIPE, "the fork server, which starts sandboxes in their cgroups, was ended")
         pid, code = map(int, answer.split())
-        if code:
-            if pid:
-                Child(pid).wait()
-            raise OSError(code, os.strerror(code), argv[0])
-        return Child(pid)
+        return pid, code
 
     def close(self) -> None:
         """End it. Idempotent."""

@@ -4,6 +4,9 @@ Started as ``python -I -S -B forkserver_program.py CONTROL OWNER``. CONTROL is a
 numbers that the descriptors are to have, then the command, separated by null bytes, and brings the descriptors along
 (cgroup, standard error, and those numbered). The answer is the pid and an error number (0: the program runs).
 
+Linux lets a packet bring 253 descriptors. Where there are more, packets without a command come before: each begins with
+how many descriptors its request has sent so far, and is answered by a pid of 0.
+
 The new process is a child of pytest, not of this one (CLONE_PARENT), and is made inside its cgroup (CLONE_INTO_CGROUP):
 moving a process costs some 10 ms, for the kernel then waits until all processors have passed a quiet moment. Nothing
 imports this; it uses only what an interpreter has built in, for it must be there at once.
@@ -18,6 +21,7 @@ import resource
 import select
 import sys
 from _struct import iter_unpack, pack
+from errno import EMFILE
 
 _SYS_CLONE3 = 435  # one number on every architecture
 _CLONE_PARENT = 0x8000
@@ -74,11 +78,40 @@ def _run(argv: list[bytes], descriptors: list[int], numbers: list[int], limit: t
     os.execve(argv[0], argv, {})  # noqa: S606 - that is the purpose
 
 
-def _start(request: bytes, received: list[int], limit: tuple[int, int]) -> tuple[int, int]:
+class _Request:
+    """What has come of a request.
+
+    Attributes:
+        numbers: that the descriptors are to have, but for the cgroup's, which is the first.
+        argv: the command; empty while there is more to come.
+    """
+
+    def __init__(self) -> None:
+        self.descriptors: list[int] = []
+        self.numbers: list[int] = []
+        self.argv: list[bytes] = []
+
+    def add(self, packet: bytes, descriptors: list[int]) -> None:
+        """The next packet of it, or the first one of another: whoever asked for this one has given it up."""
+        words, *argv = packet.split(_SEPARATOR)
+        sent, *numbers = map(int, words.split())
+        if sent != len(self.descriptors):
+            self.close()
+        self.argv = argv
+        self.descriptors += descriptors
+        self.numbers += numbers
+
+    def close(self) -> None:
+        """It is over."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors, self.numbers, self.argv = [], [], []
+
+
+def _start(request: _Request, limit: tuple[int, int]) -> tuple[int, int]:
     """The pid (0: none), and an error number."""
-    text, *argv = request.split(_SEPARATOR)
-    numbers = [2, *(int(number) for number in text.split())]
-    cgroup, *descriptors = received
+    numbers, argv = [2, *request.numbers], request.argv
+    cgroup, *descriptors = request.descriptors
     reader, writer = os.pipe()
     try:
         pid = _clone(cgroup)
@@ -101,18 +134,21 @@ def _start(request: bytes, received: list[int], limit: tuple[int, int]) -> tuple
             os.close(writer)
 
 
-def _serve(control: _socket.socket, limit: tuple[int, int]) -> bool:
-    """One request; False at the end of the stream."""
+def _serve(control: _socket.socket, request: _Request, limit: tuple[int, int]) -> bool:
+    """One packet; False at the end of the stream."""
     size = _socket.CMSG_SPACE(_MOST * 4)
-    request, ancillary, _, _ = control.recvmsg(1 << 16, size, _socket.MSG_CMSG_CLOEXEC)
-    received = [number for _, _, data in ancillary for (number,) in iter_unpack("i", data)]
-    try:
-        if request:
-            control.send(b"%d %d" % _start(request, received, limit))
-    finally:
-        for descriptor in received:
-            os.close(descriptor)
-    return bool(request)
+    packet, ancillary, flags, _ = control.recvmsg(1 << 16, size, _socket.MSG_CMSG_CLOEXEC)
+    if packet:
+        request.add(packet, [number for _, _, data in ancillary for (number,) in iter_unpack("i", data)])
+        answer = 0, 0
+        if flags & _socket.MSG_CTRUNC:  # no number was free for the others
+            answer = 0, EMFILE
+        elif request.argv:
+            answer = _start(request, limit)
+        if request.argv or answer[1]:
+            request.close()
+        control.send(b"%d %d" % answer)
+    return bool(packet)
 
 
 def _keep_from_sandboxes(ours: set[int]) -> None:
@@ -138,8 +174,9 @@ def main(control: _socket.socket, owner: int) -> None:
     poll.register(control.fileno(), select.POLLIN)
     poll.register(owner, select.POLLIN)
     control.send(b"ready")
+    request = _Request()
     while owner not in [ready for ready, _ in poll.poll()]:
-        if not _serve(control, limit):
+        if not _serve(control, request, limit):
             return
 
 
