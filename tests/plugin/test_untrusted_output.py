@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_arl.plugin.text import bounded, neutralise, tail
+from pytest_arl.plugin.text import neutralise, one_line, tail
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -52,25 +51,30 @@ def test_harmless_text_is_left_as_it_is(text: str) -> None:
     assert neutralise(text) == text
 
 
-def test_colours_may_stay() -> None:
-    assert neutralise("\x1b[31mred\x1b[0m\x1b[2J", keep_colours=True) == "\x1b[31mred\x1b[0m\\x1b[2J"
-
-
 @pytest.mark.parametrize(
-    "data", [b"", b"short", b"\0" * 5000, b"x" * 5000, "ü".encode() * 3000, b"\xff" * 5000, b'"\\' * 3000]
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m\x1b[2J", "\x1b[31mred\x1b[0m\\x1b[2J"),
+        ("\x1b[1;4;96mloud\x1b[39;49;00m", "\x1b[1;4;96mloud\x1b[39;49;00m"),
+        ("\x1b[31mnever ends\n", "\x1b[31mnever ends\x1b[0m\n"),
+        ("\x1b[31mnever ends", "\x1b[31mnever ends\x1b[0m"),
+    ],
 )
-def test_bounded_text_fits(data: bytes) -> None:
-    assert len(json.dumps(bounded(data, 1000))) <= 1000
+def test_colours_may_stay_up_to_the_end_of_the_text(text: str, shown: str) -> None:
+    assert neutralise(text, keep_colours=True) == shown
 
 
-def test_bounded_text_that_fits_is_whole() -> None:
-    assert bounded(b"whole", 1000) == "whole"
+@pytest.mark.parametrize("codes", ["8", "1;8", "08", "30", "40", "30;40", "38;5;0", "38;2;0;0;0", "107", "2", "7", "5"])
+def test_what_hides_a_text_is_no_colour(codes: str) -> None:
+    assert neutralise(f"\x1b[{codes}mhidden", keep_colours=True) == f"\\x1b[{codes}mhidden"
 
 
-def test_tail_counts_and_cuts() -> None:
-    lines, count = tail("\n".join(["x" * 1000] * 5), 2)
-    assert count == 5
-    assert [len(line) <= 200 for line in lines] == [True, True]
+def test_what_disarms_is_not_cut_off() -> None:
+    for width in range(10, 60):
+        assert not re.search(r"(?<!\\)##\[", one_line("x" * 40 + "##[error]" + "y" * 40, width)), width
+    for before in range(300):
+        (line,), _ = tail("x" * before + "##[error]owned" + "y" * 300, 1)
+        assert not re.search(r"(?<!\\)##\[", line), before
 
 
 def unarmed(text: str) -> None:
@@ -137,3 +141,105 @@ def test_the_names_of_durations(project: Project) -> None:
             arl_sandbox.execute([{"name": "\\x1b]0;owned\\x07", "type": "Command", "command": ["true"]}])
     """)
     unarmed(project.run("--arl-durations=0").text)
+
+
+SINKS = {
+    "warning": "import warnings; warnings.warn(out)",
+    "warning_of_its_own": "import warnings; warnings.warn(Warned(out))",
+    "thread": "import threading; thread = threading.Thread(target=boom, args=(out,)); thread.start(); thread.join()",
+    "log": "import logging; logging.getLogger('mine').error(out)",
+    "log_arguments": "import logging; logging.getLogger('mine').error('it said %s', out)",
+    "skip": "pytest.skip(out)",
+    "xfail": "pytest.xfail(out)",
+    "subtest": "with subtests.test(msg=out): assert False",
+    "subtest_parameter": "with subtests.test(value=out): assert False",
+    "unittest": "import unittest; raise unittest.SkipTest(out)",
+    "fail": "pytest.fail(out, pytrace=False)",
+    "group": "raise ExceptionGroup('several', [ValueError(out), ValueError(out)])",
+    "cause": "raise ValueError(out) from KeyError(out)",
+    "note": "error = ValueError('x'); error.add_note(out); raise error",
+}
+"""Where a test may put what a sandbox printed: each a test's body."""
+
+_QUOTING = r"""
+        class Warned(UserWarning):
+            def __init__(self, *texts, more=1):
+                super().__init__(texts, more)
+                self.texts = texts
+            def __str__(self): return self.texts[0]
+        def boom(text): raise ValueError(text)
+        @pytest.fixture(scope="module")
+        def out():
+            from pytest_arl import SandboxSession
+            with SandboxSession() as session:
+                evil = r"EVIL\nFORGED line\033[8m\n"
+                return session.run("sh", "-c", "printf \"$(cat)\"", stdin=evil).stdout
+""".replace("EVIL", EVIL)
+
+
+@pytest.mark.parametrize("args", [[], ["-n1"]], ids=["alone", "n1"])
+def test_whatever_quotes_it(project: Project, args: list[str]) -> None:
+    bodies = "".join(f"\n        def test_{name}(out, subtests): {body}" for name, body in SINKS.items())
+    project.test(_QUOTING + bodies.replace(": with ", ":\n            with "))
+    live = ["-p", "logging", "--log-cli-level=DEBUG"]
+    text = project.run("--color=no", "-rsxfE", "-vv", "--tb=short", *live, *args).text
+
+    unarmed(text)
+    assert "\x1b[8m" not in text
+    live_log = [] if args else ["ERROR "]  # a worker shows none
+    for sink in ("SUBFAILED", "SKIPPED", "XFAIL", "UserWarning: ", "Warned: ", "ThreadExceptionWarning", *live_log):
+        assert sink in text, "control: each has said something"
+    assert text.count("owned") >= len(SINKS) - 2
+    # Lines at the margin are those below a title: of the failure, and of the output that was captured.
+    outside = re.sub(r"(?ms)^=+ FAILURES =+$.*?^=+ (?=warnings|short)", "", text)
+    assert not re.search(r"^FORGED", outside, re.MULTILINE), outside
+
+
+def test_the_reason_of_an_exit(project: Project) -> None:
+    project.test(_QUOTING + "\n        def test_it(out): pytest.exit(out)\n")
+    text = project.run("--color=no").text
+    unarmed(text)
+    assert "owned" in text
+    assert not re.search(r"^FORGED", text, re.MULTILINE), text
+
+
+def test_what_a_hook_raises(project: Project) -> None:
+    project.write(
+        "conftest.py",
+        """
+        kept = []
+        def pytest_runtest_logfinish():
+            if kept: raise ValueError(kept[0])
+        """,
+    )
+    project.test(_QUOTING + "\n        def test_it(out):\n            import conftest; conftest.kept.append(out)\n")
+    result = project.run("--color=no")
+    assert "INTERNALERROR" in result.text + result.errors, "control"
+    unarmed(result.text + result.errors)
+
+
+def test_what_an_earlier_tests_sandbox_printed(project: Project) -> None:
+    project.test(f"""
+        KEPT = []
+        def test_first(arl_sandbox): KEPT.append(arl_sandbox.run('printf', {EVIL!r}).stdout)
+        def test_second(): raise ValueError(KEPT[0])
+        """)
+    text = project.run("--color=no").text
+    unarmed(text)
+    assert "owned" in text
+
+
+def test_what_was_printed_while_tests_were_collected(project: Project) -> None:
+    project.test(f"""
+        from pytest_arl import SandboxSession
+        with SandboxSession() as session:
+            raise ValueError(session.run('printf', {EVIL!r}).stdout)
+        """)
+    text = project.run("--color=no").text
+    unarmed(text)
+    assert "owned" in text
+
+
+def test_a_run_without_a_sandbox_is_left_as_it_is(project: Project) -> None:
+    project.test("def test_it(): print('\\x1b[8mown'); assert False")
+    assert "\x1b[8mown" in project.run().text

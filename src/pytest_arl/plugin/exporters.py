@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.plugin.sections import failing_step
-from pytest_arl.plugin.text import cut_line, neutralise, quoted_command, tail
+from pytest_arl.plugin.text import neutralise, one_line, quoted_command, tail
 
 if TYPE_CHECKING:
     import pytest
@@ -58,15 +58,15 @@ def _of_step(step: StepRecord, *, ends: bool = False) -> list[tuple[str, object]
     asked = quoted_command(step["command"]) if step["type"] == "Command" else step["path"]
     code = step["exitCode"]
     pairs = [
-        (f"{name}.name", neutralise(step["name"])),
-        (f"{name}.command", neutralise(cut_line(asked, 1000))),
+        (f"{name}.name", one_line(step["name"])),
+        (f"{name}.command", one_line(asked, 1000)),
         (f"{name}.outcome", step["outcome"] or "no result"),
         (f"{name}.exit_code", "" if code is None else code),
         (f"{name}.duration", round(step["duration"] or 0.0, 6)),
     ]
     if ends:
         pairs += [
-            (f"{name}.{stream}", "\n".join(tail(neutralise(step[stream]), _LINES)[0]))
+            (f"{name}.{stream}", "\n".join(tail(step[stream], _LINES)[0]))
             for stream in ("stdout", "stderr")
             if step[stream]
         ]

@@ -35,7 +35,6 @@ def prepare(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
 def attach(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport, *, subtest: bool) -> None:
     """Give the report its part of the record, and a failing one the steps to look at."""
     record = item.stash[RECORD]
-    _harmless(report)
     if report.outcome == "failed":
         report.sections += _sections(item, record, call, subtest=subtest)
     if subtest:
@@ -96,51 +95,3 @@ def _sections(
 def _of_subtest(record: TestRecord, call: pytest.CallInfo[None]) -> list[StepRecord]:
     # unittest's subtests come without a time; then all steps so far are shown.
     return [step for step in record.steps if step["endedAt"] >= call.start]
-
-
-def _harmless_capture(text: str) -> str:
-    """What a test printed may be what its sandbox printed. Colours are harmless and may be the test's own."""
-    from pytest_arl.plugin.text import neutralise
-
-    return neutralise(text, keep_colours=True)
-
-
-def _harmless(report: pytest.TestReport) -> None:
-    """Take the teeth out of a failure's text: an assertion, an error or a print may quote what the sandbox printed."""
-    report.sections[:] = [(title, _harmless_capture(text)) for title, text in report.sections]
-    longrepr: Any = report.longrepr
-    chain = getattr(longrepr, "chain", None)
-    parts = [(part[0], part[1]) for part in chain] if chain else []
-    if not chain and hasattr(longrepr, "reprtraceback"):
-        parts = [(longrepr.reprtraceback, getattr(longrepr, "reprcrash", None))]
-    for traceback, crash in parts:
-        _disarm_crash(crash)
-        for entry in getattr(traceback, "reprentries", ()):
-            _disarm_entry(entry)
-    _disarm_crash(getattr(longrepr, "reprcrash", None))
-    for _, lines in getattr(longrepr, "reprlocation_lines", ()):  # a doctest's
-        lines[:] = [_harmless_capture(line) for line in lines]
-    if isinstance(longrepr, str):
-        report.longrepr = _harmless_capture(longrepr)
-    if isinstance(longrepr, tuple):  # where a test was skipped, and why
-        report.longrepr = (longrepr[0], longrepr[1], _harmless_capture(longrepr[2]))
-    if hasattr(report, "wasxfail"):
-        report.wasxfail = _harmless_capture(report.wasxfail)
-
-
-def _disarm_crash(crash: Any) -> None:
-    from pytest_arl.plugin.text import neutralise
-
-    if crash is not None:
-        crash.message = neutralise(crash.message)
-
-
-def _disarm_entry(entry: Any) -> None:
-    from pytest_arl.plugin.text import neutralise
-
-    for owner in (entry, getattr(entry, "reprlocals", None)):
-        if owner is not None and hasattr(owner, "lines"):
-            owner.lines[:] = [neutralise(line) for line in owner.lines]
-    arguments = getattr(entry, "reprfuncargs", None)
-    if arguments is not None:
-        arguments.args[:] = [(name, neutralise(text)) for name, text in arguments.args]

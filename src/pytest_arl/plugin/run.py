@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_arl.results import TaskResult
     from pytest_arl.session import SandboxSession
 
-__all__ = ["SETTING_OF", "Run", "run_of"]
+__all__ = ["SETTING_OF", "Run", "any_heard", "run_of"]
 
 __tracebackhide__ = True
 
@@ -77,11 +77,19 @@ class Run:
         manager = self.config.pluginmanager
         manager.register(running, "arl-running")
         manager.register(Summary(self.recorder, self.settings.value("durations")), "arl-summary")
+        self._clean_live_log()
         if self.settings.value("output") is not None:
             self._open_output()
         if manager.hasplugin("dsession"):
             output = self.recorder.output
             manager.register(Handover(self.settings, None if output is None else output.identity), "arl-handover")
+
+    def _clean_live_log(self) -> None:
+        handler: Any = getattr(self.config.pluginmanager.get_plugin("logging-plugin"), "log_cli_handler", None)
+        if getattr(handler, "formatter", None) is not None:
+            from pytest_arl.plugin.harmless import LiveLog
+
+            handler.setFormatter(LiveLog(handler.formatter, any_heard))
 
     def _open_output(self) -> None:
         from pytest_arl.plugin.output import OutputFolder
@@ -145,6 +153,11 @@ class Run:
 
             self._recorder = Recorder(self.config)
         return self._recorder
+
+    @property
+    def heard(self) -> bool:
+        """True if there was any sandbox, whose texts may be quoted anywhere from then on."""
+        return self._recorder is not None and self._recorder.heard
 
     @property
     def scope(self) -> ScopeName:
@@ -217,6 +230,11 @@ class Run:
 def run_of(config: pytest.Config) -> Run:
     """The run that a configuration belongs to."""
     return config.stash[Run.KEY]
+
+
+def any_heard() -> bool:
+    """True if there was any sandbox in a run of this process that has not ended."""
+    return any(run.heard for run in _runs)
 
 
 _runs: list[Run] = []

@@ -6,22 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_arl.plugin import choices, infrastructure, reports
+from pytest_arl.plugin import choices, harmless, infrastructure, reports
 from pytest_arl.plugin.recorder import RECORD
-from pytest_arl.plugin.run import run_of
+from pytest_arl.plugin.run import any_heard, run_of
 from pytest_arl.plugin.workers import ATTRIBUTE as TOTALS
 
 if TYPE_CHECKING:
+    import warnings
     from collections.abc import Generator, Mapping
 
 __all__ = [
     "pytest_fixture_setup",
+    "pytest_internalerror",
+    "pytest_keyboard_interrupt",
+    "pytest_make_collect_report",
     "pytest_report_teststatus",
     "pytest_runtest_call",
+    "pytest_runtest_logreport",
     "pytest_runtest_makereport",
     "pytest_runtest_setup",
     "pytest_runtest_teardown",
     "pytest_sessionfinish",
+    "pytest_warning_recorded",
 ]
 
 __tracebackhide__ = True
@@ -98,6 +104,8 @@ def pytest_runtest_makereport(
     infrastructure.mark_report(item, call, report, subtest=subtest)
     if report.outcome == "failed":
         reports.shorten_class(report)
+    if any_heard():
+        harmless.clean_report(report)
     if RECORD in item.stash:
         reports.attach(item, call, report, subtest=subtest)
     if run.recorder.worker is not None and run.recorder.heard:
@@ -105,6 +113,43 @@ def pytest_runtest_makereport(
     if call.when == "teardown":
         run.end()
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module may open a sandbox when it is imported."""
+    report = yield
+    if any_heard():
+        harmless.clean_report(report)
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A subtest's report gets its name after it was made."""
+    if any_heard():
+        harmless.clean_subtest(report)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
+    """Warnings go to the terminal as they are."""
+    if any_heard():
+        harmless.clean_warning(warning_message)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """So does the reason of ``pytest.exit``."""
+    if any_heard():
+        harmless.clean_exit(excinfo.value)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_internalerror(excrepr: object) -> None:
+    """And what a plugin, or a hook of a conftest.py, raised."""
+    if any_heard():
+        harmless.clean_representation(excrepr)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

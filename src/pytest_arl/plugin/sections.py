@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_arl.plugin.text import cpu_time, cut_line, duration, memory_used, neutralise, quoted_command, tail
+from pytest_arl.plugin.text import cpu_time, duration, memory_used, one_line, quoted_command, tail
 
 if TYPE_CHECKING:
     from pytest_arl.plugin.record import StepRecord, TestRecord
@@ -35,8 +35,9 @@ def sections(
     lines += [f"{_title(step)}: {_asked(step)}", *_stream(step, "stdout", most)]
     made = [(f"Captured stdout {when}: arl steps", "\n".join(lines) + "\n")]
     if err := _stream(step, "stderr", most):
-        title = neutralise(cut_line(step["name"], 40)).replace("\n", "\\n")
-        made.append((f"Captured stderr {when}: arl step {title}", "\n".join([f"{_title(step)}", *err]) + "\n"))
+        made.append(
+            (f"Captured stderr {when}: arl step {_word(step['name'])}", "\n".join([f"{_title(step)}", *err]) + "\n")
+        )
     return made
 
 
@@ -60,9 +61,9 @@ def how_it_ended(step: StepRecord) -> str:
         return "no result"
     words = str(step["outcome"])
     if step["signal"]:
-        words += f" by {step['signal']}"
+        words += f" by {_word(step['signal'])}"
     if step["limit"]:
-        words += f" ({step['limit']})"
+        words += f" ({_word(step['limit'])})"
     return words
 
 
@@ -121,15 +122,15 @@ def _asked(step: StepRecord) -> str:
     if step["type"] == "FilePatch":
         return f"wrote {step['size']} bytes to {_word(step['path'], 120)}"
     where = f" (in {_word(step['workDir'])})" if step["workDir"] else ""
-    return neutralise(cut_line(quoted_command(step["command"]).replace("\n", "\\n"))) + where
+    return one_line(quoted_command(step["command"])) + where
 
 
 def _stream(step: StepRecord, name: str, most: int) -> list[str]:
     size = step[f"{name}Size"]
     if not size:
         return []
-    shown, count = tail(neutralise(step[name]), most)
-    cut = size > len(step[name].encode())
+    shown, count = tail(step[name], most)
+    cut = size > len(step[name].encode("utf-8", "replace"))
     if not shown:
         return [f"{name}: {size} bytes, no longer kept"]
     if count > len(shown) or cut:
@@ -138,4 +139,4 @@ def _stream(step: StepRecord, name: str, most: int) -> list[str]:
 
 
 def _word(text: str, width: int = 40) -> str:
-    return cut_line(neutralise(text).replace("\n", "\\n"), width)
+    return one_line(text, width)

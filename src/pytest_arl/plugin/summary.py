@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_arl.plugin.record import without_output
-from pytest_arl.plugin.text import cpu_time, cut_line, duration, memory_used, neutralise
+from pytest_arl.plugin.text import cpu_time, duration, memory_used, one_line
 from pytest_arl.plugin.workers import Workers
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Summary:
             for line in lines:
                 terminalreporter.write_line(line)
         for problem in self._workers.totals(self._recorder.totals())["problems"]:
-            terminalreporter.write_line(f"arl: {problem}", yellow=True)
+            terminalreporter.write_line(f"arl: {one_line(problem, 1000)}", yellow=True)
 
     def write_last_line(self, config: pytest.Config) -> None:
         """What was used, after everything else; nothing where no sandbox was, in a worker, or with ``-qq``."""
@@ -120,6 +120,6 @@ class _Slowest:
     def lines(self) -> list[str]:
         rows = sorted(self._rows, reverse=True)
         return [
-            f"{duration(seconds):>8}  {cut_line(neutralise(what), 40):<40}  {cpu:<11}  {memory:<14}  {test}"
+            f"{duration(seconds):>8}  {one_line(what, 40):<40}  {cpu:<11}  {memory:<14}  {test}"
             for seconds, what, cpu, memory, test in rows
         ]

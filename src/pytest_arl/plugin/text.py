@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "bounded",
@@ -22,36 +22,54 @@ __all__ = [
     "duration",
     "memory_used",
     "neutralise",
+    "one_line",
     "printable",
     "quoted_command",
     "tail",
 ]
 
 _CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+"
 )
 """C0 and C1 but newline and tab, line separators, what turns the direction of writing, and lone surrogates."""
 
 _LONGEST_IN_JSON = 6
 """Bytes that a byte of output takes at most: a NUL is written as ``\\u0000``."""
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_WIDTH = 200
+"""Characters of a line that is cut."""
 
-_LINE_COMMAND = re.compile(r"^(\s*)::(?=[A-Za-z])", re.MULTILINE)
+_COLOUR = re.compile(r"\x1b\[([0-9;]{0,20})m")
+
+_RESETS = frozenset({"", "0", "00"})
+
+_SHOWN = _RESETS | {
+    *("1", "01", "3", "03", "4", "04", "22", "23", "24", "39", "49"),
+    *(str(code) for base in (30, 90) for code in range(base + 1, base + 7)),
+    "90",  # grey
+}
+"""Attributes that leave a text readable. Others hide it: 8 does, and so does a colour that is the background's."""
+
+# Each pattern reads a text once: white space of the same line alone, and nothing to go back for.
+_LINE_COMMAND = re.compile(r"^([^\S\n]*)::(?=[A-Za-z])", re.MULTILINE)
 """GitHub's runner obeys it at the start of a line, white space allowed."""
 
 _INLINE_COMMAND = re.compile(r"##(?=(?:vso|teamcity)?\[)|(?<![\w.])(?=section_(?:start|end):\d)")
 """Azure's and GitHub's older form act anywhere in a line, as does GitLab's section."""
 
 
-def _visible(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+class _Spelled(dict[int, str]):
+    def __missing__(self, code: int) -> str:
+        self[code] = text = f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+        return text
+
+
+_spelled = _Spelled()
 
 
 def printable(text: str) -> str:
     """The text with every control character spelled out, as in ``repr``; newlines and tabs stay."""
-    return _CONTROL.sub(_visible, text.replace("\r\n", "\n"))
+    return _CONTROL.sub(lambda match: match[0].translate(_spelled), text.replace("\r\n", "\n"))
 
 
 def disarm_workflow_commands(text: str) -> str:
@@ -60,11 +78,33 @@ def disarm_workflow_commands(text: str) -> str:
 
 
 def neutralise(text: str, *, keep_colours: bool = False) -> str:
-    """Neither a terminal nor a CI runner acts on what this returns; colours may stay."""
-    if not keep_colours:
-        return disarm_workflow_commands(printable(text))
-    parts = re.split(f"({_COLOUR.pattern})", text)
-    return disarm_workflow_commands("".join(part if index % 2 else printable(part) for index, part in enumerate(parts)))
+    """Neither a terminal nor a CI runner acts on what this returns; colours may stay, up to the end of the text."""
+    return disarm_workflow_commands(_with_colours(text) if keep_colours else printable(text))
+
+
+def _with_colours(text: str) -> str:
+    parts = []
+    at, coloured = 0, False
+    for match in _COLOUR.finditer(text):
+        codes = match[1].split(";")
+        if _SHOWN.issuperset(codes):
+            parts += [printable(text[at : match.start()]), match[0]]
+            at, coloured = match.end(), codes[-1] not in _RESETS
+    parts.append(printable(text[at:]))
+    if coloured:
+        parts.append("\x1b[0m\n" if text.endswith("\n") else "\x1b[0m")
+        parts[-2] = parts[-2].removesuffix("\n")
+    return "".join(parts)
+
+
+def one_line(text: str, width: int = _WIDTH) -> str:
+    """The text on a line of about ``width`` characters that nothing acts on; line breaks and tabs are spelled out."""
+    return _short(text, width, lambda line: line.replace("\n", "\\n").replace("\t", "\\t"))
+
+
+def _short(text: str, width: int, spell: Callable[[str], str] = str) -> str:
+    # Cut first, as most of a long text is not shown; disarmed last, as a cut may take what disarms.
+    return disarm_workflow_commands(cut_line(spell(printable(cut_line(text, width))), width))
 
 
 def bounded(data: bytes, limit: int) -> str:
@@ -83,7 +123,7 @@ def _cut_middle(data: bytes, limit: int) -> bytes:
     return data[:half] + b"\n[...]\n" + data[-half:]
 
 
-def cut_line(line: str, width: int = 200) -> str:
+def cut_line(line: str, width: int = _WIDTH) -> str:
     """One line, at most ``width`` characters, with the end kept as well as the start."""
     if len(line) <= width:
         return line
@@ -92,9 +132,12 @@ def cut_line(line: str, width: int = 200) -> str:
 
 
 def tail(text: str, lines: int) -> tuple[list[str], int]:
-    """The last lines of a text, none of them overlong, and how many there were."""
-    everything = text.splitlines()
-    return [cut_line(line) for line in everything[-lines:]] if lines else [], len(everything)
+    """The last lines of a text, each safe to print and none of them overlong, and how many there were."""
+    if not text:
+        return [], 0
+    body = text.removesuffix("\n")
+    last = body.rsplit("\n", lines)[-lines:] if lines else []
+    return [_short(line.removesuffix("\r"), _WIDTH) for line in last], body.count("\n") + 1
 
 
 def quoted_command(argv: list[str]) -> str:
