@@ -6,8 +6,7 @@ import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`,
 import os
 import time
 
-from pytest_arl.agent import tree
-from pytest_arl.agent.supervisor import Supervisor
+from pytest_arl.agent import supervisor, tree
 from pytest_arl.agent.usage import CpuWatch, live_seconds, shown_limit
 
 TYPE_CHECKING = False
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_arl.agent.command import CannotStart
     from pytest_arl.agent.loop import Loop
     from pytest_arl.agent.pipes import Pipes
+    from pytest_arl.agent.supervisor import Supervisor
 
 __all__ = ["Background", "Backgrounds"]
 
@@ -72,7 +72,9 @@ class Background:
         started: Callable[[CannotStart | None], None],
     ) -> None:
         """Start it, and call ``started`` with None, or with why it did not start."""
-        self._supervisor = Supervisor(self._loop, started=started, ended=self._settle, gone=self._supervisor_gone)
+        self._supervisor = supervisor.Supervisor(
+            self._loop, started=started, ended=self._settle, gone=self._supervisor_gone
+        )
         self._supervisor.start(argv, env, cwd, self.pipes.stdio, oom)
 
     def bound(self, cpu_time: float) -> None:

@@ -49,6 +49,20 @@ _MODULES = (
     "connection",
     "main",
 )
+_LATER = {
+    "checkpoint",
+    "crowd",
+    "departure",
+    "entries",
+    "held_memory",
+    "memory_sampler",
+    "shared_memory",
+    "supervisor",
+    "transfer",
+}
+"""Those that most sandboxes never use. Others import each of them as a whole, and each imports only what is there
+already: what the agent opens once steps run may be theirs.
+"""
 _REMOTE_MODULES = ("auth", "container", "strangers", "peers", "remote")
 
 LOAD = """\
@@ -62,6 +76,13 @@ if '_collections_abc' not in sys.modules:
     sys.modules['_collections_abc'] = Anything('_collections_abc')
     import os
     del sys.modules['_collections_abc']
+class Later(M):
+    def __getattr__(self, name):
+        code = self.__dict__.pop('_later', None)
+        if code is None:
+            raise AttributeError(name)
+        exec(marshal.loads(code), self.__dict__)
+        return getattr(self, name)
 for name in ('pytest_arl', 'pytest_arl.agent'):
     sys.modules[name] = M(name)
     sys.modules[name].__path__ = []
@@ -69,14 +90,19 @@ agent = sys.modules['pytest_arl.agent']
 with open(sys.argv[1], 'rb') as file:
     codes = marshal.loads(file.read())
 for name, code in codes:
-    module = M('pytest_arl.agent.' + name)
+    module = Later('pytest_arl.agent.' + name)
     sys.modules[module.__name__] = module
     setattr(agent, name, module)
-    exec(code, module.__dict__)
+    if type(code) is bytes:
+        module._later = code
+    else:
+        exec(code, module.__dict__)
 gc.freeze()
 gc.enable()
 """
-"""Loads the agent from the file that argv names first."""
+"""Loads the agent from the file that argv names first. A module whose code is bytes is made of it when something in it
+is first asked for.
+"""
 
 BOOT = LOAD + "agent.main.main(*map(int, sys.argv[2:]))\n"
 """The program for ``python -I -S -B -c BOOT PATH_OF_THE_BUNDLE FD [OWNER]``: see :func:`pytest_arl.agent.main.main`.
@@ -100,5 +126,6 @@ def bundle(*, remote: bool = False) -> bytes:
         if loader is None or not hasattr(loader, "get_code"):
             msg = f"the agent's module {name} is not where it was installed"
             raise ImportError(msg)
-        codes.append((name, loader.get_code(f"pytest_arl.agent.{name}")))
+        code = loader.get_code(f"pytest_arl.agent.{name}")
+        codes.append((name, marshal.dumps(code) if name in _LATER else code))
     return marshal.dumps(codes)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pytest_arl.agent import files, frames, transfer
-from pytest_arl.agent.checkpoint import Manifest
-from pytest_arl.agent.departure import Departure
+from pytest_arl.agent import checkpoint, departure, files, frames, transfer
 from pytest_arl.agent.foreground import ending
 from pytest_arl.agent.link import Link, refusal
 from pytest_arl.agent.pipes import Push
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_arl.agent.background import Background
+    from pytest_arl.agent.checkpoint import Manifest
     from pytest_arl.agent.server import Server
     from pytest_arl.agent.spool import Capture
     from pytest_arl.agent.tasks import Task
@@ -258,7 +257,7 @@ class Connection:
         most_size: int = request["size"]
         most_entries: int = request["entries"]
         root = self.server.places.real(request["path"])
-        going = Departure(root, stream, most_data=most_data, most_size=most_size, most_entries=most_entries)
+        going = departure.Departure(root, stream, most_data=most_data, most_size=most_size, most_entries=most_entries)
         self.link.send_from(stream, going.frames(one_filesystem=bool(request.get("one_filesystem"))))
 
     # Checkpoints where processes live on
@@ -271,7 +270,7 @@ class Connection:
             alive = [[task, step] for task, step, process in self.server.living() if process.status is None]
             self._reply(stream, {"alive": alive})
         elif action == "mark":
-            self.server.manifests[number] = Manifest(self.server.roots)
+            self.server.manifests[number] = checkpoint.Manifest(self.server.roots)
             self._reply(stream, {})
         elif action == "forget":
             self.server.manifests.pop(number, None)

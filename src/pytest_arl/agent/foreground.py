@@ -6,8 +6,7 @@ import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`,
 import os
 import time
 
-from pytest_arl.agent import tree
-from pytest_arl.agent.supervisor import Supervisor
+from pytest_arl.agent import supervisor, tree
 from pytest_arl.agent.usage import CpuWatch, shown_limit
 
 TYPE_CHECKING = False
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_arl.agent.loop import Timer
     from pytest_arl.agent.pipes import Pipes
     from pytest_arl.agent.server import Server
+    from pytest_arl.agent.supervisor import Supervisor
 
 __all__ = ["CANCELLED_CODE", "TIMED_OUT_CODE", "Foreground", "ending"]
 
@@ -139,10 +139,10 @@ class Foreground:
             self._look()
 
         def gone() -> None:
-            self._server.meter.sums.merge(supervisor.sums)  # to what orphans of it used, where it was killed
+            self._server.meter.sums.merge(own.sums)  # to what orphans of it used, where it was killed
 
-        self._supervisor = supervisor = Supervisor(self._loop, started=started, ended=ended, gone=gone)
-        self._supervisor.start(argv, env, cwd, self.pipes.stdio, self._server.oom)
+        self._supervisor = own = supervisor.Supervisor(self._loop, started=started, ended=ended, gone=gone)
+        own.start(argv, env, cwd, self.pipes.stdio, self._server.oom)
 
     def end(self, reason: str, limit: str | None = None) -> None:
         """Kill it with its tree; the first reason stands."""

@@ -10,10 +10,8 @@ from __future__ import annotations
 import errno
 import time
 
-from pytest_arl.agent import system, tree
-from pytest_arl.agent.crowd import Crowd
+from pytest_arl.agent import crowd, memory_sampler, system, tree
 from pytest_arl.agent.descriptors import Descriptors
-from pytest_arl.agent.memory_sampler import MemorySampler
 from pytest_arl.agent.room import Room
 
 TYPE_CHECKING = False
@@ -53,11 +51,11 @@ class Limits:
         self._processes = processes
         self._room = Room(folders)
         tasks = rlimits.get("NPROC", -1)  # -1 is no limit; where a cgroup counts refusals, its counter decides
-        self._crowd = Crowd(tasks) if tasks >= 0 and pids_fd is None else None
+        self._crowd = crowd.Crowd(tasks) if tasks >= 0 and pids_fd is None else None
         # Where /proc shows another namespace, its pids are not those of our processes.
         seen = "NOFILE" in rlimits and tree.can_see_processes()
         self._descriptors = Descriptors(rlimits["NOFILE"]) if seen else None
-        self._sampler = None if memory is None else MemorySampler(memory, self._room.path("shm"))
+        self._sampler = None if memory is None else memory_sampler.MemorySampler(memory, self._room.path("shm"))
         self._memory = memory
         self._oom_before = 0
         self._kills: int | None = None
