@@ -29,9 +29,7 @@ TIMED_OUT_CODE = 124
 CANCELLED_CODE = 128 + int(_signal.SIGKILL)
 
 _KILL_RETRY_SECONDS = 0.005
-_NEW_PASSES = 60  # that found processes which none before had found: 24 were enough for chains of fork and exit
-_PASSES_SECONDS = 2.0  # a pass takes about 2 ms; the rest is for a machine that is busy
-_IDLE_SECONDS = 0.3  # of passes that find nothing: something stopped the supervisor, which else ends by itself
+_PASSES_SECONDS = 0.3  # 24 passes were enough against chains of fork and exit; a pass takes about 2 ms
 _UNKILLABLE_SECONDS = 5.0
 _EX_OSERR = 71
 
@@ -96,9 +94,6 @@ class Foreground:
         self.ended_at = 0.0
         self._supervisor: Supervisor | None = None
         self._killing_since = 0.0
-        self._killed: set[int] = set()
-        self._new_passes = 0
-        self._found_at = 0.0
         self._retry: Timer | None = None
         self._late = None if deadline is None else self._loop.call_at(deadline, self._too_late)
         self._sampler = self._loop.call_at(pipes.started + server.limits.next_look(), self._sample)
@@ -201,18 +196,13 @@ class Foreground:
     def _kill(self) -> None:
         """Kill all there is of the step, now and again until it is gone."""
         now = time.monotonic()
-        if not self._killing_since:
-            self._killing_since = self._found_at = now
+        self._killing_since = self._killing_since or now
         backgrounds = self._server.backgrounds
         alive = backgrounds.alive()
         own = self._supervisor
         lost = own is None or backgrounds.strays or not (own.pid or own.clean)
-        if alive and not lost and self._is_hopeful(now) and tree.can_see_processes():
-            killed = tree.kill_outside({process.supervisor for process in alive}, own.pid if own is not None else 0)
-            if killed:
-                self._found_at = now
-            self._new_passes += not killed <= self._killed
-            self._killed |= killed
+        if alive and not lost and now - self._killing_since < _PASSES_SECONDS and tree.can_see_processes():
+            tree.kill_outside({process.supervisor for process in alive}, own.pid if own is not None else 0)
         else:
             for process in alive:
                 process.presume("memory" if self._server.limits.memory_killed() else None)
@@ -222,11 +212,6 @@ class Foreground:
             os._exit(_EX_OSERR)
         if self._retry is None or self._retry.callback is None:
             self._retry = self._loop.call_at(now + _KILL_RETRY_SECONDS, self._again)
-
-    def _is_hopeful(self, now: float) -> bool:
-        """True if the step's processes may yet be ended without what runs in the background."""
-        in_time = now - self._killing_since < _PASSES_SECONDS and now - self._found_at < _IDLE_SECONDS
-        return in_time and self._new_passes < _NEW_PASSES
 
     def _again(self) -> None:
         self._retry = None

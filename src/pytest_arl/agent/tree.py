@@ -186,16 +186,14 @@ def _signal_all(number: int) -> None:
         pass
 
 
-def kill_outside(keep: set[int], spared: int) -> set[int]:
-    """SIGKILL once to everything that is neither in ``keep`` nor below it, nor is ``spared`` itself; what that was.
+def kill_outside(keep: set[int], spared: int) -> None:
+    """SIGKILL once to everything that is neither in ``keep`` nor below it, nor is ``spared`` itself.
 
     What forks and exits all the time may be missed: that all is gone is for a supervisor to tell.
     """
     alive = processes()
-    outside = set(alive) - keep - below(keep, alive) - {spared}
-    for pid in outside:
+    for pid in set(alive) - keep - below(keep, alive) - {spared}:
         _kill(pid)
-    return outside
 
 
 def kill_below(root: int) -> None:
