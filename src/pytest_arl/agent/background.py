@@ -22,7 +22,8 @@ __all__ = ["Background", "Backgrounds"]
 
 _RETRY_SECONDS = 0.005
 _FIRST_LOOK_SECONDS = 0.05
-_PATIENCE_SECONDS = 1.0
+_PASSES_SECONDS = 0.3
+_PATIENCE_SECONDS = 3.0
 
 
 class Background:
@@ -110,23 +111,28 @@ class Background:
         if self.supervisor:
             if self.status is None and self.reason is None:
                 self.reason, self.limit = reason, limit
-            self._kill_until(time.monotonic() + _PATIENCE_SECONDS)
+            self._kill_since(time.monotonic())
 
     def presume(self, limit: str | None) -> None:
         """It is about to be killed with all there is, for that limit or for none of its own doing."""
         if self.reason is None:
             self.reason, self.limit = ("Killed", None) if limit is None else ("OutOfMemory", limit)
 
-    def _kill_until(self, end: float) -> None:
+    def _kill_since(self, begin: float, *, at_rest: bool = False) -> None:
         """Kill what is below the supervisor until that has no child and ends: so it is known that all is gone."""
-        if not self.supervisor:
+        own = self.supervisor
+        if not own:
             return
         now = time.monotonic()
-        if now > end or not tree.can_see_processes():
-            tree.kill_one(self.supervisor)
-        else:
-            tree.kill_below(self.supervisor)
-            self._loop.call_at(now + _RETRY_SECONDS, lambda: self._kill_until(end))
+        if now - begin > _PATIENCE_SECONDS or not tree.can_see_processes() or (at_rest and tree.is_stopped(own)):
+            tree.kill_one(own)
+            return
+        if now - begin < _PASSES_SECONDS:
+            tree.kill_below(own)
+        elif not at_rest:
+            tree.at_rest(lambda: tree.kill_below(own), own)
+            at_rest = True
+        self._loop.call_at(now + _RETRY_SECONDS, lambda: self._kill_since(begin, at_rest=at_rest))
 
     def _settle(self, status: int) -> None:
         if self.status is None:

@@ -30,6 +30,7 @@ CANCELLED_CODE = 128 + int(_signal.SIGKILL)
 
 _KILL_RETRY_SECONDS = 0.005
 _PASSES_SECONDS = 0.3  # 24 passes were enough against chains of fork and exit; a pass takes about 2 ms
+_COLLECTING_SECONDS = 3.0  # for a supervisor to wait for all that was killed: hundreds, on a slow machine
 _UNKILLABLE_SECONDS = 5.0
 _EX_OSERR = 71
 
@@ -94,6 +95,7 @@ class Foreground:
         self.ended_at = 0.0
         self._supervisor: Supervisor | None = None
         self._killing_since = 0.0
+        self._killed_at_rest = False
         self._retry: Timer | None = None
         self._late = None if deadline is None else self._loop.call_at(deadline, self._too_late)
         self._sampler = self._loop.call_at(pipes.started + server.limits.next_look(), self._sample)
@@ -197,14 +199,8 @@ class Foreground:
         """Kill all there is of the step, now and again until it is gone."""
         now = time.monotonic()
         self._killing_since = self._killing_since or now
-        backgrounds = self._server.backgrounds
-        alive = backgrounds.alive()
-        own = self._supervisor
-        lost = own is None or backgrounds.strays or not (own.pid or own.clean)
-        if alive and not lost and now - self._killing_since < _PASSES_SECONDS and tree.can_see_processes():
-            tree.kill_outside({process.supervisor for process in alive}, own.pid if own is not None else 0)
-        else:
-            for process in alive:
+        if not self._kill_sparing_others(now - self._killing_since):
+            for process in self._server.backgrounds.alive():
                 process.presume("memory" if self._server.limits.memory_killed() else None)
             tree.kill_all()
         if now - self._killing_since > _UNKILLABLE_SECONDS:
@@ -212,6 +208,23 @@ class Foreground:
             os._exit(_EX_OSERR)
         if self._retry is None or self._retry.callback is None:
             self._retry = self._loop.call_at(now + _KILL_RETRY_SECONDS, self._again)
+
+    def _kill_sparing_others(self, took: float) -> bool:
+        """Kill what does not belong to a background process; false where that cannot be told in time. ``took``: since
+        the first of these calls.
+        """
+        backgrounds, own = self._server.backgrounds, self._supervisor
+        keep = {process.supervisor for process in backgrounds.alive()}
+        if not keep or own is None or backgrounds.strays or not (own.pid or own.clean) or not tree.can_see_processes():
+            return False
+        if took < _PASSES_SECONDS:
+            tree.kill_outside(keep, own.pid)
+        elif not self._killed_at_rest:
+            self._killed_at_rest = True
+            tree.at_rest(lambda: tree.kill_outside(keep, own.pid), own.pid)
+        else:
+            return took < _COLLECTING_SECONDS and not (own.pid and tree.is_stopped(own.pid))
+        return True
 
     def _again(self) -> None:
         self._retry = None

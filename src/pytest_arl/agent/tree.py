@@ -5,9 +5,14 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`, which costs a millisecond
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = [
     "Processes",
     "Stat",
+    "at_rest",
     "below",
     "can_see_processes",
     "go_on_without",
@@ -175,6 +180,19 @@ def go_on_without(asleep: set[int]) -> None:
                 os.kill(pid, _signal.SIGCONT)
             except OSError:
                 pass
+
+
+def at_rest(kill: Callable[[], None], awake: int) -> None:
+    """Do some killing while nothing in the namespace runs, so that no fork escapes it.
+
+    ``awake``: a process that goes on then, though it may have been stopped before.
+    """
+    asleep = {pid for pid in numbers() if is_stopped(pid)}
+    stop_all()
+    try:
+        kill()
+    finally:
+        go_on_without(asleep - {awake})
 
 
 def _signal_all(number: int) -> None:
