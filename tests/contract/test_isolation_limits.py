@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from tests.contract.probes import living, python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from pytest_arl import SandboxSession, StepResult
     from tests.contract.backends import ContractBackend
@@ -218,10 +221,17 @@ _RUNTIMES = {
 
 
 @pytest.mark.parametrize("program", _RUNTIMES)
-def test_what_reserves_more_than_it_uses_starts_in_the_default_pool(sandbox: SandboxSession, program: str) -> None:
+def test_what_reserves_more_than_it_uses_starts_in_the_default_pool(
+    sandbox: SandboxSession, tmp_path: Path, program: str
+) -> None:
     if not sandbox.run("sh", "-c", f"command -v {program}").ok:
         pytest.skip(f"{program} is not installed")
-    sandbox.run(*_RUNTIMES[program], timeout=PATIENCE).check()
+    result = sandbox.run(*_RUNTIMES[program], timeout=2 * PATIENCE)
+    if not result.ok and shutil.which(program):
+        outside = subprocess.run(_RUNTIMES[program], cwd=tmp_path, capture_output=True, text=True, check=False)
+        if outside.returncode:
+            pytest.skip(f"it does not start without a sandbox either: {outside.stderr.strip()[-200:]}")
+    result.check()
 
 
 # 17. Disks
@@ -241,12 +251,14 @@ def test_a_full_disk_fails_the_step_and_names_the_limit(small: SandboxSession, f
 
 def test_files_without_end_or_content_end_at_a_limit_too(backend: ContractBackend, small: SandboxSession) -> None:
     code = """
+        import os
         for number in range({}):
-            open(f"/workspace/{{number}}", "w").close()
+            os.mknod(f"/workspace/{{number}}")
     """
     assert python(small, code.format(500)).ok
+    small.run("sh", "-c", "rm -f /workspace/*").check()
     try:
-        result = python(small, code.format(1_000_000), timeout=PATIENCE)
+        result = python(small, code.format(1_000_000), timeout=4 * PATIENCE)
     except SandboxLost as lost:
         # As for what fills a tmpfs with content.
         assert not backend.on_this_machine
