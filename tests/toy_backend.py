@@ -159,7 +159,7 @@ class ToyProcess:
     def kill(self) -> None:
         self._running.kill("Killed")
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, timeout: float | None = None) -> None:
         self._running.feed(data)
 
     def close_stdin(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ class BlockingSession(Lifecycle):
             shown = step if isinstance(step, str) else step.name
             raise UsageError(f"{shown!r} is no background step whose result is still held: give its StepResult")
         held = self._held()
-        return Process(held.sandbox.process(task_id, index), result, of.step, held)
+        return Process(held.sandbox.process(task_id, index), result, of.step, held, self._limit_of_tasks())
 
     def output(self, step: StepResult | str, stream: StreamName) -> Iterator[bytes]:
         """All of a step's stream, also what its result cut, while the sandbox lives.
@@ -216,7 +217,12 @@ class BlockingSession(Lifecycle):
         result = self._execute((step,), None, 0, None, cancellation)
         started = result.steps[0].check()
         held = self._held()
-        return Process(held.sandbox.process(result.id, 0), started, step, held)
+        return Process(held.sandbox.process(result.id, 0), started, step, held, self._limit_of_tasks())
+
+    def _limit_of_tasks(self) -> Callable[[], float | None]:
+        """The session's timeout, for what must not keep the session itself alive."""
+        reference = weakref.ref(self)
+        return lambda: None if (session := reference()) is None else session.timeout
 
     def _execute(
         self,

@@ -12,6 +12,7 @@ from pytest_arl.units import format_duration, parse_duration
 from pytest_arl.wording import command_line, type_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
@@ -32,11 +33,20 @@ class Process:
     All methods may be called from any thread, also while the sandbox runs a task.
     """
 
-    def __init__(self, handle: BackgroundProcess, started: StepResult, command: Command, holding: Holding) -> None:
+    def __init__(
+        self,
+        handle: BackgroundProcess,
+        started: StepResult,
+        command: Command,
+        holding: Holding,
+        limit: Callable[[], float | None],
+    ) -> None:
+        """``limit()`` is the timeout of the session's tasks."""
         self._handle = handle
         self._started = started
         self._step = command
         self._holding = holding
+        self._limit = limit
         self._sandbox: BackendSandbox = holding.sandbox
         self._result: StepResult | None = None
 
@@ -70,14 +80,17 @@ class Process:
         if self._result is None:
             self._live().kill()
 
-    def write(self, data: str | bytes) -> None:
-        """Append to its stdin. BrokenPipeError where nobody reads it any more."""
+    def write(self, data: str | bytes, timeout: float | str | None = None) -> None:
+        """Append to its stdin. BrokenPipeError where nobody reads it any more, TimeoutError where the process has not
+        taken all of it after ``timeout`` seconds; None is the session's timeout, as for a task.
+        """
         __tracebackhide__ = True
         if isinstance(data, str):
             data = data.encode("utf-8", "surrogateescape")
         elif not isinstance(data, (bytes, bytearray, memoryview)):
             raise UsageError(f"write() takes bytes or a string, not {type_name(data)}")
-        self._live().write(bytes(data))
+        seconds = self._limit() if timeout is None else _seconds(timeout)
+        self._live().write(bytes(data), None if seconds == float("inf") else seconds)
 
     def close_stdin(self) -> None:
         """Let it read end-of-file."""
@@ -128,10 +141,10 @@ class Process:
         __tracebackhide__ = True
         await in_thread(self.kill)
 
-    async def awrite(self, data: str | bytes) -> None:
+    async def awrite(self, data: str | bytes, timeout: float | str | None = None) -> None:  # noqa: ASYNC109 - as write()
         """``write`` for async code."""
         __tracebackhide__ = True
-        await in_thread(lambda: self.write(data))
+        await in_thread(lambda: self.write(data, timeout))
 
     async def aclose_stdin(self) -> None:
         """``close_stdin`` for async code."""

@@ -153,13 +153,13 @@ def test_stdin_of_the_step_is_all_that_it_gets(sandbox: Sandbox) -> None:
 def test_a_write_returns_when_its_pipe_has_taken_all(sandbox: Sandbox) -> None:
     process = sandbox.start("sh", "-c", "sleep 0.3; wc -c")
     began = time.monotonic()
-    process.write(bytes(1_000_000))
+    process.write(bytes(4_000_000))  # more than a pipe takes, however large
     assert time.monotonic() - began > 0.2
     process.close_stdin()
     result = process.wait(5)
 
     assert result is not None
-    assert result.stdout.strip() == "1000000"
+    assert result.stdout.strip() == "4000000"
 
 
 def test_writing_to_one_that_reads_no_more_is_a_broken_pipe(sandbox: Sandbox) -> None:
@@ -181,7 +181,7 @@ def test_writing_to_one_that_has_ended_or_whose_stdin_was_closed_is_a_broken_pip
 def test_a_write_that_waits_ends_when_the_process_does(sandbox: Sandbox) -> None:
     process = sandbox.start("sleep", "0.3")
     with pytest.raises(BrokenPipeError):
-        process.write(bytes(1_000_000))
+        process.write(bytes(4_000_000))
 
 
 def test_killing_it_kills_all_that_it_started_and_returns_when_that_is_gone(sandbox: Sandbox) -> None:

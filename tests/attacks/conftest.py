@@ -47,14 +47,16 @@ def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 def open_sandbox(tier: str, tmp_path: Path) -> Iterator[OpenSandbox]:
-    """Opens sandboxes of a small pool, with more keys for it as TOML; they are closed with the test."""
+    """Opens sandboxes of a small pool, with more keys for it as TOML and a timeout for their tasks; they are closed with
+    the test.
+    """
     opened: list[SandboxSession] = []
 
-    def make(keys: str = "") -> SandboxSession:
+    def make(keys: str = "", timeout: float | None = None) -> SandboxSession:
         pools = tmp_path / f"pools-{len(opened)}.toml"
         pools.write_text(_SMALL + keys)
         with override({"pools_file": str(pools), "isolation_min": "bwrap+rlimit"}, "tests/attacks"):
-            session = SandboxSession("attacked")
+            session = SandboxSession("attacked", timeout=timeout)
             session.create_sandbox()
         opened.append(session)
         assert session.isolation == tier

@@ -16,6 +16,7 @@ __all__ = ["Descriptors"]
 _FEW = 16  # pids that are tried without a look at which of them live
 _BUDGET = 0.05  # of a processor
 _LOOK_SECONDS = 0.01  # a processor's time for one look, at most
+_AT_ONCE = 64  # descriptors between two looks at the clock
 
 
 class Descriptors:
@@ -28,11 +29,13 @@ class Descriptors:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._first = tree.last_pid()
-        self._due = 0.0
+        self._due = self._end = 0.0
+        self._counting: tuple[int, os._ScandirIterator[str], int] | None = None
         self.reached = False
 
     def begin(self) -> None:
         """A step starts."""
+        self._stop_counting()
         self._first = tree.last_pid()
         self._due = 0.0
         self.reached = False
@@ -43,11 +46,12 @@ class Descriptors:
         if self.reached or now < self._due:
             return
         begin = time.thread_time()
+        self._end = begin + _LOOK_SECONDS
         for pid in self._started():
             if self._has_all(pid):
                 self.reached = True
                 break
-            if time.thread_time() - begin > _LOOK_SECONDS:
+            if time.thread_time() > self._end:
                 break
         self._due = now + (time.thread_time() - begin) / _BUDGET
 
@@ -63,15 +67,30 @@ class Descriptors:
         try:
             # The last one is given when there is no other, or where it was asked for by its number.
             os.lstat(folder + "/" + str(self._limit - 1))
-            return (os.stat(folder).st_size or self._count(folder)) >= self._limit
+            return (os.stat(folder).st_size or self._count(pid, folder)) >= self._limit
         except OSError:
+            self._stop_counting()
             return False
 
-    def _count(self, folder: str) -> int:
-        """Before version 6.2 Linux did not give the number as the folder's size."""
-        count = 0
-        with os.scandir(folder) as entries:
-            for count, _entry in enumerate(entries, 1):
-                if count >= self._limit:
-                    break
+    def _count(self, pid: int, folder: str) -> int:
+        """Before version 6.2 Linux did not give the number as the folder's size. They can be very many: a look counts
+        as many as its time allows, and the next one goes on from there.
+        """
+        if self._counting is None or self._counting[0] != pid:
+            self._stop_counting()
+            self._counting = pid, os.scandir(folder), 0
+        _, entries, count = self._counting
+        for _entry in entries:
+            count += 1
+            if count >= self._limit:
+                break
+            if not count % _AT_ONCE and time.thread_time() > self._end:
+                self._counting = pid, entries, count
+                return 0
+        self._stop_counting()
         return count
+
+    def _stop_counting(self) -> None:
+        if self._counting is not None:
+            self._counting[1].close()
+            self._counting = None

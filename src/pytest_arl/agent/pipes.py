@@ -176,10 +176,7 @@ class Output:
 
     def _enlarge(self) -> None:
         self._size = _PIECE
-        try:
-            fcntl.fcntl(self._fd, _F_SETPIPE_SZ, _LARGE_PIPE)
-        except OSError:
-            pass  # the user's share of pipe memory is used up: a small pipe is only slower
+        _enlarge(self._fd)
 
 
 class Feed:
@@ -192,6 +189,7 @@ class Feed:
         self._closing = False
         self._waiting = False
         self._came = 0
+        self._large = False
         os.set_blocking(fd, False)
 
     def unseen(self, data: bytes, at: int) -> bytes:
@@ -238,6 +236,10 @@ class Feed:
             try:
                 written = os.write(self._fd, data) if data else 0
             except BlockingIOError:
+                if not self._large:
+                    self._large = True
+                    _enlarge(self._fd)
+                    continue
                 if not self._waiting:
                     self._waiting = True
                     self._loop.add(self._fd, WRITE, self._flush)
@@ -332,3 +334,10 @@ class Pipes:
     def _close(fds: list[int]) -> None:
         while fds:
             os.close(fds.pop())
+
+
+def _enlarge(pipe: int) -> None:
+    try:
+        fcntl.fcntl(pipe, _F_SETPIPE_SZ, _LARGE_PIPE)
+    except OSError:
+        pass  # the user's share of pipe memory is used up: a small pipe is only slower

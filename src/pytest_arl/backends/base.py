@@ -83,8 +83,10 @@ class BackgroundProcess(Protocol):
     def kill(self) -> None:
         """Kill the process and everything it started; a process that ended already is no error."""
 
-    def write(self, data: bytes) -> None:
-        """Append to the process's stdin. Raises BrokenPipeError where nobody reads it any more."""
+    def write(self, data: bytes, timeout: float | None = None) -> None:
+        """Append to the process's stdin. Raises BrokenPipeError where nobody reads it any more, TimeoutError where it
+        has not taken all of it after ``timeout`` seconds.
+        """
 
     def close_stdin(self) -> None:
         """Let the process read end-of-file."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
 from pytest_arl.backends.task_run import STREAMS, Collected, step_result
+from pytest_arl.channel import ChannelTimeout
+from pytest_arl.units import format_duration
 
 if TYPE_CHECKING:
     from pytest_arl.backends.base import StreamName
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentProcess"]
 
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 60.0  # for what needs no program to end: a machine under load must not look like a dead agent
 _STDIN_PIECE = 64 * 1024
 
 
@@ -42,32 +44,62 @@ class AgentProcess:
 
     def kill(self) -> None:
         """Kill the process and everything it started."""
-        self._ask("kill")
+        self._must_answer("kill")
 
-    def write(self, data: bytes) -> None:
-        """Append to the process's stdin; returns once its pipe has taken all of it."""
+    def write(self, data: bytes, timeout: float | None = None) -> None:
+        """Append to the process's stdin; returns once its pipe has taken all of it.
+
+        TimeoutError after ``timeout`` seconds: then the process gets what was sent by then, if it reads after all.
+        """
         view = memoryview(data)
-        with self._writing:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._writing.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+            raise self._too_late(timeout, 0, len(view))
+        try:
             for start in range(0, len(view), _STDIN_PIECE):
                 piece = view[start : start + _STDIN_PIECE]
                 # Where a connection breaks, what was taken is not known. By where it begins, the agent knows.
                 at, self._written = self._written, self._written + len(piece)
-                if not self._ask("write", data=piece, at=at)["taken"]:
+                taken = self._ask("write", deadline, data=piece, at=at)
+                if taken is None:
+                    raise self._too_late(timeout, start, len(view))
+                if not taken["taken"]:
                     raise BrokenPipeError(f"nobody reads the stdin of step {self._step.name!r} any more")
+        finally:
+            self._writing.release()
+
+    def _too_late(self, timeout: float | None, taken: int, size: int) -> TimeoutError:
+        within = format_duration(timeout or 0.0)
+        return TimeoutError(
+            f"step {self._step.name!r} did not read its stdin within {within}: it took {taken} of {size} bytes; "
+            "let it read them, or give write() a longer timeout"
+        )
 
     def close_stdin(self) -> None:
         """Let the process read end-of-file."""
-        self._ask("close")
+        self._must_answer("close")
 
     def output(self, stream: StreamName) -> bytes:
         """What the process printed so far, bounded like a result's."""
         _, streams = self._ask_with_output("output", time.monotonic() + _ANSWER_SECONDS)
         return streams[STREAMS.index(stream)]
 
-    def _ask(self, action: str, **more: object) -> Any:
+    def _must_answer(self, action: str) -> None:
+        def ask(stream: Stream) -> None:
+            stream.send(frames.PROCESS, {**self._which, "do": action})
+            stream.reply(time.monotonic() + _ANSWER_SECONDS)
+
+        self._sandbox.exchange(ask)
+
+    def _ask(self, action: str, deadline: float | None, **more: object) -> Any:
+        """The answer, or None where there was none by the deadline: it is the process that draws it out."""
+
         def ask(stream: Stream) -> Any:
             stream.send(frames.PROCESS, {**self._which, "do": action, **more})
-            return stream.reply()
+            try:
+                return stream.reply(deadline)
+            except ChannelTimeout:
+                return None
 
         return self._sandbox.exchange(ask)
 

@@ -1,0 +1,51 @@
+"""Descriptors that are very many, where the kernel does not say how many."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_arl.agent import descriptors
+from pytest_arl.agent.descriptors import Descriptors
+
+_MANY = 900
+_PROGRAM = f"""
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, ({_MANY}, {_MANY}))
+try:
+    while True: os.dup(0)
+except OSError: pass
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def crowded() -> Iterator[int]:
+    """A process with all the descriptors that it may have."""
+    command = [sys.executable, "-I", "-c", _PROGRAM]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+
+
+@pytest.mark.parametrize(("limit", "reached"), [(_MANY - 1, True), (_MANY, True), (_MANY + 1, False)])
+def test_they_are_counted_a_few_at_a_look(
+    crowded: int, monkeypatch: pytest.MonkeyPatch, limit: int, reached: bool
+) -> None:
+    looks = Descriptors(limit)
+    monkeypatch.setattr(looks, "_started", lambda: [crowded])
+    monkeypatch.setattr(descriptors, "_LOOK_SECONDS", -1.0)  # each look is late when it begins
+    monkeypatch.setattr(descriptors, "_BUDGET", 1e9)
+    monkeypatch.setattr(os, "stat", lambda _path: os.stat_result([0] * 10))
+    count = 0
+    while not looks.reached and count < 100:
+        count += 1
+        looks.look()
+    looks.begin()
+    assert count == 100 if not reached else _MANY // 64 <= count < 100
