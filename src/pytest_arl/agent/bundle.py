@@ -18,6 +18,7 @@ __all__ = ["BOOT", "LOAD", "REMOTE_BOOT", "bundle"]
 _MODULES = (
     "frames",
     "system",
+    "landlock",
     "loop",
     "link",
     "spool",

@@ -6,7 +6,7 @@ import os
 import select
 import sys
 
-from pytest_arl.agent import frames, system
+from pytest_arl.agent import frames, landlock, system
 from pytest_arl.agent.connection import Connection
 from pytest_arl.agent.loop import READ, Loop
 from pytest_arl.agent.server import Server
@@ -119,6 +119,7 @@ def _become(config: dict[str, Any], fd: int, owner: int | None) -> None:
     limits: dict[str, int] = config["rlimits"]
     system.set_limits(limits)
     system.settle()
+    landlock.keep_from_sockets()
     os.umask(0o022)
 
 

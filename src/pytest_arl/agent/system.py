@@ -26,6 +26,7 @@ __all__ = [
     "settle",
     "signal_fd",
     "subreaper",
+    "system_call",
 ]
 
 _PR_SET_DUMPABLE = 4
@@ -89,6 +90,11 @@ def _call(name: str, *args: object) -> int:
         code = _ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def system_call(number: int, *args: object) -> int:
+    """One by its number; OSError where it answers -1."""
+    return _call("syscall", number, *args)
 
 
 def harden() -> None:

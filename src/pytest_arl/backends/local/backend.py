@@ -45,7 +45,7 @@ class _Prepared:
     def __init__(self, plan: Plan, around: Surroundings, deadline: float) -> None:
         """Make one. Raises BackendUnavailable, SandboxTimeout."""
         self.plan = plan
-        plan.check()
+        self.hidden = plan.check()
         try:
             self._start(around, deadline)
         except BackendUnavailable:
@@ -54,7 +54,7 @@ class _Prepared:
 
     def _start(self, around: Surroundings, deadline: float) -> None:
         plan = self.plan
-        self.enclosure = Enclosure(plan, around, deadline)
+        self.enclosure = Enclosure(plan, around, deadline, self.hidden)
         try:
             self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph)
             self._greet(deadline)
@@ -200,14 +200,18 @@ class LocalBackend:
         )
 
     def _take_warm(self, plan: Plan, deadline: float) -> _Prepared | None:
-        """A warm sandbox; none where it has something in its mounts that is not there any more."""
+        """A warm sandbox; none where it has something in its mounts that is not there any more, or sees a socket."""
         prepared = self._warm.take(plan, deadline)
-        if prepared is not None:
-            try:
-                plan.check()
-            except BaseException:
-                prepared.close()
-                raise
+        if prepared is None:
+            return None
+        try:
+            seen = set(plan.check()).difference(prepared.hidden)
+        except BaseException:
+            prepared.close()
+            raise
+        if seen:
+            prepared.close()
+            return None
         return prepared
 
     def _replace(self, plan: Plan, slot: _Slot) -> AgentSandbox:

@@ -51,8 +51,11 @@ class Enclosure:
         name: the sandbox's, which is its hostname too.
     """
 
-    def __init__(self, plan: Plan, surroundings: Surroundings, deadline: float) -> None:
-        """Start one. Raises BackendUnavailable, SandboxTimeout (at ``deadline``, in monotonic seconds)."""
+    def __init__(self, plan: Plan, surroundings: Surroundings, deadline: float, hidden: tuple[str, ...] = ()) -> None:
+        """Start one, in which nothing is to be seen of the files that are ``hidden``.
+
+        Raises BackendUnavailable, SandboxTimeout (at ``deadline``, in monotonic seconds).
+        """
         self._plan = plan
         self.name = new_name(plan.pool.name)
         self._owner = os.getpid()
@@ -62,7 +65,7 @@ class Enclosure:
         self._pid = -1
         self._watch: MemoryWatch | None = None
         try:
-            self._start(surroundings, deadline)
+            self._start(surroundings, deadline, hidden)
         except OSError as error:
             self._stack.close()
             reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
@@ -76,7 +79,7 @@ class Enclosure:
             self._stack.close()
             raise
 
-    def _start(self, surroundings: Surroundings, deadline: float) -> None:
+    def _start(self, surroundings: Surroundings, deadline: float, hidden: tuple[str, ...]) -> None:
         plan, keep = self._plan, self._stack
         self._propagation = surroundings.propagation
         lease = self._lease = UidLease.take() if surroundings.privileged else None
@@ -96,7 +99,7 @@ class Enclosure:
             start = Launch(inherited, keep, plan.sources)
             self._process = start.bubblewrap(
                 plan.bwrap,
-                plan.arguments,
+                plan.arguments_without(hidden),
                 [*plan.command, str(connection), str(owner)],
                 self.name,
                 lease.uid if lease is not None else INNER_ID,

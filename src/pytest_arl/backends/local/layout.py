@@ -213,6 +213,10 @@ class Layout:
         bound = self._nearest(path)
         return bound is not None and bound[1] is not None and str(bound[1].source) == bound[0]
 
+    def shown(self) -> list[tuple[str, str]]:
+        """What of this machine is bound, by path, and where."""
+        return [(str(bound.source), target) for target, bound in self._bound.items() if bound is not None]
+
     def hides_host(self, target: str) -> bool:
         """True if a mount there would lie in, or over, what the sandbox shows of this machine."""
         nearest = self._nearest(target)

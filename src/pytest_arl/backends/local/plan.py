@@ -18,6 +18,7 @@ from pytest_arl.backends.local.mounts import add_mounts
 from pytest_arl.backends.local.namespaces import namespace_arguments
 from pytest_arl.backends.local.roots import add_root, can_overlay, check_root
 from pytest_arl.backends.local.seccomp import filter_bytes
+from pytest_arl.backends.local.sockets import SocketWatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,7 @@ as root while that still has capabilities.
 """
 _ROOM = 1024 * 1024
 """Bytes for the folders of /arl, beside the agent itself."""
+_NOTHING = "/dev/null"
 _KEYRINGS = ("/proc/keys", "/proc/key-users")
 """No namespace sets keys apart: an ordinary user's own would be listed inside."""
 
@@ -62,6 +64,7 @@ class Plan:
         held: those of them that must be where they were, at each start.
         by_path: whether one of them is bound by path, for want of another way.
         shared: what its sandboxes can write, and where they see it.
+        sockets: who looks for sockets in what its sandboxes see.
     """
 
     pool: LocalPool
@@ -78,11 +81,19 @@ class Plan:
     held: tuple[Held, ...]
     by_path: bool
     shared: Mapping[Path, str]
+    sockets: SocketWatch
 
-    def check(self) -> None:
-        """Raise BackendUnavailable where something of this machine was replaced since the plan was made."""
+    def arguments_without(self, hidden: tuple[str, ...]) -> tuple[Argument, ...]:
+        """The arguments, with /dev/null in the place of these files."""
+        return self.arguments + tuple(word for path in hidden for word in ("--ro-bind", _NOTHING, path))
+
+    def check(self) -> tuple[str, ...]:
+        """Raise BackendUnavailable where something of this machine was replaced since the plan was made, or where a
+        socket has appeared in what the pool names. Gives the paths of those that a sandbox must not see.
+        """
         for held in self.held:
             self.sources.require(held.source, held.what)
+        return self.sockets.look()
 
 
 def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
@@ -112,7 +123,18 @@ def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
         held=layout.held(),
         by_path="--overlay-src" in layout.arguments,
         shared=_shared(pool, survey),
+        sockets=SocketWatch(layout.shown(), _given(pool, survey)),
     )
+
+
+def _given(pool: LocalPool, survey: Survey) -> dict[str, str]:
+    """What the pool names of this machine, by path, and what it is."""
+    given = {}
+    if pool.root is not None:
+        given[survey.look_up(pool.root, pool.name).path] = f"pool {pool.name!r}: root {str(pool.root)!r}"
+    for mount in pool.mounts:
+        given[survey.look_up(mount.source, mount.text).path] = f"pool {pool.name!r}: mount {mount.text!r}"
+    return given
 
 
 def _agent_environment() -> tuple[str, ...]:
@@ -195,7 +217,7 @@ def _close(layout: Layout, *, read_only_root: bool) -> None:
     layout.finish("--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev")
     for keys in _KEYRINGS:
         if Path(keys).exists():
-            layout.finish("--ro-bind", "/dev/null", keys)
+            layout.finish("--ro-bind", _NOTHING, keys)
     layout.close_passages()
     if read_only_root:
         layout.finish("--remount-ro", "/")
