@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -181,3 +182,25 @@ def test_a_program_names_its_loader_itself(folder: Path) -> None:
     assert program_loader(Path(loader)) == "", "the positive control: a loader has none"
     (folder / "script").write_text("#!/bin/sh\n")
     assert program_loader(folder / "script") == ""
+
+
+def test_no_folder_that_a_program_names_itself_comes_before_the_one_of_its_libraries(folder: Path) -> None:
+    compiler = shutil.which("gcc")
+    loader = program_loader(Path(interpreter.host_command()[0]))
+    if compiler is None or Path(loader).name.startswith("ld-musl"):
+        pytest.skip("no gcc here, or no C library of GNU")
+    (folder / "program.c").write_text("int which(void); int main(void) { return which(); }")
+    for number, name in enumerate(("ours", "theirs"), 1):
+        (folder / name).mkdir()
+        (folder / "library.c").write_text(f"int which(void) {{ return {number}; }}")
+        library = folder / name / "libwhich.so"
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "library.c"], check=True)
+    link = ["-L", str(folder / "ours"), "-lwhich", f"-Wl,--disable-new-dtags,-rpath,{folder}/theirs"]
+    subprocess.run([compiler, "-o", folder / "program", folder / "program.c", *link], check=True)
+
+    def answer(*options: str) -> int:
+        return subprocess.run([loader, *options, folder / "program"], check=False).returncode
+
+    ours = str(folder / "ours")
+    assert answer("--library-path", ours) == 2, "the control: what the program names comes first"
+    assert answer(*interpreter.loader_options(Path(loader).name, ours, [f"{ours}/libother.so"])) == 1

@@ -21,11 +21,20 @@ from pytest_arl.elf import program_loader, soname
 from pytest_arl.errors import BackendUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pytest_arl.backends.local.layout import Layout
 
-__all__ = ["ARL", "ENVIRONMENT", "add_companion", "add_environment", "host_command", "part_of_agent", "search_path"]
+__all__ = [
+    "ARL",
+    "ENVIRONMENT",
+    "add_companion",
+    "add_environment",
+    "host_command",
+    "loader_options",
+    "part_of_agent",
+    "search_path",
+]
 
 _FLAGS = ("-I", "-S", "-B")
 ARL = "/arl"
@@ -128,11 +137,15 @@ def _add_links(layout: Layout, path: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Companion:
-    """An interpreter that can be carried: its parts on the host, and the name of the one that loads the others."""
+    """An interpreter that can be carried: its parts on the host, and the name of the one that loads the others.
+
+    ``extensions`` are modules of the standard library in C, by their path in it.
+    """
 
     executable: Path
     stdlib: Path
     libraries: Mapping[str, Path]
+    extensions: tuple[str, ...]
     loader: str | None
 
 
@@ -141,12 +154,27 @@ def add_companion(layout: Layout) -> tuple[str, ...]:
     companion = _companion()
     executable = f"{_HOME}/bin/{companion.executable.name}"
     layout.bind(companion.executable, executable)
-    layout.bind(companion.stdlib, f"{_HOME}/{sys.platlibdir}/{companion.stdlib.name}")
+    stdlib = f"{_HOME}/{sys.platlibdir}/{companion.stdlib.name}"
+    layout.bind(companion.stdlib, stdlib)
     for name, library in companion.libraries.items():
         layout.bind(library, f"{_LIBRARIES}/{name}")
     if companion.loader is None:
         return (executable, *_FLAGS)
-    return (f"{_LIBRARIES}/{companion.loader}", "--library-path", _LIBRARIES, executable, *_FLAGS)
+    objects = [f"{_LIBRARIES}/{name}" for name in companion.libraries]
+    objects += [f"{stdlib}/{name}" for name in companion.extensions]
+    loader = f"{_LIBRARIES}/{companion.loader}"
+    return (loader, *loader_options(companion.loader, _LIBRARIES, objects), executable, *_FLAGS)
+
+
+def loader_options(loader: str, folder: str, objects: Iterable[str]) -> tuple[str, ...]:
+    """What has a loader look for libraries in one folder and nowhere else.
+
+    A folder that a program or one of these objects names itself (DT_RPATH) would come first. The program's own name is
+    empty to the loader. musl's knows none of these options, and looks for nothing elsewhere that it has found here.
+    """
+    if loader.startswith("ld-musl"):
+        return ("--library-path", folder)
+    return ("--library-path", folder, "--inhibit-cache", "--inhibit-rpath", ":".join(("", *objects)))
 
 
 @functools.cache
@@ -169,4 +197,5 @@ def _companion() -> _Companion:
     loader = Path(program_loader(executable))
     if loader.name:
         libraries[loader.name] = loader.resolve()
-    return _Companion(executable, stdlib, libraries, loader.name or None)
+    extensions = tuple(str(path.relative_to(stdlib)) for path in sorted(mapped) if path.is_relative_to(stdlib))
+    return _Companion(executable, stdlib, libraries, extensions, loader.name or None)
