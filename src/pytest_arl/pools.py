@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     from pytest_arl.settings import Settings
 
-__all__ = ["DEFAULT_POOL", "LocalPool", "Mount", "find_pool", "load_pools", "refuse_written", "usable_pools"]
+__all__ = [
+    "DEFAULT_POOL",
+    "LocalPool",
+    "Mount",
+    "find_pool",
+    "load_pools",
+    "refuse_written",
+    "usable_pools",
+]
 
 DEFAULT_POOL = "default"
 """The pool that is always there."""
@@ -140,7 +148,10 @@ def find_pool(settings: Settings, name: str) -> LocalPool:
     best = nearest(name, names)
     meant = f" (did you mean {best!r}?)" if best else ""
     if found.source is None:
-        where = f"no pyproject.toml from {settings.start_dir} upward has a [tool.pytest-arl.pools.{name}]"
+        where = (
+            f"no pyproject.toml from {settings.start_dir} up to the top of its repository has a "
+            f"[tool.pytest-arl.pools.{name}]"
+        )
     else:
         where = f"they come from {found.source}"
     raise PoolNotFound(f"there is no pool {name!r}{meant}; pools: {', '.join(names)}; {where}")

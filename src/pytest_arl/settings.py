@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytest_arl.config_files import ConfigFiles, parse_toml
+from pytest_arl.config_files import TRUST, ConfigFiles, parse_toml
 from pytest_arl.errors import UsageError
 from pytest_arl.wording import hint, one_of, type_name
 
@@ -275,7 +275,7 @@ class Settings(Mapping[str, Value]):
         __tracebackhide__ = True
         here = Path.cwd()
         start = here if start_dir is None else start_dir
-        files = ConfigFiles() if files is None else files
+        files = ConfigFiles(trusted=(environ or {}).get(TRUST, "")) if files is None else files
         project = _find_project(start, files)
         table = _known(project)
         ini_name = ini_path.name if ini_path else "pytest.ini"
@@ -309,7 +309,9 @@ class Settings(Mapping[str, Value]):
         if (pools_file := self.value("pools_file")) is not None:
             with suppress(UsageError):  # it is told where a pool is asked for
                 self.files.read(pools_file)
-        return {"values": values, "start_dir": str(self.start_dir), "files": self.files.known, "writes": writes}
+        project = None if self.project is None else str(self.project.path)
+        known = {"files": self.files.known, "project": project, "start_dir": str(self.start_dir)}
+        return {"values": values, "writes": writes, **known}
 
     @classmethod
     def taken(cls, handed: Mapping[str, Any]) -> Settings:
@@ -320,7 +322,8 @@ class Settings(Mapping[str, Value]):
             for name, (value, is_path, source) in handed["values"].items()
         }
         writes = {option: Path(path) for option, path in handed["writes"].items()}
-        return cls(values, start, _find_project(start, files), files, writes)
+        project = None if handed["project"] is None else _project_in(Path(handed["project"]), files)
+        return cls(values, start, project, files, writes)
 
     def value(self, name: str) -> Any:
         """The value alone."""
@@ -371,24 +374,33 @@ def _value(setting: Setting, raw: object, source: str, label: str, base: Path) -
 
 
 def _find_project(start: Path, files: ConfigFiles) -> Project | None:
-    """The first pyproject.toml with our table, from ``start`` upward."""
+    """The first pyproject.toml with our table, from ``start`` to the top of its repository."""
     __tracebackhide__ = True
     start = Path(os.path.abspath(start))  # noqa: PTH100 - resolve() would leave the folder the user named
-    for folder in (start, *start.parents):
-        path = folder / "pyproject.toml"
-        try:
-            content = files.read(path)
-        except UsageError:
-            continue
-        if _TABLE.encode() not in content:
-            continue
-        tool = parse_toml(path, content).get("tool")
-        table = tool.get(_TABLE) if isinstance(tool, dict) else None
-        if isinstance(table, dict):
-            return Project(path, table)
-        if table is not None:
-            raise UsageError(f"tool.{_TABLE} in {path} must be a table, not {type_name(table)}")
+    for folder in files.folders(start):
+        project = _project_in(folder / "pyproject.toml", files)
+        if project is not None:
+            return project
     return None
+
+
+def _project_in(path: Path, files: ConfigFiles) -> Project | None:
+    """What a pyproject.toml says of us; None where it does not. UsageError where it is not ours to obey."""
+    __tracebackhide__ = True
+    try:
+        content = files.read(path)
+    except UsageError:
+        return None
+    if _TABLE.encode() not in content:
+        return None
+    tool = parse_toml(path, content).get("tool")
+    table = tool.get(_TABLE) if isinstance(tool, dict) else None
+    if table is None:
+        return None
+    files.require_own(path)
+    if not isinstance(table, dict):
+        raise UsageError(f"tool.{_TABLE} in {path} must be a table, not {type_name(table)}")
+    return Project(path, table)
 
 
 def _known(project: Project | None) -> dict[str, object]:
@@ -462,7 +474,7 @@ class _Active:
         here = os.getcwd()  # noqa: PTH109 - compared more often than used, and a Path takes 10 us to make
         seen = (here, tuple(os.environ.get(setting.env) for setting in SETTINGS.values()))
         if self._built is None or self._built[0] != seen:
-            files = self._files.setdefault(here, ConfigFiles())
+            files = self._files.setdefault(here, ConfigFiles(trusted=os.environ.get(TRUST, "")))
             self._built = (seen, Settings.build(environ=os.environ, start_dir=Path(here), files=files))
         return self._built[1]
 

@@ -175,7 +175,7 @@ def test_a_repository_stays_what_it_was_for_every_pool(make_run: MakeRun, projec
         (project / "shared" / name).mkdir()
     open_to_all(project / "shared")
     backend = make_run({"a": mounts("shared:/data:rw"), "b": mounts("shared/a:/a:rw"), "c": mounts(".:/all:rw")})
-    project.chmod(0o777)
+    project.chmod(0o1777)
     for pool, path in (("a", "/data/.git"), ("b", "/a/.hg"), ("c", "/all/shared/.git"), ("c", "/all/shared/a/.hg")):
         sandbox = acquire(backend, pool)
         assert "busy" in replace(sandbox, path, str(project / "outside")).lower()

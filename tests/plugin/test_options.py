@@ -93,7 +93,30 @@ def test_no_header_and_no_last_line_where_nothing_is_configured_or_used(project:
     project.test(NO_SANDBOX)
     outcome = project.run()
     outcome.passes(1)
-    assert not re.search("^arl:", outcome.text, re.MULTILINE)
+    assert re.findall("^arl:.*", outcome.text, re.MULTILINE) == [f"arl: pools from {project.path / 'pyproject.toml'}"]
+    (project.path / "pyproject.toml").write_text("")
+    assert "arl:" not in project.run().text
+
+
+def test_the_header_says_where_pools_come_from_and_what_they_give_away(project: Project) -> None:
+    project.write(
+        "pools.toml",
+        """
+        [pools]
+        quiet = { mounts = ["src:/src"], memory = "1Gi" }
+        writes = { mounts = ["src:/src:rw", "/data:/data", "more:/more:rw"] }
+        connected = { network = "host", mounts = ["a:/a:rw"] }
+        wrong = { network = "moon" }
+        """,
+    )
+    project.test(NO_SANDBOX)
+    for options in (["--arl-pools-file=pools.toml"], ["--arl-pools-file=pools.toml", "-n1"]):
+        lines = [line for line in project.run(*options).text.splitlines() if line.startswith("arl: pool")]
+        assert lines == [
+            f"arl: pools from {project.path / 'pools.toml'}",
+            "arl: pool writes: mounts src:/src:rw, more:/more:rw",
+            "arl: pool connected: network host, mounts a:/a:rw",
+        ]
 
 
 def test_the_header_probes_nothing(project: Project) -> None:

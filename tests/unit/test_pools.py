@@ -136,7 +136,7 @@ def test_an_unknown_pool_lists_those_there_are_and_their_file(tmp_path: Path) ->
 
 
 def test_an_unknown_pool_with_no_file_says_where_one_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(PoolNotFound, match=rf"pools: default; no pyproject.toml from {tmp_path} upward"):
+    with pytest.raises(PoolNotFound, match=rf"pools: default; no pyproject.toml from {tmp_path} up to the top"):
         find_pool(Settings.build(start_dir=tmp_path), "ci")
 
 

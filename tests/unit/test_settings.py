@@ -114,6 +114,7 @@ def test_durations_are_taken_as_numbers_and_as_go_writes_them(
 def test_the_first_pyproject_upward_that_has_the_table_is_it(tmp_path: Path) -> None:
     pyproject(tmp_path, '[tool.pytest-arl]\npool = "far"')
     near = pyproject(tmp_path / "a", '[tool.pytest-arl]\npool = "near"')
+    (tmp_path / ".git").mkdir()
     pyproject(tmp_path / "a" / "b", '[project]\ndependencies = ["pytest-arl"]')
     settings = Settings.build(start_dir=tmp_path / "a" / "b" / "c")
     assert settings.value("pool") == "near"
@@ -123,6 +124,7 @@ def test_the_first_pyproject_upward_that_has_the_table_is_it(tmp_path: Path) -> 
 
 def test_paths_are_relative_to_the_file_that_has_them(tmp_path: Path) -> None:
     pyproject(tmp_path / "a", '[tool.pytest-arl]\noutput = "out"')
+    (tmp_path / ".hg").mkdir()
     assert Settings.build(start_dir=tmp_path / "a" / "b").value("output") == tmp_path / "a" / "out"
     ini = Settings.build(ini={"output": "out"}, ini_path=tmp_path / "i" / "pytest.ini")
     assert ini.value("output") == tmp_path / "i" / "out"
@@ -257,6 +259,7 @@ def test_a_file_is_what_it_was_when_it_was_first_read(tmp_path: Path) -> None:
 
 def test_settings_are_the_same_in_another_process(tmp_path: Path) -> None:
     pyproject(tmp_path, "[tool.pytest-arl.pools.a]\nwarm = 2")
+    (tmp_path / ".git").touch()  # as in a work tree
     below = tmp_path / "below"
     below.mkdir()
     writes = {"--junitxml": tmp_path / "j.xml"}

@@ -56,8 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
     Run(config, read_settings(config)).start()
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say what is configured, and by what."""
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what is configured, and by what, and what pools give away."""
     from pytest_arl.plugin.options import header
 
     return header(run_of(config).settings)

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_arl.errors import UsageError
 from pytest_arl.settings import SETTINGS, Settings
 from pytest_arl.wording import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["HANDED", "add_options", "header", "read_settings"]
 
@@ -60,15 +64,40 @@ def _writes(config: pytest.Config) -> dict[str, Path]:
     return {option: here / Path(path).expanduser() for option, path in found.items() if path}
 
 
-def header(settings: Settings) -> str | None:
-    """``arl: backend local (default), pool ci (--arl-pool)``; None where nothing is configured."""
+def header(settings: Settings) -> list[str]:
+    """``arl: backend local (default), pool ci (--arl-pool)``, and what pools of this machine give away; nothing where
+    nothing is configured.
+    """
     configured = settings.configured()
-    if not configured:
-        return None
-    names = ["backend", "pool", *(name for name in configured if name not in {"backend", "pool"})]
-    return "arl: " + ", ".join(f"{name.replace('_', '-')} {_shown(settings, name)}" for name in names)
+    lines = []
+    if configured:
+        names = ["backend", "pool", *(name for name in configured if name not in {"backend", "pool"})]
+        lines = [", ".join(f"{name.replace('_', '-')} {_shown(settings, name)}" for name in names)]
+    return [f"arl: {printable(line)}" for line in (*lines, *_given_away(settings))]
+
+
+def _given_away(settings: Settings) -> Iterator[str]:
+    """Where this machine's pools come from, and what of it each gives to sandboxes that they may change or speak to."""
+    source: Path | None = settings.value("pools_file")
+    if source is None and settings.project is not None and "pools" in settings.project.table:
+        source = settings.project.path
+    if source is None:
+        return
+    from pytest_arl.pools import usable_pools
+
+    yield f"pools from {source}"
+    try:
+        pools = usable_pools(settings)
+    except UsageError:
+        return  # a test that uses one says it
+    for pool in pools.values():
+        mounts = [mount.text for mount in pool.mounts if mount.writable]
+        given = ["network host"] if pool.network == "host" else []
+        given += [f"mounts {', '.join(mounts)}"] if mounts else []
+        if given:
+            yield f"pool {pool.name}: {', '.join(given)}"
 
 
 def _shown(settings: Settings, name: str) -> str:
     value, source = settings[name]
-    return printable(f"{value} ({source})")
+    return f"{value} ({source})"
