@@ -74,7 +74,7 @@ def sandbox(open_sandbox: OpenSandbox) -> SandboxSession:
     return open_sandbox()
 
 
-def python(sandbox: SandboxSession, code: str, *argv: str, timeout: float = 30.0) -> StepResult:
+def python(sandbox: SandboxSession, code: str, *argv: str, timeout: float = 120.0) -> StepResult:
     """Run a Python program in the sandbox."""
     return sandbox.run("python3", "-I", "-c", dedent(code), *argv, timeout=timeout)
 

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_arl import Process, SandboxSession
 from tests.attacks.conftest import BEATING, beats, python
+from tests.contract.probes import until
 
 HIDING = {
     "a first thread that ended": """
@@ -115,13 +116,14 @@ def test_stopping_what_starts_does_not_hold_up_the_agent(sandbox: SandboxSession
     stopper = sandbox.start(
         "python3", "-I", "-c",
         "import os, signal\n"
+        "print('ready', flush=True)\n"
         "while True:\n"
         "    for pid in range(2, 100):\n"
         "        if pid not in (os.getpid(), os.getppid()):\n"
         "            try: os.kill(pid, signal.SIGSTOP)\n"
         "            except OSError: pass\n",
     )  # fmt: skip
-    time.sleep(0.3)
+    assert until(lambda: "ready" in stopper.stdout, 60)
     began = time.monotonic()
     assert sandbox.run("sleep", "0.2", timeout=1).outcome == "TimedOut"
     assert time.monotonic() - began < 2.5

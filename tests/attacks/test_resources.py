@@ -55,16 +55,16 @@ def hoard(how: str) -> str:
 
 @pytest.mark.parametrize("how", HOARDS)
 def test_memory_that_is_taken_is_counted(sandbox: SandboxSession, how: str) -> None:
-    result = python(sandbox, hoard(how), timeout=20)
+    result = python(sandbox, hoard(how), timeout=100)
     assert not result.ok
     assert result.limit == "memory 256Mi", result
-    assert result.duration < 15
+    assert result.duration < 90
 
 
 @pytest.mark.parametrize("how", ["anonymous", "semaphores"])
 def test_memory_that_a_background_process_takes_is_counted(sandbox: SandboxSession, how: str) -> None:
     process = sandbox.start("python3", "-I", "-c", hoard(how))
-    assert not process.wait(15).ok
+    assert not process.wait(90).ok
     began = time.monotonic()
     assert sandbox.run("true", timeout=10).outcome in {"Succeeded", "OutOfMemory"}
     assert time.monotonic() - began < 5

@@ -87,10 +87,10 @@ def _forks() -> float:
     return _cost("import os\nfor _ in range(8): os.fork() or os._exit(0)\nfor _ in range(8): os.wait()")
 
 
-def _is_what_they_told(usage: Usage, told: str, ends: int = 2) -> bool:
+def _is_what_they_told(usage: Usage, told: str) -> bool:
     """Whether it is all that a program's processes told, and no more than their ends on top."""
     least = float(told)
-    return least - TICK <= usage.cpu_time <= 1.05 * least + 0.1 + ends * _start()
+    return least - TICK <= usage.cpu_time <= 1.05 * least + 0.1 + 5 * _start()
 
 
 def _usage(result: StepResult) -> Usage:
@@ -180,7 +180,7 @@ def test_what_runs_beside_a_step_is_not_in_what_it_used(sandbox: SandboxSession)
     usage = _usage(result)
 
     assert float(result.stdout) >= 0.8
-    assert _is_what_they_told(usage, result.stdout, ends=5)  # what supervises it is forked, too
+    assert _is_what_they_told(usage, result.stdout)
     assert usage.processes is None
 
 
@@ -188,7 +188,7 @@ def test_what_a_background_program_used_is_told_once_it_has_ended(sandbox: Sandb
     process = start_python(sandbox, BURN + "print('ready')\nos.waitpid(child(0.3), 0)\nburn(0.3)\ntell_all()")
     result = process.wait(60)
 
-    assert _is_what_they_told(_usage(result), result.stdout.split()[-1], ends=5)
+    assert _is_what_they_told(_usage(result), result.stdout.split()[-1])
     again = process.wait(0)
     assert again is not None
     assert again.usage == result.usage
