@@ -45,7 +45,7 @@ def test_one_that_has_died_is_an_error_and_the_next_sandbox_has_another() -> Non
     namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         with pytest.raises(OSError, match=r"Operation not permitted|Invalid argument"):
-            propagation._ask(namespace)
+            propagation._ask(namespace)[0]()
         assert propagation._process is not None
         assert propagation._control is not None
         os.kill(propagation._process.pid, signal.SIGKILL)
@@ -53,9 +53,9 @@ def test_one_that_has_died_is_an_error_and_the_next_sandbox_has_another() -> Non
         poll.register(propagation._control.fileno(), 0)
         assert poll.poll(60_000), "nobody is at the other end any more"
         with pytest.raises(OSError, match="is gone"):
-            propagation._ask(namespace)
+            propagation._ask(namespace)[0]()
         with pytest.raises(OSError, match=r"Operation not permitted|Invalid argument"):
-            propagation._ask(namespace)
+            propagation._ask(namespace)[0]()
     finally:
         os.close(namespace)
         propagation.close()

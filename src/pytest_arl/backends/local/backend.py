@@ -58,6 +58,7 @@ class _Prepared:
         try:
             self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph)
             self._greet(deadline)
+            self.enclosure.settle()
             if plan.by_path:
                 plan.check()
         except BaseException:

@@ -35,6 +35,7 @@ from pytest_arl.units import format_quantity
 
 if TYPE_CHECKING:
     from pytest_arl.backends.local.cgroups import Cgroup, RunCgroups
+    from pytest_arl.backends.local.propagation import Ending
     from pytest_arl.backends.local.surroundings import Surroundings
 
 __all__ = ["Enclosure"]
@@ -64,6 +65,7 @@ class Enclosure:
         self._child = -1
         self._pid = -1
         self._watch: MemoryWatch | None = None
+        self._apart: Ending | None = None
         try:
             self._start(surroundings, deadline, hidden)
         except OSError as error:
@@ -170,9 +172,15 @@ class Enclosure:
 
         Raises BackendUnavailable.
         """
-        self._propagation.end(self._pid, self._child)
+        self._apart = self._propagation.end(self._pid, self._child)
+        self._stack.callback(self._apart.close)
         if self._watch is not None:
             self._watch.start(self._pid, self._child, self._process.pid, self._plan.counted)
+
+    def settle(self) -> None:
+        """Wait for what :meth:`watch` has begun: its agent is ready. Raises BackendUnavailable."""
+        if self._apart is not None:
+            self._apart.wait()
 
     def explain(self, reason: str = "") -> str:
         """Why there is no sandbox, from what bubblewrap or the agent said."""

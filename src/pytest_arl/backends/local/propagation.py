@@ -16,13 +16,18 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.propagation_program import make_private
 from pytest_arl.errors import BackendUnavailable
 
-__all__ = ["Propagation"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Ending", "Propagation"]
 
 _PROGRAM = Path(__file__).with_name("propagation_program.py")
 _SECONDS = 30.0
@@ -41,50 +46,52 @@ class Propagation:
         self._control: socket.socket | None = None
         self._process: spawner.Process | None = None
 
-    def end(self, pid: int, child: int) -> None:
+    def end(self, pid: int, child: int) -> Ending:
         """For the sandbox whose first process has that pid out here; ``child`` is its pidfd.
 
-        Its agent runs, so all of its mounts are made, and no step does yet. Raises BackendUnavailable.
+        Its agent runs, so all of its mounts are made, and no step may before :meth:`Ending.wait`. Raises
+        BackendUnavailable.
         """
         try:
-            reason = ""
-            if _receives(pid):
-                self._enter(pid, child)
-                reason = "they still follow them" if _receives(pid) else ""
+            return self._enter(pid, child) if _receives(pid) else Ending(pid)
         except OSError as error:
-            reason = error.strerror or str(error)
-        if reason:
-            raise BackendUnavailable(
-                f"a sandbox's mounts cannot be set apart from this machine's later ones: {reason}. Where a security "
-                "profile forbids that to Python, `unshare --user --map-current-user --mount pytest ...` does without"
-            )
+            raise _failure(error) from None
 
-    def _enter(self, pid: int, child: int) -> None:
+    def _enter(self, pid: int, child: int) -> Ending:
         namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         try:
             _require_alive(child)  # else the pid may have been another's
-            if self._privileged:
-                _in_a_thread(namespace)
-            else:
-                self._ask(namespace)
+            if not self._privileged:
+                return Ending(pid, *self._ask(namespace))
+            _in_a_thread(namespace)
+            return Ending(pid, _nothing)
         finally:
             os.close(namespace)
 
-    def _ask(self, namespace: int) -> None:
-        with self._lock:
+    def _ask(self, namespace: int) -> tuple[Callable[[], None], socket.socket]:
+        """Ask the process. The function waits for its answer, which comes by that socket."""
+        answers, answering = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with answering, self._lock:
             if self._control is None:
                 self._start()
             assert self._control is not None
-            try:
-                socket.send_fds(self._control, [b"?"], [namespace])
-                answer = self._control.recv(16)
-            except OSError:
-                answer = b""
+            control = self._control
+            with suppress(OSError):  # it is gone: then no answer comes either
+                socket.send_fds(control, [b"?"], [namespace, answering.fileno()])
+
+        def hear() -> None:
+            with answers:
+                answers.settimeout(_SECONDS)
+                answer = answers.recv(16)
             if not answer:
-                self._give_back()  # the next sandbox has another
+                with self._lock:
+                    if self._control is control:
+                        self._give_back()  # the next sandbox has another
                 raise OSError(0, "the process that does it is gone")
-        if answer != b"0":
-            raise OSError(int(answer), os.strerror(int(answer)))
+            if answer != b"0":
+                raise OSError(int(answer), os.strerror(int(answer)))
+
+        return hear, answers
 
     def _start(self) -> None:
         control, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -99,7 +106,7 @@ class Propagation:
         finally:
             inner.close()
             os.close(owner)
-        control.settimeout(_SECONDS)
+        control.settimeout(_SECONDS)  # for its queue to have room
         self._control, self._process = control, process
 
     def _give_back(self) -> None:
@@ -126,6 +133,44 @@ class Propagation:
         if self._process is not None:
             self._process.returncode = 0  # not our child: nothing to wait for, nothing to warn of
         self._control = self._process = None
+
+
+class Ending:
+    """One sandbox's, under way while its agent becomes what it is to be."""
+
+    def __init__(self, pid: int, hear: Callable[[], None] | None = None, answers: socket.socket | None = None) -> None:
+        """``hear`` waits until it is done, by ``answers``; None where nothing was to be done."""
+        self._pid = pid
+        self._hear = hear
+        self._answers = answers
+
+    def close(self) -> None:
+        """Wait for nothing any more. Idempotent."""
+        if self._answers is not None:
+            self._answers.close()
+
+    def wait(self) -> None:
+        """Raise BackendUnavailable where it is not done."""
+        hear, self._hear = self._hear, None
+        if hear is None:
+            return
+        try:
+            hear()
+            if _receives(self._pid):
+                raise _failure(OSError(0, "they still follow them"))
+        except OSError as error:
+            raise _failure(error) from None
+
+
+def _failure(error: OSError) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"a sandbox's mounts cannot be set apart from this machine's later ones: {error.strerror or error}. Where a "
+        "security profile forbids that to Python, `unshare --user --map-current-user --mount pytest ...` does without"
+    )
+
+
+def _nothing() -> None:
+    """There is no answer to wait for."""
 
 
 def _receives(pid: int) -> bool:

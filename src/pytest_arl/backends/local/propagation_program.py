@@ -2,9 +2,9 @@
 
 The program is for an ordinary user, whose sandboxes have user namespaces. Started as
 ``python -I -S -B propagation_program.py CONTROL OWNER``. CONTROL is a socket of packets: a request brings the mount
-namespace along, the answer is an error number (0: done). A process that has entered a user namespace cannot come back,
-so a child does each, which is made before it is wanted. It uses only what an interpreter has built in, for it must be
-there at once.
+namespace along, and a socket for the answer, which is an error number (0: done). A process that has entered a user
+namespace cannot come back, so a child does each, which is made before it is wanted. It uses only what an interpreter
+has built in, for it must be there at once.
 """
 
 import _ctypes
@@ -60,16 +60,20 @@ def _serve(control: _socket.socket, ends: tuple[int, ...]) -> bool:
         poll.register(descriptor, select.POLLIN)
     if any(ready in ends for ready, _ in poll.poll()):
         return False
-    request, ancillary, _, _ = control.recvmsg(1, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+    request, ancillary, _, _ = control.recvmsg(1, _socket.CMSG_SPACE(8), _socket.MSG_CMSG_CLOEXEC)
     if not request:
         return False
+    ((_, _, received),) = ancillary
+    namespace, answering = unpack("2i", received)
     answer = 0
     try:
-        ((_, _, received),) = ancillary
-        make_private(*unpack("i", received), of_user=True)
+        make_private(namespace, of_user=True)
     except OSError as error:
         answer = error.errno or 1
-    control.send(b"%d" % answer)
+    try:  # noqa: SIM105 - contextlib costs more than all of this
+        os.write(answering, b"%d" % answer)
+    except OSError:
+        pass  # nobody waits for it any more
     return True
 
 
