@@ -176,6 +176,16 @@ class BlockingSession(Lifecycle):
         __tracebackhide__ = True
         self._in_turn(Holding.remember)
 
+    def push_checkpoint(self) -> None:
+        """Remember as ``checkpoint`` does, and keep the checkpoint before: ``pop_checkpoint`` brings it back."""
+        __tracebackhide__ = True
+        self._in_turn(Holding.remember_too)
+
+    def pop_checkpoint(self) -> None:
+        """Give up what the last ``push_checkpoint`` remembered: ``reset`` returns to the checkpoint before it."""
+        __tracebackhide__ = True
+        self._in_turn(Holding.forget)
+
     def reset(self) -> None:
         """Return to the last checkpoint. What was started since has ended."""
         __tracebackhide__ = True

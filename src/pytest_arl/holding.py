@@ -41,7 +41,7 @@ _places = _Places()
 
 
 class Holding:
-    """A sandbox, its last checkpoint, and its place among those that may be open.
+    """A sandbox, its checkpoints, and its place among those that may be open.
 
     Attributes:
         sandbox: the backend's; another one after a reset.
@@ -61,7 +61,7 @@ class Holding:
         self.uses = 0
         self.opener: Cancellation | None = None
         self.pid = os.getpid()
-        self._checkpoint: Checkpoint | None = None
+        self._checkpoints: list[Checkpoint] = []
         self._clean = 0
         self._place = place
         self._turns = _places.turns
@@ -86,20 +86,33 @@ class Holding:
     def remember(self) -> None:
         """Make a checkpoint; the one before it is given up."""
         __tracebackhide__ = True
+        before = self._checkpoints[-1:]
+        self.remember_too()
+        for checkpoint in before:
+            self._checkpoints.remove(checkpoint)
+            checkpoint.close()
+
+    def remember_too(self) -> None:
+        """Make a checkpoint above the one before it, which is kept."""
+        __tracebackhide__ = True
         uses = self.uses
-        before, self._checkpoint = self._checkpoint, self.sandbox.checkpoint()
+        self._checkpoints.append(self.sandbox.checkpoint())
         self._clean = uses
-        if before is not None:
-            before.close()
+
+    def forget(self) -> None:
+        """Give the last checkpoint up for the one below it, if there is one."""
+        if len(self._checkpoints) > 1:
+            self._clean = -1  # what is in the sandbox is not what is in that
+            self._checkpoints.pop().close()
 
     def renew(self) -> None:
         """Return to the checkpoint, in a fresh sandbox if the backend likes that better."""
         __tracebackhide__ = True
-        if self._checkpoint is None:
+        if not self._checkpoints:
             return
         uses = self.uses
         before, began = self.sandbox, perf_counter()
-        self.sandbox = before.restore(self._checkpoint)
+        self.sandbox = before.restore(self._checkpoints[-1])
         if self.sandbox is not before:
             self.acquired_in = perf_counter() - began
         self._clean = uses
@@ -114,16 +127,15 @@ class Holding:
             return
         self._closed = True
         try:
-            for part in (self.sandbox, self._checkpoint):
+            for part in (self.sandbox, *self._checkpoints):
                 self._close_part(part)
         finally:
             self._turns.leave(self._place)
             self._open.discard(self)
 
-    def _close_part(self, part: BackendSandbox | Checkpoint | None) -> None:
+    def _close_part(self, part: BackendSandbox | Checkpoint) -> None:
         try:
-            if part is not None:
-                part.close()
+            part.close()
         except Exception:  # a backend promised not to; what else is open must be closed all the same
             _logger.exception("closing the sandbox %s failed", self.sandbox.name)
 
@@ -131,8 +143,9 @@ class Holding:
         """Leave nothing of this process; a kept sandbox is its backend's business."""
         if not self.keep_alive:
             self.close()
-        elif self._checkpoint is not None and self.pid == os.getpid():
-            self._checkpoint.close()
+        elif self.pid == os.getpid():
+            for checkpoint in self._checkpoints:
+                checkpoint.close()
 
     @classmethod
     def close_all(cls) -> None:

@@ -228,19 +228,144 @@ def test_what_a_shared_sandbox_opened_by_a_call_returns_too(project: Project) ->
     project.run("--arl-scope=module").passes(2)
 
 
-def test_the_factorys_sandboxes_return_only_when_asked(project: Project) -> None:
-    project.test("""
+OPENERS = {
+    "factory": "return arl_sandbox_factory({})",
+    "by hand": """
+            from pytest_arl import SandboxSession
+            session = SandboxSession({})
+            session.create_sandbox()
+            return session
+    """,
+}
+"""Ways for a fixture to open a sandbox that stays open."""
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_a_sandbox_of_a_wider_fixture_is_set_back_whoever_opened_it(project: Project, opener: str) -> None:
+    project.test(f"""
         @pytest.fixture(scope="module")
         def made(arl_sandbox_factory):
-            return arl_sandbox_factory()
+            {OPENERS[opener].format("")}
+
+        def test_1(made): made.write("f", "x")
+        def test_2(made): assert made.run("ls").stdout == ""
+    """)
+    outcome = project.run()
+    outcome.passes(2)
+    assert outcome.last_line.startswith("arl: 1 sandbox,")
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_it_keeps_its_files_where_that_is_asked(project: Project, opener: str) -> None:
+    project.test(f"""
+        @pytest.fixture(scope="module")
+        def made(arl_sandbox_factory):
+            {OPENERS[opener].format("keep_workspace=True")}
 
         def test_1(made): made.write("f", "x")
         def test_2(made): assert made.read_text("f") == "x"
-        def test_3(made):
-            made.reset()
-            assert made.run("ls").stdout == ""
     """)
-    project.run("--arl-scope=module").passes(3)
+    project.run().passes(2)
+
+
+def test_one_that_a_test_left_open_is_set_back_and_one_that_it_deleted_is_not_made_anew(project: Project) -> None:
+    project.test("""
+        kept = []
+        def test_1(arl_sandbox_factory):
+            kept.append(arl_sandbox_factory())
+            kept.append(arl_sandbox_factory())
+            for each in kept: each.write("f", "x")
+            kept[1].delete_sandbox()
+
+        def test_2():
+            assert kept[0].run("ls").stdout == ""
+            assert not kept[1].is_open
+    """)
+    project.run().passes(2)
+
+
+@pytest.mark.parametrize("server", [False, True], ids=["fresh", "in place"])
+def test_the_next_parameter_finds_nothing_of_the_one_before(project: Project, server: bool) -> None:
+    start = 'box.write("common", "x")' + ('; box.start("sleep", "1000")' if server else "")
+    project.write(
+        "conftest.py",
+        f"""
+        import pytest
+        @pytest.fixture(scope="session")
+        def box(arl_sandbox_factory):
+            box = arl_sandbox_factory()
+            {start}
+            return box
+        """,
+    )
+    project.test(f"""
+        @pytest.fixture(scope="module", params=["ada", "bob"])
+        def student(request, box):
+            assert box.run("ls").stdout == "common\\n"
+            box.write(request.param, "secret")
+            if {server}: box.start("sleep", "1001" if request.param == "ada" else "1002")
+            return request.param
+
+        @pytest.mark.parametrize("turn", [1, 2])
+        def test_it(box, student, turn):
+            assert set(box.run("ls").stdout.split()) == {{"common", student}}
+            if {server}:
+                shown = box.run("sh", "-c", "cat /proc/[0-9]*/cmdline").stdout
+                assert "1000" in shown and ("1001" in shown) == (student == "ada") and ("1002" in shown) == (student == "bob")
+            box.write("left", "x")
+    """)
+    project.test("def test_common(box): assert box.run('ls').stdout == 'common\\n'\n", name="test_later.py")
+    project.run().passes(5)
+
+
+def test_it_finds_nothing_of_it_where_the_sandbox_was_lost_meanwhile(project: Project) -> None:
+    project.test("""
+        @pytest.fixture(scope="module", params=["ada", "bob"])
+        def student(request, arl_sandbox):
+            arl_sandbox.write(request.param, "secret")
+            return request.param
+
+        def test_it(student, arl_sandbox):
+            assert arl_sandbox.run("ls").stdout == student + "\\n"
+            arl_sandbox._held().sandbox.kill()
+    """)
+    project.run("--arl-scope=module").passes(2)
+
+
+def test_what_another_fixture_prepared_since_is_prepared_anew(project: Project) -> None:
+    project.test("""
+        @pytest.fixture(scope="module", params=["ada", "bob"])
+        def student(request, arl_sandbox):
+            arl_sandbox.write(request.param, "secret")
+            return request.param
+
+        @pytest.fixture(scope="module")
+        def data(arl_sandbox):
+            arl_sandbox.write("data", "x")
+
+        def test_it(student, data, arl_sandbox):
+            assert arl_sandbox.run("ls").stdout.split() == sorted([student, "data"])
+    """)
+    project.run("--arl-scope=module").passes(2)
+
+
+def test_a_test_that_has_got_it_before_is_told_how_to_order_them(project: Project) -> None:
+    project.test("""
+        @pytest.fixture(scope="module")
+        def student(request, arl_sandbox): arl_sandbox.write(request.param, "secret")
+
+        @pytest.fixture(scope="module")
+        def data(arl_sandbox): arl_sandbox.write("data", "x")
+
+        @pytest.mark.parametrize("student", ["ada"], indirect=True)
+        def test_1(student, data): pass
+
+        @pytest.mark.parametrize("student", ["bob"], indirect=True)
+        def test_2(data, student): pass
+    """)
+    outcome = project.run("--arl-scope=module")
+    outcome.counts(passed=1, errors=1)
+    assert "let 'data' ask for 'student', or name 'student' first" in outcome.text
 
 
 def test_a_test_that_loses_the_sandbox_does_not_take_the_next_one_with_it(project: Project) -> None:

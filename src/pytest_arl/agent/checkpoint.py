@@ -14,6 +14,7 @@ from pytest_arl.agent import files, system
 __all__ = ["Manifest"]
 
 _Mark = tuple[int, int, int]
+_QUEUES = b"/dev/mqueue"  # POSIX message queues, which outlive their processes
 
 
 class Manifest:
@@ -22,11 +23,14 @@ class Manifest:
     def __init__(self, roots: list[bytes]) -> None:
         self._roots = roots
         self._marks = _walk(roots)
+        self._queues = set(_queues())
+        self._attributes = {path: found for path in self._folders() if (found := _attributes(path))}
 
     def undo(self) -> list[bytes]:
         """Remove what is new or of another kind now, and give the paths that changed or are gone: their content is
         the host's to send.
         """
+        self._undo_roots()
         there = _walk(self._roots)
         with files.OpenedUp() as opened:
             for path, mark in sorted(there.items()):
@@ -36,8 +40,54 @@ class Manifest:
                     if os.path.lexists(path):  # not gone with a folder above
                         opened.add(folder, os.lstat(folder))
                         files.remove_tree(path)
+            self._undo_attributes(opened)
         system.ipc_remove_all()
+        for queue in set(_queues()) - self._queues:
+            os.unlink(queue)
         return [path for path, mark in self._marks.items() if there.get(path) != mark and path not in self._roots]
+
+    def _folders(self) -> list[bytes]:
+        return [path for path, mark in self._marks.items() if stat.S_ISDIR(mark[1])]
+
+    def _undo_attributes(self, opened: files.OpenedUp) -> None:
+        """Extended attributes of folders, access lists among them. A file that got some has changed as a whole."""
+        for path in sorted(self._folders()):
+            try:
+                opened.add(path, os.lstat(path))
+            except OSError:
+                continue  # gone: the host sends it
+            before, now = self._attributes.get(path, {}), _attributes(path)
+            if before != now:
+                for name in now.keys() - before.keys():
+                    os.removexattr(path, name, follow_symlinks=False)
+                for name, value in before.items():
+                    os.setxattr(path, name, value, follow_symlinks=False)
+
+    def _undo_roots(self) -> None:
+        """Modes of the writable folders themselves, which cannot be made anew."""
+        for root in self._roots:
+            mark = self._marks.get(root)
+            try:
+                if mark is not None and os.lstat(root).st_mode != mark[1]:
+                    os.chmod(root, stat.S_IMODE(mark[1]))
+            except OSError:
+                continue  # a step has removed it
+
+
+def _attributes(folder: bytes) -> dict[str, bytes]:
+    """Extended attributes; none where there is no such folder now, or its file system knows none."""
+    try:
+        names = os.listxattr(folder, follow_symlinks=False)
+        return {name: os.getxattr(folder, name, follow_symlinks=False) for name in names}
+    except OSError:
+        return {}
+
+
+def _queues() -> list[bytes]:
+    try:
+        return [_QUEUES + b"/" + name for name in os.listdir(_QUEUES)]
+    except OSError:
+        return []
 
 
 def _walk(roots: list[bytes]) -> dict[bytes, _Mark]:

@@ -270,6 +270,7 @@ class ChanneledSandbox:
         try:
             archives += [archive for root in self._roots if (archive := self._archive(root)) is not None]
             checkpoint = AgentCheckpoint(archives, self._ask("alive", 0)["alive"], self._forget)
+            checkpoint.agent = self
             if checkpoint.alive:
                 self._ask("mark", checkpoint.number)
         except BaseException:
@@ -299,7 +300,7 @@ class ChanneledSandbox:
         """Return to a checkpoint: in place where its processes live, else with a fresh sandbox."""
         if not isinstance(checkpoint, AgentCheckpoint):
             raise UsageError(f"{checkpoint!r} is no checkpoint of this backend")
-        if checkpoint.alive:
+        if checkpoint.alive and checkpoint.agent is self:
             self._restore_in_place(checkpoint)
             return self
         if self._pristine and self.alive() and not checkpoint.archives:
@@ -349,6 +350,8 @@ class AgentCheckpoint:
     ) -> None:
         self.archives = archives
         self.alive = alive
+        self.agent: ChanneledSandbox | None = None
+        """The sandbox that remembers it; another one in its place has none of its processes."""
         self._forget: Callable[[AgentCheckpoint], None] | None = forget
         self.number = next(self._numbers)
 

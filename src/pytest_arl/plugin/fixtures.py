@@ -42,18 +42,23 @@ def arl_sandbox(request: pytest.FixtureRequest) -> Iterator[SandboxFixture]:
 
 @pytest.fixture(scope="session")
 def arl_sandbox_factory(request: pytest.FixtureRequest) -> Iterator[SandboxFactory]:
-    """Opens sandboxes for fixtures of any scope: `arl_sandbox_factory(pool_ref="a")`; all are closed at the end."""
+    """Opens sandboxes for fixtures of any scope: `arl_sandbox_factory(pool_ref="a")`; all are closed at the end.
+
+    Between tests each returns to its last checkpoint, unless `keep_workspace=True`.
+    """
     from pytest_arl.plugin.handles import SandboxFactory
+    from pytest_arl.plugin.shared import ANY
     from pytest_arl.session import SandboxSession
 
     run = run_of(request.config)
     factory = SandboxFactory(
         lambda options: run.session(SandboxSession, options, "factory", follows_test=False), name="arl_sandbox_factory"
     )
+    factory.opened = partial(run.shared.add, scope=ANY, opener="arl_sandbox_factory")
     try:
         yield factory
     finally:
-        factory.close()
+        factory.close(before=run.shared.discard)
 
 
 def sandbox_fixture(*, scope: ScopeName = "function", name: str | None = None, **options: Any) -> Any:

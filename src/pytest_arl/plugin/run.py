@@ -173,6 +173,12 @@ class Run:
             self._shared = SharedSandboxes()
         return self._shared
 
+    def opened(self, session: SandboxSession) -> None:
+        """Somebody has opened a sandbox. What stays open after this test is set back, but for what is to be kept."""
+        item = self.recorder.item
+        if item is not None and not session.keep_alive and not hasattr(session, "one_more"):  # a fixture's own
+            self.shared.add_unknown(session, item.nodeid)
+
     @property
     def shares(self) -> bool:
         """True if there are any."""
@@ -246,6 +252,7 @@ class _Listener:
 
     def sandbox_ready(self, session: SandboxSession, seconds: float, isolation: str) -> None:
         _runs[-1].recorder.sandbox_ready(session, seconds, isolation)
+        _runs[-1].opened(session)
 
     def task_finished(
         self, session: SandboxSession, task: TaskRequest, result: TaskResult | None, error: BaseException | None

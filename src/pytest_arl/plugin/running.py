@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -14,6 +15,10 @@ from pytest_arl.plugin.workers import ATTRIBUTE as TOTALS
 if TYPE_CHECKING:
     import warnings
     from collections.abc import Generator, Mapping
+
+    from _pytest.fixtures import SubRequest
+
+    from pytest_arl.plugin.run import Run
 
 __all__ = [
     "pytest_fixture_setup",
@@ -42,6 +47,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """
     run = run_of(item.config)
     run.begin(item)
+    if run.shares:
+        run.shared.set_back()
     infrastructure.forget_subtests(item)
     if item.get_closest_marker(choices.MARKER) is not None:
         run.lay_over(choices.asked_by(item))
@@ -69,10 +76,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
         result = yield
     except Exception:
         if run.shares:
-            run.shared.after_test()
+            run.shared.set_back()
         raise
     if run.shares:
-        run.shared.after_test()
+        run.shared.set_back()
     return result
 
 
@@ -84,11 +91,19 @@ def pytest_fixture_setup(
     run = run_of(request.config)
     if fixturedef.scope == "function":
         return (yield)
+    if run.shares:
+        run.shared.set_back()  # the fixture's end before, with another parameter, may have been a moment ago
     before = run.shared.uses() if run.shares else {}
+    fixturedef.addfinalizer(partial(_fixture_over, run, fixturedef))  # the first to be added is the last to be called
     result = yield
     if run.shares:
-        run.shared.checkpoint(before)
+        run.shared.checkpoint(before, fixturedef, cast("SubRequest", request))
     return result
+
+
+def _fixture_over(run: Run, fixture: pytest.FixtureDef[Any]) -> None:
+    if run.shares:
+        run.shared.fixture_over(fixture, run.recorder.item if run.recorder.phase == "setup" else None)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

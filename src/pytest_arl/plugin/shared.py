@@ -1,11 +1,14 @@
 """Sandboxes that outlive a test: back to their last checkpoint after each test that used them.
 
 A checkpoint is made when a sandbox is acquired, and at the end of the setup of each fixture, wider than
-function, that used it: what such a fixture prepared stays, what a test left does not.
+function, that used it: what such a fixture prepared stays, what a test left does not. When that fixture ends, as a
+parametrized one does for its next parameter, its checkpoint goes, and what it prepared with it.
 """
 
 from __future__ import annotations
 
+import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.errors import SandboxClosed, UsageError
@@ -13,10 +16,11 @@ from pytest_arl.plugin.choices import FIXTURE, Choice
 
 if TYPE_CHECKING:
     import pytest
+    from _pytest.fixtures import FixtureDef, SubRequest
 
     from pytest_arl.session import SandboxSession
 
-__all__ = ["Shared", "SharedSandboxes"]
+__all__ = ["ANY", "Shared", "SharedSandboxes"]
 
 __tracebackhide__ = True
 
@@ -25,14 +29,21 @@ _PER_TEST = "timeout"
 
 _NOTHING = object()
 
+ANY = "any"
+"""The scope of what ``arl_sandbox_factory`` or somebody's own code opened: one that was deleted is not made anew."""
+
+if TYPE_CHECKING:
+    _Prepared = tuple[FixtureDef[Any], SubRequest]
+
 
 class Shared:
-    """One sandbox of a fixture that is wider than function."""
+    """One sandbox that stays open from test to test, or may."""
 
     def __init__(
         self, session: SandboxSession, scope: str, opener: str, asked: dict[str, Choice] | None, parameter: object
     ) -> None:
-        self.session = session
+        # Weak: a session that nobody has any more is closed when it is collected.
+        self._session = weakref.ref(session)
         self.scope = scope
         self.opener = opener
         self.asked = asked
@@ -40,32 +51,44 @@ class Shared:
         self.parameter = parameter
         self.clean = session.uses
         """What the session's count of uses was when it was last as at its checkpoint."""
-        self._prepared = False
+        self.prepared: list[_Prepared] = []
+        """The fixtures, wider than function, that have a checkpoint each, in the order of those."""
 
     @property
-    def used(self) -> bool:
-        """Whether anything was done in it since then."""
-        return self.session.uses != self.clean
+    def session(self) -> SandboxSession | None:
+        """None where it was forgotten."""
+        return self._session()
 
-    def checkpoint(self) -> None:
-        """What is there becomes what tests find."""
-        self.session.checkpoint()
-        self.clean = self.session.uses
-        self._prepared = True
+    def checkpoint(self, session: SandboxSession, prepared: _Prepared) -> None:
+        """What this fixture has prepared becomes what tests find."""
+        session.push_checkpoint()
+        self.clean = session.uses
+        self.prepared.append(prepared)
 
-    def reset(self) -> None:
-        """What a test did is undone, if it was to delete the sandbox."""
+    def forget(self, session: SandboxSession, place: int) -> None:
+        """The fixtures from that place on are over: the next reset returns to what was before them."""
+        with suppress(SandboxClosed):
+            for _ in self.prepared[place:]:
+                session.pop_checkpoint()
+        del self.prepared[place:]
+        self.clean = -1
+
+    def reset(self, session: SandboxSession) -> bool:
+        """What was done since the checkpoint is undone; False where the sandbox is gone for good."""
         try:
-            self.session.reset()
+            session.reset()
         except SandboxClosed:
-            if self._prepared:
+            if self.scope == ANY:
+                return False
+            if self.prepared:
                 raise
-            self.session.create_sandbox()
-        self.clean = self.session.uses
+            session.create_sandbox()
+        self.clean = session.uses
+        return True
 
 
 class SharedSandboxes:
-    """The shared sandboxes that are open."""
+    """The sandboxes that may stay open from test to test."""
 
     def __init__(self) -> None:
         self._open: list[Shared] = []
@@ -79,8 +102,14 @@ class SharedSandboxes:
         asked: dict[str, Choice] | None = None,
         parameter: object = None,
     ) -> None:
-        """A fixture wider than function opened a sandbox."""
+        """A sandbox was opened that may stay open after this test."""
+        self.discard(session)
         self._open.append(Shared(session, scope, opener, asked, parameter))
+
+    def add_unknown(self, session: SandboxSession, opener: str) -> None:
+        """So was one by somebody else, unless it is known already."""
+        if all(shared.session is not session for shared in self._open):
+            self.add(session, scope=ANY, opener=opener)
 
     def discard(self, session: SandboxSession) -> None:
         """It is about to be closed."""
@@ -88,21 +117,36 @@ class SharedSandboxes:
 
     def uses(self) -> dict[int, int]:
         """How often each was used so far; to find out what a fixture's setup used."""
-        return {id(shared): shared.session.uses for shared in self._open}
+        return {id(shared): session.uses for shared, session in self._resettable()}
 
-    def checkpoint(self, before: dict[int, int]) -> None:
+    def checkpoint(self, before: dict[int, int], fixture: FixtureDef[Any], request: SubRequest) -> None:
         """A fixture wider than function has been set up: keep what it did, given :meth:`uses` of ``before``."""
-        for shared in self._resettable():
-            if shared.used and shared.session.uses != before.get(id(shared), shared.clean):
-                shared.checkpoint()
+        for shared, session in self._resettable():
+            if session.uses not in {shared.clean, before.get(id(shared), shared.clean)} and _lives(shared, session):
+                shared.checkpoint(session, (fixture, request))
 
-    def after_test(self) -> None:
-        """A test and its fixtures are over: what it did in sandboxes that stay open is undone."""
+    def fixture_over(self, fixture: FixtureDef[Any], item: pytest.Item | None) -> None:
+        """A fixture was torn down: its checkpoints go. Those that others made since hold what it prepared too: they are
+        torn down as well, and set up anew by the next test that asks for them. ``item`` is a test that is being set up.
+        """
+        for shared, session in self._resettable():
+            places = [place for place, (prepared, _) in enumerate(shared.prepared) if prepared is fixture]
+            if not places:
+                continue
+            later = shared.prepared[places[0] + 1 :]
+            shared.forget(session, places[0])
+            for other, request in reversed(later):
+                _refuse_stale(fixture, other, item)
+                other.finish(request)
+
+    def set_back(self) -> None:
+        """What was used since its checkpoint returns to it."""
         errors: list[Exception] = []
-        for shared in self._resettable():
-            if shared.used:
+        for shared, session in self._resettable():
+            if session.uses != shared.clean:
                 try:
-                    shared.reset()
+                    if not shared.reset(session):
+                        self.discard(session)
                 except Exception as error:  # noqa: BLE001 - the others are to be reset all the same
                     errors.append(error)
         if len(errors) > 1:
@@ -110,8 +154,10 @@ class SharedSandboxes:
         if errors:
             raise errors[0]
 
-    def _resettable(self) -> list[Shared]:
-        return [shared for shared in self._open if not shared.session.keep_workspace]
+    def _resettable(self) -> list[tuple[Shared, SandboxSession]]:
+        pairs = [(shared, shared.session) for shared in self._open]
+        self._open = [shared for shared, session in pairs if session is not None]
+        return [(shared, session) for shared, session in pairs if session is not None and not session.keep_workspace]
 
     def before_test(self, item: pytest.Item, asked: dict[str, Choice]) -> None:
         """Refuse what the test asks of an open sandbox that is another way already."""
@@ -120,6 +166,21 @@ class SharedSandboxes:
         for shared in self._open:
             if shared.asked is not None and not _will_be_reopened(item, shared):
                 _refuse_conflicts(item, shared, asked)
+
+
+def _lives(shared: Shared, session: SandboxSession) -> bool:
+    """False for one of somebody's own that the fixture has deleted again."""
+    return shared.scope != ANY or session.is_open
+
+
+def _refuse_stale(fixture: FixtureDef[Any], other: FixtureDef[Any], item: pytest.Item | None) -> None:
+    """Raise UsageError where the test has already got from a fixture what is about to be torn down."""
+    if other.argname in getattr(item, "funcargs", {}):
+        raise UsageError(
+            f"the fixture {fixture.argname!r} ended, and what it had put into a sandbox goes with it; so does what "
+            f"{other.argname!r} has put there since, but this test has that already: let {other.argname!r} ask for "
+            f"{fixture.argname!r}, or name {fixture.argname!r} first"
+        )
 
 
 def _will_be_reopened(item: pytest.Item, shared: Shared) -> bool:

@@ -155,8 +155,12 @@ class Layout:
         self._bound["/proc"] = None
 
     def dev(self) -> None:
-        """The usual devices."""
+        """The usual devices, and POSIX message queues where this kernel has them: a reset has to find those that a step
+        left.
+        """
         self.arguments += ["--dev", "/dev"]
+        if Path("/proc/sys/fs/mqueue").is_dir():
+            self.arguments += ["--mqueue", "/dev/mqueue"]
         self._bound["/dev"] = None
 
     def passage(self, target: str) -> None:

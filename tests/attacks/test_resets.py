@@ -1,0 +1,78 @@
+"""What a step changes to be found by the next test, in a sandbox that is reset while a server in it lives on."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_arl import SandboxSession
+from tests.attacks.conftest import OpenSandbox, python
+
+_LOOK = """
+import ctypes, os, stat, subprocess
+folders = ["/workspace", "/tmp", os.environ["HOME"], "/dev/shm", "/workspace/kept", "/workspace/kept/in"]
+for folder in folders:
+    names = os.listxattr(folder)
+    print(folder, oct(os.stat(folder).st_mode), [(name, os.getxattr(folder, name)) for name in sorted(names)])
+for folder in folders:
+    print(sorted(os.listdir(folder)))
+librt = ctypes.CDLL("librt.so.1", use_errno=True)
+for name in (b"/before", b"/left"):
+    print(name, librt.mq_open(name, os.O_RDWR) >= 0)
+for table in ("shm", "msg", "sem"):
+    print(open("/proc/sysvipc/" + table).read().split()[len(open("/proc/sysvipc/" + table).readline().split()):])
+"""
+
+_PREPARE = """
+import ctypes, os
+os.makedirs("/workspace/kept/in")
+os.chmod("/workspace/kept", 0o750)
+open("/workspace/kept/file", "w").close()
+os.setxattr("/workspace/kept", "user.before", b"1")
+librt = ctypes.CDLL("librt.so.1", use_errno=True)
+assert librt.mq_open(b"/before", os.O_CREAT | os.O_RDWR, 0o600, None) >= 0
+"""
+
+_CHANGES = {
+    "modes": "for f in reversed(folders): os.chmod(f, 0o000 if f != '/workspace/kept' else 0o777)",
+    "special modes": "for f in folders: os.chmod(f, 0o7777)",
+    "attributes": "for f in folders: os.setxattr(f, 'user.left', b'x'); os.setxattr('/workspace/kept', 'user.before', b'2')",
+    "attributes removed": "os.removexattr('/workspace/kept', 'user.before')",
+    "access lists": """
+acl = b'\\2\\0\\0\\0' + b''.join(
+    tag.to_bytes(2, 'little') + b'\\7\\0' + b'\\xff' * 4 for tag in (1, 4, 0x20))
+for f in folders: os.setxattr(f, 'system.posix_acl_default', acl)
+""",
+    "attributes of a file": "os.setxattr('/workspace/kept/file', 'user.left', b'x')",
+    "queues": "assert librt.mq_open(b'/left', os.O_CREAT | os.O_RDWR, 0o600, None) >= 0",
+    "System V": "libc = ctypes.CDLL(None); libc.shmget(7, 4096, 0o1600); libc.msgget(7, 0o1600); libc.semget(7, 2, 0o1600)",
+    "files": "[open(f + '/.left', 'w').close() for f in folders]; os.unlink('/workspace/kept/file')",
+}
+_HEAD = "\n".join(_LOOK.splitlines()[:3]) + "\nlibrt = ctypes.CDLL('librt.so.1', use_errno=True)\n"
+
+
+@pytest.mark.parametrize("change", _CHANGES)
+def test_a_reset_in_place_undoes(open_sandbox: OpenSandbox, change: str) -> None:
+    sandbox = open_sandbox()
+    server = sandbox.start("sleep", "1000")
+    prepare = _PREPARE if _has_attributes(sandbox) else _PREPARE.replace("os.setxattr", "# ")
+    python(sandbox, prepare).check()
+    sandbox.checkpoint()
+    before = python(sandbox, _LOOK).check().stdout
+
+    changed = python(sandbox, _HEAD + _CHANGES[change])
+    if "attributes" in change and not _has_attributes(sandbox):
+        assert "Operation not supported" in changed.stderr or "No data" in changed.stderr, changed.stderr
+        pytest.skip("this kernel keeps no user's attributes in memory")
+    changed.check()
+    if change != "modes":  # after which nothing can look
+        seen = python(sandbox, _LOOK).check().stdout
+        assert seen != before or change == "attributes of a file", "control: it shows"
+    sandbox.reset()
+
+    assert python(sandbox, _LOOK).check().stdout == before
+    assert server.poll() is None, "control: it was in place"
+    assert python(sandbox, "import os; print(os.listxattr('/workspace/kept/file'))").stdout == "[]\n"
+
+
+def _has_attributes(sandbox: SandboxSession) -> bool:
+    return python(sandbox, "import os; os.setxattr('/tmp', 'user.x', b''); os.removexattr('/tmp', 'user.x')").ok
