@@ -58,7 +58,7 @@ def python(sandbox: SandboxSession, code: str, *argv: str, timeout: float | None
 def start_python(sandbox: SandboxSession, code: str, *argv: str) -> Process:
     """Run a Python program in the sandbox's background; gives it once it has printed ``ready``."""
     process = sandbox.start("python3", "-I", "-u", "-c", dedent(code), *argv)
-    if not until(lambda: "ready" in process.stdout):
+    if not until(lambda: "ready" in process.stdout, 60):
         message = f"the probe is not ready: {process.stderr}"
         raise AssertionError(message)
     return process

@@ -32,13 +32,18 @@ def _run_out_of_time(sandbox: SandboxSession, tree: str, marker: str) -> tuple[f
     """Run a tree until its timeout, a longer one where the machine is too busy for it to stand by then; timeout,
     seconds, result.
     """
-    for timeout in (0.4, 2.0, 10.0):
+    for timeout in (0.4, 2.0, 10.0, 60.0):
         began = time.monotonic()
         result = sandbox.run("python3", "-I", "-c", TREES[tree], marker, timeout=timeout)
         took = time.monotonic() - began
         if "ready" in result.stdout:
             break
     return timeout, took, result
+
+
+def _noise(timeout: float) -> float:
+    """What a machine that needed so long to start a tree may add to its end."""
+    return NOISE if timeout < 10 else 5 * NOISE
 
 
 @pytest.mark.parametrize("tree", TREES)
@@ -52,7 +57,7 @@ def test_a_step_that_times_out_ends_at_once_with_its_whole_tree(backend: Contrac
             assert marked(marker) == set()
     assert (result.outcome, result.exit_code, result.limit) == ("TimedOut", 124, "timeout")
     assert result.stdout.startswith("ready\n"), "the tree stood by then, and what it said is kept"
-    assert took < timeout + PROMISED + NOISE
+    assert took < timeout + PROMISED + _noise(timeout)
     assert left == []
 
 
