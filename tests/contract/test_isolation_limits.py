@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_arl import SandboxSession, StepResult
     from tests.contract.backends import ContractBackend
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds: a bomb that has not ended by then was not ended by its limit."""
 
 _processes = not_on_a_cluster("how many processes a pod may have is its node's setting (podPidsLimit), not the pool's")
@@ -226,7 +226,7 @@ def test_what_reserves_more_than_it_uses_starts_in_the_default_pool(
 ) -> None:
     if not sandbox.run("sh", "-c", f"command -v {program}").ok:
         pytest.skip(f"{program} is not installed")
-    result = sandbox.run(*_RUNTIMES[program], timeout=2 * PATIENCE)
+    result = sandbox.run(*_RUNTIMES[program], timeout=PATIENCE)
     if not result.ok and shutil.which(program):
         outside = subprocess.run(_RUNTIMES[program], cwd=tmp_path, capture_output=True, text=True, check=False)
         if outside.returncode:
@@ -258,7 +258,7 @@ def test_files_without_end_or_content_end_at_a_limit_too(backend: ContractBacken
     assert python(small, code.format(500)).ok
     small.run("sh", "-c", "rm -f /workspace/*").check()
     try:
-        result = python(small, code.format(1_000_000), timeout=4 * PATIENCE)
+        result = python(small, code.format(1_000_000), timeout=PATIENCE)
     except SandboxLost as lost:
         # As for what fills a tmpfs with content.
         assert not backend.on_this_machine

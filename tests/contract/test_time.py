@@ -84,13 +84,16 @@ def test_a_step_times_out_also_when_the_caller_reads_nothing(sandbox: SandboxSes
             time.sleep(2.5)
 
     heard: list[float] = []
-    result = sandbox.execute(
-        [{"type": "Command", "command": ["python3", "-c", clock], "timeout": 0.3}], on_output=deaf
-    ).steps[0]
+    for timeout in (0.3, 3.0, 20.0):  # a slow machine has not started Python by then
+        result = sandbox.execute(
+            [{"type": "Command", "command": ["python3", "-c", clock], "timeout": timeout}], on_output=deaf
+        ).steps[0]
+        if heard:
+            break
 
     assert heard, "control: the caller was busy while the step ran"
     assert (result.outcome, result.exit_code) == ("TimedOut", 124)
-    assert 0.3 <= result.duration < 0.3 + PROMISED + NOISE
+    assert timeout <= result.duration < timeout + PROMISED + NOISE
     assert result.stdout_size > 0
 
 
