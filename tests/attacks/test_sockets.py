@@ -115,6 +115,21 @@ def test_a_socket_that_appears_in_a_mount_is_an_error_of_the_next_sandbox(
     assert not reached(acquire(backend, "p"), "/data/sub/s")
 
 
+def test_a_socket_that_appears_in_a_root_folder_is_an_error_of_the_next_sandbox(
+    make_run: MakeRun, tmp_path: Path, make_socket: MakeSocket
+) -> None:
+    root = tmp_path / "root"
+    for name in ("bin", "opt"):
+        (root / name).mkdir(parents=True)
+    backend = make_run(f'root = "{root}"')
+    acquire(backend, "p").close()
+    path = make_socket(root / "opt/s")
+    with pytest.raises(BackendUnavailable, match=rf"root '{root}': {path} is a socket"):
+        acquire(backend, "p")
+    path.unlink()
+    acquire(backend, "p").close()
+
+
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_a_socket_in_the_environment_is_not_reached(
     make_run: MakeRun, in_environment: Path, make_socket: MakeSocket, kind: socket.SocketKind
