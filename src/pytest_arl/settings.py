@@ -208,6 +208,10 @@ SETTINGS: Mapping[str, Setting] = {
 }
 
 
+Keeps = Callable[[], Mapping[Path, Callable[[], object] | None]]
+"""Gives paths, each with what makes a folder there where none is, or None."""
+
+
 class Value(NamedTuple):
     """A setting's value and where it came from, fit to print."""
 
@@ -230,7 +234,7 @@ class Project(NamedTuple):
 class Settings(Mapping[str, Value]):
     """All settings, frozen: ``settings["pool"].value``, ``settings["pool"].source``, ``settings.value("pool")``."""
 
-    __slots__ = ("_values", "files", "project", "start_dir", "writes")
+    __slots__ = ("_values", "files", "keeps", "project", "start_dir", "writes")
 
     def __init__(
         self,
@@ -239,12 +243,15 @@ class Settings(Mapping[str, Value]):
         project: Project | None,
         files: ConfigFiles,
         writes: Mapping[str, Path] | None = None,
+        keeps: Keeps | None = None,
     ) -> None:
         self._values = dict(values)
         self.files = files
         """Configuration as it was when it was first read."""
         self.writes = writes or {}
         """What this side writes while sandboxes run, by the option that asks for it: no sandbox may write there."""
+        self.keeps: Keeps = keeps or dict
+        """What else this side reads and writes: no sandbox may change it. Asked before the first sandbox."""
         self.start_dir = start_dir
         """Where the search for a pyproject.toml began: pytest's rootdir, or the working directory."""
         self.project = project
@@ -260,6 +267,7 @@ class Settings(Mapping[str, Value]):
         start_dir: Path | None = None,
         files: ConfigFiles | None = None,
         writes: Mapping[str, Path] | None = None,
+        keeps: Keeps | None = None,
     ) -> Settings:
         """Read every source; raises UsageError that names the option and the source of a bad value.
 
@@ -271,6 +279,7 @@ class Settings(Mapping[str, Value]):
             start_dir: where to look for pyproject.toml, and upward; None is the working directory.
             files: what was read before; None reads everything anew.
             writes: paths that this side writes, by option.
+            keeps: what else it reads and writes.
         """
         __tracebackhide__ = True
         here = Path.cwd()
@@ -297,7 +306,7 @@ class Settings(Mapping[str, Value]):
                 values[name] = Value(setting.default, DEFAULT)
         if (output := values["output"].value) is not None:
             writes = {**(writes or {}), SETTINGS["output"].flag: output}
-        return cls(values, start, project, files, writes)
+        return cls(values, start, project, files, writes, keeps)
 
     def handed(self) -> dict[str, Any]:
         """All of it in plain types, for :meth:`taken` in another process of the run."""
@@ -314,7 +323,7 @@ class Settings(Mapping[str, Value]):
         return {"values": values, "writes": writes, **known}
 
     @classmethod
-    def taken(cls, handed: Mapping[str, Any]) -> Settings:
+    def taken(cls, handed: Mapping[str, Any], keeps: Keeps | None = None) -> Settings:
         """Settings that another process has handed over: no file is read again."""
         files, start = ConfigFiles(handed["files"]), Path(handed["start_dir"])
         values = {
@@ -323,7 +332,7 @@ class Settings(Mapping[str, Value]):
         }
         writes = {option: Path(path) for option, path in handed["writes"].items()}
         project = None if handed["project"] is None else _project_in(Path(handed["project"]), files)
-        return cls(values, start, project, files, writes)
+        return cls(values, start, project, files, writes, keeps)
 
     def value(self, name: str) -> Any:
         """The value alone."""
@@ -340,7 +349,7 @@ class Settings(Mapping[str, Value]):
             if name not in SETTINGS:
                 raise UsageError(f"{source}: there is no setting {name!r}; {hint(name, SETTINGS)}")
             merged[name] = _value(SETTINGS[name], value, source, f"{source}: {name}", Path.cwd())
-        return Settings(merged, self.start_dir, self.project, self.files, self.writes)
+        return Settings(merged, self.start_dir, self.project, self.files, self.writes, self.keeps)
 
     def configured(self) -> dict[str, Value]:
         """What somebody set, for the header."""

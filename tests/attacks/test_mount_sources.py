@@ -17,6 +17,7 @@ import pytest
 
 from pytest_arl.backends.base import BackendSandbox
 from pytest_arl.backends.local import LocalBackend
+from pytest_arl.config_files import TRUST
 from pytest_arl.errors import BackendUnavailable, UsageError
 from pytest_arl.settings import Settings
 from tests.local.conftest import acquire, run, sh
@@ -54,7 +55,8 @@ def make_run(tier: str, project: Path) -> Iterator[MakeRun]:
     def make(pools: dict[str, str]) -> LocalBackend:
         path = project / f"pools-{len(made)}.toml"
         path.write_text("".join(f"[pools.{name}]\n{keys}\n" for name, keys in pools.items()))
-        made.append(LocalBackend(Settings.build(cli={"pools_file": str(path)}, start_dir=project)))
+        settings = Settings.build(cli={"pools_file": str(path)}, environ={TRUST: str(project)}, start_dir=project)
+        made.append(LocalBackend(settings))
         return made[-1]
 
     yield make
@@ -175,7 +177,7 @@ def test_a_repository_stays_what_it_was_for_every_pool(make_run: MakeRun, projec
         (project / "shared" / name).mkdir()
     open_to_all(project / "shared")
     backend = make_run({"a": mounts("shared:/data:rw"), "b": mounts("shared/a:/a:rw"), "c": mounts(".:/all:rw")})
-    project.chmod(0o1777)
+    project.chmod(0o777)
     for pool, path in (("a", "/data/.git"), ("b", "/a/.hg"), ("c", "/all/shared/.git"), ("c", "/all/shared/a/.hg")):
         sandbox = acquire(backend, pool)
         assert "busy" in replace(sandbox, path, str(project / "outside")).lower()

@@ -15,6 +15,7 @@ import pytest
 from pytest_arl.backends.base import AcquireRequest, BackendSandbox, TaskRequest
 from pytest_arl.backends.local import LocalBackend
 from pytest_arl.backends.local.probe import probe
+from pytest_arl.config_files import TRUST
 from pytest_arl.results import StepResult
 from pytest_arl.settings import Settings
 from pytest_arl.steps import parse_steps
@@ -52,7 +53,10 @@ def make_backend(folder: Path) -> Iterator[MakeBackend]:
     def make(pools: str = "", **settings: object) -> LocalBackend:
         path = folder / f"pools-{len(made)}.toml"
         path.write_text(pools)
-        backend = LocalBackend(Settings.build(cli={"pools_file": str(path), **settings}, start_dir=folder))
+        # Some tests give all of it to every user, as sandboxes of root's need it.
+        environ = {TRUST: str(folder)}
+        given = {"pools_file": str(path), **settings}
+        backend = LocalBackend(Settings.build(cli=given, environ=environ, start_dir=folder))
         made.append(backend)
         return backend
 

@@ -5,6 +5,7 @@ The entry point ``arl`` names this package. Its rooms:
 =================  =====================================================================
 hooks, running     pytest's hooks, at start-up and while tests run; each says which room does the work
 options            command line, ini file and environment; the header
+own_files          what pytest reads and writes here in a run, and so no sandbox may
 choices            what a test asks: markers and indirect parameters
 fixtures, handles  arl_sandbox, arl_sandbox_factory, sandbox_fixture, and what they give
 shared             sandboxes that outlive a test: checkpoints, resets, markers in conflict

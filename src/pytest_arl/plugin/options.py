@@ -6,25 +6,23 @@ Nothing is declared here: every option comes from the table in :mod:`pytest_arl.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_arl.errors import UsageError
+from pytest_arl.plugin.own_files import keeping, writes
 from pytest_arl.settings import SETTINGS, Settings
 from pytest_arl.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["HANDED", "add_options", "header", "read_settings"]
 
 HANDED = "arl_settings"
 """Key of what a worker of pytest-xdist is given: the settings of its run."""
-
-_REPORTS = {"--junitxml": "xmlpath", "--html": "htmlpath", "--alluredir": "allure_report_dir"}
-"""Options that name what is opened by its path when tests have run, and the names under which pytest keeps them."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -43,7 +41,7 @@ def read_settings(config: pytest.Config) -> Settings:
     """The settings of a run. What is wrong is a usage error of pytest: exit code 4, no traceback."""
     ini_path: Path | None = config.inipath
     if (handed := getattr(config, "workerinput", {}).get(HANDED)) is not None:
-        return Settings.taken(handed)
+        return Settings.taken(handed, keeping(config))
     try:
         return Settings.build(
             cli={name: config.getoption(setting.ini, None) for name, setting in SETTINGS.items()},
@@ -51,17 +49,11 @@ def read_settings(config: pytest.Config) -> Settings:
             ini={name: config.getini(setting.ini) for name, setting in SETTINGS.items()},
             ini_path=ini_path,
             start_dir=config.rootpath,
-            writes=_writes(config),
+            writes=writes(config),
+            keeps=keeping(config),
         )
     except UsageError as error:
         raise pytest.UsageError(f"pytest-arl: {error}") from None
-
-
-def _writes(config: pytest.Config) -> dict[str, Path]:
-    """Reports that are written while or after sandboxes run, by option."""
-    found = {option: config.getoption(name, None) for option, name in _REPORTS.items()}
-    here = config.invocation_params.dir
-    return {option: here / Path(path).expanduser() for option, path in found.items() if path}
 
 
 def header(settings: Settings) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import tempfile
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.agent import AgentSandbox
@@ -139,7 +141,7 @@ class LocalBackend:
         deadline = time.monotonic() + request.acquire_timeout
         pool = find_pool(self._settings, request.pool_ref)
         if pool.name not in self._plans:
-            refuse_written(pool, self._settings.writes)
+            refuse_written(pool, {**self._settings.writes, "TMPDIR": Path(tempfile.gettempdir())})
         plan = self._plan(pool)
         self._slots.take(in_force(self._settings).value("max_sandboxes"), deadline)
         slot = _Slot(self._slots)

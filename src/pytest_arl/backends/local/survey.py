@@ -124,8 +124,23 @@ class Survey:
         self.kept = (
             *_of_python(programs),
             *_of_settings(settings),
+            *self._of_run(settings),
             *(kept for pool in self.ever for kept in _of_pool(pool)),
         )
+
+    def _of_run(self, settings: Settings) -> Iterator[Kept]:
+        """What else the run reads and writes. A folder that is missing is made where a sandbox could make it."""
+        if not any(mount.writable for pool in self.ever for mount in pool.mounts):
+            return
+        for path, make in settings.keeps().items():
+            if make is not None and not os.path.lexists(path) and self._in_writable(path):
+                with suppress(OSError):
+                    make()
+            yield Kept(canonical(os.path.abspath(path)), Kind.SETTINGS)
+
+    def _in_writable(self, path: Path) -> bool:
+        parent = os.path.realpath(path.parent)
+        return any(inside(status, parent) is not None for _, status in _writable.values())
 
     def _find(self, path: Path) -> _Found:
         written = os.fspath(path)

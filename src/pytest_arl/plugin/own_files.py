@@ -1,0 +1,66 @@
+"""What pytest itself reads and writes on this machine in a run: no sandbox may decide what is there."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import cache_from_source
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+    from pytest_arl.settings import Keeps
+
+__all__ = ["keeping", "writes"]
+
+_WRITTEN = {
+    "--junitxml": "xmlpath",
+    "--html": "htmlpath",
+    "--alluredir": "allure_report_dir",
+    "--report-log": "report_log",
+    "--log-file": "log_file",
+    "--debug": "debug",
+    "--basetemp": "basetemp",
+}
+"""Options that name what is opened by its path when tests run, or have run, with pytest's own names for them."""
+
+
+def writes(config: pytest.Config) -> dict[str, Path]:
+    """Reports that are written while or after sandboxes run, by option: to be refused where a sandbox can write."""
+    found = {option: config.getoption(name, None) for option, name in _WRITTEN.items()}
+    here = config.invocation_params.dir
+    named = {option: here / Path(path).expanduser() for option, path in found.items() if isinstance(path, str) and path}
+    if "--log-file" not in named and (path := config.getini("log_file")):
+        named["log_file"] = config.rootpath / Path(path).expanduser()
+    return named
+
+
+def keeping(config: pytest.Config) -> Keeps:
+    """What is read-only for a sandbox that can write around it: the cache, each ``conftest.py``, what is compiled of
+    that.
+    """
+
+    def found() -> dict[Path, Callable[[], object] | None]:
+        kept: dict[Path, Callable[[], object] | None] = {}
+        cache = getattr(config, "cache", None)
+        if cache is not None:
+            # Made by pytest itself, as it puts a .gitignore there.
+            kept[config.rootpath / Path(config.getini("cache_dir")).expanduser()] = partial(cache.mkdir, "arl")
+        for plugin in config.pluginmanager.get_plugins():
+            file = getattr(plugin, "__file__", None)
+            if isinstance(file, str) and Path(file).name == "conftest.py":
+                compiled = Path(cache_from_source(file)).parent
+                kept[Path(file)] = None
+                kept[compiled] = partial(_make, compiled)
+        return kept
+
+    return found
+
+
+def _make(path: Path) -> None:
+    from pytest_arl.host_files import open_folder
+
+    open_folder(path, make=True).close()
