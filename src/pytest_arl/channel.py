@@ -73,6 +73,7 @@ class AgentConfig:
         env: the base environment of steps.
         rlimits: resource limits by name (``NOFILE``), for the agent and so for everything it starts.
         spool_fd: an open file without a name, for output that is too long for memory.
+        spool_bytes: how large it may become, or None for as much as an agent keeps at the most.
         oom_fd, pids_fd, cpu_fd: the cgroup's files that count ``oom_kill``, ``max`` and processor time, open for
             reading.
         lock_fd: held open for as long as the agent lives.
@@ -91,6 +92,7 @@ class AgentConfig:
     env: Mapping[str, str] = field(default_factory=dict)
     rlimits: Mapping[str, int] = field(default_factory=dict)
     spool_fd: int | None = None
+    spool_bytes: int | None = None
     oom_fd: int | None = None
     pids_fd: int | None = None
     cpu_fd: int | None = None
@@ -113,6 +115,7 @@ class AgentConfig:
             "env": [[_bytes(key), _bytes(value)] for key, value in self.env.items()],
             "rlimits": dict(self.rlimits),
             "spool_fd": self.spool_fd,
+            "spool_bytes": self.spool_bytes,
             "oom_fd": self.oom_fd,
             "pids_fd": self.pids_fd,
             "cpu_fd": self.cpu_fd,

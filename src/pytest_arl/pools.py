@@ -39,6 +39,8 @@ _MI = 2**20
 _LEAST_STACK = 512 * 2**10
 """What the interpreter of a sandbox's agent runs with."""
 _MOST_STACK = 2**50
+_OUTPUTS = 8
+_SPARE_OUTPUT = 4 * _MI
 _KEPT_TIMES = 4
 """How often all that a sandbox can hold is kept of it, where its pool does not say."""
 
@@ -106,6 +108,13 @@ class LocalPool:
     def most_kept(self) -> int:
         """Bytes of one sandbox that this machine keeps over its life."""
         return _KEPT_TIMES * (self.workspace + self.tmp) if self.kept is None else self.kept
+
+    @property
+    def most_printed(self) -> int:
+        """Bytes of what it printed that a sandbox has on this machine's disk while it lives: enough for the results of
+        some programs at once, whatever may be kept.
+        """
+        return max(self.most_kept, _OUTPUTS * (self.output + _SPARE_OUTPUT))
 
 
 class _Tables(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl import SandboxSession, UsageError
+from pytest_arl import InfrastructureError, SandboxSession, UsageError
 from tests.attacks.conftest import OpenSandbox, python
 
 MIB = 2**20
@@ -149,3 +149,16 @@ def test_a_file_time_at_the_end_of_all_times_ends_nothing(sandbox: SandboxSessio
     sandbox.checkpoint()
     sandbox.reset()
     assert sandbox.run("stat", "-c", "%Y", "x").stdout == f"{-(2**62)}\n"
+
+
+def test_what_is_printed_fills_this_machines_disk_no_further_than_the_pool_lets_it(open_sandbox: OpenSandbox) -> None:
+    sandbox = open_sandbox('kept = "1Mi"\noutput = "64Ki"')
+    for _ in range(2):
+        step = sandbox.run("sh", "-c", "echo first; head -c 100000000 /dev/zero; echo last")
+        assert (step.stdout[:6], step.stdout[-6:]) == ("first\n", "\0last\n")
+        assert (len(step.stdout_bytes), step.stdout_size) == (65536, 100_000_011)
+    got = 0
+    with pytest.raises(InfrastructureError, match=r"no longer kept: .*`kept`"):
+        for piece in sandbox.output(step, "stdout"):
+            got += len(piece)
+    assert 2**20 < got < 8 * (2**22 + 65536), "some of it is there"

@@ -50,7 +50,7 @@ class Server:
         folders: list[tuple[bytes, str]] = config["folders"]
         self.places = files.Places(workspace)
         self.roots = [path for path, _ in folders]
-        self.spool = spool.Spool(config["spool_fd"], config.get("spool_bytes", spool.CAPACITY))
+        self.spool = spool.Spool(config["spool_fd"], min(config.get("spool_bytes") or spool.CAPACITY, spool.CAPACITY))
         watch = config.get("watch")
         self.limits = limits.Limits(
             oom_fd=config["oom_fd"],

@@ -191,7 +191,7 @@ class ChanneledSandbox:
         if end["lost"]:
             raise InfrastructureError(
                 f"{end['lost']} of the {end['size']} bytes of {stream} are no longer kept: "
-                "the sandbox keeps 4 GiB of output, less where the disk behind that is full"
+                "a sandbox has 4 GiB of output at a time, less where its pool's `kept` is less or the disk is full"
             )
 
     def _output_part(self, request: dict[str, Any]) -> tuple[list[bytes], Any]:

@@ -136,6 +136,7 @@ class Enclosure:
             env=plan.env,
             rlimits=plan.rlimits,
             spool_fd=inherited.give(_unnamed_file()),
+            spool_bytes=plan.pool.most_printed,
             oom_fd=inherited.share(cgroup.oom_descriptor) if cgroup else None,
             pids_fd=inherited.share(cgroup.pids_descriptor) if cgroup else None,
             cpu_fd=inherited.share(cgroup.cpu_descriptor) if cgroup and cgroup.cpu_descriptor is not None else None,
