@@ -162,7 +162,7 @@ class Scene:
 
     def wait(self) -> int:
         """Its exit code."""
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def left(self) -> dict[str, set[str]]:
         """What is still there, of all that was seen, two seconds later at the latest."""
@@ -231,7 +231,7 @@ def started(
     try:
         expected = (SANDBOXES if sandboxes is None else sandboxes) * (workers or 1)
         if not until(
-            lambda: len(scene.workers()) >= (workers or 1) and len(look_at(scene.pid, tmp).agents) >= expected, 40
+            lambda: len(scene.workers()) >= (workers or 1) and len(look_at(scene.pid, tmp).agents) >= expected, 150
         ):
             agents = look_at(scene.pid, tmp).agents
             process.send_signal(signal.SIGINT)  # so that it says what failed
