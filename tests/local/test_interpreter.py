@@ -52,7 +52,7 @@ def test_an_environment_that_is_reached_through_links_works_inside(folder: Path)
     environment = environment_through(folder / "installed", folder)
     done = subprocess.run(
         [environment / "bin/python", "-c", ASK],
-        env={"PYTHONPATH": str(SOURCE), "PATH": os.environ["PATH"], "HOME": os.environ["HOME"]},
+        env={"PYTHONPATH": str(SOURCE), "PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
         capture_output=True,
         text=True,
         check=False,
