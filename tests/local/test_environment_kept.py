@@ -14,6 +14,7 @@ import pytest
 
 from pytest_arl.backends.local import LocalBackend, survey
 from pytest_arl.backends.local.probe import probe
+from pytest_arl.config_files import TRUST
 from pytest_arl.errors import UsageError
 from tests.local.conftest import MakeBackend, acquire, run, sh
 
@@ -183,7 +184,7 @@ def script(project: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             check=False,
-            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
+            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), TRUST: str(project)},
             timeout=120,
         )
 
