@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
+from pytest_arl.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,8 @@ _MOST_WAITING = 8 * 1024 * 1024  # bytes for one stream that nobody takes
 _MORE_WAITING = 2 * 1024 * 1024  # after each second in which he took nothing; what an agent may have queued before
 _PATIENCE_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
+_MESSAGE_BYTES = 512
+_LONGEST_TEXT = 2000
 _LONGEST_SECONDS = 3600.0  # a lock waits for 292 years at the most, but not for infinity
 
 
@@ -148,7 +151,7 @@ class Stream:
         self.number = number
         self.inbox: deque[tuple[int, Any]] = deque()
         self.owner = threading.get_ident()
-        self.arrived = 0  # bytes of raw frames: the one who reads counts these,
+        self.arrived = 0  # bytes, or so: the one who reads counts these,
         self.taken = 0  # and the one who takes those, so that neither needs a lock
         self.most = _MOST_WAITING
 
@@ -172,7 +175,7 @@ class Stream:
         """
         kind, value = self._channel.receive(self, deadline)
         if kind == frames.ERROR:
-            raise AgentError(value["text"], value["errno"], value["path"])
+            raise AgentError(_quoted(value["text"]), value["errno"], value["path"])
         return kind, value
 
     def pending(self) -> bool:
@@ -188,7 +191,7 @@ class Stream:
 
     def unexpected(self, what: int | Exception) -> ChannelLost:
         """Give the agent up: it answered with a frame of this type, or with one that could not be read."""
-        said = f"a frame of type {what:#x}" if isinstance(what, int) else f"{type(what).__name__}: {what}"
+        said = f"a frame of type {what:#x}" if isinstance(what, int) else f"{type(what).__name__}: {str(what)[:200]}"
         return self._channel.fail(f"the agent does not keep to the protocol: {said}")
 
 
@@ -344,8 +347,7 @@ class Channel:
                     found = self._read(deadline)
                 else:
                     kind, value = stream.inbox.popleft()
-                    if kind < frames.HELLO:
-                        stream.taken += len(value)
+                    stream.taken += _weight(kind, value)
                     return kind, value
             finally:
                 if self._reader == threading.get_ident():
@@ -419,8 +421,7 @@ class Channel:
             raise frames.ProtocolError("a refusal without a reason")
         stream = self._streams.get(number)
         if stream is not None:
-            if kind < frames.HELLO:
-                stream.arrived += len(value)
+            stream.arrived += _weight(kind, value)
             stream.inbox.append((kind, value))
         elif kind == frames.ERROR and number == 0:
             raise self.fail(f"the agent gave up: {value['text']}")
@@ -451,7 +452,7 @@ class Channel:
         """Break the channel for good, and give the exception that says why."""
         with self._state:
             if self._broken is None:
-                self._broken = reason
+                self._broken = _quoted(reason)
             self._state.notify_all()
             return ChannelLost(self._broken)
 
@@ -493,6 +494,16 @@ class Channel:
             return False
         self._sending.release()
         return True
+
+
+def _weight(kind: int, value: Any) -> int:
+    """Bytes that a frame holds while nobody takes it; of a message, about."""
+    return len(value) if kind < frames.HELLO else _MESSAGE_BYTES
+
+
+def _quoted(text: str) -> str:
+    """What an agent said, for a message: its words may be anybody's."""
+    return printable(text[:_LONGEST_TEXT]).replace("\n", "\\n")
 
 
 def _is_refusal(value: object) -> bool:

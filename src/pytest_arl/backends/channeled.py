@@ -197,13 +197,19 @@ class ChanneledSandbox:
     def _output_part(self, request: dict[str, Any]) -> tuple[list[bytes], Any]:
         def fetch(exchange: Stream) -> tuple[list[bytes], Any]:
             pieces: list[bytes] = []
+            size = 0
             exchange.send(frames.FETCH, request)
             while True:
                 kind, value = exchange.receive(time.monotonic() + REQUEST_SECONDS)
                 if kind == frames.END:
+                    if not isinstance(value, dict) or not all(type(value.get(key)) is int for key in ("size", "lost")):
+                        raise exchange.unexpected(TypeError("the end of an output"))
                     return pieces, value
                 if kind != frames.DATA:
                     raise exchange.unexpected(kind)
+                size += len(value)
+                if size > request["most"]:
+                    raise exchange.unexpected(ValueError("more of an output than was asked for"))
                 if value:
                     pieces.append(value)
 
@@ -269,7 +275,7 @@ class ChanneledSandbox:
         archives: list[Archive] = []
         try:
             archives += [archive for root in self._roots if (archive := self._archive(root)) is not None]
-            checkpoint = AgentCheckpoint(archives, self._ask("alive", 0)["alive"], self._forget)
+            checkpoint = AgentCheckpoint(archives, self._ask("alive", 0, "alive"), self._forget)
             checkpoint.agent = self
             if checkpoint.alive:
                 self._ask("mark", checkpoint.number)
@@ -316,7 +322,7 @@ class ChanneledSandbox:
         return fresh
 
     def _restore_in_place(self, checkpoint: AgentCheckpoint) -> None:
-        changed = set(self._ask("return", checkpoint.number, checkpoint.alive)["changed"])
+        changed = set(self._ask("return", checkpoint.number, "changed", checkpoint.alive))
         if changed:
             for archive in checkpoint.archives:
                 self._put(archive, changed)
@@ -332,10 +338,18 @@ class ChanneledSandbox:
         self._pristine = False
         self.exchange(lambda stream: send_archive(stream, archive, only))
 
-    def _ask(self, what: str, number: int, keep: list[Any] | None = None) -> Any:
-        def ask(stream: Stream) -> Any:
+    def _ask(self, what: str, number: int, answer: str = "", keep: list[Any] | None = None) -> list[Any]:
+        """What the agent lists under ``answer``."""
+
+        def ask(stream: Stream) -> list[Any]:
             stream.send(frames.RESET, {"do": what, "id": number, "keep": keep or []})
-            return stream.reply(time.monotonic() + REQUEST_SECONDS)
+            value = stream.reply(time.monotonic() + REQUEST_SECONDS)
+            if not answer:
+                return []
+            if not isinstance(value, dict) or not _is_list_of(answer, value.get(answer)):
+                raise stream.unexpected(TypeError(f"the answer to {what}"))
+            listed: list[Any] = value[answer]
+            return listed
 
         return self.exchange(ask)
 
@@ -363,6 +377,15 @@ class AgentCheckpoint:
         forget, self._forget = self._forget, None
         if forget is not None:
             forget(self)
+
+
+def _is_list_of(what: str, value: object) -> bool:
+    """True for paths that changed, and for pairs of a task and a step that live."""
+    if not isinstance(value, list):
+        return False
+    if what == "changed":
+        return all(isinstance(path, bytes) for path in value)
+    return all(isinstance(pair, list) and list(map(type, pair)) == [str, int] for pair in value)
 
 
 def _raw(path: str) -> bytes:

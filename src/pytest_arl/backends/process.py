@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_arl.agent import frames
 from pytest_arl.backends.task_run import STREAMS, Collected, step_result
@@ -12,6 +12,8 @@ from pytest_arl.channel import ChannelTimeout
 from pytest_arl.units import format_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_arl.backends.base import StreamName
     from pytest_arl.backends.channeled import ChanneledSandbox
     from pytest_arl.channel import Stream
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from pytest_arl.steps import Step
 
 __all__ = ["AgentProcess"]
+
+T = TypeVar("T")
 
 _ANSWER_SECONDS = 60.0  # for what needs no program to end: a machine under load must not look like a dead agent
 _STDIN_PIECE = 64 * 1024
@@ -37,10 +41,16 @@ class AgentProcess:
     def wait(self, timeout: float | None) -> StepResult | None:
         """The result once the process has ended; None when ``timeout`` seconds pass first."""
         deadline = None if timeout is None else time.monotonic() + timeout + _ANSWER_SECONDS
-        value, streams = self._ask_with_output("wait", deadline, timeout=timeout)
-        if not value["ended"]:
-            return None
-        return step_result(self._step, value, streams, self._sandbox.label(value.get("limit")))
+
+        def result(stream: Stream, value: Any, streams: tuple[bytes, bytes]) -> StepResult | None:
+            try:
+                if not value["ended"]:
+                    return None
+                return step_result(self._step, value, streams, self._sandbox.label(value.get("limit")))
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise stream.unexpected(error) from None
+
+        return self._ask_with_output(result, "wait", deadline, timeout=timeout)
 
     def kill(self) -> None:
         """Kill the process and everything it started."""
@@ -81,7 +91,8 @@ class AgentProcess:
 
     def output(self, stream: StreamName) -> bytes:
         """What the process printed so far, bounded like a result's."""
-        _, streams = self._ask_with_output("output", time.monotonic() + _ANSWER_SECONDS)
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        streams = self._ask_with_output(lambda _stream, _value, streams: streams, "output", deadline)
         return streams[STREAMS.index(stream)]
 
     def _must_answer(self, action: str) -> None:
@@ -97,22 +108,31 @@ class AgentProcess:
         def ask(stream: Stream) -> Any:
             stream.send(frames.PROCESS, {**self._which, "do": action, **more})
             try:
-                return stream.reply(deadline)
+                value = stream.reply(deadline)
             except ChannelTimeout:
                 return None
+            if not isinstance(value, dict) or not isinstance(value.get("taken"), bool):
+                raise stream.unexpected(TypeError("the answer to a write"))
+            return value
 
         return self._sandbox.exchange(ask)
 
-    def _ask_with_output(self, action: str, deadline: float | None, **more: object) -> tuple[Any, tuple[bytes, bytes]]:
+    def _ask_with_output(
+        self,
+        result: Callable[[Stream, Any, tuple[bytes, bytes]], T],
+        action: str,
+        deadline: float | None,
+        **more: object,
+    ) -> T:
         limit = self._sandbox.output_limit
 
-        def ask(stream: Stream) -> tuple[Any, tuple[bytes, bytes]]:
+        def ask(stream: Stream) -> T:
             collected = Collected(limit)
             stream.send(frames.PROCESS, {**self._which, "do": action, "limit": limit, **more})
             while True:
                 kind, value = stream.receive(deadline)
                 if kind == frames.REPLY:
-                    return value, collected.streams()
+                    return result(stream, value, collected.streams())
                 if not frames.STDOUT <= kind <= frames.STDERR_TAIL:
                     raise stream.unexpected(kind)
                 collected.take(kind, value[frames.STEP_INDEX.size :])

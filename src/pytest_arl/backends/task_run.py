@@ -26,6 +26,9 @@ GRACE_SECONDS = 5.0
 
 STREAMS: tuple[StreamName, StreamName] = ("stdout", "stderr")
 _CANCEL_SECONDS = 2.0
+_MOST = 1 << 62  # bytes
+_LATEST = 253402300800.0  # seconds: the year 10000
+_LONGEST_WORD = 100
 _MOST_UNDER_WAY = 8 * 1024 * 1024  # bytes that the agent and the socket may hold
 
 
@@ -185,7 +188,7 @@ class TaskRun:
         collected = self._collected.pop(index, None)
         unseen: list[tuple[StreamName, bytes]] = []
         if collected is None:
-            streams = value.get("o", b""), value.get("e", b"")
+            streams = _inline(value, "o", self._limit), _inline(value, "e", self._limit)
             unseen = [(which, data) for which, data in zip(STREAMS, streams, strict=True) if data]
         else:
             streams = collected.streams()
@@ -195,7 +198,10 @@ class TaskRun:
 
 
 def step_result(step: Step, value: dict[str, Any], streams: tuple[bytes, bytes], limit: str | None) -> StepResult:
-    """A step's result as the agent sent it, as the type that callers get."""
+    """A step's result as the agent sent it, as the type that callers get. LookupError, TypeError or ValueError for one
+    that no agent of ours sends.
+    """
+    _check(value)
     return StepResult(
         name=step.name,
         type=step.type,
@@ -211,6 +217,29 @@ def step_result(step: Step, value: dict[str, Any], streams: tuple[bytes, bytes],
         duration=value.get("s", 0.0),
         usage=Usage.from_agent(value.get("u")),
     )
+
+
+def _inline(value: dict[str, Any], key: str, limit: int) -> bytes:
+    data = value.get(key, b"")
+    if not isinstance(data, bytes) or len(data) > limit:
+        raise TypeError("the output of a step is bytes, as many as were asked for")
+    return data
+
+
+def _check(value: dict[str, Any]) -> None:
+    """Raise for what would be an error only later, where somebody looks at the result or prints it."""
+    if any(type(size) is not int or not 0 <= size < _MOST for size in (value["out"], value["err"])):
+        raise ValueError("the size of a step's output is a number of bytes")
+    if type(value["code"]) is not int or (value["outcome"] == "Succeeded") is not (value["code"] == 0):
+        raise ValueError("a step's exit code is 0 where it succeeded")
+    for key in ("s", "at"):
+        number = value.get(key, 0.0)
+        if number is not None and not (type(number) in (int, float) and 0 <= number < _LATEST):
+            raise ValueError("a step's times are seconds")
+    for key in ("signal", "limit"):
+        word = value.get(key)
+        if word is not None and not (isinstance(word, str) and word.isprintable() and len(word) < _LONGEST_WORD):
+            raise ValueError("a signal and a limit are words")
 
 
 def task_message(task: TaskRequest, limit: int, *, live: bool) -> dict[str, object]:

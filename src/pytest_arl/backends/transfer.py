@@ -41,6 +41,9 @@ MOST_READ = 1024**3  # a file that is read into memory
 _PIECE = frames.MAX_PAYLOAD
 _ANSWER_SECONDS = 60.0
 _IN_MEMORY = 1024 * 1024
+# An agent that sends next to nothing for ever is given up, as one is that sends nothing.
+_SLOWEST = 16 * 1024  # bytes in a second
+_ENTRY_SECONDS = 0.01
 
 
 class Archive:
@@ -254,8 +257,10 @@ def _with_parents(paths: set[bytes]) -> set[bytes]:
 def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
     """Entries, data and holes until the end, checked by their checksum and their types."""
     crc = 0
+    until = time.monotonic() + _ANSWER_SECONDS
     while True:
-        kind, value = stream.receive()
+        kind, value = stream.receive(until)
+        until += len(value) / _SLOWEST if kind == frames.DATA else _ENTRY_SECONDS
         if kind == frames.DATA:
             crc = crc32(value, crc)
         elif kind == frames.ENTRY:
@@ -280,7 +285,8 @@ def _is_entry(value: object) -> bool:
     numbers = value.get("m"), value.get("at"), value.get("n"), value.get("seconds", 0)
     return (
         isinstance(value.get("p"), bytes)
-        and value.get("t") in {"f", "d", "l"}
+        and isinstance(value.get("t"), str)
+        and value["t"] in {"f", "d", "l"}
         and all(type(number) is int for number in numbers)
         and value["n"] >= 0
         and (value["t"] != "l" or isinstance(value.get("to"), bytes))

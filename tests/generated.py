@@ -1,0 +1,43 @@
+"""Attacks that hypothesis makes up: some in each run of the tests, and as many as there is time for where that is asked.
+
+    ARL_TEST_ATTACK_SECONDS=1200 .venv/bin/pytest --timeout=0 -n 0 -m generated
+
+attacks for that long with each of the tests that are marked so.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+_SECONDS = float(os.environ.get("ARL_TEST_ATTACK_SECONDS") or 0)
+
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def generated(examples: int) -> Callable[[Test], Test]:
+    """A test whose arguments hypothesis makes up, ``examples`` of them or as many as there is time for."""
+    # What one example left in a fixture is there for the next one, as it would be for an attacker.
+    health = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+    chosen = settings(max_examples=examples, deadline=None, suppress_health_check=health)
+
+    def decorate(test: Test) -> Test:
+        bounded = chosen(test)
+
+        @functools.wraps(test)
+        def attack(*args: object, **named: object) -> None:
+            end = time.monotonic() + _SECONDS
+            while True:
+                bounded(*args, **named)
+                if time.monotonic() >= end:
+                    break
+
+        return cast("Test", pytest.mark.generated(attack))
+
+    return decorate
