@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local.paths import fixed, inside, trace
+from pytest_arl.backends.local.pins import refuse_closed
 from pytest_arl.backends.local.survey import Kind
 from pytest_arl.errors import UsageError
 
@@ -41,7 +42,7 @@ def refuse_aliases(
     apart = {os.path.join(source.path, name) for name in read_only}
     linked = {
         (status.st_dev, status.st_ino): path
-        for path, status in _files(source.path, apart)
+        for path, status in _files(source.path, apart, what)
         if status.st_nlink > 1 and _may_write(status, as_other_user=as_other_user)
     }
     for kept in survey.kept if linked else ():
@@ -66,25 +67,36 @@ def _may_write(status: os.stat_result, *, as_other_user: bool) -> bool:
     return status.st_uid == os.geteuid() or bool(status.st_mode & (stat.S_IWOTH | stat.S_IWGRP))
 
 
-def _files(top: str, without: set[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """The regular files of a folder, or a file itself; links are not followed."""
+def _files(top: str, without: set[str], writable: str | None = None) -> Iterator[tuple[str, os.stat_result]]:
+    """The regular files of a folder, or a file itself; links are not followed.
+
+    Where a sandbox can write there, ``writable`` says whose it is: UsageError for a closed folder, which it could open.
+    """
     status = os.lstat(top)
     if not stat.S_ISDIR(status.st_mode):
         yield top, status
         return
     pending = [top]
     while pending:
-        with suppress(OSError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.path in without:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                elif entry.is_file(follow_symlinks=False) and (found := _status(entry)) is not None:
-                    yield entry.path, found
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.path in without:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False) and (found := _status(entry)) is not None:
+                        yield entry.path, found
+        except PermissionError:
+            if writable is not None:
+                refuse_closed(folder, writable)
+        except OSError:
+            pass  # it has just gone
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    with suppress(OSError):
+    try:
         return entry.stat(follow_symlinks=False)
-    return None  # it has just gone
+    except FileNotFoundError:
+        return None  # it has just gone

@@ -17,7 +17,7 @@ from pytest_arl.backends.local.aliases import refuse_aliases
 from pytest_arl.backends.local.homes import is_home, known_homes
 from pytest_arl.backends.local.interpreter import part_of_agent
 from pytest_arl.backends.local.paths import canonical
-from pytest_arl.backends.local.pins import REPOSITORIES, find_pins
+from pytest_arl.backends.local.pins import REPOSITORIES, find_pins, refuse_closed
 from pytest_arl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def add_mounts(layout: Layout, pool: LocalPool, survey: Survey, *, as_other_user
         if pool.root is None and layout.hides_host(mount.target):
             _refuse_agent(mount.target, what)
         path = Path(source.path)
-        repositories = refuse_special_files(path, what)
+        repositories = refuse_special_files(path, what, writable=mount.writable)
         if as_other_user:
             _check_rights(path, what, writable=mount.writable)
         layout.pin(mount.target, what)
@@ -96,6 +96,8 @@ def _refuse_everything(source: Path, what: str) -> None:
 def _check_source(mount: Mount, pool: LocalPool, survey: Survey, what: str) -> Source:
     try:
         source = survey.look_up(mount.source, what)
+    except PermissionError as error:
+        raise UsageError(f"{what}: {error.filename or mount.source} cannot be reached: {error.strerror}") from None
     except (OSError, RuntimeError):
         raise UsageError(f"{what}: {mount.source} does not exist (relative paths start at {pool.base_dir})") from None
     path = Path(source.path)
@@ -129,7 +131,9 @@ def _refuse_agent(target: str, what: str) -> None:
         )
 
 
-def refuse_special_files(source: Path, what: str, *, without: tuple[str, ...] = (), devices: bool = False) -> list[str]:
+def refuse_special_files(
+    source: Path, what: str, *, without: tuple[str, ...] = (), devices: bool = False, writable: bool = False
+) -> list[str]:
     """Raise UsageError where something that is no file, folder or link lies in ``source``.
 
     Args:
@@ -137,12 +141,13 @@ def refuse_special_files(source: Path, what: str, *, without: tuple[str, ...] = 
         what: whose, for the message.
         without: names at the top that are not looked at.
         devices: whether device nodes are refused too.
+        writable: whether folders of ours that nobody can look into are refused too: a sandbox could open them.
 
     Returns: the version control folders found, relative to ``source``.
     """
     refused = tuple(_KINDS) if devices else (stat.S_IFSOCK, stat.S_IFIFO)
     repositories = []
-    for path, kind in _walk(source, without):
+    for path, kind in _walk(source, without, what if writable else None):
         if kind in refused:
             raise UsageError(
                 f"{what}: {path} is a {_KINDS[kind]}, and even a read-only mount connects through it: remove it, "
@@ -153,17 +158,26 @@ def refuse_special_files(source: Path, what: str, *, without: tuple[str, ...] = 
     return repositories
 
 
-def _walk(source: Path, without: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Path and kind of everything below, links not followed; what cannot be read shows nothing to a sandbox either."""
+def _walk(source: Path, without: tuple[str, ...], writable: str | None) -> Iterator[tuple[str, int]]:
+    """Path and kind of everything below, links not followed. What cannot be read shows nothing to a sandbox either,
+    unless that can write there: ``writable`` then says whose it is, for the UsageError.
+    """
     pending = [str(source)] if source.is_dir() else []
     top = True
     while pending:
-        with suppress(OSError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if not (top and entry.name in without) and (kind := _kind(entry)):
-                    if kind == stat.S_IFDIR:
-                        pending.append(entry.path)
-                    yield entry.path, kind
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if not (top and entry.name in without) and (kind := _kind(entry)):
+                        if kind == stat.S_IFDIR:
+                            pending.append(entry.path)
+                        yield entry.path, kind
+        except PermissionError:
+            if writable is not None:
+                refuse_closed(folder, writable)
+        except OSError:
+            pass  # gone
         top = False
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Way", "ancestry", "canonical", "fixed", "inside", "trace"]
+__all__ = ["Way", "ancestry", "canonical", "closed_folder", "fixed", "inside", "trace"]
 
 _MOST_LINKS = 40
 """As the kernel has it."""
@@ -78,14 +79,36 @@ def ancestry(path: str) -> dict[tuple[int, int], str]:
 
 
 def inside(folder: os.stat_result, path: str) -> str | None:
-    """The path's name within a folder, "" where it is the folder itself; None where it is elsewhere, or gone."""
+    """The path's name within a folder, "" where it is the folder itself; None where it is elsewhere, or gone.
+
+    PermissionError where a folder on the way to it is closed to us: see :func:`closed_folder`.
+    """
     try:
         top = ancestry(path).get((folder.st_dev, folder.st_ino))
+    except PermissionError:
+        raise
     except OSError:
         return None
     if top is None:
         return None
     return "" if top == path else os.path.relpath(path, top)
+
+
+def closed_folder(path: str) -> str | None:
+    """The folder whose mode has just kept us from a path, if it is ours; None where it is somebody else's.
+
+    A sandbox of an ordinary user has the same rights: it can close a folder so that what must be kept in it is not
+    seen, and open it again. Where nothing is closed any more, it is being changed
+    just now, and the path itself comes back.
+    """
+    here = path
+    while here != "/":
+        with suppress(OSError):
+            status = os.lstat(here)
+            if stat.S_ISDIR(status.st_mode) and not os.access(here, os.R_OK | os.X_OK):
+                return here if status.st_uid == os.geteuid() else None
+        here = os.path.dirname(here)
+    return path
 
 
 def fixed(path: str) -> bool:

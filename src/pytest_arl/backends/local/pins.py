@@ -7,21 +7,22 @@ sandboxes are given. Where the mount *is* such a thing, or lies in it, nothing i
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_arl.backends.local.paths import Way, fixed, inside, trace
+from pytest_arl.backends.local.paths import Way, closed_folder, fixed, inside, trace
 from pytest_arl.backends.local.survey import Kept, Kind
 from pytest_arl.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pytest_arl.backends.local.sources import Source
     from pytest_arl.backends.local.survey import Survey
     from pytest_arl.pools import LocalPool, Mount
 
-__all__ = ["REPOSITORIES", "Pin", "find_pins"]
+__all__ = ["REPOSITORIES", "Pin", "find_pins", "refuse_closed"]
 
 REPOSITORIES = (".git", ".hg")
 _PARTS = ("bin", "include", "lib")
@@ -45,23 +46,43 @@ def find_pins(
     _refuse_repository(source, what)
     pins = [Pin(name, writable=False) for name in repositories]
     for kept in survey.kept:
-        try:
+        with _reaching(kept.path, what):
             way = trace(kept.path)
-        except (OSError, RuntimeError):
-            continue
-        _refuse(kept, way, survey, source, what)
-        name = inside(source.status, way.end)
-        if name:
-            pins.append(Pin(name, _writable(kept, pool)))
+            _refuse(kept, way, survey, source, what)
+            name = inside(source.status, way.end)
+            if name:
+                pins.append(Pin(name, _writable(kept, pool)))
     pins = _outermost(pins)
     for kept in survey.kept:
         if kept.kind in _OURS:
-            _refuse_links(kept, source, pins, what)
+            with _reaching(kept.path, what):
+                _refuse_links(kept, source, pins, what)
     for name in repositories:
         if os.path.islink(os.path.join(source.path, name)):
             _refuse_link(os.path.join(source.path, name), what)
     covered = {other.target for other in pool.mounts}
     return [pin for pin in pins if f"{mount.target}/{pin.name}" not in covered]
+
+
+@contextmanager
+def _reaching(path: str, what: str) -> Iterator[None]:
+    """What does not exist needs no pin. UsageError where a closed folder of ours keeps that from being seen."""
+    try:
+        yield
+    except PermissionError as error:
+        refuse_closed(error.filename or path, what)
+    except (OSError, RuntimeError):
+        pass
+
+
+def refuse_closed(path: str, what: str) -> None:
+    """Raise UsageError where a folder of ours has kept us from a path."""
+    closed = closed_folder(path)
+    if closed is not None:
+        raise UsageError(
+            f"{what}: {closed} cannot be looked into, so what is in it cannot be kept read-only, and a sandbox could "
+            f"open it: `chmod u+rwx {closed}`, or mount it :ro"
+        )
 
 
 def _writable(kept: Kept, pool: LocalPool) -> bool:
@@ -88,10 +109,7 @@ def _refuse(kept: Kept, way: Way, survey: Survey, source: Source, what: str) -> 
     """Raise UsageError where the mount is what is kept, or lies in it."""
     if kept.kind in (Kind.SOURCE, Kind.POINT):
         return
-    try:
-        name = inside(os.stat(way.end), source.path)
-    except OSError:
-        return
+    name = inside(os.stat(way.end), source.path)
     if name is None or (kept.kind is Kind.IMPORTS and _harmless(name, way.end, survey, source)):
         return
     if kept.kind is Kind.SEARCHED and (name or _is_rootdir(survey, source)):
@@ -123,17 +141,15 @@ def _is_rootdir(survey: Survey, source: Source) -> bool:
 def _lies_in(path: str, folder: str) -> bool:
     try:
         return inside(os.stat(folder), path) is not None
+    except PermissionError:
+        raise
     except OSError:
         return False
 
 
 def _refuse_links(kept: Kept, source: Source, pins: Iterable[Pin], what: str) -> None:
     """Raise UsageError where a link that could be replaced is on the way to what is kept."""
-    try:
-        way = trace(kept.path)
-    except (OSError, RuntimeError):
-        return
-    for link in way.links:
+    for link in trace(kept.path).links:
         folder = inside(source.status, os.path.dirname(link))
         if folder is not None and not _covered(os.path.join(folder, os.path.basename(link)), pins):
             _refuse_link(link, what)
