@@ -155,8 +155,12 @@ def _bounds(raw: Buffer, at: int) -> tuple[int, int]:
 
 
 def _take(raw: Buffer, at: int) -> tuple[bytes, int]:
-    start, end = _bounds(raw, at)
-    return bytes(raw[start:end]), end
+    (size,) = _U32.unpack_from(raw, at)
+    at += 4
+    end = at + size
+    if end > len(raw):
+        raise ProtocolError("a value is longer than its message")
+    return bytes(raw[at:end]), end
 
 
 def _decode(  # noqa: C901, PLR0911, PLR0912 - as above

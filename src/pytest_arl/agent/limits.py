@@ -44,10 +44,10 @@ class Limits:
         rlimits: dict[str, int],
         watch: MemoryWatch | None = None,
     ) -> None:
-        self._oom_fd = oom_fd
+        self._oom = None if oom_fd is None else system.Counter(oom_fd, b"oom_kill")
         self._watch = watch
         self._crowd_fd = crowd_fd
-        self._pids_fd = pids_fd
+        self._pids = None if pids_fd is None else system.Counter(pids_fd, b"max")
         self._processes = processes
         self._room = Room(folders)
         tasks = rlimits.get("NPROC", -1)  # -1 is no limit; where a cgroup counts refusals, its counter decides
@@ -80,10 +80,10 @@ class Limits:
                 each.begin()
         if self._sampler is not None:
             self._memory_due = now + self._sampler.next_look()
-        if self._oom_fd is not None:
-            self._oom_before = system.counter(self._oom_fd, b"oom_kill")
-        if self._pids_fd is not None:
-            self._pids_before = self._pids_last = system.counter(self._pids_fd, b"max")
+        if self._oom is not None:
+            self._oom_before = self._oom.value()
+        if self._pids is not None:
+            self._pids_before = self._pids_last = self._pids.value()
 
     def stop(self) -> None:
         """Nothing of the step lives any more: kills for memory are counted a last time, for all who ask."""
@@ -155,9 +155,9 @@ class Limits:
         """
         if self._crowd_fd is not None and self._is_crowded(self._crowd_fd):
             return True
-        if self._pids_fd is None:
+        if self._pids is None:
             return False
-        refused = system.counter(self._pids_fd, b"max")
+        refused = self._pids.value()
         self._crowded = self._crowded + 1 if refused > self._pids_last else 0
         self._pids_last = refused
         return self._crowded > 1
@@ -185,7 +185,7 @@ class Limits:
         """True if the sandbox was refused a process since the step began."""
         if self._crowd is not None and self._crowd.reached:
             return True
-        return self._pids_fd is not None and system.counter(self._pids_fd, b"max") > self._pids_before
+        return self._pids is not None and self._pids.value() > self._pids_before
 
     def memory_killed(self) -> bool:
         """True if something of the sandbox was killed for its memory since the step began: by the watcher, or by the
@@ -195,16 +195,16 @@ class Limits:
             return self._kills > 0
         if self._watch is not None and self._watch.kills_of_step():
             return True
-        return self._oom_fd is not None and system.counter(self._oom_fd, b"oom_kill") > self._oom_before
+        return self._oom is not None and self._oom.value() > self._oom_before
 
     def memory_kills(self) -> int:
         """How often that has happened since the sandbox was made."""
         watched = 0 if self._watch is None else self._watch.kills
-        return watched + (0 if self._oom_fd is None else system.counter(self._oom_fd, b"oom_kill"))
+        return watched + (0 if self._oom is None else self._oom.value())
 
     def oom_kills(self) -> int | None:
         """How often that has happened since the step began; None where nothing counts it."""
-        if self._kills is not None or (self._watch is None and self._oom_fd is None):
+        if self._kills is not None or (self._watch is None and self._oom is None):
             return self._kills
         watched = 0 if self._watch is None else self._watch.kills_of_step()
-        return watched + (0 if self._oom_fd is None else system.counter(self._oom_fd, b"oom_kill") - self._oom_before)
+        return watched + (0 if self._oom is None else self._oom.value() - self._oom_before)

@@ -11,8 +11,8 @@ import os
 from _struct import pack, unpack_from
 
 __all__ = [
+    "Counter",
     "become",
-    "counter",
     "cpu_seconds",
     "harden",
     "ipc_kernel_bytes",
@@ -212,13 +212,31 @@ def open_plain(path: bytes, flags: int, mode: int = 0) -> int:
         raise OSError(error.errno, error.strerror, path) from None
 
 
-def counter(fd: int, key: bytes) -> int:
-    """The number after ``key`` in a cgroup file such as memory.events; 0 where it is not there."""
-    for line in os.pread(fd, 4096, 0).splitlines():
-        name, _, value = line.partition(b" ")
-        if name == key:
-            return int(value)
-    return 0
+class Counter:
+    """A number in a cgroup file such as memory.events, by its key: 0 where it is not there.
+
+    It is asked a few times for each step and hardly ever changes: the same text is not read twice.
+    """
+
+    __slots__ = ("_fd", "_key", "_text", "_value")
+
+    def __init__(self, fd: int, key: bytes) -> None:
+        self._fd = fd
+        self._key = key
+        self._text = b""
+        self._value = 0
+
+    def value(self) -> int:
+        """What it is now. OSError where the file is gone."""
+        text = os.pread(self._fd, 4096, 0)
+        if text != self._text:
+            self._text = text
+            self._value = 0
+            for line in text.splitlines():
+                name, _, value = line.partition(b" ")
+                if name == self._key:
+                    self._value = int(value)
+        return self._value
 
 
 def cpu_seconds(fd: int) -> float:
