@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import time
@@ -492,3 +493,19 @@ def test_an_agent_that_is_lost_in_the_middle_of_a_download_leaves_nothing(tmp_pa
             result()
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_checkpoint_that_fails_halfway_keeps_no_file_open() -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        sandbox._pristine = False
+        result = in_thread(sandbox.checkpoint)
+        _, stream, _ = agent.receive()
+        kind, value = FOLDER
+        agent.send(kind, stream, value)
+        agent.send(frames.END, stream, {"crc": 0})
+        agent.receive()
+        agent.hang_up()
+        with pytest.raises(SandboxLost):
+            result()
+        gc.collect()  # an archive that nobody closed is a warning then

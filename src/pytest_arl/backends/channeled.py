@@ -274,7 +274,10 @@ class ChanneledSandbox:
             return AgentCheckpoint([], [], self._forget)
         archives: list[Archive] = []
         try:
-            archives += [archive for root in self._roots if (archive := self._archive(root)) is not None]
+            for root in self._roots:
+                archive = self._archive(root)
+                if archive is not None:
+                    archives.append(archive)  # one by one: what was kept when the next fails is closed
             checkpoint = AgentCheckpoint(archives, self._ask("alive", 0, "alive"), self._forget)
             checkpoint.agent = self
             if checkpoint.alive:
