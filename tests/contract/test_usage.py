@@ -322,7 +322,7 @@ tell_all()
 """
     )
 
-    limit = _limit()
+    limit = 2 * _limit()
     within = sandbox.run("python3", "-I", "-c", code.format(8, 0.08), cpu_time=limit)
     over = sandbox.run("python3", "-I", "-c", code.format(200, limit / 20), cpu_time=limit)
 
