@@ -181,18 +181,16 @@ def test_what_came_of_a_request_that_was_given_up_is_not_the_next_ones(place: Pl
 
 
 def test_a_server_without_a_number_left_says_so(place: Place, many: Callable[[int], list[int]]) -> None:
-    descriptors = many(300)
-    server = ForkServer.start()
+    descriptors = tuple(many(300))
+    soft, hard = resource.prlimit(place.server.pid, resource.RLIMIT_NOFILE)
     try:
-        soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
         for room in (50, 270):
-            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (room, hard))
+            resource.prlimit(place.server.pid, resource.RLIMIT_NOFILE, (room, hard))
             with pytest.raises(OSError, match="Too many open files"):
-                Place(server, place.folder).spawn("/bin/true", descriptors=tuple(descriptors))
-        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (soft, hard))
-        assert Place(server, place.folder).spawn("/bin/true", descriptors=tuple(descriptors)).wait(20) == 0
+                place.spawn("/bin/true", descriptors=descriptors)
     finally:
-        server.close()
+        resource.prlimit(place.server.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert place.spawn("/bin/true", descriptors=descriptors).wait(20) == 0
 
 
 def test_the_exit_code_is_the_programs(place: Place) -> None:
