@@ -25,6 +25,7 @@ from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.cgroup_mounts import memberships, mounts
 from pytest_arl.backends.local.forkserver import Child, ForkServer, NoForkServer
 from pytest_arl.backends.local.probe import probe
+from tests.contract.probes import until
 from tests.local.conftest import AS_ROOT, EXPECTED_TIER
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -96,7 +97,8 @@ def test_what_it_starts_is_in_the_cgroup_and_a_child_of_ours_as_if_we_had_forked
     assert os.getsid(process.pid) == process.pid
     assert os.readlink(f"/proc/{process.pid}/cwd") == "/"
     assert Path(f"/proc/{process.pid}/environ").read_bytes() == b""
-    assert {int(number) for number in os.listdir(f"/proc/{process.pid}/fd")} == {0, 1, 2, writer}
+    # The loader has a library open for a moment.
+    assert until(lambda: {int(number) for number in os.listdir(f"/proc/{process.pid}/fd")} == {0, 1, 2, writer})
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.01)
     process.kill()
