@@ -63,6 +63,8 @@ class ConfigFiles:
         return found
 
     def _read(self, path: Path) -> bytes:
+        if str(path) == os.devnull:  # how people say «none»
+            return b""
         descriptor = os.open(path, _READ)
         with os.fdopen(descriptor, "rb") as file:
             state = os.fstat(descriptor)

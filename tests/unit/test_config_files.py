@@ -129,3 +129,9 @@ def test_a_worker_does_not_judge_anew(tmp_path: Path) -> None:
     assert Settings.taken(handed).value("pool") == "evil"
     with pytest.raises(UsageError, match="can be written"):
         pool_of(tmp_path)
+
+
+def test_dev_null_says_nothing() -> None:
+    settings = Settings.build(cli={"pools_file": os.devnull})
+
+    assert find_pool(settings, "default").name == "default"
