@@ -368,3 +368,24 @@ def test_a_sandbox_has_no_descriptor_of_its_mounts(make_run: MakeRun, project: P
     for pool in ("p", "image"):
         # PID 1 is closed to a step, but a step has what it inherits.
         assert sh(acquire(backend, pool), "ls /proc/self/fd").split() == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("hidden", ["mv /data/new /data/gone", "rm -r /data/new", "true"])
+@pytest.mark.parametrize("asked", ["before", "only then"])
+def test_a_link_that_was_followed_is_refused_when_it_is_gone(
+    make_run: MakeRun, project: Path, hidden: str, asked: str
+) -> None:
+    (project / "shared/new").mkdir()
+    if asked == "only then":  # a link that an earlier run has left, found before the first sandbox of this one
+        (project / "shared/new/x").symlink_to(project / "outside")
+        open_to_all(project / "shared/new")
+    backend = make_run({"writes": mounts("shared:/data:rw"), "reads": mounts("shared/new/x:/x")})
+    open_to_all(project / "shared")
+    first = acquire(backend, "writes")
+    if asked == "before":
+        sh(first, f"ln -s {project}/outside /data/new/x")
+        with pytest.raises(UsageError, match="symbolic link"):
+            acquire(backend, "reads")
+    sh(first, hidden)
+    with pytest.raises(UsageError, match="symbolic link"):
+        sh(acquire(backend, "reads"), "cat /x/file")

@@ -15,12 +15,12 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_arl.backends.local.paths import canonical, inside, trace
+from pytest_arl.backends.local.paths import ancestry, canonical, inside, trace
 from pytest_arl.errors import UsageError
 from pytest_arl.pools import usable_pools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from pytest_arl.backends.local.paths import Way
     from pytest_arl.backends.local.sources import Source, Sources
@@ -77,8 +77,11 @@ _writable: dict[tuple[int, int], tuple[str, os.stat_result]] = {}
 
 @dataclass(frozen=True, slots=True)
 class _Found:
+    """Where a path led, and for each link on its way the folders that held it then: they may be gone since."""
+
     way: Way
     source: Source
+    around: tuple[Container[tuple[int, int]], ...]
 
 
 class Survey:
@@ -147,7 +150,8 @@ class Survey:
         found = self.found.get(written)
         if found is None:
             way = trace(written)
-            found = self.found[written] = _Found(way, self.sources.open(way.end))
+            around = tuple(ancestry(os.path.dirname(link)) for link in way.links)
+            found = self.found[written] = _Found(way, self.sources.open(way.end), around)
         return found
 
     def look_up(self, path: Path, what: str) -> Source:
@@ -157,9 +161,9 @@ class Survey:
         BackendUnavailable where it has been replaced since it was found.
         """
         found = self._find(path)
-        for link in found.way.links:
-            for text, status in _writable.values():
-                if inside(status, os.path.dirname(link)) is not None:
+        for link, folders in zip(found.way.links, found.around, strict=True):
+            for folder, (text, _) in _writable.items():
+                if folder in folders:
                     raise UsageError(
                         f"{what}: {path} leads through the symbolic link {link}, which lies in what {text!r} lets "
                         f"sandboxes write: write the path it leads to, {found.way.end}, if that is meant"
