@@ -178,7 +178,9 @@ def refuse_written(pool: LocalPool, writes: Mapping[str, Path]) -> None:
         source = mount.source.resolve()
         for option, path in writes.items():
             written = path.resolve()
-            if written.is_relative_to(source) or source.is_relative_to(written / "output"):
+            named = Path(os.path.abspath(path))  # a link on this way could be replaced  # noqa: PTH100
+            inside = written.is_relative_to(source) or any(map(named.is_relative_to, (source, mount.source)))
+            if inside or source.is_relative_to(written / "output"):
                 raise UsageError(
                     f"{option}: {path} lies in {source}, which the sandboxes of pool {pool.name!r} can write "
                     f"({mount.text!r}): name a place outside of it, or mount it :ro"
