@@ -175,6 +175,7 @@ def test_a_pools_repr_holds_no_values_of_variables(tmp_path: Path) -> None:
         ("src:/src:rw", "src/out", True),
         ("src:/src:rw", "src", True),
         ("src:/src:rw", "link/out", True),
+        ("src:/src:rw", "src/away/report.xml", True),
         ("src/out/output/x:/x:rw", "src/out", True),
         ("src:/src:rw", "out", False),
         ("src:/src:rw", "src-out", False),
@@ -185,6 +186,7 @@ def test_a_pools_repr_holds_no_values_of_variables(tmp_path: Path) -> None:
 def test_nothing_is_written_where_a_sandbox_can_write(tmp_path: Path, mount: str, written: str, refused: bool) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "link").symlink_to("src")
+    (tmp_path / "src/away").symlink_to(tmp_path / "elsewhere")
     found = pool(tmp_path, f'mounts = ["{mount}"]')
     refuse_written(found, {})
     try:
