@@ -163,8 +163,7 @@ def table() -> tuple[str, list[Row]]:
     with tempfile.TemporaryDirectory(dir=base, prefix="arl-usage-") as folder:
         pools, data = Path(folder, "pools.toml"), Path(folder, "data")
         data.mkdir()
-        for each in (folder, data):
-            Path(each).chmod(0o777)
+        data.chmod(0o777)
         pools.write_text(_POOL.format(folder=data))
         with override({"pools_file": pools}, "usage_table"), SandboxSession("table", backend="local") as sandbox:
             return sandbox.isolation or "", [row for name in PROGRAMS for row in measured(sandbox, name)]

@@ -43,7 +43,7 @@ class Manifest:
             self._undo_attributes(opened)
         system.ipc_remove_all()
         for queue in set(_queues()) - self._queues:
-            os.unlink(queue)
+            system.remove_queue(queue)
         return [path for path, mark in self._marks.items() if there.get(path) != mark and path not in self._roots]
 
     def _folders(self) -> list[bytes]:
@@ -85,7 +85,7 @@ def _attributes(folder: bytes) -> dict[str, bytes]:
 
 def _queues() -> list[bytes]:
     try:
-        return [_QUEUES + b"/" + name for name in os.listdir(_QUEUES)]
+        return [os.fsencode(name) for name in os.listdir(_QUEUES)]
     except OSError:
         return []
 

@@ -20,6 +20,7 @@ __all__ = [
     "limit",
     "number",
     "open_plain",
+    "remove_queue",
     "same_memory",
     "senders",
     "set_limits",
@@ -43,6 +44,7 @@ _IOPRIO_WHO_PROCESS = 1
 _SYS_OPENAT2 = 437  # one number on every architecture: it came after they were unified
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 _KCMP_VM = 1
+_SYS_MQ_UNLINK = {"x86_64": 241, "aarch64": 181}
 _AT_FDCWD = -100
 _RESOLVE_NO_SYMLINKS = 0x04
 _IPC_RMID = 0
@@ -263,6 +265,16 @@ def ipc_kernel_bytes() -> int:
         return 0  # a kernel without them
     taken = messages[_MSG_QUEUES] * _QUEUE_SIZE + messages[_MSG_MESSAGES] * _MESSAGE_SIZE + messages[_MSG_BYTES]
     return int(taken + semaphores[_SEM_COUNT] * _SEMAPHORE_SIZE)
+
+
+def remove_queue(name: bytes) -> None:
+    """Remove a POSIX message queue, which may be gone. Its file system may be read-only."""
+    number = _SYS_MQ_UNLINK.get(os.uname().machine)
+    try:
+        if number is not None:
+            _call("syscall", number, name)
+    except OSError:
+        pass
 
 
 def ipc_remove_all() -> None:

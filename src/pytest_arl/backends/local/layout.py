@@ -160,7 +160,8 @@ class Layout:
         """
         self.arguments += ["--dev", "/dev"]
         if Path("/proc/sys/fs/mqueue").is_dir():
-            self.arguments += ["--mqueue", "/dev/mqueue"]
+            # Read-only: a queue is made and removed by its own system calls, and nothing else is to be made there.
+            self.arguments += ["--mqueue", "/dev/mqueue", "--remount-ro", "/dev/mqueue"]
         self._bound["/dev"] = None
 
     def passage(self, target: str) -> None:
