@@ -26,7 +26,7 @@ _AT_MARGIN = re.compile(r"\n(?=\S)")
 
 
 def clean_report(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Take the teeth out of the texts of a report."""
+    """Make the texts of a report harmless."""
     report.sections[:] = [(one_line(title), _block(text)) for title, text in report.sections]
     longrepr: Any = report.longrepr
     if isinstance(longrepr, str):
