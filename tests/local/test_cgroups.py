@@ -227,7 +227,7 @@ def test_the_rlimit_tier_bounds_memory_and_processes(
         backend = make_backend('[pools.p]\nmemory = "300Mi"\nprocesses = 30\n')
         sandbox = acquire(backend, "p")
         assert sandbox.isolation == "bwrap+rlimit"
-        result = python(sandbox, "x = bytearray(400 * 2**20)")
+        result = python(sandbox, "import time; x = bytearray(400 * 2**20); time.sleep(2)")
         assert result.exit_code != 0
         assert result.limit == "memory 300Mi"
         forks = python(
