@@ -29,6 +29,7 @@ __all__ = [
     "Installation",
     "images",
     "installed",
+    "locked",
     "manifests",
     "missing",
     "pool",
@@ -163,7 +164,7 @@ def installed(shared: Path) -> Iterator[Installation]:
     """The run's installation, ready. Skips where there is no cluster."""
     if reason := missing():
         pytest.skip(reason)
-    with _locked(shared) as state:
+    with locked(shared) as state:
         if not state.get("users"):
             state.update(asdict(_install()))
         state["users"] = state.get("users", 0) + 1
@@ -171,14 +172,14 @@ def installed(shared: Path) -> Iterator[Installation]:
     try:
         yield found
     finally:
-        with _locked(shared) as state:
+        with locked(shared) as state:
             state["users"] -= 1
             if not state["users"]:
                 remove(found)
 
 
 @contextlib.contextmanager
-def _locked(shared: Path) -> Iterator[dict[str, Any]]:
+def locked(shared: Path) -> Iterator[dict[str, Any]]:
     """What the workers know together, while no other one looks at it."""
     path = shared / "arl-cluster.json"
     with path.open("a+") as file:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.installation import Installation, images, installed, pool, shared_folder
+from tests.cluster.installation import Installation, images, installed, locked, pool, shared_folder
 
 __all__ = ["cluster_pools"]
 
@@ -160,7 +160,8 @@ def cluster_pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             keep.callback(_take_away, found, toolbox)
             _run_on_node(found, toolbox, "toolbox", ("python", _COPY), ("busybox", _INSTALL))
         pools = _pools(role, toolbox)
-        found.apply(*pools)
+        with locked(shared_folder(tmp_path_factory)):  # two at once would each find none, and one be refused
+            found.apply(*pools)
         for each in pools:
             found.wait("condition=Ready", f"warmpool/{each['metadata']['name']}", seconds=120)
         yield found.namespace
