@@ -235,10 +235,6 @@ class Channel:
         self.boot_id = str(value.get("boot"))
         return value
 
-    def configure(self, config: AgentConfig, deadline: float) -> None:
-        """Tell the agent what it is to be, and wait until it is."""
-        self.introduce(config.message(), deadline)
-
     def introduce(self, hello: Mapping[str, object], deadline: float) -> dict[str, Any]:
         """Tell the agent who speaks, wait until it is ready, and give what it says then. ChannelLost says why it
         admits nobody.
@@ -502,7 +498,7 @@ def _weight(kind: int, value: Any) -> int:
 
 
 def _quoted(text: str) -> str:
-    """What an agent said, for a message: its words may be anybody's."""
+    """An agent's words, for a message: they may be anybody's."""
     return printable(text[:_LONGEST_TEXT]).replace("\n", "\\n")
 
 

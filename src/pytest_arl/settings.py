@@ -251,7 +251,7 @@ class Settings(Mapping[str, Value]):
         self.writes = writes or {}
         """What this side writes while sandboxes run, by the option that asks for it: no sandbox may write there."""
         self.keeps: Keeps = keeps or dict
-        """What else this side reads and writes: no sandbox may change it. Asked before the first sandbox."""
+        """Other files that this side reads and writes: no sandbox may change them. Asked before the first sandbox."""
         self.start_dir = start_dir
         """Where the search for a pyproject.toml began: pytest's rootdir, or the working directory."""
         self.project = project
@@ -394,7 +394,7 @@ def _find_project(start: Path, files: ConfigFiles) -> Project | None:
 
 
 def _project_in(path: Path, files: ConfigFiles) -> Project | None:
-    """What a pyproject.toml says of us; None where it does not. UsageError where it is not ours to obey."""
+    """Our table of a pyproject.toml; None where it has none. UsageError where it is not ours to obey."""
     __tracebackhide__ = True
     try:
         content = files.read(path)

@@ -141,7 +141,7 @@ def test_a_host_of_another_version_is_told_so(bubblewrap: str, monkeypatch: pyte
         sandbox.channel.greet(time.monotonic() + 5)
         monkeypatch.setattr(frames, "VERSION", 99)
         with pytest.raises(ChannelLost, match="does not speak version 1"):
-            sandbox.channel.configure(sandbox.config, time.monotonic() + 5)
+            sandbox.channel.handshake(sandbox.config, time.monotonic() + 5)
         assert sandbox.ended(2)
 
 
@@ -166,7 +166,7 @@ def test_a_config_that_cannot_be_is_said_before_the_agent_is_ready(bubblewrap: s
     with sandbox_of(config=config, begin=False) as sandbox:
         sandbox.channel.greet(time.monotonic() + 5)
         with pytest.raises(ChannelLost, match="RLIMIT_NO_SUCH"):
-            sandbox.channel.configure(config, time.monotonic() + 5)
+            sandbox.channel.handshake(config, time.monotonic() + 5)
 
 
 def test_a_killed_agent_is_a_lost_sandbox(sandbox: Sandbox) -> None:

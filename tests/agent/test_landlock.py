@@ -1,4 +1,4 @@
-"""What the agent gives up by Landlock, in processes of their own: there is no way back."""
+"""Rights that the agent gives up by Landlock, in processes of their own: there is no way back."""
 
 from __future__ import annotations
 

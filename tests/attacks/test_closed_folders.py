@@ -1,4 +1,4 @@
-"""What code in one sandbox hides by closing a folder: its mode keeps this side from seeing what must stay read-only.
+"""Folders that code in one sandbox closes to hide what is in them: the mode keeps this side from seeing what must stay read-only.
 
 An ordinary user's sandbox owns what its user owns. It once closed a folder with a repository in it, and the sandbox of
 another pool, for which nothing was found there to keep, opened it again and wrote hooks.
@@ -32,7 +32,7 @@ def two_pools(make_run: MakeRun, project: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def opened_and_written(backend: LocalBackend) -> str:
-    """What the second pool's sandbox does with the folders."""
+    """The second pool's sandbox at work on the folders."""
     script = "chmod 755 /data /data/a /data/a/b; touch /data/a/b/.git/hooks/pre-commit /data/a/b/sub/later.py; true"
     return str(run(acquire(backend, "second"), "sh", "-c", script).stderr)
 

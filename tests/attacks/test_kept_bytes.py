@@ -1,4 +1,4 @@
-"""What costs a sandbox nothing and this machine much: holes, files that are gone again, streams, names."""
+"""Bytes that cost a sandbox nothing and this machine much: holes, files that are gone again, streams, names."""
 
 from __future__ import annotations
 

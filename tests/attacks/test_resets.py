@@ -1,4 +1,4 @@
-"""What a step changes to be found by the next test, in a sandbox that is reset while a server in it lives on."""
+"""Changes that a step leaves for the next test to find, in a sandbox that is reset while a server in it lives on."""
 
 from __future__ import annotations
 

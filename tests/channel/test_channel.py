@@ -683,7 +683,7 @@ def test_an_agent_that_says_why_it_cannot_be_what_it_is_told_is_quoted() -> None
     with agent_and_channel() as (agent, channel):
         agent.send(frames.ERROR, 0, {"text": "PermissionError: setresuid", "errno": 1, "path": b""})
         with pytest.raises(ChannelLost, match="the agent gave up: PermissionError: setresuid"):
-            channel.configure(AgentConfig(), soon())
+            channel.handshake(AgentConfig(), soon())
 
 
 def test_a_handshake_has_a_deadline() -> None:

@@ -34,7 +34,7 @@ _VALUES = st.recursive(
 
 
 def _dicts(**right: object) -> st.SearchStrategy[dict[str, Any]]:
-    """What an agent says there, with any fields wrong or missing."""
+    """An agent's answer there, with any fields wrong or missing."""
     fields = {name: st.one_of(st.just(value), st.just(value), _VALUES) for name, value in right.items()}
     return st.fixed_dictionaries({}, optional=fields) | st.fixed_dictionaries(fields)
 
@@ -139,7 +139,7 @@ def test_whatever_an_agent_sends_is_an_answer_or_a_lost_sandbox(
 
 
 def _check(found: object) -> None:
-    """What came is of use: nothing in it fails later, or is larger than what was asked for."""
+    """Check that what came is of use: nothing in it fails later, or is larger than what was asked for."""
     for result in found if isinstance(found, list) else [found]:
         if isinstance(result, StepResult):
             result.to_json()

@@ -61,7 +61,7 @@ def _nothing_left(folder: Path) -> Iterator[list[Traces]]:
 
 
 def _is_the_runs(pid: int) -> bool:
-    """Whether it waits to be the next sandbox's: it ends with the run, which tests/interruption looks at."""
+    """True if it waits to be the next sandbox's: it ends with the run, which tests/interruption looks at."""
     try:
         return b"propagation_program.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -42,7 +42,7 @@ def _run_out_of_time(sandbox: SandboxSession, tree: str, marker: str) -> tuple[f
 
 
 def _noise(timeout: float) -> float:
-    """What a machine that needed so long to start a tree may add to its end."""
+    """Seconds that a machine which needed so long to start a tree may add to its end."""
     return NOISE if timeout < 10 else 5 * NOISE
 
 

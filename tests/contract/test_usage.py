@@ -88,7 +88,7 @@ def _forks() -> float:
 
 
 def _is_what_they_told(usage: Usage, told: str) -> bool:
-    """Whether it is all that a program's processes told, and no more than their ends on top."""
+    """True if it is all that a program's processes told, and no more than their ends on top."""
     least = float(told)
     return least - TICK <= usage.cpu_time <= 1.05 * least + 0.1 + 5 * _start()
 

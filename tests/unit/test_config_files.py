@@ -1,4 +1,4 @@
-"""Whose configuration is obeyed: ours and root's, where nobody else could have written it."""
+"""Configuration is obeyed where it is ours or root's, and nobody else could have written it."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class Departure:
 
 
 def _there(path: bytes, below: bytes) -> os.stat_result | None:
-    """What there is; None where a running program has removed it since its folder was listed."""
+    """The state of what is there; None where a running program has removed it since its folder was listed."""
     try:
         return os.lstat(path)
     except FileNotFoundError:

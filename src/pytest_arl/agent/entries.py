@@ -1,4 +1,4 @@
-"""What both ends of a transfer say of one file: when it was changed, and where its holes are."""
+"""A file's time of change and its holes, as both ends of a transfer write and read them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["content", "has_holes", "mtime", "timed"]
 
 _SECOND = 10**9
 _WIRE = 2**63
-"""What an int of the wire is below, and above its negative: as nanoseconds that is the year 2262."""
+"""An int of the wire is smaller than that, and larger than its negative: as nanoseconds, up to the year 2262."""
 _MOST = (_WIRE - 1) * _SECOND
 
 

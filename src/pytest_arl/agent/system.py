@@ -229,7 +229,7 @@ class Counter:
         self._value = 0
 
     def value(self) -> int:
-        """What it is now. OSError where the file is gone."""
+        """The number now. OSError where the file is gone."""
         text = os.pread(self._fd, 4096, 0)
         if text != self._text:
             self._text = text

@@ -22,7 +22,7 @@ ROOT = b"root"
 """The name that what comes has in the folder that it comes into."""
 MOST_DEPTH = 256  # folders in folders: what removes such a tree later (shutil, pytest's tmp_path) has a limit too
 ENTRY_BYTES = 1024
-"""What a file, folder or link counts as beside its content."""
+"""Bytes that a file, folder or link counts as, beside its content."""
 _SLACK = 64 * 1024  # bytes that a file system may add to a file with holes
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -56,7 +56,7 @@ class Budget:
 
 
 class Share:
-    """What one transfer keeps. Its ``with`` block gives all of it back where it fails."""
+    """The bytes that one transfer keeps. Its ``with`` block gives all of it back where it fails."""
 
     def __init__(self, budget: Budget, what: str) -> None:
         """``what`` is done, for the message."""

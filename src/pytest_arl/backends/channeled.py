@@ -342,7 +342,7 @@ class ChanneledSandbox:
         self.exchange(lambda stream: send_archive(stream, archive, only))
 
     def _ask(self, what: str, number: int, answer: str = "", keep: list[Any] | None = None) -> list[Any]:
-        """What the agent lists under ``answer``."""
+        """The list that the agent gives under ``answer``."""
 
         def ask(stream: Stream) -> list[Any]:
             stream.send(frames.RESET, {"do": what, "id": number, "keep": keep or []})

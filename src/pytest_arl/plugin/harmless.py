@@ -1,4 +1,4 @@
-"""What pytest itself prints, made harmless: a test, a fixture or a plugin may quote what a sandbox printed.
+"""Make harmless the text that pytest itself prints: a test, a fixture or a plugin may quote what a sandbox printed.
 
 A test's failure, its captured output and its reason to be skipped, a warning, a line of a live log, the reason of an
 exit: each goes to the terminal as it is. It is only looked at in runs that had a sandbox.

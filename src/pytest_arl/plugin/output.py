@@ -164,7 +164,7 @@ def _facts(step: StepRecord) -> StepRecord:
 
 
 def _content(session: SandboxSession, step: StepResult, stream: StreamName) -> tuple[Iterator[bytes] | None, bool]:
-    """What is to be kept of a stream, and whether that is all of it: else what the result has of it, or nothing."""
+    """The part of a stream to keep, and True if that is all of it: else the part that the result has, or nothing."""
     kept = step.stdout_bytes if stream == "stdout" else step.stderr_bytes
     size = step.stdout_size if stream == "stdout" else step.stderr_size
     if size > len(kept) and session.keep(size):

@@ -1,4 +1,4 @@
-"""What pytest itself reads and writes on this machine in a run: no sandbox may decide what is there."""
+"""Files that pytest itself reads and writes on this machine in a run: no sandbox may decide what is there."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def writes(config: pytest.Config) -> dict[str, Path]:
 
 
 def keeping(config: pytest.Config) -> Keeps:
-    """What is read-only for a sandbox that can write around it: the cache, each ``conftest.py``, what is compiled of
-    that.
+    """Paths that are read-only for a sandbox that can write around them: the cache, each ``conftest.py``, what is
+    compiled of that.
     """
 
     def found() -> dict[Path, Callable[[], object] | None]:

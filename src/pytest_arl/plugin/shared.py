@@ -60,7 +60,7 @@ class Shared:
         return self._session()
 
     def checkpoint(self, session: SandboxSession, prepared: _Prepared) -> None:
-        """What this fixture has prepared becomes what tests find."""
+        """Make what this fixture has prepared the state that tests find."""
         session.push_checkpoint()
         self.clean = session.uses
         self.prepared.append(prepared)
@@ -74,7 +74,7 @@ class Shared:
         self.clean = -1
 
     def reset(self, session: SandboxSession) -> bool:
-        """What was done since the checkpoint is undone; False where the sandbox is gone for good."""
+        """Undo what was done since the checkpoint; False where the sandbox is gone for good."""
         try:
             session.reset()
         except SandboxClosed:
@@ -140,7 +140,7 @@ class SharedSandboxes:
                 other.finish(request)
 
     def set_back(self) -> None:
-        """What was used since its checkpoint returns to it."""
+        """Return each sandbox that was used since its checkpoint to that."""
         errors: list[Exception] = []
         for shared, session in self._resettable():
             if session.uses != shared.clean:

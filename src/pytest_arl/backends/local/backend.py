@@ -277,7 +277,7 @@ class LocalBackend:
 
 
 def _budget(pool: LocalPool) -> Budget:
-    """What is kept of one sandbox of a pool."""
+    """The bound on what is kept of one sandbox of a pool."""
     return Budget(pool.most_kept, f"take less of it, or raise `kept` of pool {pool.name!r}")
 
 

@@ -190,11 +190,7 @@ class ForkServer:
             _servers.remove(self)
         self._alive = False
         self._control.close()
-        try:
-            self._process.wait(timeout=_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        spawner.see_off(self._process, _END_SECONDS)
 
     def forget(self) -> None:
         """In a forked child: the server is the parent's."""

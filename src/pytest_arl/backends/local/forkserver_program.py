@@ -79,7 +79,7 @@ def _run(argv: list[bytes], descriptors: list[int], numbers: list[int], limit: t
 
 
 class _Request:
-    """What has come of a request.
+    """The parts of a request that have come.
 
     Attributes:
         numbers: that the descriptors are to have, but for the cgroup's, which is the first.

@@ -38,7 +38,7 @@ __all__ = [
 
 _FLAGS = ("-I", "-S", "-B")
 ARL = "/arl"
-"""What is ours in every sandbox."""
+"""The folder that is ours in every sandbox."""
 _HOME = f"{ARL}/python"
 _LIBRARIES = f"{ARL}/lib"
 ENVIRONMENT = {"LC_ALL": "C", "TZ": ":"}
@@ -167,7 +167,7 @@ def add_companion(layout: Layout) -> tuple[str, ...]:
 
 
 def loader_options(loader: str, folder: str, objects: Iterable[str]) -> tuple[str, ...]:
-    """What has a loader look for libraries in one folder and nowhere else.
+    """Options that have a loader look for libraries in one folder and nowhere else.
 
     A folder that a program or one of these objects names itself (DT_RPATH) would come first. The program's own name is
     empty to the loader. musl's knows none of these options, and looks for nothing elsewhere that it has found here.

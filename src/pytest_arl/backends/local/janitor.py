@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import subprocess
 import sys
 import threading
 from contextlib import ExitStack, suppress
@@ -107,10 +106,6 @@ class Janitor:
 
     def _give_back(self) -> None:
         self._control.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        spawner.see_off(self._process)
         os.close(self._descriptor)
         os.close(self._said)

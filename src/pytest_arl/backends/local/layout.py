@@ -219,7 +219,7 @@ class Layout:
         return bound is not None and bound[1] is not None and str(bound[1].source) == bound[0]
 
     def shown(self) -> list[tuple[str, str]]:
-        """What of this machine is bound, by path, and where."""
+        """Each path of this machine that is bound, and where."""
         return [(str(bound.source), target) for target, bound in self._bound.items() if bound is not None]
 
     def hides_host(self, target: str) -> bool:

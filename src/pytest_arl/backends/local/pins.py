@@ -66,7 +66,7 @@ def find_pins(
 
 @contextmanager
 def _reaching(path: str, what: str) -> Iterator[None]:
-    """What does not exist needs no pin. UsageError where a closed folder of ours keeps that from being seen."""
+    """Nothing to pin where the path does not exist. UsageError where a closed folder of ours hides whether it does."""
     try:
         yield
     except PermissionError as error:

@@ -128,7 +128,7 @@ def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
 
 
 def _given(pool: LocalPool, survey: Survey) -> dict[str, str]:
-    """What the pool names of this machine, by path, and what it is."""
+    """Each path of this machine that the pool names, and the words for it in a message."""
     given = {}
     if pool.root is not None:
         given[survey.look_up(pool.root, pool.name).path] = f"pool {pool.name!r}: root {str(pool.root)!r}"

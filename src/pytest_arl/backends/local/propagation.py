@@ -113,11 +113,7 @@ class Propagation:
         if self._control is None or self._process is None:
             return
         self._control.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        spawner.see_off(self._process)
         self._control = self._process = None
 
     def close(self) -> None:

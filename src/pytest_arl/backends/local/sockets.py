@@ -96,7 +96,7 @@ class SocketWatch:
         return tuple(sorted(found))
 
     def _places(self, folder: str) -> tuple[tuple[str, _Shown], ...]:
-        """What is shown of the folders above a socket, and the socket's folder within each; found out once."""
+        """The folders above a socket that are shown, and the socket's folder within each; found out once."""
         places = self._folders.get(folder)
         if places is None:
             if len(self._folders) >= _MOST_FOLDERS:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-__all__ = ["Inherited", "Process", "carry_out", "close_in_forks", "hear_of_children", "kill", "spawn"]
+__all__ = ["Inherited", "Process", "carry_out", "close_in_forks", "hear_of_children", "kill", "see_off", "spawn"]
 
 _UMASK = 0o022
 _ROOM = 8
@@ -239,6 +239,15 @@ def carry_out(start: Callable[[], Process]) -> Process:
         raise order.error
     assert order.process is not None
     return order.process
+
+
+def see_off(process: Process, seconds: float = 5.0) -> None:
+    """Wait for a process that was told to end, and kill it where it has not after so many seconds."""
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def kill(process: Process) -> None:

@@ -132,7 +132,7 @@ class Survey:
         )
 
     def _of_run(self, settings: Settings) -> Iterator[Kept]:
-        """What else the run reads and writes. A folder that is missing is made where a sandbox could make it."""
+        """Other files that the run reads and writes. A folder that is missing is made where a sandbox could make it."""
         if not any(mount.writable for pool in self.ever for mount in pool.mounts):
             return
         for path, make in settings.keeps().items():
