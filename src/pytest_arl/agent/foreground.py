@@ -222,8 +222,11 @@ class Foreground:
         elif not self._killed_at_rest:
             self._killed_at_rest = True
             tree.at_rest(lambda: tree.kill_outside(keep, own.pid), own.pid)
+        elif took < _COLLECTING_SECONDS and not (own.pid and tree.is_stopped(own.pid)):
+            # A supervisor that was stopped before it started its program starts it now, and waits for its exec.
+            tree.kill_outside(keep, own.pid)
         else:
-            return took < _COLLECTING_SECONDS and not (own.pid and tree.is_stopped(own.pid))
+            return False
         return True
 
     def _again(self) -> None:
