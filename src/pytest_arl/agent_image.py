@@ -36,7 +36,8 @@ sys.argv[1:1] = [sys.argv[0][:-len("boot.py")] + "{_BUNDLE}"]
 # Beside what has been imported once the agent is loaded, what it imports where it is first needed.
 _ASK = f"""\
 {LOAD}
-import _json, binascii, os, resource
+del sys.modules["__future__"]  # a stand-in, perhaps; what is copied beside the agent imports the module
+import __future__, _json, binascii, os, resource
 wanted = {{}}
 for name, module in sys.modules.items():
     spec = getattr(module, "__spec__", None)

@@ -51,5 +51,5 @@ def test_they_are_counted_a_few_at_a_look(
     while not looks.reached and count < 100:
         count += 1
         looks.look()
-    looks.begin()
+    looks.begin(0)
     assert count == 100 if not reached else _MANY // 64 <= count < 100

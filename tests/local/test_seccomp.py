@@ -28,6 +28,9 @@ def execute(program: list[Instruction], data: bytes) -> int:
         if code == 0x20:
             (accumulator,) = struct.unpack_from("<I", data, value)
             continue
+        if code == 0x05:
+            position += value
+            continue
         holds = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[code]
         position += if_true if holds else if_false
     raise AssertionError("the program does not end")
@@ -172,7 +175,42 @@ def test_the_program_is_well_formed(machine: str) -> None:
     assert len(filter_bytes(machine)) == 8 * len(program) < 8 * 4096
     for position, (code, if_true, if_false, _) in enumerate(program):
         assert max(if_true, if_false) < 256
-        assert code == 0x06 or position + 1 + max(if_true, if_false) < len(program)
+        assert code in (0x05, 0x06) or position + 1 + max(if_true, if_false) < len(program)
+
+
+def told_by_the_policy(machine: str, number: int, words: list[int]) -> int:
+    """What the table says, read from it and not from a program."""
+    for rule in POLICY:
+        if number in {MACHINES[machine].numbers.get(call) for call in rule.calls} and all(
+            {
+                "in": words[each.argument] in each.values,
+                "not in": words[each.argument] not in each.values,
+                "bits": bool(words[each.argument] & each.values[0]),
+            }[each.test]
+            for each in rule.when
+        ):
+            return denied(rule.error)
+    return ALLOW
+
+
+@EVERY
+@pytest.mark.parametrize("word", [0, 1, 2, 3, 4, 16, 0x80, 1024, 0x5412, 0x10000000])
+def test_every_number_is_answered_as_the_policy_says(machine: str, word: int) -> None:
+    program = compile_filter(MACHINES[machine])
+    for number in range(1200):
+        for words in ([word] * 6, [0, word, 0, 0, 0, 0], [16, 0, word, 0, 0, 0]):
+            data = struct.pack("<IIQ6Q", number, MACHINES[machine].audit, 0, *words)
+            assert execute(program, data) == told_by_the_policy(machine, number, words), (number, words)
+
+
+@EVERY
+def test_the_program_jumps_farther_than_a_comparison_can(machine: str) -> None:
+    """A policy of many rules for each call, so that half of the calls are more than 255 instructions."""
+    program = compile_filter(MACHINES[machine], [*POLICY, *POLICY, *POLICY, *POLICY])
+    assert any(code == 0x05 for code, *_ in program)
+    for number in range(1200):
+        data = struct.pack("<IIQ6Q", number, MACHINES[machine].audit, 0, *[2] * 6)
+        assert execute(program, data) == told_by_the_policy(machine, number, [2] * 6), number
 
 
 def test_a_machine_without_numbers_is_not_supported() -> None:

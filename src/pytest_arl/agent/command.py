@@ -13,8 +13,14 @@ if TYPE_CHECKING:
 __all__ = ["CannotStart", "find_program", "spawn"]
 
 _LONGEST_NAME = 4096  # bytes of a word that messages quote
-_ALL_SIGNALS = _signal.valid_signals()
-"""What a program starts with at its default: whoever started the agent may have ignored some (nohup does)."""
+_IGNORED = [
+    number
+    for number in _signal.valid_signals()
+    if number == _signal.SIGPIPE or _signal.getsignal(number) == _signal.SIG_IGN
+]
+"""What a program starts with at its default. Python ignores some, the agent SIGPIPE, and whoever started the agent may
+have ignored others (nohup does). What is not ignored, an exec sets back by itself.
+"""
 
 
 class CannotStart(Exception):
@@ -68,7 +74,7 @@ def spawn(
                 file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(stdio)],
                 setsid=True,
                 setsigmask=(),
-                setsigdef=_ALL_SIGNALS,
+                setsigdef=_IGNORED,
             )
         finally:
             oom(b"0")

@@ -28,15 +28,15 @@ class Descriptors:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._first = tree.last_pid()
+        self._first = 0
         self._due = self._end = 0.0
         self._counting: tuple[int, os._ScandirIterator[str], int] | None = None
         self.reached = False
 
-    def begin(self) -> None:
-        """A step starts."""
+    def begin(self, newest_pid: int) -> None:
+        """A step starts. ``newest_pid`` is the one that was given last."""
         self._stop_counting()
-        self._first = tree.last_pid()
+        self._first = newest_pid
         self._due = 0.0
         self.reached = False
 

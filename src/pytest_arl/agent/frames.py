@@ -14,7 +14,8 @@ import _struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
     Buffer = bytes | bytearray | memoryview
 
@@ -67,6 +68,8 @@ CONTENT = "content"
 """The key of what is large in messages: a file's content."""
 
 _CONTENT = CONTENT.encode()
+_BYTES = 0x62  # b
+_WORDS = {0x4E: None, 0x54: True, 0x46: False}  # N, T, F
 _VALUE = 0x40
 _LARGE = 16 * 1024  # bytes from which on it pays to handle a piece by itself
 HEADER = _struct.Struct("!IBI")
@@ -94,48 +97,88 @@ def _parts(value: object) -> list[Buffer]:
     return out
 
 
-def _encode(value: object, out: list[Buffer]) -> None:  # noqa: C901, PLR0912 - one case for each type
-    if value is None:
-        out.append(b"N")
-    elif value is True:
-        out.append(b"T")
-    elif value is False:
-        out.append(b"F")
-    elif isinstance(value, (bytes, bytearray, memoryview)):
-        out.append(b"b" + _U32.pack(len(value)))
-        out.append(value)
-    elif isinstance(value, str):
-        raw = value.encode("utf-8", "surrogateescape")
-        out.append(b"s" + _U32.pack(len(raw)))
-        out.append(raw)
-    elif isinstance(value, int):
-        out.append(b"i" + _I64.pack(value))
-    elif isinstance(value, float):
-        out.append(b"f" + _F64.pack(value))
-    elif isinstance(value, (list, tuple)):
-        out.append(b"l" + _U32.pack(len(value)))
-        for item in value:
-            _encode(item, out)
-    elif isinstance(value, dict):
-        out.append(b"d" + _U32.pack(len(value)))
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError("no place on the wire for a key that is " + type(key).__name__)
-            raw = key.encode()
-            out.append(_U32.pack(len(raw)))
-            out.append(raw)
-            _encode(item, out)
-    else:
-        raise TypeError("no place on the wire for " + type(value).__name__)
+def _encode(value: object, out: list[Buffer]) -> None:
+    put = _PUT.get(type(value))
+    if put is None:
+        put = next((each for kind, each in _PUT.items() if isinstance(value, kind)), None)
+        if put is None:
+            raise TypeError("no place on the wire for " + type(value).__name__)
+    put(value, out)
+
+
+def _put_text(value: str, out: list[Buffer]) -> None:
+    raw = value.encode("utf-8", "surrogateescape")
+    out.append(b"s" + _U32.pack(len(raw)))
+    out.append(raw)
+
+
+def _put_bytes(value: Buffer, out: list[Buffer]) -> None:
+    out.append(b"b" + _U32.pack(len(value)))
+    out.append(value)
+
+
+def _put_list(value: list[object] | tuple[object, ...], out: list[Buffer]) -> None:
+    out.append(b"l" + _U32.pack(len(value)))
+    for item in value:
+        _encode(item, out)
+
+
+def _put_dict(value: dict[str, object], out: list[Buffer]) -> None:
+    out.append(b"d" + _U32.pack(len(value)))
+    for key, item in value.items():
+        out.append(_KEYS.get(key) or _encoded_key(key))
+        (_PUT.get(type(item)) or _encode)(item, out)
+
+
+_KEYS: dict[str, bytes] = {}
+"""Keys of dicts as the wire has them: ours are few, and always the same."""
+_NAMES: dict[bytes, str] = {}
+"""The keys that their bytes mean."""
+_MOST_KEYS, _LONGEST_KEY = 512, 32
+
+
+def _encoded_key(key: object) -> bytes:
+    if not isinstance(key, str):
+        raise TypeError("no place on the wire for a key that is " + type(key).__name__)
+    raw = key.encode()
+    encoded = _U32.pack(len(raw)) + raw
+    if len(raw) <= _LONGEST_KEY and len(_KEYS) < _MOST_KEYS:
+        _KEYS[key] = encoded
+    return encoded
+
+
+def _decoded_key(raw: bytes) -> str:
+    key = raw.decode()
+    if len(raw) <= _LONGEST_KEY and len(_NAMES) < _MOST_KEYS:
+        _NAMES[raw] = key
+    return key
+
+
+_PUT: dict[type, Callable[[Any, list[Buffer]], None]] = {
+    dict: _put_dict,
+    bytes: _put_bytes,
+    str: _put_text,
+    bool: lambda value, out: out.append(b"T" if value else b"F"),  # before int, which it is a kind of
+    int: lambda value, out: out.append(b"i" + _I64.pack(value)),
+    float: lambda value, out: out.append(b"f" + _F64.pack(value)),
+    type(None): lambda _value, out: out.append(b"N"),
+    list: _put_list,
+    tuple: _put_list,
+    bytearray: _put_bytes,
+    memoryview: _put_bytes,
+}
 
 
 def decode(data: bytes | bytearray | memoryview) -> object:
     """The value of :func:`encode`'s bytes. ProtocolError for anything else.
 
-    In a buffer that is not bytes, those of a key CONTENT are not copied but a read-only view of it, which must then
-    stay as it is.
+    In a large buffer that is not bytes, those of a key CONTENT are not copied but a read-only view of it, which must
+    then stay as it is.
     """
-    raw = data if isinstance(data, bytes) else memoryview(data).toreadonly()
+    if isinstance(data, bytes):
+        raw: bytes | memoryview = data
+    else:
+        raw = bytes(data) if len(data) < _LARGE else memoryview(data).toreadonly()
     try:
         value, end = _decode(raw, 0, 0, [MAX_ITEMS])
     except (_struct.error, IndexError, UnicodeDecodeError) as error:  # type: ignore[attr-defined]  # it is there
@@ -145,44 +188,32 @@ def decode(data: bytes | bytearray | memoryview) -> object:
     return value
 
 
-def _bounds(raw: Buffer, at: int) -> tuple[int, int]:
+def _bounds(raw: bytes | memoryview, at: int) -> tuple[int, int]:
     """Where the bytes begin and end whose length is next."""
-    (size,) = _U32.unpack_from(raw, at)
-    end = at + 4 + size
+    begin = at + 4
+    end = begin + _U32.unpack_from(raw, at)[0]
     if end > len(raw):
         raise ProtocolError("a value is longer than its message")
-    return at + 4, end
+    return begin, end
 
 
-def _take(raw: Buffer, at: int) -> tuple[bytes, int]:
-    (size,) = _U32.unpack_from(raw, at)
-    at += 4
-    end = at + size
-    if end > len(raw):
-        raise ProtocolError("a value is longer than its message")
-    return bytes(raw[at:end]), end
-
-
-def _decode(  # noqa: C901, PLR0911, PLR0912 - as above
-    raw: Buffer, at: int, depth: int, left: list[int]
+def _decode(  # noqa: C901, PLR0911 - one case for each type
+    raw: bytes | memoryview, at: int, depth: int, left: list[int]
 ) -> tuple[object, int]:
     kind = raw[at]
     at += 1
-    if kind == 0x62:  # b
-        return _take(raw, at)
+    if kind == _BYTES:
+        begin, end = _bounds(raw, at)
+        return bytes(raw[begin:end]), end
     if kind == 0x69:  # i
         return _I64.unpack_from(raw, at)[0], at + 8
     if kind == 0x73:  # s
-        text, at = _take(raw, at)
-        return text.decode("utf-8", "surrogateescape"), at
-    if kind == 0x4E:  # N
-        return None, at
-    if kind == 0x54:  # T
-        return True, at
-    if kind == 0x46:  # F
-        return False, at
+        begin, end = _bounds(raw, at)
+        return str(raw[begin:end], "utf-8", "surrogateescape"), end
     if kind == 0x66:  # f
         return _F64.unpack_from(raw, at)[0], at + 8
+    if kind in _WORDS:
+        return _WORDS[kind], at
     if kind not in (0x6C, 0x64):
         raise ProtocolError("no value begins with " + repr(kind))
     if depth == MAX_DEPTH:
@@ -192,20 +223,38 @@ def _decode(  # noqa: C901, PLR0911, PLR0912 - as above
     left[0] -= count
     if left[0] < 0:
         raise ProtocolError("a value has more than " + str(MAX_ITEMS) + " items")
-    if kind == 0x6C:  # l
-        items = []
-        for _ in range(count):
-            item, at = _decode(raw, at, depth + 1, left)
-            items.append(item)
-        return items, at
-    table: dict[str, object] = {}  # d
+    if kind == 0x64:  # d
+        return _decode_dict(raw, at, count, depth + 1, left)
+    items = []
     for _ in range(count):
-        key, at = _take(raw, at)
-        if key == _CONTENT and raw[at] == 0x62 and isinstance(raw, memoryview):
-            start, at = _bounds(raw, at + 1)
-            table[CONTENT] = raw[start:at]
+        item, at = _decode(raw, at, depth + 1, left)
+        items.append(item)
+    return items, at
+
+
+def _decode_dict(
+    raw: bytes | memoryview, at: int, count: int, depth: int, left: list[int]
+) -> tuple[dict[str, object], int]:
+    # Most of what is said is a dict, so here the calls are spared that _bounds and _decode would be.
+    table: dict[str, object] = {}
+    views, size, whole = type(raw) is memoryview, _U32.unpack_from, len(raw)
+    for _ in range(count):
+        begin = at + 4
+        at = begin + size(raw, at)[0]
+        key = bytes(raw[begin:at])
+        name = _NAMES.get(key) or _decoded_key(key)
+        kind = raw[at]  # IndexError where the key is cut short
+        if kind == _BYTES:
+            begin = at + 5
+            at = begin + size(raw, at + 1)[0]
+            if at > whole:
+                raise ProtocolError("a value is longer than its message")
+            table[name] = raw[begin:at] if views and key == _CONTENT else bytes(raw[begin:at])
+        elif kind in _WORDS:
+            at += 1
+            table[name] = _WORDS[kind]
         else:
-            table[key.decode()], at = _decode(raw, at, depth + 1, left)
+            table[name], at = _decode(raw, at, depth, left)
     if len(table) != count:
         raise ProtocolError("a value has a key twice")
     return table, at

@@ -65,8 +65,8 @@ class Limits:
         self._pause = 0.0
         self._look_due = self._count_due = self._memory_due = 0.0
 
-    def begin(self) -> None:
-        """A step starts: remember what the counters say."""
+    def begin(self, newest_pid: int) -> None:
+        """A step starts: remember what the counters say. ``newest_pid`` is the one that was given last."""
         now = time.monotonic()
         self._kills = None
         if self._watch is not None:
@@ -75,10 +75,12 @@ class Limits:
         self._pause = _FIRST_LOOK_SECONDS
         self._look_due, self._count_due = now + self._pause, now + SAMPLE_SECONDS
         self._room.begin()
-        for each in (self._crowd, self._descriptors, self._sampler):
-            if each is not None:
-                each.begin()
+        if self._descriptors is not None:
+            self._descriptors.begin(newest_pid)
+        if self._crowd is not None:
+            self._crowd.begin()
         if self._sampler is not None:
+            self._sampler.begin()
             self._memory_due = now + self._sampler.next_look()
         if self._oom is not None:
             self._oom_before = self._oom.value()

@@ -7,6 +7,8 @@ import os
 import select
 import time
 
+from pytest_arl.agent import system
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +20,7 @@ READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 
 _MOST_AT_ONCE = 1000
+_SIGNALS_BYTES = 4096  # signals of one kind wait as one
 _LONGEST_SECONDS = 3600.0  # epoll counts milliseconds in 32 bits; whoever waits longer waits again
 
 
@@ -139,12 +142,10 @@ class Loop:
                 timer.callback()
 
     def _watch_children(self) -> None:
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)
+        ended = system.signal_fd(_signal.SIGCHLD)
 
         def wake(_events: int) -> None:
-            os.read(reader, 4096)
+            os.read(ended, _SIGNALS_BYTES)
             self.reap()
 
-        self.add(reader, READ, wake)
+        self.add(ended, READ, wake)

@@ -40,6 +40,7 @@ class MemoryWatch:
         self._folders: list[bytes] = config["folders"]
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._step = 0
+        self._seen = bytes(memory_page.STEP)
         self._kills_before = 0
         self._most_before: int | None = None
         # Nothing but the agent is here yet.
@@ -52,9 +53,8 @@ class MemoryWatch:
         """A step starts."""
         self._step += 2 if self._step & 1 else 1
         os.pwrite(self._page, pack("=Q", self._step), memory_page.STEP)
-        page = os.pread(self._page, memory_page.STEP, 0)
-        self._kills_before = unpack_from("=Q", page, memory_page.KILLS)[0]
-        if unpack_from("=Q", page, memory_page.ASLEEP)[0]:
+        self._kills_before = self.kills
+        if unpack_from("=Q", self._seen, memory_page.ASLEEP)[0]:
             os.write(self._wake, pack("=Q", 1))
         self._most_before = self._reset_peak()
 
@@ -67,7 +67,8 @@ class MemoryWatch:
     @property
     def kills(self) -> int:
         """How often the watcher has ended everything here."""
-        kills: int = unpack_from("=Q", os.pread(self._page, 8, memory_page.KILLS))[0]
+        self._seen = os.pread(self._page, memory_page.STEP, 0)
+        kills: int = unpack_from("=Q", self._seen, memory_page.KILLS)[0]
         return kills
 
     def kills_of_step(self) -> int:
@@ -75,14 +76,13 @@ class MemoryWatch:
         return self.kills - self._kills_before
 
     def peak(self, *, killed: bool) -> int | None:
-        """Bytes held at most since the step began, by all processes together; None where nobody has seen that.
-        ``killed``: something was, for holding too much.
+        """Bytes held at most from the step's begin until its kills were asked for last, by all processes together; None
+        where nobody has seen that. ``killed``: something was, for holding too much.
 
         The kernel knows the most that the whole cgroup used, files and page cache included. What of that was neither is
         told by what is left at the step's end, and by what the watcher saw; what it saw is part of the truth at least.
         """
-        page = os.pread(self._page, memory_page.STEP, 0)
-        step, seen, seen_usage = unpack_from("=QQQ", page, memory_page.SEEN)
+        step, seen, seen_usage = unpack_from("=QQQ", self._seen, memory_page.SEEN)
         looked = step == self._step
         most = self._most()
         if most is None:
@@ -113,9 +113,12 @@ class MemoryWatch:
     def _left(self, usage: int) -> int:
         """What is still held without the agent, where the cgroup uses ``usage``."""
         room = usage - self._usage_alone
-        if room < _LITTLE or room - self._files() < _LITTLE:
-            return 0  # there is room for nothing: spare the slow figures
-        return max(0, self._held() - self._own - max(0, self._anonymous() - self._resident))
+        if room < _LITTLE:
+            return 0  # there is room for nothing: spare the slower figures, and the slowest to the last
+        grown = max(0, self._anonymous() - self._resident)
+        if room - grown < _LITTLE or room - grown - self._files() < _LITTLE:
+            return 0
+        return max(0, self._held() - self._own - grown)
 
     def _held(self) -> int:
         """What the cgroup holds, the agent's included, but no files."""

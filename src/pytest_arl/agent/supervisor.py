@@ -158,8 +158,6 @@ class Supervisor:
 def _supervise(
     report: int, argv: list[bytes], env: dict[bytes, bytes], cwd: bytes, stdio: tuple[int, int, int]
 ) -> None:
-    _signal.set_wakeup_fd(-1)
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     system.subreaper()
     os.setsid()
 

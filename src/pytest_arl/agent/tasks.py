@@ -175,8 +175,7 @@ class Task:
         """Start a Command; whether it runs. What cannot be started is a failed step."""
         server, argv, env = self._server, step["argv"], self._env(step)
         alone = not server.backgrounds.alive()
-        server.limits.begin()
-        server.meter.begin(alone=alone)
+        server.limits.begin(server.meter.begin(alone=alone))
         try:
             pipes, cwd = self._prepare(step, stdin=step.get("stdin") is not None)
             pid = self._spawn(pipes, argv, env, cwd) if alone else 0
@@ -224,7 +223,7 @@ class Task:
     def _start_background(self, step: dict[str, Any]) -> bool:
         """Start a Command that outlives its step; whether it is under way."""
         argv, env = step["argv"], self._env(step)
-        self._server.limits.begin()
+        self._server.limits.begin(self._server.meter.begin_background())
         try:
             pipes, cwd = self._prepare(step, stdin=True)
         except CannotStart as problem:

@@ -8,6 +8,7 @@ a program that ignores SIGCHLD) is missing there; a cgroup counts it too.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from _struct import Struct
 
@@ -85,7 +86,7 @@ class Sums:
         """As the wire has it. ``missing``: seconds that are not in here."""
         cpu = self.user + self.system
         in_user = missing * (self.user / cpu if cpu else 1.0)
-        own = _own().ru_maxrss * 1024
+        own = _own_rss()
         # A process begins with the size of what started it, until its exec and for its figure beyond: what is no larger
         # than the agent says nothing of the program.
         rss = self.rss if self.rss > own + own // 32 else -1
@@ -114,19 +115,30 @@ class Meter:
         """``cpu_fd`` is open on the file in which the sandbox's cgroup counts processor time."""
         self._cpu_fd = cpu_fd
         self._alone = True
+        self._settled = False
         self._last_pid = self._newest_pid()
         self._started = 0
         self._cpu_before = 0.0
         self.sums = Sums()
 
-    def begin(self, *, alone: bool) -> None:
-        """A Command is about to start. ``alone``: no other program runs in the sandbox."""
+    def begin(self, *, alone: bool) -> int:
+        """A Command is about to start. ``alone``: no other program runs in the sandbox. Gives the pid that was given
+        last.
+        """
         self._alone = alone
         self.sums = Sums()
         self._started = 0
-        self._last_pid = self._newest_pid()
-        if self._cpu_fd is not None:
-            self._cpu_before = self._cgroup_seconds(self._cpu_fd)
+        if not (alone and self._settled):  # else nothing but the agent has run since the counters were read
+            self._last_pid = self._newest_pid()
+            if self._cpu_fd is not None:
+                self._cpu_before = self._cgroup_seconds(self._cpu_fd)
+        self._settled = False
+        return self._last_pid
+
+    def begin_background(self) -> int:
+        """A program is about to start that outlives its step. Gives the pid that was given last."""
+        self._settled = False
+        return self._newest_pid()
 
     def count(self) -> None:
         """Look at how many processes were started, often enough that pids are not used up twice meanwhile."""
@@ -141,7 +153,11 @@ class Meter:
         if not self._alone:  # the sandbox's counters have the others too
             return self.sums.used(limits.memory_peak(), None, limits.oom_kills()), cpu
         self.count()
-        missing = 0.0 if self._cpu_fd is None else self._cgroup_seconds(self._cpu_fd) - self._cpu_before - cpu
+        self._settled = True
+        missing = 0.0
+        if self._cpu_fd is not None:
+            before, self._cpu_before = self._cpu_before, self._cgroup_seconds(self._cpu_fd)
+            missing = self._cpu_before - before - cpu
         if missing < _NOISE_SECONDS + _NOISE_SHARE * cpu:
             missing = 0.0
         processes = max(self._started, self.sums.processes)
@@ -239,10 +255,9 @@ def _clock(pid: int) -> float:
         return 0.0
 
 
-def _own() -> struct_rusage:
-    import resource  # noqa: PLC0415 - C module, loaded by the first child that is waited for anyway
-
-    return resource.getrusage(resource.RUSAGE_SELF)
+def _own_rss() -> int:
+    """The most bytes that this process ever had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _pid_max() -> int:

@@ -47,27 +47,35 @@ class _Prepared:
     def __init__(self, plan: Plan, around: Surroundings, deadline: float) -> None:
         """Make one. Raises BackendUnavailable, SandboxTimeout."""
         self.plan = plan
-        self.hidden = plan.check()
-        try:
-            self._start(around, deadline)
-        except BackendUnavailable:
-            plan.check()  # one that was replaced meanwhile is named
-            raise
+        self.hidden = plan.check() if plan.sockets.seen is None else plan.sockets.seen
+        while not self._start(around, deadline):
+            self.hidden = plan.check()
 
-    def _start(self, around: Surroundings, deadline: float) -> None:
+    def _start(self, around: Surroundings, deadline: float) -> bool:
+        """Start it; false where other sockets have to be hidden than were known of.
+
+        What was there when the last one was made is right as a rule. It is looked at again while the interpreter
+        starts, when that takes nobody's time.
+        """
         plan = self.plan
-        self.enclosure = Enclosure(plan, around, deadline, self.hidden)
         try:
-            self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph)
-            self._greet(deadline)
-            self.enclosure.settle()
-            if plan.by_path:
-                plan.check()
-        except BaseException:
+            self.enclosure = Enclosure(plan, around, deadline, self.hidden)
+            try:
+                if set(plan.check()).issubset(self.hidden):
+                    self._greet(deadline)
+                    return True
+            except BaseException:
+                self.enclosure.close()
+                raise
+        except BackendUnavailable:
+            if plan.check() == self.hidden:  # what was replaced meanwhile is named
+                raise
+        else:
             self.enclosure.close()
-            raise
+        return False
 
     def _greet(self, deadline: float) -> None:
+        self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph)
         try:
             self.channel.handshake(self.enclosure.config, deadline, started=self.enclosure.watch)
         except ChannelLost as error:
@@ -77,6 +85,9 @@ class _Prepared:
             raise SandboxTimeout(
                 f"a sandbox of pool {pool!r} was started, but its agent was not ready in time"
             ) from None
+        self.enclosure.settle()
+        if self.plan.by_path:
+            self.plan.check()
 
     def alive(self) -> bool:
         """True if it can be handed out."""

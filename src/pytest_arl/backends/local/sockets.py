@@ -61,12 +61,17 @@ class _Shown:
 
 
 class SocketWatch:
-    """Looks, for one pool, whether there are sockets in what its sandboxes are shown."""
+    """Looks, for one pool, whether there are sockets in what its sandboxes are shown.
+
+    Attributes:
+        seen: what :meth:`look` gave last, or None.
+    """
 
     def __init__(self, shown: Iterable[tuple[str, str]], given: Mapping[str, str]) -> None:
         """``shown``: each folder by path, and where sandboxes have it; ``given``: those that the pool names, by path,
         and what they are.
         """
+        self.seen: tuple[str, ...] | None = None
         self._sources: dict[Key, list[_Shown]] = {}
         for path, target in shown:
             self._add(path, _Shown(target, ""))
@@ -93,7 +98,8 @@ class SocketWatch:
                         "mount connects through it: remove it, or mount a folder without it"
                     )
                 found.add(os.path.normpath(os.path.join(shown.target, below, name)))
-        return tuple(sorted(found))
+        self.seen = tuple(sorted(found))
+        return self.seen
 
     def _places(self, folder: str) -> tuple[tuple[str, _Shown], ...]:
         """The folders above a socket that are shown, and the socket's folder within each; found out once."""
