@@ -96,12 +96,11 @@ class _Pieces:
 
     def works(self) -> dict[str, Callable[[], object]]:
         """What to time, by piece."""
-        without_main = bundle.BOOT.rsplit("agent.main.main", 1)[0]
         return {
             "process": lambda: subprocess.run(["/bin/true"], check=True),
             "bubblewrap": self._run_bubblewrap,
             "interpreter": lambda: subprocess.run([*self._interpreter, "-c", "pass"], check=True),
-            "agent": lambda: subprocess.run([*self._interpreter, "-c", without_main, str(self._blob)], check=True),
+            "agent": lambda: subprocess.run([*self._interpreter, "-c", bundle.LOAD, str(self._blob)], check=True),
         }
 
     def _run_bubblewrap(self) -> None:

@@ -86,10 +86,9 @@ class Sandbox:
         code = os.memfd_create("agent")
         keep.callback(os.close, code)
         os.write(code, bundle())
-        os.lseek(code, 0, os.SEEK_SET)
         argv = [BUBBLEWRAP or "bwrap", *_privileges(), "--as-pid-1", "--die-with-parent", *file_system()]
-        argv += ["--size", str(workspace), "--tmpfs", "/workspace", "--ro-bind-data", str(code), "/agent", *extra]
-        argv += [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", BOOT, "/agent", str(theirs.fileno())]
+        argv += ["--size", str(workspace), "--tmpfs", "/workspace", *extra]
+        argv += [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", BOOT, str(code), str(theirs.fileno())]
         argv += [] if owner is None else [str(owner)]
         passed = [config.spool_fd, owner, theirs.fileno(), code]
         self.monitor = subprocess.Popen(

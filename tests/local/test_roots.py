@@ -53,7 +53,7 @@ def test_nothing_of_this_machine_but_the_agent_is_in_a_root_folder(
 ) -> None:
     sandbox = acquire(make_backend(pool(make_root("ls"))), "image")
     assert run(sandbox, "ls", "/usr").exit_code != 0
-    assert run(sandbox, "ls", "/arl").stdout.split() == ["agent", "lib", "python"]
+    assert run(sandbox, "ls", "/arl").stdout.split() == ["lib", "python"]
 
 
 def test_a_sandbox_leaves_the_root_folder_as_it_was(make_backend: MakeBackend, make_root: MakeRoot) -> None:

@@ -70,24 +70,25 @@ already: what the agent opens once steps run may be theirs.
 """
 _REMOTE_MODULES = ("auth", "container", "strangers", "peers", "remote")
 
-LOAD = """\
-import marshal, posix, sys
-file = posix.open(sys.argv[1], posix.O_RDONLY | posix.O_CLOEXEC)
-load, codes = marshal.loads(posix.read(file, posix.fstat(file).st_size))
+_LOAD = """\
+load, codes = marshal.loads(posix.pread(file, posix.fstat(file).st_size, 0))
 posix.close(file)
 space = {'__name__': 'pytest_arl.agent.loader'}
 exec(load, space)
 agent = space['load'](codes)
 """
-"""Loads the agent from the file that argv names first, by :mod:`.loader`. There is little of it: text takes long to
-compile.
+"""There is little of it: text takes long to compile. The rest is :mod:`.loader`, in the bundle."""
+
+LOAD = "import marshal, posix, sys\nfile = posix.open(sys.argv[1], posix.O_RDONLY | posix.O_CLOEXEC)\n" + _LOAD
+"""Loads the agent from the file that argv names first."""
+
+BOOT = "import marshal, posix, sys\nfile = int(sys.argv[1])\n" + _LOAD + "agent.main.main(*map(int, sys.argv[2:]))\n"
+"""The program for ``python -I -S -B -c BOOT BUNDLE FD [OWNER]``: see :func:`pytest_arl.agent.main.main`. BUNDLE is a
+descriptor, which may be shared with others.
 """
 
-BOOT = LOAD + "agent.main.main(*map(int, sys.argv[2:]))\n"
-"""The program for ``python -I -S -B -c BOOT PATH_OF_THE_BUNDLE FD [OWNER]``: see :func:`pytest_arl.agent.main.main`."""
-
 REMOTE_BOOT = LOAD + "agent.remote.serve(*map(int, sys.argv[2:]))\n"
-"""The same for an agent that listens: ``... PATH_OF_THE_BUNDLE [PORT]``, with a bundle made for that."""
+"""The program for an agent that listens: ``... PATH_OF_THE_BUNDLE [PORT]``, with a bundle made for that."""
 
 
 @functools.cache

@@ -97,12 +97,13 @@ class Enclosure:
             keep.callback(self.connection.close)
             connection = inherited.give(inner.detach())
             owner = inherited.share(surroundings.owner)
+            agent = inherited.share(surroundings.agent)
             self.config = self._configure(lease, inherited)
             start = Launch(inherited, keep, plan.sources)
             self._process = start.bubblewrap(
                 plan.bwrap,
                 plan.arguments_without(hidden),
-                [*plan.command, str(connection), str(owner)],
+                [*plan.command, str(agent), str(connection), str(owner)],
                 self.name,
                 lease.uid if lease is not None else INNER_ID,
                 self._stderr,

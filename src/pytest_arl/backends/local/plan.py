@@ -28,18 +28,17 @@ if TYPE_CHECKING:
     from pytest_arl.backends.local.survey import Survey
     from pytest_arl.pools import LocalPool
 
-__all__ = ["AGENT", "HOME", "TMP", "WORKSPACE", "Plan", "make_plan"]
+__all__ = ["HOME", "TMP", "WORKSPACE", "Plan", "make_plan"]
 
 WORKSPACE = "/workspace"
 HOME = "/home/arl"
 TMP = "/tmp"  # noqa: S108 - the sandbox's own
-AGENT = f"{interpreter.ARL}/agent"
 _PRELOAD = "/etc/ld.so.preload"
 """What a root folder names here, its loader and the agent's would put into every program: into the agent too, and
 as root while that still has capabilities.
 """
 _ROOM = 1024 * 1024
-"""Bytes for the folders of /arl, beside the agent itself."""
+"""Bytes for the folders of /arl."""
 _NOTHING = "/dev/null"
 _KEYRINGS = ("/proc/keys", "/proc/key-users")
 """No namespace sets keys apart: an ordinary user's own would be listed inside."""
@@ -112,7 +111,7 @@ def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
         pool=pool,
         bwrap=bwrap,
         arguments=(*arguments, *_agent_environment(), *layout.arguments, "--seccomp", Content(filter_bytes())),
-        command=(*command, "-c", bundle.BOOT, AGENT),
+        command=(*command, "-c", bundle.BOOT),
         env=_environment(pool),
         rlimits=rlimits,
         limits=Limits(pool.memory, pool.workspace + 2 * pool.tmp, pool.processes, pool.cpus),
@@ -160,7 +159,6 @@ def _lay_host(layout: Layout, pool: LocalPool, host: Host, survey: Survey) -> tu
     _add_own(layout, pool, host)
     interpreter.add_environment(layout)
     add_mounts(layout, pool, survey, as_other_user=host.privileged)
-    layout.file(AGENT, bundle.bundle())
     _close(layout, read_only_root=True)
     return interpreter.host_command()
 
@@ -193,9 +191,8 @@ def _lay_root(layout: Layout, pool: LocalPool, host: Host, survey: Survey) -> tu
         identity.add_resolver(layout)
     _add_own(layout, pool, host)
     # Before anything is put there: whatever the root folder has below this name would be part of the agent.
-    layout.tmpfs(interpreter.ARL, _ROOM + len(bundle.bundle()), 0o755)
+    layout.tmpfs(interpreter.ARL, _ROOM, 0o755)
     command = interpreter.add_companion(layout)
-    layout.file(AGENT, bundle.bundle())
     add_mounts(layout, pool, survey, as_other_user=host.privileged)
     layout.finish("--remount-ro", interpreter.ARL)
     _close(layout, read_only_root=overlay is None)

@@ -6,12 +6,14 @@ last backend is closed.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_arl.agent.bundle import bundle
 from pytest_arl.backends.local.cgroups import RunCgroups, sweep
 from pytest_arl.backends.local.hierarchies import NoCgroups, serve
 from pytest_arl.backends.local.janitor import Janitor
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Surroundings", "janitor_pid", "release", "take"]
 
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -31,6 +35,7 @@ class Surroundings:
 
     Attributes:
         owner: a pidfd of this process.
+        agent: the agent's code, in a memory file that nobody can change.
         privileged: whether each sandbox gets a uid.
         cgroups: where their limits are, or None.
         janitor: who watches their memory, where there are cgroups.
@@ -38,6 +43,7 @@ class Surroundings:
     """
 
     owner: int
+    agent: int
     privileged: bool
     cgroups: RunCgroups | None
     janitor: Janitor | None
@@ -51,7 +57,7 @@ class _Shared:
         self._lock = threading.Lock()
         self._users = 0
         self._stack = ExitStack()
-        self._owner = -1
+        self._owner = self._agent = -1
         self._cgroups: RunCgroups | None = None
         self.janitor: Janitor | None = None
         self._propagation: Propagation | None = None
@@ -61,6 +67,8 @@ class _Shared:
             if self._owner < 0:
                 self._owner = os.pidfd_open(os.getpid())
                 self._stack.callback(os.close, self._owner)
+                self._agent = _sealed(bundle())
+                self._stack.callback(os.close, self._agent)
             if host.hierarchies is not None and self._cgroups is None:
                 self._start(host.hierarchies)
             if self._propagation is None:
@@ -68,7 +76,7 @@ class _Shared:
                 self._stack.callback(self._propagation.close)
             self._users += 1
             cgroups, janitor = (self._cgroups, self.janitor) if host.cgroups else (None, None)
-            return Surroundings(self._owner, host.privileged, cgroups, janitor, self._propagation)
+            return Surroundings(self._owner, self._agent, host.privileged, cgroups, janitor, self._propagation)
 
     def _start(self, hierarchies: Hierarchies) -> None:
         try:
@@ -93,7 +101,7 @@ class _Shared:
 
     def _reset(self) -> None:
         self._stack = ExitStack()
-        self._owner = -1
+        self._owner = self._agent = -1
         self._cgroups = self.janitor = self._propagation = None
 
     def forget(self) -> None:
@@ -104,12 +112,27 @@ class _Shared:
             self.janitor.forget()
         if self._propagation is not None:
             self._propagation.forget()
-        if self._owner >= 0:
-            os.close(self._owner)
+        for descriptor in (self._owner, self._agent):
+            if descriptor >= 0:
+                os.close(descriptor)
         self._stack.pop_all()
         self._lock = threading.Lock()
         self._users = 0
         self._reset()
+
+
+def _sealed(data: bytes) -> int:
+    """A memory file of these bytes: shared by all sandboxes, none of which can change it."""
+    descriptor = os.memfd_create("arl-agent", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 _shared = _Shared()

@@ -83,10 +83,10 @@ class Sandbox:
         files, room = self._in_files()
         usage = self.group.usage()
         most = usage - files - own
-        exact = ended or self._needs_exact(now, usage, most)
+        held = min(most, self._expected(usage, files))
+        exact = ended or self._needs_exact(now, usage, most) or self._would_be_most(step, held)
         if exact:
-            most = self._measure(now, usage, files, room, own, resident)
-        held = most if exact else min(most, self._expected(usage, files))
+            held = most = self._measure(now, usage, files, room, own, resident)
         self._tell(step, held, usage)
         self._left = held if ended else min(self._left, held)
         # What a step left in /dev/shm must not end the one that removes it.
@@ -141,6 +141,13 @@ class Sandbox:
         if now - self._exact_at < _EXACT_SECONDS:
             return False
         return abs(usage - self._exact[0]) >= _LITTLE or self._patience(self._memory - most) < _CALM_SECONDS
+
+    def _would_be_most(self, step: int, held: int) -> bool:
+        """True if it is more than was seen while the step runs: what it held at most is told to its user, and page cache
+        that grew is none of it.
+        """
+        of, most_held, _ = self._seen
+        return bool(step & 1) and held > (most_held if of == step else 0) + _LITTLE
 
     # What is held
 
