@@ -143,8 +143,8 @@ class Sandbox:
         return abs(usage - self._exact[0]) >= _LITTLE or self._patience(self._memory - most) < _CALM_SECONDS
 
     def _would_be_most(self, step: int, held: int) -> bool:
-        """True if it is more than was seen while the step runs: what it held at most is told to its user, and page cache
-        that grew is none of it.
+        """True if it is more than was seen while the step runs: the most that it held is told to its user, and page
+        cache that grew is none of it.
         """
         of, most_held, _ = self._seen
         return bool(step & 1) and held > (most_held if of == step else 0) + _LITTLE
