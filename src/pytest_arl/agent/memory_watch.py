@@ -7,7 +7,7 @@ It tells so on a page (:mod:`.memory_page`).
 from __future__ import annotations
 
 import os
-from _struct import pack, unpack_from
+from _struct import pack
 
 from pytest_arl.agent import memory_page, system
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryWatch"]
 
+_KILLS, _SEEN, _ASLEEP, _STEP, _OWN = (
+    offset // 8
+    for offset in (memory_page.KILLS, memory_page.SEEN, memory_page.ASLEEP, memory_page.STEP, memory_page.OWN)
+)
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 _LITTLE = 1024 * 1024  # bytes: what comes and goes in the cgroup without anybody's doing
 _HELD = frozenset((b"total_rss", b"total_shmem", b"total_swap"))
@@ -31,7 +35,7 @@ class MemoryWatch:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._page: int = config["page_fd"]
+        self._page = system.map_numbers(config["page_fd"])
         self._wake: int = config["wake_fd"]
         self._usage: int = config["usage_fd"]
         self._peak: int | None = config["peak_fd"]
@@ -40,21 +44,21 @@ class MemoryWatch:
         self._folders: list[bytes] = config["folders"]
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._step = 0
-        self._seen = bytes(memory_page.STEP)
         self._kills_before = 0
         self._most_before: int | None = None
         # Nothing but the agent is here yet.
         self._own = self._held()
         self._resident = self._anonymous()
         self._usage_alone = system.number(self._usage) - self._files()
-        os.pwrite(self._page, pack("=QQ", self._own, self._resident), memory_page.OWN)
+        self._page[_OWN] = self._own
+        self._page[_OWN + 1] = self._resident
 
     def begin(self) -> None:
         """A step starts."""
         self._step += 2 if self._step & 1 else 1
-        os.pwrite(self._page, pack("=Q", self._step), memory_page.STEP)
+        self._page[_STEP] = self._step
         self._kills_before = self.kills
-        if unpack_from("=Q", self._seen, memory_page.ASLEEP)[0]:
+        if self._page[_ASLEEP]:
             os.write(self._wake, pack("=Q", 1))
         self._most_before = self._reset_peak()
 
@@ -62,13 +66,12 @@ class MemoryWatch:
         """It is over, and nothing of it lives that is not in the background."""
         if self._step & 1:
             self._step += 1
-            os.pwrite(self._page, pack("=Q", self._step), memory_page.STEP)
+            self._page[_STEP] = self._step
 
     @property
     def kills(self) -> int:
         """How often the watcher has ended everything here."""
-        self._seen = os.pread(self._page, memory_page.STEP, 0)
-        kills: int = unpack_from("=Q", self._seen, memory_page.KILLS)[0]
+        kills: int = self._page[_KILLS]
         return kills
 
     def kills_of_step(self) -> int:
@@ -76,13 +79,13 @@ class MemoryWatch:
         return self.kills - self._kills_before
 
     def peak(self, *, killed: bool) -> int | None:
-        """Bytes held at most from the step's begin until its kills were asked for last, by all processes together; None
-        where nobody has seen that. ``killed``: something was, for holding too much.
+        """Bytes held at most since the step began, by all processes together; None where nobody has seen that.
+        ``killed``: something was, for holding too much.
 
         The kernel knows the most that the whole cgroup used, files and page cache included. What of that was neither is
         told by what is left at the step's end, and by what the watcher saw; what it saw is part of the truth at least.
         """
-        step, seen, seen_usage = unpack_from("=QQQ", self._seen, memory_page.SEEN)
+        step, seen, seen_usage = self._page[_SEEN : _SEEN + 3]
         looked = step == self._step
         most = self._most()
         if most is None:

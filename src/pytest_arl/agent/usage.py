@@ -86,10 +86,9 @@ class Sums:
         """As the wire has it. ``missing``: seconds that are not in here."""
         cpu = self.user + self.system
         in_user = missing * (self.user / cpu if cpu else 1.0)
-        own = _own_rss()
         # A process begins with the size of what started it, until its exec and for its figure beyond: what is no larger
         # than the agent says nothing of the program.
-        rss = self.rss if self.rss > own + own // 32 else -1
+        rss = self.rss if _is_larger_than_the_agent(self.rss) else -1
         return WIRE.pack(
             self.user + in_user,
             self.system + missing - in_user,
@@ -255,9 +254,14 @@ def _clock(pid: int) -> float:
         return 0.0
 
 
-def _own_rss() -> int:
-    """The most bytes that this process ever had resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+_own_rss = 0
+
+
+def _is_larger_than_the_agent(rss: int) -> bool:
+    global _own_rss  # noqa: PLW0603 - the most that it ever had only grows, so for many programs what is known will do
+    if rss > _own_rss + _own_rss // 32:
+        _own_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return rss > _own_rss + _own_rss // 32
 
 
 def _pid_max() -> int:
