@@ -36,6 +36,7 @@ class MemoryWatch:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._page = system.map_numbers(config["page_fd"])
+        os.close(config["page_fd"])
         self._wake: int = config["wake_fd"]
         self._usage: int = config["usage_fd"]
         self._peak: int | None = config["peak_fd"]
