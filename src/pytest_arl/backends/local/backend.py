@@ -47,21 +47,22 @@ class _Prepared:
     def __init__(self, plan: Plan, around: Surroundings, deadline: float) -> None:
         """Make one. Raises BackendUnavailable, SandboxTimeout."""
         self.plan = plan
-        self.hidden = plan.check() if plan.sockets.seen is None else plan.sockets.seen
+        plan.check_sources()
+        self.hidden = plan.sockets.look() if plan.sockets.seen is None else plan.sockets.seen
         while not self._start(around, deadline):
             self.hidden = plan.check()
 
     def _start(self, around: Surroundings, deadline: float) -> bool:
         """Start it; false where other sockets have to be hidden than were known of.
 
-        What was there when the last one was made is right as a rule. It is looked at again while the interpreter
-        starts, when that takes nobody's time.
+        Those that were there when the last one was made are all as a rule. They are looked for again while the
+        interpreter starts, when that takes nobody's time.
         """
         plan = self.plan
         try:
             self.enclosure = Enclosure(plan, around, deadline, self.hidden)
             try:
-                if set(plan.check()).issubset(self.hidden):
+                if set(plan.sockets.look()).issubset(self.hidden):
                     self._greet(deadline)
                     return True
             except BaseException:

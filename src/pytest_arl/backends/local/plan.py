@@ -90,9 +90,15 @@ class Plan:
         """Raise BackendUnavailable where something of this machine was replaced since the plan was made, or where a
         socket has appeared in what the pool names. Gives the paths of those that a sandbox must not see.
         """
+        self.check_sources()
+        return self.sockets.look()
+
+    def check_sources(self) -> None:
+        """Raise BackendUnavailable where something of this machine was replaced since the plan was made. What goes by
+        another of its names now is looked up by that, as bubblewrap needs one that holds.
+        """
         for held in self.held:
             self.sources.require(held.source, held.what)
-        return self.sockets.look()
 
 
 def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
