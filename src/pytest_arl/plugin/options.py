@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_arl.errors import UsageError
-from pytest_arl.plugin.own_files import keeping, writes
+from pytest_arl.plugin.own_files import keeping, pools_source, writes
 from pytest_arl.settings import SETTINGS, Settings
 from pytest_arl.wording import printable
 
@@ -70,9 +70,7 @@ def header(settings: Settings) -> list[str]:
 
 def _given_away(settings: Settings) -> Iterator[str]:
     """Where this machine's pools come from, and what of it each gives to sandboxes that they may change or speak to."""
-    source: Path | None = settings.value("pools_file")
-    if source is None and settings.project is not None and "pools" in settings.project.table:
-        source = settings.project.path
+    source = pools_source(settings)
     if source is None:
         return
     from pytest_arl.pools import usable_pools

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_arl.settings import Keeps
+    from pytest_arl.settings import Keeps, Settings
 
-__all__ = ["keeping", "writes"]
+__all__ = ["guard_sources", "keeping", "pools_source", "writes"]
 
 _WRITTEN = {
     "--junitxml": "xmlpath",
@@ -58,6 +58,33 @@ def keeping(config: pytest.Config) -> Keeps:
         return kept
 
     return found
+
+
+def pools_source(settings: Settings) -> Path | None:
+    """The file that this machine's pools come from, or None."""
+    source: Path | None = settings.value("pools_file")
+    if source is None and settings.project is not None and "pools" in settings.project.table:
+        source = settings.project.path
+    return source
+
+
+def guard_sources(settings: Settings) -> Callable[[], None]:
+    """Have tracebacks and warnings quote no file that a sandbox may have put there. Gives what ends that."""
+    if pools_source(settings) is None:
+        return lambda: None
+    from pytest_arl.errors import UsageError
+    from pytest_arl.pools import usable_pools
+
+    try:
+        pools = usable_pools(settings)
+    except UsageError:
+        return lambda: None  # there will be no sandbox
+    written = {mount.source for pool in pools.values() for mount in pool.mounts if mount.writable}
+    if not written:
+        return lambda: None
+    from pytest_arl.host_files.quoted_sources import guard_quoted_sources
+
+    return guard_quoted_sources(written)
 
 
 def _make(path: Path) -> None:

@@ -53,6 +53,7 @@ class Run:
         self._recorder: Recorder | None = None
         self._shared: SharedSandboxes | None = None
         self._overlay = ExitStack()
+        self._guards = ExitStack()
         self._listens = False
         self._outer: tuple[settings.Settings | None, Any] = (None, None)
 
@@ -68,6 +69,7 @@ class Run:
         """Tests are to run: register what records and reports them. Raises pytest's usage error."""
         from pytest_arl.listeners import add_listener
         from pytest_arl.plugin import running
+        from pytest_arl.plugin.own_files import guard_sources
         from pytest_arl.plugin.summary import Summary
         from pytest_arl.plugin.workers import Handover
 
@@ -78,6 +80,7 @@ class Run:
         manager.register(running, "arl-running")
         manager.register(Summary(self.recorder, self.settings.value("durations")), "arl-summary")
         self._clean_live_log()
+        self._guards.callback(guard_sources(self.settings))
         if self.settings.value("output") is not None:
             self._open_output()
         if manager.hasplugin("dsession"):
@@ -131,6 +134,7 @@ class Run:
     def stop(self) -> None:
         """Close what is open; an enclosing run goes on where it was."""
         self._overlay.close()
+        self._guards.close()
         settings.activate(self._outer[0])
         hooks.set_pytest_hook(self._outer[1])
         if _runs == [self]:
