@@ -66,3 +66,25 @@ def test_a_module_that_was_there_is_imported(rootdir: Path, pytester: pytest.Pyt
     (rootdir / "arl_early.py").write_text("print('run by pytest')")
     result = attack(pytester, "true", "import arl_early")
     result.stdout.fnmatch_lines(["run by pytest"])
+
+
+def test_what_was_no_module_does_not_become_one(rootdir: Path, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("import sys\nassert __file__.rpartition('/')[0] in sys.path")
+    (rootdir / "arl_report.xml").touch()
+    pytester.mkdir("arl_folder").chmod(0o777)
+    (rootdir / "arl_early.py").write_text("print('an early one')")
+    script = """cd /project
+        echo 'print("run by pytest")' | tee arl_report.py > arl_folder/__init__.py"""
+    late = """import importlib
+            importlib.import_module("arl_early")
+            for name in ("arl_report", "arl_folder"):
+                try:
+                    importlib.import_module(name)
+                except ImportError:
+                    print(name, "not found")"""
+    result = attack(pytester, script, late)
+    result.assert_outcomes(failed=1)
+    assert (rootdir / "arl_report.py").exists()
+    assert (rootdir / "arl_folder/__init__.py").exists()
+    result.stdout.fnmatch_lines(["an early one", "arl_report not found", "arl_folder not found"])
+    result.stdout.no_fnmatch_line("run by pytest")

@@ -19,15 +19,22 @@ __all__ = ["freeze_imports"]
 
 
 class _Frozen:
-    """The finder of a folder, for the names that were there when this was made."""
+    """The finder of a folder, for the modules that were there when this was made."""
 
     def __init__(self, finder: FileFinder, path: str) -> None:
         self._finder = finder
-        self._names = frozenset(name.partition(".")[0] for name in os.listdir(path))  # noqa: PTH208 - a string in, a string out
+        names = {name.partition(".")[0] for name in os.listdir(path)}  # noqa: PTH208 - a string in, a string out
+        # More than their names: beside coverage.xml, coverage.py would be another module, and a folder is a package
+        # of its own once it has an __init__.py.
+        self._origins = {name: spec.origin for name in names if (spec := finder.find_spec(name)) is not None}
 
     def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
         """As :class:`importlib.abc.PathEntryFinder` has it."""
-        return self._finder.find_spec(fullname, target) if fullname.rpartition(".")[2] in self._names else None
+        name = fullname.rpartition(".")[2]
+        if name not in self._origins:
+            return None
+        spec = self._finder.find_spec(fullname, target)
+        return spec if spec is not None and spec.origin == self._origins[name] else None
 
     def invalidate_caches(self) -> None:
         """The same."""
