@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -174,3 +177,25 @@ def test_a_link_that_is_uploaded_is_refused_unless_it_may_be_followed(sandbox: S
     assert sandbox.read("solution.py") == b"secret"
     sandbox.upload(tmp_path / "private", "plain")
     assert sandbox.read("plain") == b"secret", "control: a plain file needs no word"
+
+
+def test_what_a_download_seems_to_have_left_may_be_too_deep_to_remove(tmp_path: Path) -> None:
+    """In a ``:rw`` mount, code in a sandbox of an ordinary user can make such a folder."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))  # enough to come to Python's own limit
+    for name, depth in ((".arl-download-shallow", 50), (".arl-download-deep", 1500)):
+        folder = tmp_path / name
+        nest = "import os, sys\nfor _ in range(int(sys.argv[1])):\n os.mkdir('d')\n os.chdir('d')"
+        folder.mkdir()
+        subprocess.run([sys.executable, "-c", nest, str(depth)], cwd=folder, check=True)
+    try:
+        destination = Destination(tmp_path / "new")
+        with destination.staging() as staging:
+            staging.make(b"arrived")
+            destination.put(staging, b"arrived")
+        destination.close()
+        assert (tmp_path / "new").is_dir()
+        assert not (tmp_path / ".arl-download-shallow").exists()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        subprocess.run(["rm", "-rf", tmp_path / ".arl-download-deep"], check=True)

@@ -99,7 +99,8 @@ class Folder:
         try:
             os.unlink(name, dir_fd=self.fd)
         except IsADirectoryError:
-            shutil.rmtree(name, ignore_errors=True, dir_fd=self.fd)
+            with suppress(RecursionError):  # of what somebody else nested too deep for Python
+                shutil.rmtree(name, ignore_errors=True, dir_fd=self.fd)
         except FileNotFoundError:
             pass
 
