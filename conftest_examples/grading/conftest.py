@@ -24,7 +24,7 @@ class Score:
 
     @property
     def ended(self) -> set[str]:
-        """How the runs ended: by which limit (``memory 64Mi`` is ``memory``), or with which outcome."""
+        """How the runs ended: by which limit (``memory 128Mi`` is ``memory``), or with which outcome."""
         return {run.limit.split()[0] if run.limit else run.outcome for run in self.runs}
 
     def __str__(self) -> str:

@@ -38,6 +38,8 @@ def make(root, tree):
     os.makedirs(root, exist_ok=True)
     for each in tree:
         path = os.path.join(root, each["path"])
+        # A link that was made before would lead this out of the room: on this machine, to its /tmp.
+        if os.path.realpath(path) != os.path.join(os.path.realpath(root), each["path"]): continue
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if each["kind"] == "folder": os.makedirs(path, exist_ok=True)
