@@ -58,6 +58,9 @@ def test_harmless_text_is_left_as_it_is(text: str) -> None:
         ("\x1b[1;4;96mloud\x1b[39;49;00m", "\x1b[1;4;96mloud\x1b[39;49;00m"),
         ("\x1b[31mnever ends\n", "\x1b[31mnever ends\x1b[0m\n"),
         ("\x1b[31mnever ends", "\x1b[31mnever ends\x1b[0m"),
+        ("\x1b[31msection_start:1:x\x1b[0m", "\x1b[31m\\section_start:1:x\x1b[0m"),
+        ("\x1b[31m \x1b[1m::error::x\x1b[0m", "\x1b[31m \x1b[1m\\::error::x\x1b[0m"),
+        ("my_section_start:1", "my_section_start:1"),
     ],
 )
 def test_colours_may_stay_up_to_the_end_of_the_text(text: str, shown: str) -> None:

@@ -98,7 +98,7 @@ def test_an_interrupt_while_waiting_leaves_the_queue_consistent(session: Sandbox
     assert (session._turns._inside, list(session._turns._waiting)) == (set(), [])
 
 
-def test_deleting_ends_the_task_that_runs_and_the_ones_that_wait(session: SandboxSession) -> None:
+def test_deleting_ends_the_task_that_runs_and_the_ones_that_wait(session: SandboxSession, toy: ToyBackend) -> None:
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -108,8 +108,7 @@ def test_deleting_ends_the_task_that_runs_and_the_ones_that_wait(session: Sandbo
             errors.append(error)
 
     threads = [in_thread(work)]
-    until(lambda: session._turns._inside)
-    time.sleep(0.05)
+    until(lambda: any(sandbox._running for sandbox in toy.open))
     threads.append(in_thread(work))
     until(lambda: session._turns._waiting)
     session.delete_sandbox()

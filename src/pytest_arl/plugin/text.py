@@ -51,11 +51,13 @@ _SHOWN = _RESETS | {
 """Attributes that leave a text readable. Others hide it: 8 does, and so does a colour that is the background's."""
 
 # Each pattern reads a text once: white space of the same line alone, and nothing to go back for.
-_LINE_COMMAND = re.compile(r"^([^\S\n]*)::(?=[A-Za-z])", re.MULTILINE)
-"""GitHub's runner obeys it at the start of a line, white space allowed."""
+_LINE_COMMAND = re.compile(r"^((?:[^\S\n]|\x1b\[[0-9;]*m)*)::(?=[A-Za-z])", re.MULTILINE)
+"""GitHub's runner obeys it at the start of a line. White space may come before it; so may colours, to be sure."""
 
-_INLINE_COMMAND = re.compile(r"##(?=(?:vso|teamcity)?\[)|(?<![\w.])(?=section_(?:start|end):\d)")
-"""Azure's and GitHub's older form act anywhere in a line, as does GitLab's section."""
+_INLINE_COMMAND = re.compile(r"##(?=(?:vso|teamcity)?\[)|(?<!\.)(?<![^\Wm])(?=section_(?:start|end):\d)")
+"""Azure's and GitHub's older form act anywhere in a line, as does GitLab's section. It is none in the middle of a word,
+but for one that ends with an m, as a colour does.
+"""
 
 
 class _Spelled(dict[int, str]):
