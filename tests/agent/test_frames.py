@@ -374,3 +374,30 @@ class held_memory:  # noqa: N801 - reads as a with statement
 
     def __call__(self) -> int:
         return self.peak
+
+
+@pytest.mark.parametrize(("size", "is_view"), [(16 * 1024 - 1, False), (16 * 1024, True)])
+def test_the_content_of_a_large_buffer_is_not_copied(size: int, is_view: bool) -> None:
+    overhead = len(frames.encode({"content": b""}))
+    value = frames.decode(bytearray(frames.encode({"content": bytes(size - overhead)})))
+
+    assert isinstance(value, dict)
+    assert value["content"] == bytes(size - overhead)
+    assert isinstance(value["content"], memoryview) == is_view
+
+
+@pytest.mark.parametrize(("length", "more"), [(32, 1), (33, 0)])
+def test_short_keys_are_remembered_and_no_more_than_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, length: int, more: int
+) -> None:
+    for table in ("_KEYS", "_NAMES"):
+        monkeypatch.setattr(frames, table, {})
+    for number in range(511):
+        value = {f"{number:0{length}}": number}
+        assert frames.decode(frames.encode(value)) == value
+    for number in range(511, 1000):
+        value = {f"{number:032}": number}
+        assert frames.decode(frames.encode(value)) == value
+
+    most = 512 if more else 489
+    assert (len(frames._KEYS), len(frames._NAMES)) == (most, most)

@@ -1,4 +1,4 @@
-"""What a step held at most, told from the figures of a cgroup and of its watcher."""
+"""The most that a step held, told from the figures of a cgroup and of its watcher."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Cgroup:
         )
 
     def figures(self, *, usage: int, anon: int, peak: int = 0) -> None:
-        """What the kernel says from now on."""
+        """Have the kernel say this from now on."""
         (self._folder / "usage").write_text(f"{usage}\n")
         (self._folder / "stat").write_text(f"anon {anon}\nshmem 0\n")
         (self._folder / "peak").write_text(f"{max(usage, peak)}\n")
 
     def seen(self, *, held: int, usage: int) -> None:
-        """What the watcher says of the first step."""
+        """Have the watcher say this of the first step."""
         os.pwrite(self.page, pack("=QQQ", 1, held, usage), memory_page.SEEN)
 
     def close(self) -> None:

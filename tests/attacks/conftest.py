@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -94,3 +95,15 @@ def beat():
 """Defines ``beat()``, the sign of life that ``beats`` looks for."""
 
 __all__ = ["BEATING", "OpenSandbox", "beats", "host_of", "python"]
+
+
+def share_rootdir(
+    pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, *, mode: int
+) -> None:
+    """Let sandboxes into pytester's folder, with that mode where they have another user."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # pytester has it in its folder
+    for path in (pytester.path, *pytester.path.parents[:3]):
+        if path != Path("/tmp"):
+            path.chmod(0o755)
+    if os.geteuid() == 0:
+        pytester.path.chmod(mode)

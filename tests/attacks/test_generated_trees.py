@@ -118,7 +118,7 @@ def _as_downloaded(what: str, content: str, mode: int, time: int) -> list[Any]:
 
 
 def _without_state(found: dict[str, list[Any]], folders: set[str], names: Iterable[str]) -> dict[str, Any]:
-    """What there is under these names. Mode and time are left out for links, which have none of their own, and for
+    """The entries under these names. Mode and time are left out for links, which have none of their own, and for
     folders that were there before: new entries change theirs.
     """
     return {

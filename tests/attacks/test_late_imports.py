@@ -11,6 +11,8 @@ from textwrap import dedent
 
 import pytest
 
+from tests.attacks.conftest import share_rootdir
+
 _POOL = """
 [tool.pytest-arl]
 pool = "around"
@@ -24,12 +26,7 @@ def rootdir(
     pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A rootdir that also root's sandboxes can write, though root believes its configuration."""
-    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # pytester has it in its folder
-    for path in (pytester.path, *pytester.path.parents[:3]):
-        if path != Path("/tmp"):
-            path.chmod(0o755)
-    if os.geteuid() == 0:
-        pytester.path.chmod(0o1777)
+    share_rootdir(pytester, tmp_path_factory, monkeypatch, mode=0o1777)
     pytester.makepyprojecttoml(_POOL)
     pytester.path.joinpath("pyproject.toml").chmod(0o644)
     return pytester.path

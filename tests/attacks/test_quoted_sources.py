@@ -1,4 +1,4 @@
-"""What code in a sandbox puts in the place of a test module, where pytest's rootdir is a ``:rw`` mount.
+"""Test modules that code in a sandbox replaces, where pytest's rootdir is a ``:rw`` mount.
 
 Tracebacks quote a module's file as it is by then: pytest once showed lines of any file that a link named, and waited
 for ever where a FIFO was.
@@ -13,6 +13,8 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
+from tests.attacks.conftest import share_rootdir
 
 _POOL = """
 [tool.pytest-arl]
@@ -36,13 +38,8 @@ def rootdir(
     pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A rootdir in which root's sandboxes too may replace what is there."""
-    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # pytester has it in its folder
     monkeypatch.setenv("PYTEST_ARL_TRUST", str(pytester.path))
-    for path in (pytester.path, *pytester.path.parents[:3]):
-        if path != Path("/tmp"):
-            path.chmod(0o755)
-    if os.geteuid() == 0:
-        pytester.path.chmod(0o777)
+    share_rootdir(pytester, tmp_path_factory, monkeypatch, mode=0o777)
     pytester.makepyprojecttoml(_POOL)
     return pytester.path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl.backends.local.seccomp import POLICY, Instruction, compile_filter, filter_bytes, supported
+from pytest_arl.backends.local.seccomp import POLICY, Instruction, _search, compile_filter, filter_bytes, supported
 from pytest_arl.backends.local.syscalls import MACHINES
 
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -211,6 +211,19 @@ def test_the_program_jumps_farther_than_a_comparison_can(machine: str) -> None:
     for number in range(1200):
         data = struct.pack("<IIQ6Q", number, MACHINES[machine].audit, 0, *[2] * 6)
         assert execute(program, data) == told_by_the_policy(machine, number, [2] * 6), number
+
+
+@pytest.mark.parametrize(("instructions", "jumps"), [(255, False), (256, True)])
+def test_a_comparison_leaves_out_as_many_as_it_can(instructions: int, jumps: bool) -> None:
+    give = Instruction(0x06, 0, 0, KILL)
+    # Two comparisons, an answer for all else, and what the calls' own answers take.
+    bodies = [(1, [give] * (instructions - 4)), (2, [give]), (3, [give]), (4, [give])]
+    program = _search(bodies)
+
+    assert any(code == 0x05 for code, *_ in program) == jumps
+    for number in range(6):
+        data = struct.pack("<II", number, 0)
+        assert execute([Instruction(0x20, 0, 0, 0), *program], data) == (KILL if 1 <= number <= 4 else ALLOW), number
 
 
 def test_a_machine_without_numbers_is_not_supported() -> None:

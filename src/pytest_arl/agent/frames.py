@@ -133,7 +133,7 @@ def _put_dict(value: dict[str, object], out: list[Buffer]) -> None:
 _KEYS: dict[str, bytes] = {}
 """Keys of dicts as the wire has them: ours are few, and always the same."""
 _NAMES: dict[bytes, str] = {}
-"""The keys that their bytes mean."""
+"""The same, by the bytes of the key."""
 _MOST_KEYS, _LONGEST_KEY = 512, 32
 
 

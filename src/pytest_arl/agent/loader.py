@@ -1,4 +1,4 @@
-"""What an interpreter runs first to become an agent: it makes the modules of the bundle.
+"""The first program of an agent's interpreter: it makes the modules of the bundle.
 
 Every sandbox's start pays for what is done here, so it makes do with what an interpreter has loaded by itself.
 """
@@ -21,12 +21,12 @@ __all__ = ["load"]
 
 
 def _anything(_name: str) -> type:
-    """What a stand-in for a module answers of which names are wanted, but nothing behind them."""
+    """Answer for a stand-in of a module whose names are imported and never used."""
     return object
 
 
 def _later(module: "ModuleType", code: bytes) -> "Callable[[str], Any]":
-    """What a module answers that is made of its code when something in it is first asked for."""
+    """A function that makes a module of its code when something in it is first asked for, and answers that."""
 
     def get(name: str) -> "Any":
         del module.__dict__["__getattr__"]
@@ -106,8 +106,8 @@ def _whole_os() -> "ModuleType":
 
 
 def _module(name: str, get: "Callable[[str], Any]") -> "ModuleType":
-    """A module that asks a function for what is not in it. A class with ``__getattr__`` would do the same, but slows
-    every use of it: CPython then looks nothing up by itself.
+    """A module that asks a function for what is not in it. A class with ``__getattr__`` would do the same, but CPython
+    has a quick way into plain modules only.
     """
     module = ModuleType(name)
     module.__dict__["__getattr__"] = get

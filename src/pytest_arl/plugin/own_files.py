@@ -69,7 +69,10 @@ def pools_source(settings: Settings) -> Path | None:
 
 
 def guard_sources(settings: Settings) -> Callable[[], None]:
-    """Have tracebacks and warnings quote no file that a sandbox may have put there. Gives what ends that."""
+    """Have tracebacks and warnings quote no file that a sandbox may have put there. Gives what ends that.
+
+    At the beginning of every run: the controller of pytest-xdist opens no sandbox, and quotes its workers' warnings.
+    """
     if pools_source(settings) is None:
         return lambda: None
     from pytest_arl.errors import UsageError

@@ -52,7 +52,7 @@ _SHOWN = _RESETS | {
 
 # Each pattern reads a text once: white space of the same line alone, and nothing to go back for.
 _LINE_COMMAND = re.compile(r"^((?:[^\S\n]|\x1b\[[0-9;]*m)*)::(?=[A-Za-z])", re.MULTILINE)
-"""GitHub's runner obeys it at the start of a line. White space may come before it; so may colours, to be sure."""
+"""GitHub's runner obeys it at the start of a line. White space may come before it, and so may colours."""
 
 _INLINE_COMMAND = re.compile(r"##(?=(?:vso|teamcity)?\[)|(?<!\.)(?<![^\Wm])(?=section_(?:start|end):\d)")
 """Azure's and GitHub's older form act anywhere in a line, as does GitLab's section. It is none in the middle of a word,
