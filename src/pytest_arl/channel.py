@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,15 @@ from pytest_arl.agent import frames
 from pytest_arl.wording import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Self
 
     from pytest_arl.agent.frames import Buffer
 
 __all__ = ["AgentConfig", "AgentError", "Channel", "ChannelLost", "ChannelTimeout", "Stream"]
 
-_READ_SIZE = 1024 * 1024
+_READ_SIZE = 64 * 1024
+_LONG_READ_SIZE = 1024 * 1024  # after one that was filled: room for that much is mapped and let go, which takes 20 us
 _SILENCE_SECONDS = 15.0  # then the agent is asked whether it lives
 _ANSWER_SECONDS = 30.0  # generous: a machine under load must not look like a dead agent
 _SEND_SECONDS = 30.0
@@ -144,7 +146,7 @@ def _after(pieces: list[Buffer], sent: int) -> list[Buffer]:
 
 
 class Stream:
-    """One exchange: a request, and everything that answers it."""
+    """One exchange: a request, and everything that answers it. It ends with its ``with`` block."""
 
     def __init__(self, channel: Channel, number: int) -> None:
         self._channel = channel
@@ -154,6 +156,12 @@ class Stream:
         self.arrived = 0  # bytes, or so: the one who reads counts these,
         self.taken = 0  # and the one who takes those, so that neither needs a lock
         self.most = _MOST_WAITING
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.forget(self)
 
     def send(self, kind: int, value: object) -> None:
         """Send a message. ChannelLost; AgentError for one that is too large."""
@@ -205,6 +213,7 @@ class Channel:
         self._owner = os.getpid()
         self._lost = lost
         self._parser = frames.Parser()
+        self._read_size = _READ_SIZE
         self._streams: dict[int, Stream] = {}
         self._next = 1
         self._state = threading.Condition()
@@ -258,24 +267,22 @@ class Channel:
                 raise self.fail("the agent did not get ready")
             return value
 
-    @contextmanager
-    def open(self) -> Iterator[Stream]:
-        """A new stream; what still arrives for it after the block is dropped."""
+    def open(self) -> Stream:
+        """A new stream, for a ``with`` block: what still arrives for it afterwards is dropped."""
         if os.getpid() != self._owner:
             raise ChannelLost(f"it belongs to process {self._owner}, which this one was forked from")
         with self._state:
             number = self._next
             self._next = number + 1 if number < 0xFFFF_FFFF else 1
-        with self._stream(number) as stream:
-            yield stream
+        return self._stream(number)
 
-    @contextmanager
-    def _stream(self, number: int) -> Iterator[Stream]:
+    def _stream(self, number: int) -> Stream:
         stream = self._streams[number] = Stream(self, number)
-        try:
-            yield stream
-        finally:
-            del self._streams[number]
+        return stream
+
+    def forget(self, stream: Stream) -> None:
+        """Drop what still arrives for it."""
+        self._streams.pop(stream.number, None)
 
     def _receive_or_explain(self, stream: Stream, deadline: float) -> tuple[int, Any]:
         try:
@@ -404,9 +411,10 @@ class Channel:
         return True
 
     def _take(self) -> None:
-        data = self._socket.recv(_READ_SIZE)
+        data = self._socket.recv(self._read_size)
         if not data:
             raise self.fail(self._reason(None))
+        self._read_size = _READ_SIZE if len(data) < _READ_SIZE else _LONG_READ_SIZE
         self._heard = time.monotonic()
         self._asked = None
         for kind, number, value in self._parser.feed(data):

@@ -90,7 +90,7 @@ class Sandbox:
         argv += ["--size", str(workspace), "--tmpfs", "/workspace", *extra]
         argv += [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", BOOT, str(code), str(theirs.fileno())]
         argv += [] if owner is None else [str(owner)]
-        passed = [config.spool_fd, owner, theirs.fileno(), code]
+        passed = [config.spool_fd, config.pids_fd, owner, theirs.fileno(), code]
         self.monitor = subprocess.Popen(
             argv,
             pass_fds=[fd for fd in passed if fd is not None],

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -420,3 +421,29 @@ def test_bytes_that_are_sent_twice_are_written_once(sandbox: Sandbox) -> None:
 
     assert result is not None
     assert result.stdout == "one two threefive"
+
+
+def test_what_a_background_process_was_refused_between_tasks_is_not_the_next_steps(bubblewrap: str) -> None:
+    """The cgroup's counter is remembered at a task's end, but only where nothing runs that could raise it."""
+    counter = os.memfd_create("pids.events")
+    until_told = "until [ -e go ]; do sleep 0.01; done; rm go; false"
+    with sandbox_of(config=AgentConfig(env=BASE_ENV, pids_fd=counter)) as sandbox, ThreadPoolExecutor() as others:
+
+        def named(refusals: int) -> str | None:
+            """The limit that a failing step names; the counter says that while it runs."""
+            answer = others.submit(sandbox.execute, command("sh", "-c", until_told))
+            assert wait_until(lambda: "sleep" in sandbox.processes())
+            os.pwrite(counter, b"max %d\n" % refusals, 0)
+            sandbox.handle.write("go", b"", None)
+            return answer.result()[0].limit
+
+        assert named(3) == "processes", "control: the counter decides"
+        assert named(3) is None
+        sandbox.execute(command("sh", "-c", until_told, background=True))
+        sandbox.ask(frames.PING, {})  # what the agent does after its answer is done
+        os.pwrite(counter, b"max 7\n", 0)
+        sandbox.handle.write("go", b"", None)
+        children = Path(f"/proc/{sandbox.pid}/task/{sandbox.pid}/children")
+        assert wait_until(lambda: not children.read_text())
+        assert named(7) is None
+    os.close(counter)

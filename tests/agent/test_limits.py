@@ -24,7 +24,7 @@ def test_tasks_are_counted_where_a_limit_bounds_them_and_no_cgroup_counts(
             folders=[],
             rlimits={"NPROC": tasks},
         )
-        limits.begin(0)
+        limits.begin(0, alone=True)
         limits.sample()
         assert limits.blame() == blamed
     finally:

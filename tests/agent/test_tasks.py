@@ -38,6 +38,20 @@ def test_a_task_that_is_asked_for_again_is_answered_and_not_run_again(sandbox: S
     assert sandbox.run("cat", "log").stdout == "run\n"
 
 
+@pytest.mark.parametrize(("steps", "ran"), [(["true", "true"], 2), (["false", "true"], 1)])
+def test_who_is_brief_is_told_nothing_after_the_last_result(sandbox: Sandbox, steps: list[str], ran: int) -> None:
+    message = task_message(task(*map(command, steps), name="brief"), 1000, live=False, brief=True)
+    with sandbox.stream() as stream:
+        stream.send(frames.TASK, message)
+        kinds = [stream.receive(time.monotonic() + 10)[0] for _ in range(ran)]
+        stream.send(frames.PING, {})
+        kinds.append(stream.receive(time.monotonic() + 10)[0])
+        stream.send(frames.TASK, message | {"id": "none", "steps": []})
+        kinds.append(stream.receive(time.monotonic() + 10)[0])
+
+    assert kinds == [frames.STEP] * ran + [frames.PONG, frames.DONE]
+
+
 def test_the_second_answer_has_long_output_too(sandbox: Sandbox) -> None:
     outputs = []
     for _ in range(2):

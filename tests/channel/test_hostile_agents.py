@@ -106,9 +106,34 @@ def test_an_answer_that_makes_no_sense_is_a_lost_sandbox(message: Entry) -> None
         assert not sandbox.alive()
 
 
-def test_more_results_than_steps_are_a_lost_sandbox() -> None:
-    with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost):
-        play(agent, lambda: execute(sandbox), (frames.STEP, step(0)), (frames.STEP, step(1)))
+@pytest.mark.parametrize("last", [step(0), step(0, outcome="Failed", code=1)])
+def test_what_comes_after_the_last_result_is_nobodys(last: dict[str, object]) -> None:
+    with sandbox_and_agent() as (sandbox, agent):
+        count = 1 if last["code"] == 0 else 2
+        more = [(frames.STEP, step(1, o=b"forged", out=6)), (frames.STDOUT, b"\0\0\0\1x"), (frames.DONE, {})]
+        results = play(agent, lambda: execute(sandbox, count), (frames.STEP, last), *more)
+        again = play(agent, lambda: execute(sandbox), (frames.STEP, step(0, o=b"its own", out=7)))
+
+    assert [result.outcome for result in results] == [last["outcome"], "Skipped"][:count]
+    assert [result.stdout for result in results] == ["", ""][:count]
+    assert [result.stdout for result in again] == ["its own"]
+
+
+def test_an_interrupt_after_the_last_result_waits_for_nothing() -> None:
+    """No frame follows it. The agent would have two seconds to send one, and its sandbox be ended then."""
+
+    def interrupted(_result: object) -> None:
+        raise KeyboardInterrupt
+
+    with sandbox_and_agent() as (sandbox, agent):
+        task = TaskRequest("id", parse_steps([{"type": "Command", "command": ["true"]}]))
+
+        def work() -> None:
+            with pytest.raises(KeyboardInterrupt):
+                sandbox.execute(task, None, interrupted)
+
+        play(agent, work, (frames.STEP, step(0)))
+        assert sandbox.alive()
 
 
 def test_an_early_end_is_no_success() -> None:

@@ -142,7 +142,7 @@ class Connection:
         if record.captures is not None:
             return record.captures[which]
         body: Request = frames.decode(record.body)  # type: ignore[assignment]  # a record's body is a dict
-        text: bytes = body["e" if which else "o"]
+        text: bytes = body.get("e" if which else "o", b"")
         return text
 
     # Background processes

@@ -49,7 +49,10 @@ def ending(status: int, reason: str | None) -> dict[str, Any]:
         code = TIMED_OUT_CODE if reason == "TimedOut" else code or CANCELLED_CODE
     else:
         outcome = "Killed" if signal else "Failed" if code else "Succeeded"
-    return {"outcome": outcome, "code": code, "signal": signal}
+    result = {"outcome": outcome, "code": code}
+    if signal is not None:
+        result["signal"] = signal
+    return result
 
 
 def _signal_name(number: int) -> str:

@@ -92,13 +92,19 @@ class Ledger:
     def finished(self, task: Task) -> None:
         """A task ended: keep it."""
         self._running = None
+        self._server.loop.call_afterwards(lambda: self._settle(task))
+
+    def _settle(self, task: Task) -> None:
+        """Do for the next task what can be done before it is there."""
         self.weigh(task)
+        if self._server.loop.childless:  # else what runs in the background may meet limits until then
+            self._server.limits.settle()
 
     def weigh(self, task: Task) -> None:
         """Count what a task takes by now, and let go of old ones while all of them take too much memory."""
         if task.id in self._tasks:
-            self._kept += task.kept_bytes - task.counted
-            task.counted = task.kept_bytes
+            before, task.counted = task.counted, task.kept_bytes
+            self._kept += task.counted - before
         while self._kept > _KEPT_BYTES and self._forget_oldest():
             pass
 

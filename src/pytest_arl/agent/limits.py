@@ -62,11 +62,14 @@ class Limits:
         self._pids_before = 0
         self._pids_last = 0
         self._crowded = 0
+        self._settled = False
         self._pause = 0.0
         self._look_due = self._count_due = self._memory_due = 0.0
 
-    def begin(self, newest_pid: int) -> None:
-        """A step starts: remember what the counters say. ``newest_pid`` is the one that was given last."""
+    def begin(self, newest_pid: int, *, alone: bool) -> None:
+        """A step starts: remember what the counters say. ``newest_pid`` is the one that was given last. ``alone``: no
+        other program runs in the sandbox.
+        """
         now = time.monotonic()
         self._kills = None
         if self._watch is not None:
@@ -82,6 +85,16 @@ class Limits:
         if self._sampler is not None:
             self._sampler.begin()
             self._memory_due = now + self._sampler.next_look()
+        if not (alone and self._settled):  # else nothing but the agent has run since the counters were read
+            self._read_counters()
+        self._settled = False
+
+    def settle(self) -> None:
+        """A task has ended: read the counters now, for the next step need not wait for it if it is alone then."""
+        self._read_counters()
+        self._settled = True
+
+    def _read_counters(self) -> None:
         if self._oom is not None:
             self._oom_before = self._oom.value()
         if self._pids is not None:

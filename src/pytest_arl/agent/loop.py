@@ -52,6 +52,7 @@ class Loop:
         self._children: dict[int, Callable[[int, struct_rusage], None]] = {}
         self.after: Callable[[], None] = lambda: None
         """Called once after each round, to send what the round produced."""
+        self._afterwards: list[Callable[[], None]] = []
         self.reaped: Callable[[], None] = lambda: None
         """Called after children were collected, orphans too."""
         self.reaping: Callable[[], None] = lambda: None
@@ -84,6 +85,10 @@ class Loop:
         self._timers.append(timer)
         return timer
 
+    def call_afterwards(self, callback: Callable[[], None]) -> None:
+        """Call once what this round produced has been sent: for what nobody waits for."""
+        self._afterwards.append(callback)
+
     def child(self, pid: int, ended: Callable[[int, struct_rusage], None]) -> None:
         """Call ``ended(wait_status, used)`` once that child is reaped. What it used has the children in it that it has
         waited for itself.
@@ -103,6 +108,10 @@ class Loop:
             if self._timers:
                 self._run_due()
             self.after()
+            if self._afterwards:
+                afterwards, self._afterwards = self._afterwards, []
+                for callback in afterwards:
+                    callback()
 
     def reap(self) -> None:
         """Collect every child that has ended, ours and orphans, and tell who waits for them."""

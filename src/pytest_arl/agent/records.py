@@ -17,18 +17,20 @@ __all__ = ["Record", "Subscriber"]
 
 
 class Subscriber:
-    """Somebody who is told of a task: on which stream of which link, and what of the output he keeps.
+    """Somebody who is told of a task: on which stream of which link, and what of the output he keeps; ``brief`` is one
+    who sees by a step's result that it was the last, and is told nothing more.
 
     TypeError or LookupError for a request that does not say so properly.
     """
 
-    __slots__ = ("limit", "link", "live", "stream")
+    __slots__ = ("brief", "limit", "link", "live", "stream")
 
     def __init__(self, link: Link, stream: int, request: dict[str, Any]) -> None:
         self.link = link
         self.stream = stream
         self.limit = int(request["limit"])
         self.live = bool(request.get("live"))
+        self.brief = bool(request.get("brief"))
 
     def pushes(self, step: int) -> tuple[Push, Push]:
         """What passes a step's stdout and stderr on to him."""
@@ -68,14 +70,14 @@ class Record:
         watches), and the result without it.
         """
         result: dict[str, Any] = frames.decode(self.body)  # type: ignore[assignment]  # a record's body is a dict
-        texts = result["o"], result["e"]
+        texts = result.pop("o", b""), result.pop("e", b"")
         if max(map(len, texts)) <= subscriber.limit:
             return self.body
+        result["out"], result["err"] = map(len, texts)
         head = subscriber.limit // 2
         prefix = frames.STEP_INDEX.pack(step)
         for kind, text in zip((frames.STDOUT, frames.STDERR), texts, strict=True):
             tail = text[max(head, len(text) - (subscriber.limit - head)) :]
             yield frames.frame(kind, subscriber.stream, prefix + (text if subscriber.live else text[:head]))
             yield frames.frame(kind + (frames.STDOUT_TAIL - frames.STDOUT), subscriber.stream, prefix + tail)
-        del result["o"], result["e"]
         return frames.encode(result)

@@ -144,10 +144,10 @@ class Task:
     def _finish(self) -> None:
         self.done = True
         self._steps = []  # contents of files and stdin may be large
-        done = frames.encode({"ran": len(self.records)})
         subscribers, self._subscribers = self._subscribers, []
         for subscriber in subscribers:
-            subscriber.tell(frames.DONE, done)
+            if not (subscriber.brief and self.records):
+                subscriber.tell(frames.DONE, frames.encode({"ran": len(self.records)}))
         self._server.tasks.finished(self)
 
     def _patch(self, step: dict[str, Any]) -> bool:
@@ -175,7 +175,7 @@ class Task:
         """Start a Command; whether it runs. What cannot be started is a failed step."""
         server, argv, env = self._server, step["argv"], self._env(step)
         alone = not server.backgrounds.alive()
-        server.limits.begin(server.meter.begin(alone=alone))
+        server.limits.begin(server.meter.begin(alone=alone), alone=alone)
         try:
             pipes, cwd = self._prepare(step, stdin=step.get("stdin") is not None)
             pid = self._spawn(pipes, argv, env, cwd) if alone else 0
@@ -223,7 +223,7 @@ class Task:
     def _start_background(self, step: dict[str, Any]) -> bool:
         """Start a Command that outlives its step; whether it is under way."""
         argv, env = step["argv"], self._env(step)
-        self._server.limits.begin(self._server.meter.begin_background())
+        self._server.limits.begin(self._server.meter.begin_background(), alone=False)
         try:
             pipes, cwd = self._prepare(step, stdin=True)
         except CannotStart as problem:
@@ -297,7 +297,7 @@ class Task:
 
     def _short(self, result: dict[str, Any], stdout: bytes, stderr: bytes) -> None:
         """A result that the agent itself produced."""
-        self._record(result | {"out": len(stdout), "err": len(stderr), "o": stdout, "e": stderr}, None)
+        self._record(result | _printed(stdout, stderr), None)
 
     def _over(self) -> None:
         """The running Command is over, and nothing of it lives."""
@@ -312,18 +312,19 @@ class Task:
         result = ending(foreground.status, foreground.reason)
         limit = self._blame(result, foreground)
         stdout, stderr = pipes.captures
-        result |= {"limit": limit, "s": foreground.ended_at - pipes.started, "u": used}
-        result |= {"at": pipes.started_at, "out": stdout.size, "err": stderr.size}
+        result |= {"s": foreground.ended_at - pipes.started, "u": used, "at": pipes.started_at}
+        if limit is not None:
+            result["limit"] = limit
         inline = stdout.inline, stderr.inline
         limit_of_all = min((subscriber.limit for subscriber in self._subscribers), default=self._limit)
         whole = None not in inline and max(stdout.size, stderr.size) <= limit_of_all
         if whole and all(push.quiet for output in pipes.outputs for push in output.pushes):
-            self._record(result | {"o": inline[0], "e": inline[1]}, None)
+            self._record(result | _printed(inline[0] or b"", inline[1] or b""), None)
         else:
             for output in pipes.outputs:
                 for push in output.pushes:
                     push.link.send_from(push.stream, push.rest(output.capture))
-            self._record(result, pipes.captures)
+            self._record(result | {"out": stdout.size, "err": stderr.size}, pipes.captures)
         if result["outcome"] == "Succeeded":
             self._advance()
         else:
@@ -344,10 +345,19 @@ class Task:
 
     def _record(self, result: dict[str, Any], captures: tuple[Capture, Capture] | None) -> None:
         self._server.limits.end()
-        body = frames.encode(result | {"i": len(self.records)})
+        result["i"] = len(self.records)
+        body = frames.encode(result)
         self.records.append(Record(body, captures))
         for subscriber in self._subscribers:
             subscriber.tell(frames.STEP, body)
+
+
+def _printed(stdout: bytes, stderr: bytes) -> dict[str, bytes]:
+    """All that a step printed, for its result. Nothing is said of nothing: each key costs time on both sides."""
+    texts = {"o": stdout} if stdout else {}
+    if stderr:
+        texts["e"] = stderr
+    return texts
 
 
 def _seconds(value: object) -> float | None:

@@ -83,7 +83,8 @@ class AgentSandbox(ChanneledSandbox):
         run = TaskRun(task, on_output, results, limit=self.output_limit, label=self.label, on_step=on_step)
         with self.asking() as channel, channel.open() as stream:
             try:
-                stream.send(frames.TASK, task_message(task, self.output_limit, live=on_output is not None))
+                live = on_output is not None
+                stream.send(frames.TASK, task_message(task, self.output_limit, live=live, brief=True))
                 run.collect(stream)
             except (ChannelLost, AgentError, ChannelTimeout):
                 run.keep_partial()

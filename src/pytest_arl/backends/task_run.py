@@ -88,8 +88,8 @@ class TaskRun:
         self._patience = patience
 
     def collect(self, stream: Stream) -> None:
-        """Take frames until the task is done."""
-        while True:
+        """Take frames until the task is done: its last result says so already, whether or not a frame follows."""
+        while not self._complete():
             kind, value = stream.receive(self._patient(self._deadline()))
             if kind == frames.DONE:
                 return
@@ -142,6 +142,11 @@ class TaskRun:
                 duration=time.monotonic() - self._step_began,
             )
         )
+
+    def _complete(self) -> bool:
+        """True if no step is left that would be run."""
+        results = self._results
+        return bool(results) and (len(results) == len(self._task.steps) or results[-1].outcome != "Succeeded")
 
     def _deadline(self) -> float | None:
         """When the host stops to believe that the agent keeps its own deadlines (monotonic seconds)."""
@@ -210,8 +215,8 @@ def step_result(step: Step, value: dict[str, Any], streams: tuple[bytes, bytes],
         signal=value.get("signal"),
         stdout_bytes=streams[0],
         stderr_bytes=streams[1],
-        stdout_size=value["out"],
-        stderr_size=value["err"],
+        stdout_size=value.get("out", len(streams[0])),
+        stderr_size=value.get("err", len(streams[1])),
         limit=limit,
         started_at=value.get("at"),
         duration=value.get("s", 0.0),
@@ -228,7 +233,7 @@ def _inline(value: dict[str, Any], key: str, limit: int) -> bytes:
 
 def _check(value: dict[str, Any]) -> None:
     """Raise for what would be an error only later, where somebody looks at the result or prints it."""
-    if any(type(size) is not int or not 0 <= size < _MOST for size in (value["out"], value["err"])):
+    if any(type(size) is not int or not 0 <= size < _MOST for size in (value.get("out", 0), value.get("err", 0))):
         raise ValueError("the size of a step's output is a number of bytes")
     if type(value["code"]) is not int or (value["outcome"] == "Succeeded") is not (value["code"] == 0):
         raise ValueError("a step's exit code is 0 where it succeeded")
@@ -242,15 +247,18 @@ def _check(value: dict[str, Any]) -> None:
             raise ValueError("a signal and a limit are words")
 
 
-def task_message(task: TaskRequest, limit: int, *, live: bool) -> dict[str, object]:
-    """A task as the agent takes it. ``live`` asks for output as it comes."""
-    return {
-        "id": task.id,
-        "timeout": task.timeout,
-        "limit": limit,
-        "live": live,
-        "steps": [_step_message(step) for step in task.steps],
-    }
+def task_message(task: TaskRequest, limit: int, *, live: bool, brief: bool = False) -> dict[str, object]:
+    """A task as the agent takes it. ``live`` asks for output as it comes, ``brief`` for nothing beyond the last
+    result.
+    """
+    message: dict[str, object] = {"id": task.id, "limit": limit, "steps": [_step_message(step) for step in task.steps]}
+    if task.timeout is not None:
+        message["timeout"] = task.timeout
+    if live:
+        message["live"] = True
+    if brief:
+        message["brief"] = True
+    return message
 
 
 def _step_message(step: Step) -> dict[str, object]:

@@ -103,9 +103,10 @@ class Progress:
         if value["i"] != index or index >= len(self.steps):
             raise Garbled(f"the result of step {value['i']} where step {index} runs")
         Usage.from_agent(value.get("u"))
-        int(value["code"]), int(value["out"]), int(value["err"]), str(value["outcome"])
         stdout, stderr = self._kept
         output = bytes(value.get("o") or b"") or bytes(stdout), bytes(value.get("e") or b"") or bytes(stderr)
+        value = {"out": len(output[0]), "err": len(output[1]), **value}
+        int(value["code"]), int(value["out"]), int(value["err"]), str(value["outcome"])
         self._kept = [bytearray(), bytearray()]
         words = {key: each for key, each in value.items() if key not in ("o", "e")}
         self.ended.append(StepEnd(words, output))
