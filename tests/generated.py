@@ -1,17 +1,18 @@
 """Attacks that hypothesis makes up: some in each run of the tests, and as many as there is time for where that is asked.
 
-    ARL_TEST_ATTACK_SECONDS=1200 .venv/bin/pytest --timeout=0 -n 0 -m generated
+    ARL_TEST_ATTACK_SECONDS=1200 .venv/bin/pytest --timeout=0 -n 0 -rP -m generated
 
-attacks for that long with each of the tests that are marked so.
+attacks for that long with each of the tests that are marked so, and ``-rP`` shows with how many cases.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,15 +29,27 @@ def generated(examples: int) -> Callable[[Test], Test]:
     chosen = settings(max_examples=examples, deadline=None, suppress_health_check=health)
 
     def decorate(test: Test) -> Test:
+        cases = itertools.count()
+        given: Any = test
+        case = given.hypothesis.inner_test  # there for plugins to wrap
+
+        @functools.wraps(case)
+        def counted(*args: object, **named: object) -> object:
+            next(cases)
+            return case(*args, **named)
+
+        given.hypothesis.inner_test = counted
         bounded = chosen(test)
 
         @functools.wraps(test)
         def attack(*args: object, **named: object) -> None:
+            first = next(cases) + 1
             end = time.monotonic() + _SECONDS
             while True:
                 bounded(*args, **named)
                 if time.monotonic() >= end:
                     break
+            print(f"{next(cases) - first} cases")
 
         return cast("Test", pytest.mark.generated(attack))
 
