@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.settings import Keeps, Settings
 
-__all__ = ["guard_sources", "keeping", "pools_source", "writes"]
+__all__ = ["freeze_sources", "guard_sources", "keeping", "pools_source", "writable_folders", "writes"]
 
 _WRITTEN = {
     "--junitxml": "xmlpath",
@@ -68,26 +69,44 @@ def pools_source(settings: Settings) -> Path | None:
     return source
 
 
-def guard_sources(settings: Settings) -> Callable[[], None]:
-    """Have tracebacks and warnings quote no file that a sandbox may have put there. Gives what ends that.
-
-    At the beginning of every run: the controller of pytest-xdist opens no sandbox, and quotes its workers' warnings.
-    """
+def writable_folders(settings: Settings) -> frozenset[Path]:
+    """What sandboxes of this run may write on this machine."""
     if pools_source(settings) is None:
-        return lambda: None
+        return frozenset()
     from pytest_arl.errors import UsageError
     from pytest_arl.pools import usable_pools
 
     try:
         pools = usable_pools(settings)
     except UsageError:
-        return lambda: None  # there will be no sandbox
-    written = {mount.source for pool in pools.values() for mount in pool.mounts if mount.writable}
+        return frozenset()  # there will be no sandbox
+    return frozenset(mount.source for pool in pools.values() for mount in pool.mounts if mount.writable)
+
+
+def guard_sources(written: frozenset[Path]) -> Callable[[], None]:
+    """Have tracebacks and warnings quote no file that a sandbox may have put there. Gives what ends that.
+
+    At the beginning of every run: the controller of pytest-xdist opens no sandbox, and quotes its workers' warnings.
+    """
     if not written:
         return lambda: None
     from pytest_arl.host_files.quoted_sources import guard_quoted_sources
 
     return guard_quoted_sources(written)
+
+
+def freeze_sources(written: frozenset[Path]) -> None:
+    """Import no module that a sandbox may have put there, in this process and from now on.
+
+    Before any process of the run has a sandbox: pytest-xdist's workers run tests once all have collected theirs, and
+    the controller, which imports late for its reports, has none.
+    """
+    from pytest_arl.host_files.late_imports import freeze_imports
+
+    for folder in written:
+        with suppress(OSError, RuntimeError):  # one that is missing is refused where it is mounted
+            path = folder.resolve()
+            freeze_imports(path.stat(), str(path))
 
 
 def _make(path: Path) -> None:

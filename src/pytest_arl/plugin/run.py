@@ -15,6 +15,7 @@ from pytest_arl.errors import PoolNotFound, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from pytest_arl.backends.base import TaskRequest
     from pytest_arl.plugin.choices import Choice
@@ -55,6 +56,7 @@ class Run:
         self._overlay = ExitStack()
         self._guards = ExitStack()
         self._listens = False
+        self._written: frozenset[Path] = frozenset()
         self._outer: tuple[settings.Settings | None, Any] = (None, None)
 
     # the run
@@ -69,7 +71,7 @@ class Run:
         """Tests are to run: register what records and reports them. Raises pytest's usage error."""
         from pytest_arl.listeners import add_listener
         from pytest_arl.plugin import running
-        from pytest_arl.plugin.own_files import guard_sources
+        from pytest_arl.plugin.own_files import guard_sources, writable_folders
         from pytest_arl.plugin.summary import Summary
         from pytest_arl.plugin.workers import Handover
 
@@ -80,12 +82,21 @@ class Run:
         manager.register(running, "arl-running")
         manager.register(Summary(self.recorder, self.settings.value("durations")), "arl-summary")
         self._clean_live_log()
-        self._guards.callback(guard_sources(self.settings))
+        self._written = writable_folders(self.settings)
+        self._guards.callback(guard_sources(self._written))
         if self.settings.value("output") is not None:
             self._open_output()
         if manager.hasplugin("dsession"):
+            self.freeze()  # before it starts workers
             output = self.recorder.output
             manager.register(Handover(self.settings, None if output is None else output.identity), "arl-handover")
+
+    def freeze(self) -> None:
+        """Whatever has been imported by now, nothing that comes is a sandbox's."""
+        if self._written:
+            from pytest_arl.plugin.own_files import freeze_sources
+
+            freeze_sources(self._written)
 
     def _clean_live_log(self) -> None:
         handler: Any = getattr(self.config.pluginmanager.get_plugin("logging-plugin"), "log_cli_handler", None)

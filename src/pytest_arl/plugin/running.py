@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_arl.plugin.run import Run
 
 __all__ = [
+    "pytest_collection_finish",
     "pytest_fixture_setup",
     "pytest_internalerror",
     "pytest_keyboard_interrupt",
@@ -38,6 +39,12 @@ __all__ = [
 __tracebackhide__ = True
 
 _STATUS = tuple[str, str, "str | tuple[str, Mapping[str, bool]]"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tests have been imported, and none has run in any worker: each says only after this that it has collected."""
+    run_of(session.config).freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["refuse_aliases"]
 
-_KINDS = (Kind.PROGRAM, Kind.IMPORTS, Kind.SETTINGS)
+_KINDS = (Kind.PROGRAM, Kind.IMPORTS, Kind.METADATA, Kind.SETTINGS)
 
 
 def refuse_aliases(

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local.aliases import refuse_aliases
 from pytest_arl.backends.local.homes import is_home, known_homes
-from pytest_arl.backends.local.imports import freeze_imports
 from pytest_arl.backends.local.interpreter import part_of_agent
 from pytest_arl.backends.local.paths import canonical
 from pytest_arl.backends.local.pins import REPOSITORIES, find_pins, refuse_closed
 from pytest_arl.errors import UsageError
+from pytest_arl.host_files.late_imports import freeze_imports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def add_mounts(layout: Layout, pool: LocalPool, survey: Survey, *, as_other_user
             pins = find_pins(survey, pool, mount, source, repositories, what)
             read_only = [pin.name for pin in pins if not pin.writable]
             refuse_aliases(survey, source, read_only, what, as_other_user=as_other_user)
-            freeze_imports(source.status)
+            freeze_imports(source.status, source.path)
             for pin in pins:
                 target = f"{mount.target}/{pin.name}"
                 layout.pin(target, what)

@@ -27,7 +27,7 @@ __all__ = ["REPOSITORIES", "Pin", "find_pins", "refuse_closed"]
 REPOSITORIES = (".git", ".hg")
 _PARTS = ("bin", "include", "lib")
 """How the names of an environment's folders begin."""
-_OURS = (Kind.PROGRAM, Kind.SEARCHED, Kind.IMPORTS, Kind.SETTINGS)
+_OURS = (Kind.PROGRAM, Kind.SEARCHED, Kind.IMPORTS, Kind.METADATA, Kind.SETTINGS)
 """What matters to this process, not to a pool."""
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local.paths import ancestry, canonical, inside, trace
 from pytest_arl.errors import UsageError
+from pytest_arl.host_files.late_metadata import metadata_in
 from pytest_arl.pools import usable_pools
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Kind(Enum):
     PROGRAM = "the Python environment or a program that runs pytest and its sandboxes"
     SEARCHED = "on the PATH by which pytest finds its programs"
     IMPORTS = "on sys.path of the Python that runs pytest"
+    METADATA = "metadata of a package on sys.path of the Python that runs pytest"
     SETTINGS = "read by pytest in every run"
     ROOT = "the root folder of a pool"
     SOURCE = "what a pool mounts"
@@ -127,14 +129,16 @@ class Survey:
         self.kept = (
             *_of_python(programs),
             *_of_settings(settings),
-            *self._of_run(settings),
+            *(self._of_run(settings) if self._writes() else ()),
+            *(_of_metadata() if self._writes() else ()),
             *(kept for pool in self.ever for kept in _of_pool(pool)),
         )
 
+    def _writes(self) -> bool:
+        return any(mount.writable for pool in self.ever for mount in pool.mounts)
+
     def _of_run(self, settings: Settings) -> Iterator[Kept]:
         """Other files that the run reads and writes. A folder that is missing is made where a sandbox could make it."""
-        if not any(mount.writable for pool in self.ever for mount in pool.mounts):
-            return
         for path, make in settings.keeps().items():
             if make is not None and not os.path.lexists(path) and self._in_writable(path):
                 with suppress(OSError):
@@ -205,6 +209,15 @@ def _of_python(programs: Iterable[str]) -> Iterator[Kept]:
         yield Kept(canonical(path), Kind.SEARCHED)
     for path in dict.fromkeys((*sys.path, *_editable())):
         yield Kept(canonical(os.path.abspath(path)), Kind.IMPORTS)
+
+
+def _of_metadata() -> Iterator[Kept]:
+    """What says of installed packages which of their modules are plugins: beside the modules, in ``sys.path``."""
+    libraries = tuple(f"{prefix}/lib" for prefix in (sys.prefix, sys.base_prefix))  # kept as a whole
+    for path in dict.fromkeys(canonical(os.path.abspath(entry)) for entry in sys.path):
+        with suppress(OSError):
+            for name in () if path.startswith(libraries) else metadata_in(path):
+                yield Kept(os.path.join(path, name), Kind.METADATA)
 
 
 def _editable() -> Iterator[str]:
