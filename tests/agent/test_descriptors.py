@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,3 +54,37 @@ def test_they_are_counted_a_few_at_a_look(
         looks.look()
     looks.begin(0)
     assert count == 100 if not reached else _MANY // 64 <= count < 100
+
+
+def test_a_look_takes_no_more_than_its_time(crowded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With very many processes, the rest is for the next look; which comes later, the longer this one took."""
+    looks = Descriptors(_MANY)
+    monkeypatch.setattr(looks, "_started", lambda: [os.getpid()] * 50 + [crowded])
+    ticks = iter(range(10_000))
+    clock = SimpleNamespace(now=100.0)
+    clock.monotonic = lambda: clock.now
+    clock.thread_time = lambda: next(ticks) * descriptors._LOOK_SECONDS / 10
+    monkeypatch.setattr(descriptors, "time", clock)
+    asked: list[int] = []
+    real = looks._has_all
+
+    def ask(pid: int) -> bool:
+        asked.append(pid)
+        return real(pid)
+
+    monkeypatch.setattr(looks, "_has_all", ask)
+    looks.look()
+    assert not looks.reached
+    assert 5 < len(asked) < 15
+    first = len(asked)
+    clock.now += descriptors._LOOK_SECONDS / descriptors._BUDGET
+    looks.look()
+    assert len(asked) == first, "not due before the look's time is so small a part of all"
+    clock.now += 5 * descriptors._LOOK_SECONDS / descriptors._BUDGET
+    looks.look()
+    assert len(asked) > first
+    looks.begin(0)
+    monkeypatch.setattr(descriptors, "_LOOK_SECONDS", 1e9)
+    clock.thread_time = lambda: 0.0
+    looks.look()
+    assert looks.reached, "the control: a look that has the time comes to the last of them"

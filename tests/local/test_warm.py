@@ -19,9 +19,10 @@ class One:
     """A sandbox that is none."""
 
     closed: bool = False
+    dead: bool = False
 
     def alive(self) -> bool:
-        return not self.closed
+        return not (self.closed or self.dead)
 
     def close(self) -> None:
         self.closed = True
@@ -120,6 +121,47 @@ def test_those_that_are_made_count_as_room(kitchen: Kitchen) -> None:
     wait_for(lambda: kitchen.begun == 1)
     time.sleep(0.05)
     assert kitchen.begun == 1
+
+
+def shelved(kitchen: Kitchen, plan: Any) -> One:
+    take(kitchen, plan)
+    kitchen.allowed.release()
+    wait_for(lambda: kitchen.shelf.count() == 1)
+    (one,) = kitchen.shelf.ready()
+    return one
+
+
+def test_one_of_a_plan_that_changed_is_not_handed_out(kitchen: Kitchen) -> None:
+    stale = shelved(kitchen, plan_of(1))
+    assert take(kitchen, plan_of(1), seconds=0.05) is None
+    assert stale.closed
+
+
+def test_one_of_the_same_plan_is_handed_out(kitchen: Kitchen) -> None:
+    plan = plan_of(1)
+    ready = shelved(kitchen, plan)
+    assert take(kitchen, plan) is ready
+    assert not ready.closed
+
+
+def test_one_that_was_begun_by_a_plan_that_changed_is_not_handed_out(kitchen: Kitchen) -> None:
+    take(kitchen, plan_of(1))
+    wait_for(lambda: kitchen.begun == 1)
+    changed = plan_of(1)
+    take(kitchen, changed, seconds=0.05)
+    kitchen.allowed.release()
+    wait_for(lambda: kitchen.begun == 2)  # for the plan that is in force
+    assert kitchen.shelf.count() == 0
+    kitchen.allowed.release()
+    wait_for(lambda: kitchen.shelf.count() == 1)
+
+
+def test_one_that_has_died_is_closed_and_not_handed_out(kitchen: Kitchen) -> None:
+    plan = plan_of(1)
+    dead = shelved(kitchen, plan)
+    dead.dead = True
+    assert take(kitchen, plan, seconds=0.05) is None
+    assert dead.closed
 
 
 def test_closing_ends_what_is_made_meanwhile(kitchen: Kitchen) -> None:

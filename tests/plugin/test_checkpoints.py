@@ -406,3 +406,48 @@ def test_a_test_whose_teardown_fails_leaves_nothing_either(project: Project) -> 
         def test_2(arl_sandbox): assert arl_sandbox.run("ls").stdout == ""
     """)
     project.run("--arl-scope=module").counts(passed=2, errors=1)
+
+
+@pytest.mark.parametrize("end", ["pass", "raise ValueError"])
+def test_it_is_set_back_at_the_end_of_a_teardown_that_fails_too(project: Project, end: str) -> None:
+    """Not only when the next test begins: until then, what the test has left would live on."""
+    project.write(
+        "conftest.py",
+        """
+        boxes, seen = [], []
+        def pytest_runtest_logfinish():
+            seen.extend(box.run("ls").stdout for box in boxes)
+        """,
+    )
+    project.test(f"""
+        import conftest
+
+        @pytest.fixture
+        def ends():
+            yield
+            {end}
+
+        def test_1(ends, arl_sandbox):
+            arl_sandbox.write("left", "x")
+            conftest.boxes.append(arl_sandbox)
+
+        def test_2(): assert conftest.seen == [""]
+    """)
+    project.run("--arl-scope=module").counts(passed=2, errors=int(end != "pass"))
+
+
+def test_a_wider_fixture_whose_teardown_fails_leaves_nothing_either(project: Project) -> None:
+    """Nor does what its teardown did before it failed. The second parameter's test is the one that pytest takes for it."""
+    project.test("""
+        @pytest.fixture(scope="module", params=["ada", "bob", "cid"])
+        def student(request, arl_sandbox):
+            arl_sandbox.write(request.param, "secret")
+            yield request.param
+            arl_sandbox.write("torn-" + request.param, "x")
+            raise ValueError
+
+        def test_it(student, arl_sandbox):
+            assert arl_sandbox.run("ls").stdout == student + "\\n"
+    """)
+    project.test("def test_common(arl_sandbox): assert arl_sandbox.run('ls').stdout == ''\n", name="test_later.py")
+    project.run("--arl-scope=session").counts(passed=3, errors=2)
