@@ -408,8 +408,10 @@ def test_a_test_whose_teardown_fails_leaves_nothing_either(project: Project) -> 
     project.run("--arl-scope=module").counts(passed=2, errors=1)
 
 
-@pytest.mark.parametrize("end", ["pass", "raise ValueError"])
-def test_it_is_set_back_at_the_end_of_a_teardown_that_fails_too(project: Project, end: str) -> None:
+@pytest.mark.parametrize(("end", "errors"), [("pass", {}), ("raise ValueError", {"errors": 1})])
+def test_it_is_set_back_at_the_end_of_a_teardown_that_fails_too(
+    project: Project, end: str, errors: dict[str, int]
+) -> None:
     """Not only when the next test begins: until then, what the test has left would live on."""
     project.write(
         "conftest.py",
@@ -433,7 +435,7 @@ def test_it_is_set_back_at_the_end_of_a_teardown_that_fails_too(project: Project
 
         def test_2(): assert conftest.seen == [""]
     """)
-    project.run("--arl-scope=module").counts(passed=2, errors=int(end != "pass"))
+    project.run("--arl-scope=module").counts(passed=2, **errors)
 
 
 def test_a_wider_fixture_whose_teardown_fails_leaves_nothing_either(project: Project) -> None:
