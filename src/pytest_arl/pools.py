@@ -171,15 +171,18 @@ def refuse_written(pool: LocalPool, writes: Mapping[str, Path]) -> None:
 
     What they put there would decide what is read from it, or where it goes.
     """
+    from pytest_arl.host_files.named_links import looked_up  # noqa: PLC0415 - start-up reads this module
+
     __tracebackhide__ = True
     for mount in pool.mounts:
         if not mount.writable:
             continue
         source = mount.source.resolve()
         for option, path in writes.items():
+            named = Path(os.path.abspath(path))  # noqa: PTH100 - links are left as they are
             written = path.resolve()
-            named = Path(os.path.abspath(path))  # a link on this way could be replaced  # noqa: PTH100
             inside = written.is_relative_to(source) or any(map(named.is_relative_to, (source, mount.source)))
+            inside = inside or any(source in step.parents for step in looked_up(path))  # a link on the way, say
             if inside or source.is_relative_to(written / "output"):
                 raise UsageError(
                     f"{option}: {path} lies in {source}, which the sandboxes of pool {pool.name!r} can write "

@@ -176,6 +176,9 @@ def test_a_pools_repr_holds_no_values_of_variables(tmp_path: Path) -> None:
         ("src:/src:rw", "src", True),
         ("src:/src:rw", "link/out", True),
         ("src:/src:rw", "src/away/report.xml", True),
+        ("src:/src:rw", "twice", True),
+        ("src:/src:rw", "src/sub/../../out", True),
+        ("src:/src:rw", "link/../out", False),
         ("src/out/output/x:/x:rw", "src/out", True),
         ("src:/src:rw", "out", False),
         ("src:/src:rw", "src-out", False),
@@ -184,8 +187,9 @@ def test_a_pools_repr_holds_no_values_of_variables(tmp_path: Path) -> None:
     ],
 )
 def test_nothing_is_written_where_a_sandbox_can_write(tmp_path: Path, mount: str, written: str, refused: bool) -> None:
-    (tmp_path / "src").mkdir()
+    (tmp_path / "src/sub").mkdir(parents=True)
     (tmp_path / "link").symlink_to("src")
+    (tmp_path / "twice").symlink_to("link/away/report.xml")
     (tmp_path / "src/away").symlink_to(tmp_path / "elsewhere")
     found = pool(tmp_path, f'mounts = ["{mount}"]')
     refuse_written(found, {})
