@@ -1,8 +1,9 @@
-"""The folder /arl: the agent with an interpreter of its own, which needs nothing of the image that it is put into.
+"""The folder /arl: the agent with an interpreter of its own, which reads nothing of the image that it is put into.
 
 ``python -m pytest_arl.agent_image DIRECTORY`` makes it from the Python that runs this: the interpreter, its loader, the
 libraries that it maps, and of the standard library only what the agent imports, compiled. What that is, a running
 interpreter is asked: no list of ours would be right for Debian's Python, that of the docker images and pyenv's alike.
+Programs and libraries are copied without the paths that lead out of the folder.
 Only the standard library and this package are needed to make it.
 """
 
@@ -12,7 +13,6 @@ import ast
 import os
 import py_compile
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +22,8 @@ from pathlib import Path
 import pytest_arl.agent
 from pytest_arl import pod
 from pytest_arl.agent.bundle import LOAD, REMOTE_BOOT, bundle
-from pytest_arl.elf import soname
+from pytest_arl.elf import soname, without_search_path
+from pytest_arl.first_stage import first_stage
 
 __all__ = ["build", "main"]
 
@@ -69,14 +70,16 @@ class _Parts:
 
 def build(folder: Path) -> None:
     """Make the folder, which must not be there or be empty. RuntimeError for a Python that cannot be carried."""
+    start = first_stage(os.uname().machine)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise RuntimeError(f"{folder} is not empty")
     executable = Path(os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable))
     parts = _ask(executable)
-    _copy(executable, folder / "bin/python3", 0o755)
+    _copy_code(executable, folder / "bin/python3")
     for name, library in parts.libraries.items():
-        _copy(library, folder / "lib" / ("ld.so" if _is_loader(name) else name), 0o755)
+        _copy_code(library, folder / "lib" / ("ld.so" if _is_loader(name) else name))
+    _write(folder / "start", start, 0o755)
     _add_modules(folder / sys.platlibdir / f"python{sys.version_info.major}.{sys.version_info.minor}", parts.modules)
     (folder / _BUNDLE).write_bytes(bundle(remote=True))
     (folder / "boot.py").write_text(_BOOT, encoding="utf-8")
@@ -120,7 +123,7 @@ def _add_modules(stdlib: Path, modules: dict[str, tuple[str, bool]]) -> None:
             continue
         source = Path(origin)
         if not source.name.endswith(".py"):
-            _copy(source, extensions / source.name, 0o755)
+            _copy_code(source, extensions / source.name)
             continue
         # Without its source beside it, compiled code is believed as it is.
         compiled = stdlib.joinpath(*name.split("."), *(["__init__"] if is_package else ())).with_suffix(".pyc")
@@ -132,9 +135,32 @@ def _add_modules(stdlib: Path, modules: dict[str, tuple[str, bool]]) -> None:
         landmark.touch()
 
 
+def _copy_code(source: Path, destination: Path) -> None:
+    code = without_search_path(source.read_bytes())
+    if destination.name == "ld.so":
+        code = _own_loader(code, source)
+    _write(destination, code, 0o755)
+
+
+def _own_loader(code: bytes, source: Path) -> bytes:
+    """The loader with its own files in the folder, where they are not: what /etc/ld.so.preload names it would load into
+    whatever it starts, and no option or variable keeps it from that. musl's has neither file.
+    """
+    for name in ("preload", "cache") if b"GLIBC_PRIVATE" in code else ():
+        theirs, ours = f"/etc/ld.so.{name}\0".encode(), f"{pod.AGENT_FOLDER}/ld.so.{name}\0".encode()
+        if len(theirs) != len(ours) or theirs not in code:
+            raise RuntimeError(f"{source} does not read /etc/ld.so.{name} in the way that is known")
+        code = code.replace(theirs, ours)
+    return code
+
+
 def _copy(source: Path, destination: Path, mode: int) -> None:
+    _write(destination, source.read_bytes(), mode)
+
+
+def _write(destination: Path, content: bytes, mode: int) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, destination)
+    destination.write_bytes(content)
     destination.chmod(mode)
 
 

@@ -9,10 +9,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["program_loader", "soname"]
+__all__ = ["program_loader", "soname", "without_search_path"]
 
+_LITTLE_64 = b"\x7fELF\x02\x01"
 _LOAD, _DYNAMIC, _LOADER = 1, 2, 3
 _STRINGS, _SONAME = 5, 14
+_SEARCH_PATHS = {15, 29}  # DT_RPATH and DT_RUNPATH
+_UNKNOWN = 0x6000000D  # the first number for systems of their own: every loader passes over it
 
 
 def soname(path: Path) -> str:
@@ -36,8 +39,20 @@ def program_loader(path: Path) -> str:
     return ""
 
 
+def without_search_path(image: bytes) -> bytes:
+    """A program or library that names no folders in which its own libraries are looked for."""
+    if image[:6] != _LITTLE_64:
+        return image
+    changed = bytearray(image)
+    for kind, offset, _, size in _segments(image):
+        for at in range(offset, offset + size, 16) if kind == _DYNAMIC else ():
+            if struct.unpack_from("<q", image, at)[0] in _SEARCH_PATHS:
+                struct.pack_into("<q", changed, at, _UNKNOWN)
+    return bytes(changed)
+
+
 def _find(image: bytes) -> str:
-    if image[:6] != b"\x7fELF\x02\x01":
+    if image[:6] != _LITTLE_64:
         return ""
     segments = list(_segments(image))
     strings = name = None

@@ -32,6 +32,7 @@ __all__ = [
     "IDLE_COMMAND",
     "INSTALL_COMMAND",
     "INSTALL_FOLDER",
+    "INTERPRETER",
     "INTERPRETER_FLAGS",
     "OPERATOR_KEYS_VARIABLE",
     "POD_UID_VARIABLE",
@@ -66,8 +67,7 @@ GRACE_SECONDS = 5
 INTERPRETER_FLAGS = ("-I", "-S", "-B", "-X", "utf8")
 """No variable, folder or locale of the image means anything to the agent's interpreter, and it sets none."""
 
-# An interpreter that needs nothing of the image that it runs in: its own loader and its own C library.
-_INTERPRETER = (
+INTERPRETER = (
     f"{AGENT_FOLDER}/lib/ld.so",
     "--library-path",
     f"{AGENT_FOLDER}/lib",
@@ -76,11 +76,14 @@ _INTERPRETER = (
     f"{AGENT_FOLDER}/bin/python3",
     *INTERPRETER_FLAGS,
 )
-AGENT_COMMAND = (*_INTERPRETER, f"{AGENT_FOLDER}/boot.py")
-"""The executor's ``command``; it has no ``args``."""
-INSTALL_COMMAND = (*_INTERPRETER, f"{AGENT_FOLDER}/install.py", INSTALL_FOLDER)
+"""An interpreter that needs nothing of the image that it runs in: its own loader and its own C library."""
+AGENT_COMMAND = (f"{AGENT_FOLDER}/start", *INTERPRETER, f"{AGENT_FOLDER}/boot.py")
+"""The executor's ``command``; it has no ``args``. It begins with :mod:`pytest_arl.first_stage`, as any loader obeys the
+variables of the image.
+"""
+INSTALL_COMMAND = (*INTERPRETER, f"{AGENT_FOLDER}/install.py", INSTALL_FOLDER)
 """postStart of the agent's container. The executor is started when this has ended."""
-IDLE_COMMAND = (*_INTERPRETER, f"{AGENT_FOLDER}/idle.py")
+IDLE_COMMAND = (*INTERPRETER, f"{AGENT_FOLDER}/idle.py")
 """``command`` of the agent's container. Ends when it is asked to, where sleep(1) as PID 1 would take all the grace."""
 
 POOL_LABEL = "arl.infra.io/pool"

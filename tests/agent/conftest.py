@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import os
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from pytest_arl import agent_image
 from tests.agent.harness import BUBBLEWRAP, Sandbox, file_system, sandbox_of
 
 
@@ -24,3 +29,25 @@ def bubblewrap() -> str:
 def sandbox(bubblewrap: str) -> Iterator[Sandbox]:
     with sandbox_of() as sandbox:
         yield sandbox
+
+
+def made_by(python: str, folder: Path) -> Path:
+    """The folder of the agent's image, made by an interpreter."""
+    source = Path(agent_image.__file__).parents[1]
+    run = [python, "-S", "-m", "pytest_arl.agent_image", str(folder)]
+    done = subprocess.run(
+        run,
+        env={"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(rf"{folder}: \d+ files, [\d.]+ MB\n", done.stdout)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made by the interpreter of the tests, without any package (-S): only the standard library is needed."""
+    return made_by(os.path.realpath(sys.executable), tmp_path_factory.mktemp("image") / "arl")

@@ -21,6 +21,7 @@ from pytest_arl.agent.bundle import REMOTE_BOOT, bundle
 from pytest_arl.backends.agent import AgentSandbox
 from pytest_arl.backends.task_run import TaskRun, task_message
 from pytest_arl.channel import AgentConfig, Channel, Stream
+from pytest_arl.first_stage import first_stage
 from tests.agent.harness import BASE_ENV, BUBBLEWRAP, _no_other, command, file_system, task, wait_until
 
 if TYPE_CHECKING:
@@ -275,10 +276,8 @@ def agent_of(
         **(env or {}),
     }
     with ExitStack() as keep:
-        code = os.memfd_create("agent")
-        keep.callback(os.close, code)
-        os.write(code, bundle(remote=True))
-        os.lseek(code, 0, os.SEEK_SET)
+        code = _file(bundle(remote=True), keep)
+        start = _file(first_stage(os.uname().machine), keep)
         separate = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--cap-drop", "ALL"]
         if os.getuid():
             separate.append("--unshare-user")
@@ -291,13 +290,14 @@ def agent_of(
             "--ro-bind-data",
             str(code),
             "/agent",
+            *("--perms", "0555", "--ro-bind-data", str(start), "/start"),
             *extra,
         ]
         if argv is None:
-            argv = (os.path.realpath(sys.executable), *pod.INTERPRETER_FLAGS, "-c", REMOTE_BOOT, "/agent")
+            argv = ("/start", os.path.realpath(sys.executable), *pod.INTERPRETER_FLAGS, "-c", REMOTE_BOOT, "/agent")
         process = subprocess.Popen(
             [*line, *argv, str(port)],
-            pass_fds=[code],
+            pass_fds=[code, start],
             env=variables,
             start_new_session=True,
             stdin=subprocess.DEVNULL,
@@ -310,6 +310,15 @@ def agent_of(
             assert process.stderr is not None
             raise AssertionError(process.stderr.read().decode())
         yield Agent(port, process, keep)
+
+
+def _file(content: bytes, keep: ExitStack) -> int:
+    """A file without a name that bubblewrap can read."""
+    file = os.memfd_create("data")
+    keep.callback(os.close, file)
+    os.write(file, content)
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
 
 
 def _listens(port: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,32 +14,12 @@ import pytest
 
 from pytest_arl import agent_image, pod
 from pytest_arl.channel import AgentConfig
+from tests.agent.conftest import made_by
 from tests.agent.harness import command
 from tests.agent.remote_harness import Agent, agent_of
 
 EMPTY = ["--proc", "/proc", "--dev", "/dev"]
 DEBIANS_PYTHON = "/usr/bin/python3"
-
-
-def made_by(python: str, folder: Path) -> Path:
-    source = Path(agent_image.__file__).parents[1]
-    run = [python, "-S", "-m", "pytest_arl.agent_image", str(folder)]
-    done = subprocess.run(
-        run,
-        env={"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(rf"{folder}: \d+ files, [\d.]+ MB\n", done.stdout)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made by the interpreter of the tests, without any package (-S): only the standard library is needed."""
-    return made_by(os.path.realpath(sys.executable), tmp_path_factory.mktemp("image") / "arl")
 
 
 @pytest.fixture
@@ -71,7 +50,7 @@ def test_the_agent_works_where_there_is_nothing_else(agent: Agent) -> None:
 def test_steps_of_all_kinds_work_by_a_program_alone(agent: Agent) -> None:
     """The one program that is there is the agent's own interpreter."""
     operator = agent.operator(config=AgentConfig())
-    python = [*pod.AGENT_COMMAND[:-1], "-c"]
+    python = [*pod.INTERPRETER, "-c"]
     result = operator.run(*python, "import posix, sys; posix.write(1, posix.getcwdb()); sys.exit(3)")
     assert (result.exit_code, result.stdout) == (3, "/workspace")
     result = operator.run(*python, "import time; time.sleep(60)", timeout=0.2)
@@ -132,7 +111,7 @@ def test_nothing_of_the_folders_makers_environment_is_needed(bubblewrap: str, fo
     }
     with agent_of(argv=pod.AGENT_COMMAND, files=["--ro-bind", str(folder), "/arl", *EMPTY], env=hostile) as agent:
         operator = agent.operator(config=AgentConfig())
-        result = operator.run(*pod.AGENT_COMMAND[:-1], "-c", "import posix; print(posix.environ)")
+        result = operator.run(*pod.INTERPRETER, "-c", "import posix; print(posix.environ)")
 
     assert result.ok
     assert {name.encode(): value.encode() for name, value in hostile.items()}.items() <= eval(result.stdout).items()
@@ -140,13 +119,20 @@ def test_nothing_of_the_folders_makers_environment_is_needed(bubblewrap: str, fo
 
 def test_no_locale_is_the_interpreters(folder: Path) -> None:
     command = [
-        *local(pod.AGENT_COMMAND[:-1], folder),
+        *local(pod.INTERPRETER, folder),
         "-c",
         "import posix, sys; print(sys.flags.utf8_mode, posix.environ)",
     ]
     said = subprocess.run(command, env={"LC_ALL": "C.UTF-8"}, capture_output=True, text=True, check=True).stdout
 
     assert said == "1 {b'LC_ALL': b'C.UTF-8'}\n"
+
+
+def test_a_loader_that_is_not_the_known_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ld-linux.so").write_bytes(b"GLIBC_PRIVATE /etc/ld.so.cache\0")
+
+    with pytest.raises(RuntimeError, match=r"ld-linux\.so does not read /etc/ld\.so\.preload in the way"):
+        agent_image._own_loader((tmp_path / "ld-linux.so").read_bytes(), tmp_path / "ld-linux.so")
 
 
 @pytest.mark.skipif(not Path(DEBIANS_PYTHON).exists(), reason="this machine has no Python of its distribution")

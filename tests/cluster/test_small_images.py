@@ -16,7 +16,7 @@ import pytest
 from pytest_arl import SandboxSession, pod
 from tests.cluster.installation import Installation
 
-PYTHON = [*pod.AGENT_COMMAND[:-1], "-c"]
+PYTHON = [*pod.INTERPRETER, "-c"]
 
 
 @pytest.fixture(scope="module", params=["busybox", "bare"])

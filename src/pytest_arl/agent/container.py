@@ -8,7 +8,6 @@ may be missing, and then costs only what it is for.
 from __future__ import annotations
 
 import os
-import posix
 
 from pytest_arl.agent import auth, files
 
@@ -66,15 +65,12 @@ def _wanted(variables: dict[bytes, bytes], name: str) -> str:
 
 
 def environment() -> dict[bytes, bytes]:
-    """The environment that the container was started with: the interpreter puts a locale of its own into what it has.
+    """The environment that the container was started with, which the first stage keeps under names that begin with "=".
 
-    Closed once the agent is.
+    Closed once the agent is. OSError where it cannot be read.
     """
-    try:
-        with open("/proc/self/environ", "rb") as file:
-            variables = file.read().split(b"\0")
-    except OSError:
-        return posix.environ  # `os.environ` may be a stand-in's, and holds text
+    with open("/proc/self/environ", "rb") as file:
+        variables = [each[1:] for each in file.read().split(b"\0") if each.startswith(b"=")]
     return {name: value for name, equals, value in (each.partition(b"=") for each in variables) if equals}
 
 

@@ -38,11 +38,11 @@ _PAUSE_SECONDS = 0.1
 def serve(port: int = container.PORT) -> None:
     """Be the agent of this container; never returns."""
     oom = main.oom_score()
-    variables = container.environment()
-    system.harden()
-    system.set_limits({"CORE": 0})
-    os.umask(0o022)
     try:
+        variables = container.environment()
+        system.harden()
+        system.set_limits({"CORE": 0})
+        os.umask(0o022)
         door = Door(Server(Loop(), oom), container.look(variables), port)
     except (OSError, ValueError) as error:
         _say("it cannot start: " + str(error))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.elf import program_loader, soname
 from pytest_arl.errors import BackendUnavailable
+from pytest_arl.first_stage import ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,10 +42,6 @@ ARL = "/arl"
 """The folder that is ours in every sandbox."""
 _HOME = f"{ARL}/python"
 _LIBRARIES = f"{ARL}/lib"
-ENVIRONMENT = {"LC_ALL": "C", "TZ": ":"}
-"""The agent's own, which no step sees. Any other locale is read from files, some of which name code to load; without
-TZ, or with a plain name in it, a file is read too. Python takes UTF-8 for its encoding all the same (PEP 540).
-"""
 _LIST_MAPS = "import _ctypes, fcntl, resource, select, binascii, marshal; print(open('/proc/self/maps').read())"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
