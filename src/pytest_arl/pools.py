@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_POOL",
+    "KEPT_TIMES",
     "LocalPool",
     "Mount",
     "find_pool",
@@ -41,7 +42,7 @@ _LEAST_STACK = 512 * 2**10
 _MOST_STACK = 2**50
 _OUTPUTS = 8
 _SPARE_OUTPUT = 4 * _MI
-_KEPT_TIMES = 4
+KEPT_TIMES = 4
 """How often all that a sandbox can hold is kept of it, where its pool does not say."""
 
 
@@ -107,7 +108,7 @@ class LocalPool:
     @property
     def most_kept(self) -> int:
         """Bytes of one sandbox that this machine keeps over its life."""
-        return _KEPT_TIMES * (self.workspace + self.tmp) if self.kept is None else self.kept
+        return KEPT_TIMES * (self.workspace + self.tmp) if self.kept is None else self.kept
 
     @property
     def most_printed(self) -> int:

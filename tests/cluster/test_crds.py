@@ -27,6 +27,12 @@ def sandbox(name: str = "s", **spec: Any) -> Json:
     return {"apiVersion": API, "kind": "Sandbox", "metadata": {"name": name}, "spec": {"poolRef": "p", **spec}}
 
 
+def defaults(**sandbox: Any) -> Json:
+    found = pool("p", "i", replicas=0)
+    found["spec"]["sandbox"] = sandbox
+    return found
+
+
 def take(installation: Installation, *objects: Json) -> None:
     """The positive control: the API server takes this."""
     for thing in objects:
@@ -78,6 +84,8 @@ def test_steps_that_are_right_are_taken(installation: Installation) -> None:
         (sandbox("a.b"), "becomes part of a pod's"),
         (pool("x" * 48, "i"), "at most 47 lower-case letters"),
         (pool("p", "i", replicas=-1), "should be greater than or equal to 0"),
+        (defaults(kept="lots"), "spec.sandbox.kept: Invalid value"),
+        (defaults(kept="-1"), "spec.sandbox.kept: Invalid value"),
         ({"apiVersion": API, "kind": "WarmPool", "metadata": {"name": "p"}, "spec": {"replicas": 1}}, "spec.template"),
         ({"apiVersion": API, "kind": "Task", "metadata": {"name": "t"}}, "spec: Required value"),
     ],
@@ -94,6 +102,8 @@ def test_objects_that_are_right_are_taken(installation: Installation) -> None:
         task(*many, retries=10, ttlSecondsAfterFinished=0, timeout="90s", traceID="x", payloadHash="0" * 64),
         sandbox("x" * 63, keepAlive=True, holder={"secretHash": "0" * 64}, resources={"limits": {"memory": "1Gi"}}),
         pool("x" * 47, "i", replicas=0),
+        defaults(kept="1Gi"),
+        defaults(kept="0"),
     )
 
 

@@ -123,6 +123,18 @@ class SandboxDefaults(_Part):
     output_limit: (
         Annotated[str, Field(pattern=_QUANTITY, max_length=16, description="Bytes kept of each stream.")] | None
     ) = None
+    kept: (
+        Annotated[
+            str,
+            Field(
+                pattern=_QUANTITY,
+                max_length=16,
+                description="Bytes of one sandbox that its client keeps over its life: downloads, checkpoints and the "
+                "files of --arl-output.",
+            ),
+        ]
+        | None
+    ) = None
     work_dir: Annotated[str, Field(pattern="^/", max_length=1024)] | None = None
 
 

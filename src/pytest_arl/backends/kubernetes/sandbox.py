@@ -9,6 +9,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from pytest_arl.backends.budget import Budget
 from pytest_arl.backends.channeled import ChanneledSandbox
 from pytest_arl.backends.kubernetes import names, statuses
 from pytest_arl.backends.kubernetes.holder import Holder
@@ -65,7 +66,12 @@ class KubernetesSandbox(ChanneledSandbox):
     ) -> None:
         """``made`` is the object's name and uid; ``kept`` that it outlives its holder."""
         super().__init__(
-            name=made[0], pool_ref=pool.name, isolation=pool.isolation, output_limit=pool.output, limits=pool.limits
+            name=made[0],
+            pool_ref=pool.name,
+            isolation=pool.isolation,
+            output_limit=pool.output,
+            limits=pool.limits,
+            budget=Budget(pool.kept, f"take less of it, or raise `spec.sandbox.kept` of pool {pool.name!r}"),
         )
         self.space = space
         self.uid = made[1]

@@ -13,8 +13,10 @@ from pytest_arl.backends.kubernetes import names
 from pytest_arl.backends.kubernetes.lease import Lease
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
 from pytest_arl.backends.kubernetes.watch import Watch
+from pytest_arl.backends.transfer import MOST_BYTES
 from pytest_arl.errors import BackendUnavailable, PoolNotFound, UsageError
 from pytest_arl.pod import EXECUTOR_CONTAINER, WORKSPACE
+from pytest_arl.pools import KEPT_TIMES
 from pytest_arl.units import parse_quantity
 from pytest_arl.wording import hint
 
@@ -39,6 +41,7 @@ class Pool:
     Attributes:
         name: the pool's.
         output: bytes of each stream that a result keeps.
+        kept: bytes of one sandbox that this machine keeps over its life.
         isolation: what keeps its sandboxes apart, for the last line of a run.
         limits: the template's value for each limit.
         workspace: where relative paths are.
@@ -46,32 +49,54 @@ class Pool:
 
     name: str
     output: int
+    kept: int
     isolation: str
     limits: Mapping[str, str]
     workspace: str
 
     @classmethod
     def read(cls, found: Mapping[str, Any]) -> Pool:
-        """From a WarmPool; what its template leaves out is left out here."""
+        """From a WarmPool; what its template leaves out is left out here. UsageError names a field that is wrong."""
+        __tracebackhide__ = True
         spec = found.get("spec") or {}
+        sandbox = spec.get("sandbox") or {}
         template = (spec.get("template") or {}).get("spec") or {}
         containers = template.get("containers") or [{}]
         executor = next((each for each in containers if each.get("name") == EXECUTOR_CONTAINER), containers[0])
         bounds = (executor.get("resources") or {}).get("limits") or {}
         limits = {"memory": str(bounds["memory"])} if "memory" in bounds else {}
-        workspace = str((spec.get("sandbox") or {}).get("workDir") or WORKSPACE)
+        workspace = str(sandbox.get("workDir") or WORKSPACE)
         for key, path in (("workspace", workspace), ("tmp", "/tmp"), ("shm", "/dev/shm")):  # noqa: S108 - the pod's
             size = _size_limit(template, executor, path)
             limits |= {key: size} if size else {}
         runtime = template.get("runtimeClassName")
-        output = (spec.get("sandbox") or {}).get("outputLimit")
         return cls(
             name=str(found["metadata"]["name"]),
-            output=parse_quantity(output) if output else _OUTPUT,
+            output=_bytes(sandbox, "outputLimit", _OUTPUT),
+            kept=_bytes(sandbox, "kept", _usually_kept(limits)),
             isolation=f"pod+{runtime}" if runtime else "pod",
             limits=limits,
             workspace=workspace,
         )
+
+
+def _bytes(sandbox: Mapping[str, Any], field: str, default: int) -> int:
+    __tracebackhide__ = True
+    given = sandbox.get(field)
+    if given is None:
+        return default
+    try:
+        return parse_quantity(given)
+    except UsageError as error:
+        raise UsageError(f"spec.sandbox.{field} {error}") from None
+
+
+def _usually_kept(limits: Mapping[str, str]) -> int:
+    """As a pool of this machine has it, where all that a sandbox can hold is known."""
+    try:
+        return KEPT_TIMES * (parse_quantity(limits["workspace"]) + parse_quantity(limits["tmp"]))
+    except (KeyError, UsageError):  # without a size, or with one such as 1e9, which Kubernetes takes
+        return MOST_BYTES
 
 
 def _size_limit(template: Mapping[str, Any], executor: Mapping[str, Any], path: str) -> str | None:
@@ -115,7 +140,7 @@ class Space:
         try:
             pool = Pool.read(found)
         except UsageError as error:
-            raise BackendUnavailable(f"pool {name!r} of namespace {self.namespace!r}: outputLimit {error}") from None
+            raise BackendUnavailable(f"pool {name!r} of namespace {self.namespace!r}: {error}") from None
         with self._lock:
             self._pools[name] = (pool, time.monotonic() + _POOL_SECONDS)
         return pool
