@@ -155,10 +155,38 @@ def test_privileges_that_are_asked_for_are_refused_rather_than_dropped(security:
         made(pool(securityContext=security))
 
 
-@pytest.mark.parametrize("path", ["/arl", "/arl-spool/"])
+@pytest.mark.parametrize(
+    "path", ["/arl", "/arl-spool/", "//arl", "/x/../arl", "/arl/lib", "/arl/lib/libm.so.6", "//arl-spool/./x"]
+)
 def test_the_agents_folders_cannot_be_mounted_over(path: Any) -> None:
     with pytest.raises(TemplateInvalid, match="which is the agent's"):
         made(pool(volumeMounts=[{"name": "mine", "mountPath": path}]))
+
+
+@pytest.mark.parametrize("path", ["/arlington", "/arl.d", "/opt/arl"])
+def test_what_lies_beside_them_can_be_mounted(path: Any) -> None:
+    mount = {"name": "mine", "mountPath": path}
+    assert mount in executor(pool(volumeMounts=[mount]))["volumeMounts"]
+
+
+@pytest.mark.parametrize("volume", ["arl-folder", "arl-spool", "arl-workspace"])
+def test_no_container_of_the_template_mounts_the_agents_volumes(volume: Any) -> None:
+    mount = {"name": volume, "mountPath": "/mine"}
+    said = rf"mounts the volume {volume}, which is the agent's"
+    with pytest.raises(TemplateInvalid, match=said):
+        made(pool(volumeMounts=[mount]))
+    for place in ("containers", "initContainers"):
+        the_pool = pool()
+        spec = the_pool["spec"]["template"]["spec"]
+        spec[place] = [*spec.get(place, ()), {"name": "beside", "image": "x", "volumeMounts": [mount]}]
+        with pytest.raises(TemplateInvalid, match=f"container beside {said}"):
+            made(the_pool)
+
+
+def test_a_workspace_of_the_templates_own_is_kept_however_it_is_written() -> None:
+    for path in ("/workspace", "/workspace/", "//workspace"):
+        mounts = executor(pool(volumeMounts=[{"name": "mine", "mountPath": path}]))["volumeMounts"]
+        assert [each["name"] for each in mounts] == ["mine", "arl-folder", "arl-spool"]
 
 
 def test_the_agents_names_cannot_be_taken() -> None:

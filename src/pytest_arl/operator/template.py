@@ -8,6 +8,7 @@ when the hook has ended (0.8 s until the agent listens, an init container took 1
 from __future__ import annotations
 
 import copy
+import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,7 @@ def pod_template(pool: Object, agent: Agent, resources: Object | None = None) ->
     _refuse(spec, executor)
     others = [each for each in spec["containers"] if each is not executor and each.get("name") != _SIDECAR]
     workspace = workspace_of(pool)
+    _refuse_ours(spec)
     volumes = _mount(executor, workspace)
     _refuse_twins(spec, others, volumes)
     _executor(executor, workspace, agent)
@@ -216,6 +218,17 @@ def _refuse(spec: Object, executor: Object) -> None:
             )
 
 
+def _refuse_ours(spec: Object) -> None:
+    """No container of the template mounts a volume that it does not have, but will."""
+    ours = {_FOLDER, _SPOOL, _WORKSPACE, _TMP} - {each.get("name") for each in spec.get("volumes") or ()}
+    for container in (*spec["containers"], *(spec.get("initContainers") or ())):
+        for mount in container.get("volumeMounts") or ():
+            if mount.get("name") in ours:
+                raise TemplateInvalid(
+                    f"container {container.get('name')} mounts the volume {mount['name']}, which is the agent's"
+                )
+
+
 def _refuse_twins(spec: Object, others: list[Object], volumes: list[str]) -> None:
     containers = [*others, *(spec.get("initContainers") or ())]
     if any(each.get("name") == pod.AGENT_CONTAINER for each in containers):
@@ -228,12 +241,12 @@ def _refuse_twins(spec: Object, others: list[Object], volumes: list[str]) -> Non
 def _mount(executor: Object, workspace: str) -> list[str]:
     """Mount what the agent needs; the volumes to add."""
     mounts: list[Object] = list(executor.get("volumeMounts") or ())
-    taken = {each.get("mountPath", "").rstrip("/") for each in mounts}
-    for path in (pod.AGENT_FOLDER, pod.SPOOL_FOLDER):
-        if path in taken:
+    taken = {_plain(str(each.get("mountPath", ""))) for each in mounts}
+    for path in taken:
+        if f"{path}/".startswith((f"{pod.AGENT_FOLDER}/", f"{pod.SPOOL_FOLDER}/")):
             raise TemplateInvalid(f"container {executor.get('name')} mounts something at {path}, which is the agent's")
     added = [(_FOLDER, pod.AGENT_FOLDER, True), (_SPOOL, pod.SPOOL_FOLDER, False)]
-    if workspace.rstrip("/") not in taken:
+    if _plain(workspace) not in taken:
         added.append((_WORKSPACE, workspace, False))
     if (executor.get("securityContext") or {}).get("readOnlyRootFilesystem") and "/tmp" not in taken:  # noqa: S108 - the sandbox's own
         added.append((_TMP, "/tmp", False))  # noqa: S108 - as above
@@ -242,6 +255,11 @@ def _mount(executor: Object, workspace: str) -> list[str]:
         *({"name": volume, "mountPath": path, "readOnly": fixed} for volume, path, fixed in added),
     ]
     return [volume for volume, _, _ in added]
+
+
+def _plain(path: str) -> str:
+    """The one way to write a path, for two slashes at its beginning too."""
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def _executor(executor: Object, workspace: str, agent: Agent) -> None:
