@@ -247,11 +247,12 @@ class _Departure:
 
 
 def _with_parents(paths: set[bytes]) -> set[bytes]:
-    found = set(paths)
+    above: set[bytes] = set()
     for path in paths:
-        while path := os.path.dirname(path).rstrip(b"/"):  # noqa: PTH120 - bytes
-            found.add(path)
-    return found
+        # Each folder once: a sandbox may have very many files very deep.
+        while (path := os.path.dirname(path).rstrip(b"/")) and path not in above:  # noqa: PTH120 - bytes
+            above.add(path)
+    return above | paths
 
 
 def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:

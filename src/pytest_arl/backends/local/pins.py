@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["REPOSITORIES", "Pin", "find_pins", "refuse_closed"]
 
 REPOSITORIES = (".git", ".hg")
+_MOST = 256
+"""The time that bubblewrap takes grows with their square: 400 take seconds, at each start."""
 _PARTS = ("bin", "include", "lib")
 """How the names of an environment's folders begin."""
 _OURS = (Kind.PROGRAM, Kind.SEARCHED, Kind.IMPORTS, Kind.METADATA, Kind.SETTINGS)
@@ -53,6 +55,12 @@ def find_pins(
             if name:
                 pins.append(Pin(name, _writable(kept, pool)))
     pins = _outermost(pins)
+    if len(pins) > _MOST:
+        raise UsageError(
+            f"{what}: more than {_MOST} things in it would have to be kept read-only, such as {pins[-1].name!r}, each "
+            "by a mount of its own: remove those that nobody needs (a sandbox may have made them), mount a folder "
+            "below it, or mount it :ro"
+        )
     for kept in survey.kept:
         if kept.kind in _OURS:
             with _reaching(kept.path, what):
@@ -95,10 +103,13 @@ def _writable(kept: Kept, pool: LocalPool) -> bool:
 def _outermost(pins: Iterable[Pin]) -> list[Pin]:
     """Each name once, read-only before writable, and none that lies in a read-only one."""
     chosen: dict[str, Pin] = {}
-    for pin in sorted(pins, key=lambda pin: (pin.name.count("/"), pin.name, pin.writable)):
-        if pin.name not in chosen and not _covered(pin.name, chosen.values()):
+    outer: str | None = None
+    # Name by name, so that all that lies in a pin follows it at once: a sandbox may have made very many repositories.
+    for pin in sorted(pins, key=lambda pin: (pin.name.split("/"), pin.writable)):
+        if pin.name not in chosen and (outer is None or not pin.name.startswith(outer)):
             chosen[pin.name] = pin
-    return list(chosen.values())
+            outer = outer if pin.writable else f"{pin.name}/"
+    return sorted(chosen.values(), key=lambda pin: (pin.name.count("/"), pin.name))
 
 
 def _covered(name: str, pins: Iterable[Pin]) -> bool:
