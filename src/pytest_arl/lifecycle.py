@@ -223,6 +223,7 @@ class Lifecycle:
             self._opening = True
             self._deleted = False
         try:
+            listeners.notify_opening()
             backend = get_backend(self._backend_name, self._settings)
             _logger.info("acquiring a sandbox of pool %s (backend %s)", self.pool_ref, self._backend_name)
             most = self._settings.value("max_sandboxes")

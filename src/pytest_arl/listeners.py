@@ -10,7 +10,16 @@ if TYPE_CHECKING:
     from pytest_arl.results import TaskResult
     from pytest_arl.session import SandboxSession
 
-__all__ = ["SessionListener", "add_listener", "notify_closed", "notify_finished", "notify_ready", "remove_listener"]
+__all__ = [
+    "SessionListener",
+    "add_listener",
+    "any_opened",
+    "notify_closed",
+    "notify_finished",
+    "notify_opening",
+    "notify_ready",
+    "remove_listener",
+]
 
 _logger = logging.getLogger("pytest_arl")
 
@@ -32,6 +41,22 @@ class SessionListener(Protocol):
 
 # A tuple that is replaced, never changed: who iterates over it needs no lock.
 _listeners: tuple[SessionListener, ...] = ()
+
+
+_any_opened = False
+
+
+def any_opened() -> bool:
+    """True if a sandbox was ever asked for in this process: its texts, and names of files that it was to be shown, may
+    be quoted anywhere from then on.
+    """
+    return _any_opened
+
+
+def notify_opening() -> None:
+    """A sandbox is asked for. There may be no listener yet, as while a ``conftest.py`` is loaded."""
+    global _any_opened  # noqa: PLW0603 - of the process
+    _any_opened = True
 
 
 def add_listener(listener: SessionListener) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -246,3 +247,61 @@ def test_what_was_printed_while_tests_were_collected(project: Project) -> None:
 def test_a_run_without_a_sandbox_is_left_as_it_is(project: Project) -> None:
     project.test("def test_it(): print('\\x1b[8mown'); assert False")
     assert "\x1b[8mown" in project.run().text
+
+
+_ACTS = re.compile(
+    r"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]|\x1b[^\[]|\x1b\[[0-9;]*[^0-9;m]|^::error|(?<!\\)##\[", re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("what", ["mount", "root folder"])
+def test_names_of_files_that_keep_a_sandbox_from_being_made_are_harmless(
+    project: Project, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setenv("CI", "true")  # then pytest's summary has all of a message
+    for name in ("usr", "bin"):
+        (project.path / "given" / name).mkdir(parents=True)
+    name = "x\n::error::owned\n##[error]owned\x1b]0;owned\x07"
+    os.mkfifo(project.path / "given" / name)
+    text = 'mounts = ["given:/given"]' if what == "mount" else 'root = "given"'
+    project.write("pools.toml", f"[pools.bad]\n{text}\n")
+    project.test("def test_it(arl_sandbox_factory): arl_sandbox_factory(pool_ref='bad')")
+
+    outcome = project.run_with_everything(
+        "--arl-pools-file=pools.toml", "-rA", "-p", "no:html", "-p", "no:allure_pytest"
+    )
+
+    shown = outcome.text
+    assert shown.count("owned") > 3, "control: it is named"
+    assert not _ACTS.search(shown), shown
+
+
+def test_a_sandbox_that_was_there_while_a_conftest_was_loaded_is_heard(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    project.write(
+        "conftest.py",
+        f"""
+        from pytest_arl import SandboxSession
+
+        with SandboxSession() as session:
+            TEXT = session.run("printf", r"{EVIL}").check().stdout
+        """,
+    )
+    project.test("""
+        import warnings
+        from conftest import TEXT
+
+        def test_failure(): assert False, TEXT
+        def test_reason(): pytest.skip(TEXT)
+        def test_capture():
+            print(TEXT)
+            warnings.warn(TEXT)
+            assert False
+    """)
+
+    shown = project.run_with_everything("-rA", "-p", "no:html", "-p", "no:allure_pytest").text
+
+    assert shown.count("owned") > 5, "control: it is quoted"
+    assert not _ACTS.search(shown), shown

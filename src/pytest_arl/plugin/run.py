@@ -5,6 +5,7 @@ Runs nest, where a test of a plugin runs pytest inside pytest; the innermost one
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
@@ -170,11 +171,6 @@ class Run:
         return self._recorder
 
     @property
-    def heard(self) -> bool:
-        """True if there was any sandbox, whose texts may be quoted anywhere from then on."""
-        return self._recorder is not None and self._recorder.heard
-
-    @property
     def scope(self) -> ScopeName:
         """The scope of ``arl_sandbox``."""
         return cast("ScopeName", self.settings.value("scope"))
@@ -254,8 +250,9 @@ def run_of(config: pytest.Config) -> Run:
 
 
 def any_heard() -> bool:
-    """True if there was any sandbox in a run of this process that has not ended."""
-    return any(run.heard for run in _runs)
+    """True if a sandbox was ever asked for in this process, whether it was made and whoever asked."""
+    listeners = sys.modules.get("pytest_arl.listeners")
+    return listeners is not None and listeners.any_opened()
 
 
 _runs: list[Run] = []
