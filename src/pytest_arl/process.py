@@ -78,7 +78,7 @@ class Process:
         """Kill the process and everything it started. One that has ended already is no error."""
         __tracebackhide__ = True
         if self._result is None:
-            self._live().kill()
+            self._touched().kill()
 
     def write(self, data: str | bytes, timeout: float | str | None = None) -> None:
         """Append to its stdin. BrokenPipeError where nobody reads it any more, TimeoutError where the process has not
@@ -90,12 +90,12 @@ class Process:
         elif not isinstance(data, (bytes, bytearray, memoryview)):
             raise UsageError(f"write() takes bytes or a string, not {type_name(data)}")
         seconds = self._limit() if timeout is None else _seconds(timeout)
-        self._live().write(bytes(data), None if seconds == float("inf") else seconds)
+        self._touched().write(bytes(data), None if seconds == float("inf") else seconds)
 
     def close_stdin(self) -> None:
         """Let it read end-of-file."""
         __tracebackhide__ = True
-        self._live().close_stdin()
+        self._touched().close_stdin()
 
     @property
     def stdout_bytes(self) -> bytes:
@@ -172,6 +172,13 @@ class Process:
                 f"the process {self.name!r} ended with its sandbox, which was deleted or reset; start it again"
             )
         return self._handle
+
+    def _touched(self) -> BackgroundProcess:
+        """The process, about to be told something that may have it change what is in the sandbox."""
+        __tracebackhide__ = True
+        handle = self._live()
+        self._holding.uses += 1
+        return handle
 
     def _ask(self, seconds: float | None) -> StepResult | None:
         __tracebackhide__ = True

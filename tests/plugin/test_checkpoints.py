@@ -453,3 +453,33 @@ def test_a_wider_fixture_whose_teardown_fails_leaves_nothing_either(project: Pro
     """)
     project.test("def test_common(arl_sandbox): assert arl_sandbox.run('ls').stdout == ''\n", name="test_later.py")
     project.run("--arl-scope=session").counts(passed=3, errors=2)
+
+
+def test_what_a_wider_fixtures_process_does_when_it_is_told_to_goes(project: Project) -> None:
+    project.test("""
+        import time
+
+        @pytest.fixture(scope="module")
+        def server(arl_sandbox):
+            return arl_sandbox.start("sh", "-c", "while read -r line; do touch $line; echo done; done; touch over")
+
+        def files(sandbox):
+            return sandbox.run("ls").check().stdout.split()
+
+        def test_1(server):
+            server.write("left\\n", timeout=60)
+            while "done" not in server.stdout:
+                time.sleep(0.01)
+
+        def test_2(server, arl_sandbox):
+            assert files(arl_sandbox) == []
+            assert server.poll() is None
+
+        def test_3(server):
+            server.close_stdin()
+            server.wait(60).check()
+
+        def test_4(arl_sandbox):
+            assert files(arl_sandbox) == []
+    """)
+    project.run("--arl-scope=module").passes(4)
