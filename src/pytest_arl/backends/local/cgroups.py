@@ -187,7 +187,8 @@ class RunCgroups:
             _write(f"{self.folders[0]}/cgroup.subtree_control", " ".join(f"+{name}" for name in hierarchies.folders))
 
     def _make(self, folder: Path) -> int:
-        folder.mkdir()
+        # Closed to other users: who can open it can lock it, and so keep it from us, or from a later sweep.
+        folder.mkdir(mode=0o700)
         self._stack.callback(_remove, folder)
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
