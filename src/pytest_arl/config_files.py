@@ -150,3 +150,5 @@ def parse_toml(path: Path, content: bytes) -> dict[str, Any]:
         return tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path} nests its values too deep: nothing that is set there does") from None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_arl import UsageError
-from pytest_arl.config_files import TRUST
+from pytest_arl.config_files import TRUST, ConfigFiles
 from pytest_arl.pools import find_pool
 from pytest_arl.settings import Settings
 
@@ -135,3 +135,14 @@ def test_dev_null_says_nothing() -> None:
     settings = Settings.build(cli={"pools_file": os.devnull})
 
     assert find_pool(settings, "default").name == "default"
+
+
+def test_values_in_values_without_end_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "pools.toml"
+    for depth, fine in ((20, True), (100_000, False)):
+        file.write_text("key = " + "[" * depth + "]" * depth)
+        if fine:
+            assert ConfigFiles().read_toml(file)["key"]
+        else:
+            with pytest.raises(UsageError, match=r"pools\.toml nests its values too deep"):
+                ConfigFiles().read_toml(file)
