@@ -175,3 +175,10 @@ def test_what_is_bound_here_is_known_by_both_ways(tmp_path: Path, make_socket: M
         one.connect(str(tmp_path / "stream"))
         assert made <= set(sockets.bound_paths())
         assert {os.fsencode(path) for path in made} <= set(sockets._listed())
+
+
+def test_a_name_in_which_lines_begin_hides_no_socket(tmp_path: Path, make_socket: MakeSocket) -> None:
+    """Neither its own nor those that come after it; nor does one that fills all the room for a name."""
+    names = ["a\nb", "c\rd \t", "e" * (107 - len(f"{tmp_path}/"))]
+    paths = [str(make_socket(tmp_path / name)) for name in names]
+    assert set(paths).issubset(sockets.bound_paths())
