@@ -30,9 +30,10 @@ class Manifest:
         """Remove what is new or of another kind now, and give the paths that changed or are gone: their content is
         the host's to send.
         """
-        self._undo_roots()
+        self._undo_modes()
         there = _walk(self._roots)
         with files.OpenedUp() as opened:
+            self._open_up(opened)  # in one that was closed before, something new may be
             for path, mark in sorted(there.items()):
                 before = self._marks.get(path)
                 if before is None or stat.S_IFMT(before[1]) != stat.S_IFMT(mark[1]):
@@ -51,10 +52,9 @@ class Manifest:
 
     def _undo_attributes(self, opened: files.OpenedUp) -> None:
         """Extended attributes of folders, access lists among them. A file that got some has changed as a whole."""
-        for path in sorted(self._folders()):
-            try:
-                opened.add(path, os.lstat(path))
-            except OSError:
+        self._open_up(opened)
+        for path in self._folders():
+            if not os.path.lexists(path):
                 continue  # gone: the host sends it
             before, now = self._attributes.get(path, {}), _attributes(path)
             if before != now:
@@ -63,13 +63,26 @@ class Manifest:
                 for name, value in before.items():
                     os.setxattr(path, name, value, follow_symlinks=False)
 
-    def _undo_roots(self) -> None:
-        """Modes of the writable folders themselves, which cannot be made anew."""
-        for root in self._roots:
-            mark = self._marks.get(root)
+    def _open_up(self, opened: files.OpenedUp) -> None:
+        """Open up every folder that was there, those above first."""
+        for path in sorted(self._folders()):
             try:
-                if mark is not None and os.lstat(root).st_mode != mark[1]:
-                    os.chmod(root, stat.S_IMODE(mark[1]))
+                state = os.lstat(path)
+                if stat.S_ISDIR(state.st_mode):
+                    opened.add(path, state)
+            except OSError:
+                continue  # gone
+
+    def _undo_modes(self) -> None:
+        """Modes of folders, before anything is looked for in them: the host's files must find them open. The writable
+        folders themselves cannot be made anew.
+        """
+        for path in sorted(self._folders()):
+            inode, mode, _ = self._marks[path]
+            try:
+                state = os.lstat(path)
+                if state.st_ino == inode and state.st_mode != mode and stat.S_ISDIR(state.st_mode):
+                    os.chmod(path, stat.S_IMODE(mode))
             except OSError:
                 continue  # a step has removed it
 
