@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pytest_arl import SandboxSession
+from pytest_arl.process import Process
 from tests.attacks.conftest import OpenSandbox, python
 
 _LOOK = """
@@ -74,6 +77,54 @@ def test_a_reset_in_place_undoes(open_sandbox: OpenSandbox, change: str) -> None
     assert python(sandbox, _LOOK).check().stdout == before
     assert server.poll() is None, "control: it was in place"
     assert python(sandbox, "import os; print(os.listxattr('/workspace/kept/file'))").stdout == "[]\n"
+
+
+@pytest.mark.parametrize("shown", [True, False], ids=["", "hidden"])
+def test_a_reset_in_place_undoes_what_was_written_through_a_mapping(open_sandbox: OpenSandbox, shown: bool) -> None:
+    """It moves no time of the file."""
+    sandbox = open_sandbox()
+    for name in ("mapped", "read", "beside"):
+        sandbox.write(name, "before" * 1000)
+    server = sandbox.start("python3", "-u", "-c", _MAPPER, "" if shown else "hidden")
+    wait_for(server, "ready")
+    sandbox.checkpoint()
+    before = sandbox.run("stat", "-c", "%i %z", "mapped", "read", "beside").check().stdout.splitlines()
+
+    server.write("go\n", timeout=60)
+    wait_for(server, "written")
+    assert sandbox.read("mapped") == b"AFTER!" + b"before" * 999, "control"
+    seen = sandbox.run("stat", "-c", "%i %z", "mapped", "read", "beside").check().stdout.splitlines()
+    assert seen == before, "control: nothing shows it"
+    sandbox.reset()
+
+    assert sandbox.read("mapped") == b"before" * 1000
+    assert server.poll() is None, "control: it was in place"
+    after = sandbox.run("stat", "-c", "%i %z", "mapped", "read", "beside").check().stdout.splitlines()
+    assert after[1:] == before[1:], "what did not change is the same file"
+
+
+_MAPPER = """
+import ctypes, mmap, sys
+
+maps = []
+for name, access in (("mapped", mmap.ACCESS_WRITE), ("read", mmap.ACCESS_READ)):
+    with open(name, "r+b") as file:
+        maps.append(mmap.mmap(file.fileno(), 0, access=access))
+maps[0][0:6] = b"before"  # its page is there, and can be written from here on
+if sys.argv[1]:
+    assert ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == 0  # PR_SET_DUMPABLE
+print("ready")
+sys.stdin.readline()
+maps[0][0:6] = b"AFTER!"
+print("written")
+sys.stdin.readline()
+"""
+
+
+def wait_for(server: Process, word: str) -> None:
+    while word not in server.stdout:
+        assert server.poll() is None, server.stderr
+        time.sleep(0.01)
 
 
 def _has_attributes(sandbox: SandboxSession) -> bool:

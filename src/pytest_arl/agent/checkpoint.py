@@ -1,7 +1,8 @@
 """Returning to a checkpoint in place, for the sandboxes whose checkpoint has living processes.
 
 A server that was started before the checkpoint holds its files open, so files that did not change must stay the
-same files. The manifest tells which did: an inode's change time cannot be set back by a program.
+same files. The manifest tells which did: an inode's change time cannot be set back by a program. What is written
+through a mapping that was there before does not move it, though, so the content of mapped files is compared.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import os
 import stat
 
-from pytest_arl.agent import files, system
+from pytest_arl.agent import files, system, tree
 
 __all__ = ["Manifest"]
 
 _Mark = tuple[int, int, int]
+_PIECE = 1024 * 1024
 _QUEUES = b"/dev/mqueue"  # POSIX message queues, which outlive their processes
 
 
@@ -24,6 +26,9 @@ class Manifest:
         self._roots = roots
         self._marks = _walk(roots)
         self._queues = set(_queues())
+        with files.OpenedUp() as opened:
+            self._open_up(opened)
+            self._contents = {path: _content(path) for path in self._mapped()}
         self._attributes = {path: found for path in self._folders() if (found := _attributes(path))}
 
     def undo(self) -> list[bytes]:
@@ -42,10 +47,24 @@ class Manifest:
                         opened.add(folder, os.lstat(folder))
                         files.remove_tree(path)
             self._undo_attributes(opened)
+            written = {path for path, content in self._contents.items() if _content(path) != content}
         system.ipc_remove_all()
         for queue in set(_queues()) - self._queues:
             system.remove_queue(queue)
-        return [path for path, mark in self._marks.items() if there.get(path) != mark and path not in self._roots]
+        return [
+            path
+            for path, mark in self._marks.items()
+            if (there.get(path) != mark and path not in self._roots) or path in written
+        ]
+
+    def _mapped(self) -> list[bytes]:
+        """Files that a process may write to without a trace: all, where one does not show what it has mapped."""
+        inodes = _shared_inodes()
+        return [
+            path
+            for path, (inode, mode, _) in self._marks.items()
+            if stat.S_ISREG(mode) and (inodes is None or inode in inodes)
+        ]
 
     def _folders(self) -> list[bytes]:
         return [path for path, mark in self._marks.items() if stat.S_ISDIR(mark[1])]
@@ -85,6 +104,44 @@ class Manifest:
                     os.chmod(path, stat.S_IMODE(mode))
             except OSError:
                 continue  # a step has removed it
+
+
+def _shared_inodes() -> set[int] | None:
+    """Inodes, of whatever file system, that processes have mapped to be shared; None where one lets nobody look."""
+    found: set[int] = set()
+    for pid in tree.numbers():
+        try:
+            with open("/proc/%d/maps" % pid, "rb") as file:  # noqa: UP031 - as in tree
+                for line in file:
+                    fields = line.split(None, 5)  # addresses, rights, offset, device, inode, name
+                    if fields[1].endswith(b"s"):
+                        found.add(int(fields[4]))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        except OSError:
+            each = tree.stat(pid)
+            if each is not None and each.alive:
+                return None
+    return found
+
+
+def _content(path: bytes) -> int:
+    """What stands for a file's content. Python's hash of bytes has a key that no step knows, so none finds another
+    content with the same.
+    """
+    value = 0
+    try:
+        fd, _ = files.open_for_reading(path)
+    except OSError:
+        return value
+    try:
+        while piece := os.read(fd, _PIECE):
+            value = hash((value, piece))
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+    return value
 
 
 def _attributes(folder: bytes) -> dict[str, bytes]:
