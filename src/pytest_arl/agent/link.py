@@ -177,18 +177,10 @@ class Link:
         return b""
 
     def _take(self, stream: int, lane: Lane) -> bytes:
-        """A piece of a lane; empty where a producer had nothing more."""
+        """The next bytes of a lane; none where a producer had nothing more."""
         head = lane[0]
         if not isinstance(head, bytes):
-            try:
-                piece = next(head, b"")
-            except Exception as error:  # noqa: BLE001 - whatever a sandbox's files made of it; the producer has ended
-                piece = frames.message(frames.ERROR, stream, refusal(error, "cannot be answered"))
-            if piece:
-                self._queued += len(piece)
-            else:
-                lane.popleft()
-            return piece
+            return self._produce(stream, lane, head)
         lane.popleft()
         if not lane or len(head) >= _JOIN:
             return head
@@ -199,6 +191,23 @@ class Link:
             short.append(following)
             size += len(following)
         return b"".join(short)
+
+    def _produce(self, stream: int, lane: Lane, producer: Producer) -> bytes:
+        """As much as goes with one write: of many small files, each frame would be a call and wake the host."""
+        pieces = []
+        size = 0
+        while size < _JOIN:
+            try:
+                piece = next(producer, b"")
+            except Exception as error:  # noqa: BLE001 - whatever a sandbox's files made of it; the producer has ended
+                piece = frames.message(frames.ERROR, stream, refusal(error, "cannot be answered"))
+            if not piece:
+                lane.popleft()
+                break
+            pieces.append(piece)
+            size += len(piece)
+        self._queued += size
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _want_write(self, writing: bool) -> None:
         if writing != self._writing:
