@@ -332,10 +332,10 @@ def test_what_a_step_puts_in_the_way_of_a_write_does_not_stop_the_agent(sandbox:
     """Names that are easy to foresee are those of files that the agent might make for a moment."""
     sandbox.write("precious", "old")
     names = [".arl-1.tmp", ".arl-arriving-1.tmp", ".file.tmp", "file.tmp", ".file.swp", "file~"]
-    began = time.monotonic()
     for name in names:
         sandbox.run("sh", "-c", make.format(name)).check()
 
+    began = time.monotonic()
     try:
         sandbox.write("file", "new")
     except OSError:
