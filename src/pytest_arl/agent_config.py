@@ -15,7 +15,7 @@ __all__ = ["AgentConfig"]
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """What an agent is to be, told once, before it serves.
+    """The settings of an agent, told once, before it serves.
 
     Attributes:
         uid, gid: whom to become, where it starts with the capabilities for that; None to stay who it is.

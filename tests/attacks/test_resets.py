@@ -103,6 +103,21 @@ def test_a_reset_in_place_undoes_what_was_written_through_a_mapping(open_sandbox
     assert after[1:] == before[1:], "what did not change is the same file"
 
 
+def test_a_mapped_file_that_became_nearly_all_holes_holds_up_no_reset(open_sandbox: OpenSandbox) -> None:
+    """To read its holes would take the agent longer than it may be silent."""
+    sandbox = open_sandbox()
+    for name in ("mapped", "read"):
+        sandbox.write(name, "before" * 1000)
+    server = sandbox.start("python3", "-u", "-c", _MAPPER, "")
+    wait_for(server, "ready")
+    sandbox.checkpoint()
+    sandbox.run("truncate", "-s", "4T", "mapped").check()
+    sandbox.reset()
+
+    assert sandbox.read("mapped") == b"before" * 1000
+    assert server.poll() is None, "control: it was in place"
+
+
 _MAPPER = """
 import ctypes, mmap, sys
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pytest_arl.agent import files, system, tree
+from pytest_arl.agent import entries, files, system, tree
 
 __all__ = ["Manifest"]
 
@@ -126,16 +126,16 @@ def _shared_inodes() -> set[int] | None:
 
 
 def _content(path: bytes) -> int:
-    """What stands for a file's content. Python's hash of bytes has a key that no step knows, so none finds another
-    content with the same.
+    """A number that stands for a file's content: Python's hash of bytes has a key that no step knows, so none finds
+    another content with the same. Holes are not read, for they may be as large as a step likes.
     """
     value = 0
     try:
-        fd, _ = files.open_for_reading(path)
+        fd, state = files.open_for_reading(path)
     except OSError:
         return value
     try:
-        while piece := os.read(fd, _PIECE):
+        for piece in entries.content(fd, state.st_size, _PIECE):
             value = hash((value, piece))
     except OSError:
         pass

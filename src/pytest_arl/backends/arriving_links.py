@@ -87,7 +87,7 @@ class Links:
         return True
 
     def _kind(self, path: bytes, parent: bytes, name: bytes) -> str:
-        """What will be at that path, which is that name in that folder: of the download, or else of what is there."""
+        """The entry that will be at that path (that name in that folder): of the download, or else what is there."""
         self._looked += 1
         if self._looked > _MOST_LOOKS:
             raise UsageError(f"download of {self._remote}: its links have more than {_MOST_LOOKS} parts together")

@@ -146,7 +146,7 @@ class TaskRun:
     def _complete(self) -> bool:
         """True if no step is left that would be run."""
         results = self._results
-        return bool(results) and (len(results) == len(self._task.steps) or results[-1].outcome != "Succeeded")
+        return bool(results) and (len(results) == len(self._task.steps) or not results[-1].ok)
 
     def _deadline(self) -> float | None:
         """When the host stops to believe that the agent keeps its own deadlines (monotonic seconds)."""

@@ -28,7 +28,7 @@ _Identity = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What Python finds in a frozen folder.
+    """The modules and metadata that Python finds in a frozen folder.
 
     Attributes:
         origins: for each name of a module, the file that it is, relative to the folder; None for a folder that is no

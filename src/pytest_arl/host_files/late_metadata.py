@@ -86,7 +86,7 @@ def _guard(module: ModuleType, lookup: Lookup) -> None:
 
 
 def _matches(file: str, name: str | None) -> bool:
-    """Whether a file or folder with metadata is that of a distribution, by the rules of Python's own finder."""
+    """True if a file or folder with metadata is that of a distribution, by the rules of Python's own finder."""
     return name is None or _normal(file.rpartition(".")[0].partition("-")[0]) == _normal(name)
 
 

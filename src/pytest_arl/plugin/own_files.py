@@ -70,7 +70,7 @@ def pools_source(settings: Settings) -> Path | None:
 
 
 def writable_folders(settings: Settings) -> frozenset[Path]:
-    """What sandboxes of this run may write on this machine."""
+    """The folders of this machine that sandboxes of this run may write."""
     if pools_source(settings) is None:
         return frozenset()
     from pytest_arl.errors import UsageError

@@ -93,7 +93,7 @@ class Run:
             manager.register(Handover(self.settings, None if output is None else output.identity), "arl-handover")
 
     def freeze(self) -> None:
-        """Whatever has been imported by now, nothing that comes is a sandbox's."""
+        """Import nothing, from now on, that a sandbox may have put there."""
         if self._written:
             from pytest_arl.plugin.own_files import freeze_sources
 

@@ -212,7 +212,7 @@ def _of_python(programs: Iterable[str]) -> Iterator[Kept]:
 
 
 def _of_metadata() -> Iterator[Kept]:
-    """What says of installed packages which of their modules are plugins: beside the modules, in ``sys.path``."""
+    """Metadata of installed packages in ``sys.path``: it names the modules that are imported as plugins."""
     libraries = tuple(f"{prefix}/lib" for prefix in (sys.prefix, sys.base_prefix))  # kept as a whole
     for path in dict.fromkeys(canonical(os.path.abspath(entry)) for entry in sys.path):
         with suppress(OSError):
