@@ -274,14 +274,19 @@ def test_a_step_beside_it_keeps_its_timeout(sandbox: Sandbox) -> None:
 
 
 def test_a_step_beside_it_costs_no_more_than_a_few_passes(sandbox: Sandbox) -> None:
-    sandbox.start("sleep", "100")
-    durations = []
-    for _ in range(10):
-        began = time.monotonic()
-        assert sandbox.run("true").ok
-        durations.append(time.monotonic() - began)
+    def shortest() -> float:
+        durations = []
+        for _ in range(10):
+            began = time.monotonic()
+            assert sandbox.run("true").ok
+            durations.append(time.monotonic() - began)
+        return min(durations)
 
-    assert min(durations) < 0.1
+    alone = shortest()
+    sandbox.start("sleep", "100")
+
+    # One more pass over the processes is 50 ms; a supervisor is one more process to start.
+    assert shortest() < 0.1 + 2 * alone
 
 
 def supervisors(sandbox: Sandbox) -> list[int]:

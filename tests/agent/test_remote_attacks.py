@@ -104,15 +104,20 @@ def test_a_flood_of_connections_does_not_stop_the_work(agent: Agent, operator: O
             return True
         return False
 
+    def work() -> float:
+        began = time.monotonic()
+        for _ in range(5):
+            assert operator.run("true").ok
+            sandbox.write("file", b"content", None)
+            assert wait_until(comes)  # this machine may be too busy for the holder to speak at once
+        return time.monotonic() - began
+
+    quiet = work()
     program = f"PORT = {agent.port}\n{_LIBRARY}\nwhile True:\n    try: connect()\n    except OSError: pass"
     operator.execute(command("python3", "-c", program, background=True), name="flood")
 
-    began = time.monotonic()
-    for _ in range(5):
-        assert operator.run("true").ok
-        sandbox.write("file", b"content", None)
-        assert wait_until(comes)  # this machine may be too busy for him to speak at once
-    assert time.monotonic() - began < 5
+    # The flood and the work share a processor; what it stopped would wait for its deadlines, of 10 s each.
+    assert work() < 5 + 20 * quiet
 
 
 def test_large_first_frames_of_many_take_little_memory(agent: Agent, operator: Operator) -> None:

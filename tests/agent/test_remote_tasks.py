@@ -363,6 +363,8 @@ def test_as_many_threads_as_you_like_may_live(bubblewrap: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("file", ["memory_oom_control", "memory_events"])
 def test_what_the_kernel_kills_for_memory_is_named(bubblewrap: str, tmp_path: Path, file: str) -> None:
+    if file == "memory_oom_control" and b":memory:" not in Path("/proc/self/cgroup").read_bytes():
+        pytest.skip("only where the memory controller is of cgroup version 1 is its file looked for")
     with agent_in_a_cgroup(tmp_path, **{file: "oom_kill 0\n"}) as agent:
         operator = agent.operator()
         result = operator.sh("kill -9 $$")

@@ -76,7 +76,9 @@ def test_nothing_is_mounted_in_a_way_that_honours_setuid(sandbox: SandboxSession
     mounts = [line.split() for line in sandbox.run("cat", "/proc/self/mounts").check().stdout.splitlines()]
 
     assert mounts
-    for mount in mounts:
+    # Of two at one place nothing reaches the lower one: below what systemd mounts on demand there is its autofs.
+    reached = {mount[1]: mount for mount in mounts}
+    for mount in reached.values():
         assert "nosuid" in mount[3].split(","), mount
 
 
