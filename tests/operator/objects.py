@@ -25,8 +25,12 @@ def meta(name: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def owned_by(kind: str, uid: str, name: str = "x") -> list[dict[str, Any]]:
-    return [{"apiVersion": "v1", "kind": kind, "name": name, "uid": uid}]
+_GROUPS = {"Lease": "coordination.k8s.io/v1", "ReplicaSet": "apps/v1"}
+
+
+def owned_by(kind: str, uid: str, name: str = "x", **more: Any) -> list[dict[str, Any]]:
+    version = _GROUPS.get(kind, "arl.infra.io/v1alpha1")
+    return [{"apiVersion": version, "kind": kind, "name": name, "uid": uid, **more}]
 
 
 def pod(

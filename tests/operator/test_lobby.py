@@ -12,7 +12,7 @@ import pytest_asyncio
 from pytest_arl import pod
 from pytest_arl.agent import frames
 from pytest_arl.channel import AgentConfig
-from pytest_arl.operator.link import AgentLink
+from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, LinkLost
 from pytest_arl.operator.lobby import Lobby
 
 pytestmark = pytest.mark.asyncio
@@ -53,7 +53,7 @@ class Scene:
     def __init__(self) -> None:
         self.agent = Agent()
         self.jobs: list[asyncio.Task[Any]] = []
-        self.refusals: list[str] = []
+        self.refusals: list[LinkLost] = []
         self.lobby = Lobby(
             lambda *_: b"signed",
             7,
@@ -172,5 +172,5 @@ async def test_a_newer_leader_is_heard_of(scene: Scene, monkeypatch: pytest.Monk
     scene.lobby.look(idle())
     await scene.settle()
 
-    assert "older epoch" in scene.refusals[0]
+    assert scene.refusals[0].code == OLDER_EPOCH
     server.close()

@@ -55,7 +55,7 @@ def test_memory_is_bounded_whatever_comes() -> None:
 def test_a_refusal_ends_it() -> None:
     found = progress()
     found.take(frames.ERROR, {"text": "another boot"})
-    assert (found.done, found.refused) == (True, "another boot")
+    assert (found.done, found.refused) == (True, ("another boot", "another boot"))
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,53 @@ def test_a_refusal_ends_it() -> None:
         (frames.STEP, ended(1)),
         (frames.STEP, {**ended(0), "code": "x"}),
         (frames.STEP, {**ended(0), "code": None}),
+        (frames.STEP, {**ended(0), "code": True}),
+        (frames.STEP, {**ended(0), "code": 256}),
+        (frames.STEP, {**ended(0), "code": -1}),
+        (frames.STEP, {**ended(0), "code": 1}),
+        (frames.STEP, {**ended(0), "i": 0.0}),
+        (frames.STEP, {**ended(0), "o": 1 << 62}),
+        (frames.STEP, {**ended(0), "e": "text"}),
+        (frames.STEP, {**ended(0), "o": b"x" * (2 * SENT_BYTES + 1)}),
+        (frames.STEP, {**ended(0), "out": -1}),
+        (frames.STEP, {**ended(0), "outcome": "Skipped"}),
+        (frames.STEP, {**ended(0, "Failed"), "code": 0}),
+        (frames.STEP, {**ended(0), "limit": ["memory"]}),
+        (frames.STEP, {**ended(0), "limit": "x" * 129}),
+        (frames.STEP, {**ended(0), "signal": 9}),
+        (frames.STEP, {**ended(0), "s": float("nan")}),
+        (frames.STEP, {**ended(0), "s": float("inf")}),
+        (frames.STEP, {**ended(0), "at": -1.0}),
+        (frames.STEP, {**ended(0), "at": 253_402_300_800.0}),
+        (frames.STEP, {**ended(0), "u": 1 << 62}),
         (frames.STDOUT, b""),
         (frames.STDOUT, printed(1, b"x")),
         (frames.PONG, {}),
-        (frames.ERROR, {}),
     ],
 )
 def test_what_no_agent_sends_is_garbled(kind: Any, value: Any) -> None:
     with pytest.raises(Garbled):
         progress().take(kind, value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"code": 255, "outcome": "Failed"}, {"o": b"x" * 2 * SENT_BYTES}, {"limit": "x" * 128}, {"at": 253_402_300_799.0}],
+)
+def test_what_is_just_inside_is_taken(change: Any) -> None:
+    found = progress()
+    found.take(frames.STEP, ended(0) | change)
+    assert len(found.ended) == 1
+
+
+@pytest.mark.parametrize("value", [{}, {"text": 1 << 62}, {"text": ["another boot"]}, {"text": "x" * (1 << 20)}, None])
+def test_a_refusal_without_words_is_one_and_no_code(value: Any) -> None:
+    found = progress()
+    found.take(frames.ERROR, value)
+    assert found.done
+    assert found.refused is not None
+    assert found.refused.code == ""
+    assert 0 < len(found.refused.text) <= 1024
 
 
 def test_more_steps_than_there_are_is_garbled() -> None:

@@ -1,9 +1,12 @@
 from typing import Any
 
-from pytest_arl.operator.objects import Key, name, uid
-from pytest_arl.operator.store import Store
+import pytest
+
+from pytest_arl.operator.objects import Key, key, name, uid, version
+from pytest_arl.operator.slim import is_cut
+from pytest_arl.operator.store import DEFAULT_TTL_SECONDS, Store
 from pytest_arl.pod import POOL_LABEL
-from tests.operator.objects import owned_by, pod, sandbox, task
+from tests.operator.objects import command, owned_by, pod, sandbox, task
 
 POOL = Key("ns", "pool")
 SB = Key("ns", "sb")
@@ -14,12 +17,16 @@ def later(body: Any, **changes: Any) -> Any:
     return {**body, "metadata": meta, **changes}
 
 
+def listed_as(*bodies: Any, later_by: int = 0) -> dict[str, tuple[Key, int]]:
+    return {uid(each): (key(each), version(each) + later_by) for each in bodies}
+
+
 def test_an_older_version_never_replaces_a_newer_one() -> None:
     store, old = Store(), sandbox()
     new = later(old, status={"phase": "Ready"})
     assert store.put("sandboxes", new)
     assert not store.put("sandboxes", old)
-    assert store.get("sandboxes", SB) is new
+    assert store.get("sandboxes", SB) == new
 
 
 def test_versions_are_numbers() -> None:
@@ -35,7 +42,7 @@ def test_another_object_of_the_same_name_replaces_the_old_one() -> None:
     store.put("sandboxes", old)
     assert store.put("sandboxes", new)
     assert not store.remove("sandboxes", old)  # a late event about the old one
-    assert store.get("sandboxes", SB) is new
+    assert store.get("sandboxes", SB) == new
 
 
 def test_a_claim_moves_a_pod_from_the_pool_to_its_sandbox() -> None:
@@ -99,7 +106,7 @@ def test_a_list_tells_what_is_gone_but_not_of_other_namespaces() -> None:
     other["metadata"]["namespace"] = "elsewhere"
     store.put("sandboxes", one)
     store.put("sandboxes", other)
-    assert store.replace("sandboxes", [], "ns", 10**6) == [one]
+    assert store.reconcile("sandboxes", {}, "ns", 10**6) == ([one], [])
     assert store.all("sandboxes") == [other]
 
 
@@ -108,15 +115,15 @@ def test_a_list_forgets_finished_tasks_that_are_gone() -> None:
     kept, gone = task("kept", status={"state": "Failed"}), task("gone", status={"state": "Failed"})
     store.put("tasks", kept)
     store.put("tasks", gone)
-    store.replace("tasks", [kept], None, 10**6)
+    assert store.reconcile("tasks", listed_as(kept), None, 10**6) == ([], [])
     assert list(store.over[SB]) == [uid(kept)]
 
 
-def test_without_a_ttl_a_finished_task_does_not_expire() -> None:
+def test_without_a_ttl_a_finished_task_is_kept_for_a_day() -> None:
     store = Store()
     store.put("tasks", task(status={"state": "Failed", "completionTime": "1970-01-01T00:01:00Z"}))
-    (never,) = store.over[SB].values()
-    assert never.expires is None
+    (kept,) = store.over[SB].values()
+    assert (kept.expires, kept.own_ttl) == (60.0 + DEFAULT_TTL_SECONDS, False)
 
 
 def test_nothing_is_left_of_what_is_gone() -> None:
@@ -131,11 +138,11 @@ def test_what_came_while_a_list_was_on_its_way_is_not_gone() -> None:
     store, young = Store(), sandbox("young")
     store.put("sandboxes", young)
     listed = int(young["metadata"]["resourceVersion"]) - 1
-    assert store.replace("sandboxes", [], None, listed) == []
-    assert store.get("sandboxes", Key("ns", "young")) is young
+    assert store.reconcile("sandboxes", {}, None, listed) == ([], [])
+    assert store.get("sandboxes", Key("ns", "young")) == young
     finished = task(status={"state": "Failed"})
     store.put("tasks", finished)
-    store.replace("tasks", [], None, int(finished["metadata"]["resourceVersion"]) - 1)
+    store.reconcile("tasks", {}, None, int(finished["metadata"]["resourceVersion"]) - 1)
     assert list(store.over[SB]) == [uid(finished)]
 
 
@@ -143,8 +150,76 @@ def test_what_went_while_a_list_was_on_its_way_does_not_come_back() -> None:
     store, gone = Store(), sandbox()
     store.put("sandboxes", gone)
     store.remove("sandboxes", gone)
-    store.replace("sandboxes", [gone], None, 10**6)
+    assert store.reconcile("sandboxes", listed_as(gone), None, 10**6) == ([], [])
+    store.put("sandboxes", gone)
     assert store.all("sandboxes") == []
     unknown = task()
     store.remove("tasks", unknown)
     assert not store.put("tasks", unknown)
+
+
+def test_a_list_tells_what_is_to_be_asked_for() -> None:
+    store, same, changed, unknown = Store(), sandbox("same"), sandbox("changed"), sandbox("unknown")
+    finished, waiting, young = task("a", status={"state": "Failed"}), task("b"), task("c")
+    for kind, body in (("sandboxes", same), ("sandboxes", changed), ("tasks", finished), ("tasks", waiting)):
+        store.put(kind, body)
+    there = listed_as(same, unknown) | listed_as(changed, later_by=1)
+    assert store.reconcile("sandboxes", there, None, 10**6) == ([], [key(unknown), key(changed)])
+    there = listed_as(waiting, young) | listed_as(finished, later_by=1)
+    assert store.reconcile("tasks", there, None, 10**6) == ([], [key(young)])
+
+
+def large(name: str, size: int) -> Any:
+    return task(name, command("s", "cat", stdin="x" * size))
+
+
+def test_a_large_task_waits_without_its_content() -> None:
+    store = Store()
+    small, big = large("small", 200 * 1024), large("big", 256 * 1024)
+    store.put("tasks", small)
+    store.put("tasks", big)
+    assert [is_cut(each) for each in store.tasks(SB)] == [True, False]
+    cut, whole = store.tasks(SB)
+    assert cut["spec"]["steps"] == [{"name": "s", "type": "Command"}]
+    assert whole["spec"] == small["spec"]
+
+
+def test_of_many_tasks_as_many_wait_whole_as_there_is_room_for() -> None:
+    store = Store()
+    tasks = [large(f"t{number:02}", 200 * 1024) for number in range(60)]
+    other = large("other", 200 * 1024)
+    other["metadata"]["namespace"] = "elsewhere"
+    for each in [*tasks, other]:
+        store.put("tasks", each)
+    whole = [each for each in store.tasks(SB) if not is_cut(each)]
+    assert 30 < len(whole) < 42
+    assert not is_cut(store.tasks(Key("elsewhere", "sb"))[0])
+    for each in tasks[:30]:  # what is over, or gone, makes room
+        store.put("tasks", later(each, status={"state": "Failed"}))
+    for each in tasks[30:]:
+        store.remove("tasks", each)
+    again = [large(f"again{number}", 200 * 1024) for number in range(30)]
+    for each in again:
+        store.put("tasks", each)
+        store.put("tasks", later(each))
+    assert not any(map(is_cut, store.tasks(SB)))
+
+
+def test_a_task_that_was_given_up_is_neither_run_nor_asked_for_again() -> None:
+    store, poison = Store(), task()
+    store.put("tasks", poison)
+    store.give_up(poison)
+    assert store.tasks(SB) == []
+    assert not store.put("tasks", later(poison))
+    assert store.reconcile("tasks", listed_as(poison, later_by=5), None, 10**6) == ([], [])
+    store.remove("tasks", poison)
+    assert store.reconcile("tasks", {}, None, 10**6) == ([], [])
+
+
+@pytest.mark.parametrize("group", ["arl.infra.io.example/v1", "no.such/v1", "v1"])
+def test_another_groups_kind_of_that_name_is_no_owner(group: str) -> None:
+    store, stray = Store(), pod("p")
+    stray["metadata"]["ownerReferences"] = owned_by("Sandbox", "u1", apiVersion=group)
+    store.put("pods", stray)
+    assert not store.owned
+    assert not store.allocated[POOL]

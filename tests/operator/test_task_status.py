@@ -14,7 +14,9 @@ from tests.operator.objects import command, task
 
 def end(outcome: Any = "Succeeded", code: Any = 0, out: Any = b"", err: Any = b"", **more: Any) -> Any:
     value = {"outcome": outcome, "code": code, "out": len(out), "err": len(err), "at": 1000.0, "s": 0.5, **more}
-    return StepEnd(value, (out, err))
+    found = StepEnd.read(value, (b"", b""))
+    found.output = out, err
+    return found
 
 
 def status_of(the_task: Any, *ends: Any, limits: Any = None, output: Any = True) -> Any:
@@ -76,7 +78,7 @@ def test_a_limit_has_the_pools_value() -> None:
 
 def test_what_the_agent_did_not_send_makes_it_truncated() -> None:
     the_end = end(out=b"head")
-    the_end.value["out"] = 10_000_000
+    the_end.sizes = 10_000_000, 0
     step = status_of(task(), the_end)["steps"][0]
     assert step["truncated"]
     assert step["stdoutSize"] == 10_000_000

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import random
+import re
 import time
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import aiohttp
 import kopf
+import yarl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
     from typing import Self
 
     from pytest_arl.operator.objects import Object
 
-__all__ = ["GROUP_PATH", "Api", "ApiError", "connection", "path"]
+__all__ = ["GROUP_PATH", "Api", "ApiError", "UnsafeName", "connection", "path"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,6 +45,20 @@ _REQUEST_SECONDS = 20.0
 _MOST_CONNECTIONS = 24
 """Each has a buffer of 256 KiB in asyncio's TLS, and the API server is no faster for more of them."""
 
+_MOST_OF_A_NAMESPACE = 12
+"""Requests about one namespace at a time: a namespace that keeps the operator busy leaves connections to the others."""
+
+_FIRST_PAGE, _LARGEST_PAGE = 16, 500
+_SMALL_PAGE_BYTES, _LARGE_PAGE_BYTES = 1024 * 1024, 8 * 1024 * 1024
+"""Pages grow while they are small and shrink while they are large: an object may have 1.5 MB, most have 2 KB."""
+
+_WATCH_SECONDS = 300
+_SILENCE_SECONDS = 90.0
+"""Without a word from a watch it is opened anew: bookmarks come every minute."""
+
+_MOST_LINE = 16 * 1024 * 1024
+"""Bytes of an event of a watch; etcd keeps 1.5 MB, which are six times as much where every character is escaped."""
+
 PATIENCE_SECONDS = 30.0
 """How long a request is repeated while the API server is away or overloaded."""
 
@@ -47,6 +66,16 @@ _MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"
 _AGAIN = {429, 500, 502, 503, 504}
 _LONGEST_PAUSE = 5.0
+_NAMESPACE = re.compile(r"/namespaces/([^/]+)/")
+
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+# etcd's own limit for a request, and that of the API server's connection to it; both come as status 500.
+_TOO_LARGE = ("request is too large", "trying to send message larger than max")
+
+
+class UnsafeName(ValueError):
+    """A name that is no segment of a path: somebody wrote it where no API server checks it."""
 
 
 class ApiError(Exception):
@@ -63,16 +92,27 @@ class ApiError(Exception):
         self.reason = reason
         self.message = message
 
+    @property
+    def too_large(self) -> bool:
+        """True if the object would be larger than what is stored: the same again is refused again."""
+        return self.status == 413 or (self.status == 500 and any(words in self.message for words in _TOO_LARGE))
+
 
 def path(plural: str, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
-    """Where an object, or all of its kind, are."""
+    """Where an object, or all of its kind, are. UnsafeName for a name that would lead elsewhere."""
     found = _PATHS[plural]
     if namespace is not None:
-        found += f"/namespaces/{namespace}"
+        found += f"/namespaces/{_segment(namespace)}"
     found += f"/{plural}"
     if name is not None:
-        found += f"/{name}"
+        found += f"/{_segment(name)}"
     return found if subresource is None else f"{found}/{subresource}"
+
+
+def _segment(name: str) -> str:
+    if name in ("", ".", ".."):
+        raise UnsafeName(f"{name!r} is no object's name")
+    return quote(name, safe="")
 
 
 def connection() -> kopf.ConnectionInfo:
@@ -95,6 +135,8 @@ class Api:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._watches: aiohttp.ClientSession | None = None
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_MOST_OF_A_NAMESPACE))
         self._info: kopf.ConnectionInfo | None = None
         self._headers: dict[str, str] = {}
 
@@ -108,11 +150,16 @@ class Api:
             ),
             timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS),
         )
+        self._watches = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._info.as_ssl_context(), limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_REQUEST_SECONDS, sock_read=_SILENCE_SECONDS),
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._watches):
+            if session is not None:
+                await session.close()
 
     def _login(self) -> None:
         """Read the credentials: tokens of service accounts are replaced while we run."""
@@ -124,10 +171,50 @@ class Api:
         return await self._ask("GET", where, params=params)
 
     async def items(self, where: str, **params: str) -> list[Object]:
-        """All objects of a list."""
+        """All objects of a short list."""
         found = await self.get(where, **params)
         items: list[Object] = found["items"]
         return items
+
+    async def pages(
+        self, where: str, *, metadata: bool = False, **params: str
+    ) -> AsyncIterator[tuple[list[Object], str]]:
+        """A list, a page at a time, each with the version of the whole. With ``metadata`` objects have nothing else.
+
+        ApiError 410 where the list took so long that its beginning is forgotten.
+        """
+        token, limit = "", _FIRST_PAGE
+        while True:
+            query = {**params, "limit": str(limit), **({"continue": token} if token else {})}
+            found, size = await self._ask_sized("GET", where, params=query, accept=_METADATA if metadata else None)
+            about = found.get("metadata") or {}
+            token = about.get("continue") or ""
+            yield found.pop("items", None) or [], str(about.get("resourceVersion") or "")
+            if not token:
+                return
+            del found
+            if size < _SMALL_PAGE_BYTES:
+                limit = min(2 * limit, _LARGEST_PAGE)
+            elif size > _LARGE_PAGE_BYTES:
+                limit = max(1, limit // 2)
+
+    async def watch(self, where: str, version: str, **params: str) -> AsyncIterator[Object]:
+        """Events after ``version`` as they come, until the server ends the stream. ApiError as for a request."""
+        if self._watches is None or self._info is None:
+            raise RuntimeError("the session with the API server is not open")
+        query = {**params, "watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version}
+        query["timeoutSeconds"] = str(_WATCH_SECONDS)
+        url = yarl.URL(self._info.server + where, encoded=True).with_query(query)
+        try:
+            async with self._watches.get(url, headers={**self._headers, "Accept": "application/json"}) as response:
+                if response.status == 401:
+                    self._login()
+                if response.status >= 300:
+                    raise _refusal(response.status, await response.content.read(_MOST_LINE))
+                async for line in _lines(response.content):
+                    yield json.loads(line)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise ApiError(0, "Unreachable", f"a watch was cut off: {type(error).__name__}: {error}") from None
 
     async def create(self, where: str, body: Object, **params: str) -> Object:
         """A new object. It has a name, so that AlreadyExists after a lost answer says that it was created."""
@@ -168,16 +255,32 @@ class Api:
         params: Mapping[str, str] | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> Object:
+        found, _ = await self._ask_sized(method, where, body, content, params=params, patience=patience)
+        return found
+
+    async def _ask_sized(
+        self,
+        method: str,
+        where: str,
+        body: Object | None = None,
+        content: str | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        patience: float = PATIENCE_SECONDS,
+        accept: str | None = None,
+    ) -> tuple[Object, int]:
+        """The answer, and its bytes."""
         data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         deadline = time.monotonic() + patience
         pause = 0.05
         while True:
             try:
-                return await self._once(method, where, data, content, params)
+                async with self._turn(where):
+                    return await self._once(method, where, data, content, params, accept)
             except ApiError as error:
                 if error.status == 401:
                     self._login()
-                elif error.status not in _AGAIN and error.status != 0:
+                elif (error.status not in _AGAIN and error.status != 0) or error.too_large:
                     raise
                 if time.monotonic() + pause > deadline:
                     raise
@@ -185,29 +288,66 @@ class Api:
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             pause = min(2 * pause, _LONGEST_PAUSE)
 
+    def _turn(self, where: str) -> asyncio.Semaphore | contextlib.nullcontext[None]:
+        """A place among the requests about one namespace."""
+        found = _NAMESPACE.search(where)
+        return contextlib.nullcontext() if found is None else self._turns[found[1]]
+
     async def _once(
-        self, method: str, where: str, data: bytes | None, content: str | None, params: Mapping[str, str] | None
-    ) -> Object:
+        self,
+        method: str,
+        where: str,
+        data: bytes | None,
+        content: str | None,
+        params: Mapping[str, str] | None,
+        accept: str | None,
+    ) -> tuple[Object, int]:
         if self._session is None or self._info is None:
             raise RuntimeError("the session with the API server is not open")
-        headers = {**self._headers, "Accept": "application/json"}
+        headers = {**self._headers, "Accept": accept or "application/json"}
         if content is not None:
             headers["Content-Type"] = content
+        url = yarl.URL(self._info.server + where, encoded=True)
         try:
             async with self._session.request(
-                method, self._info.server + where, data=data, headers=headers, params=params or None
+                method, url.with_query(params) if params else url, data=data, headers=headers
             ) as response:
                 raw = await response.read()
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             said = f"{type(error).__name__}: {error}"
             raise ApiError(0, "Unreachable", f"the API server does not answer: {said}") from None
-        try:
-            found: Any = json.loads(raw)
-        except ValueError:
-            found = {}
         if status >= 300:
-            message = found.get("message") or raw[:500].decode("utf-8", "replace")
-            raise ApiError(status, found.get("reason") or str(status), message)
-        result: Object = found
-        return result
+            raise _refusal(status, raw)
+        found = _parsed(raw)
+        if found is None:
+            raise ApiError(0, "Garbled", "the API server answers with what is no JSON object")
+        return found, len(raw)
+
+
+def _parsed(raw: bytes) -> Object | None:
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _refusal(status: int, raw: bytes) -> ApiError:
+    found = _parsed(raw) or {}
+    message = found.get("message") or raw[:500].decode("utf-8", "replace")
+    return ApiError(status, found.get("reason") or str(status), message)
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream; each byte is looked at once. ValueError for one that is too long."""
+    left = bytearray()
+    async for chunk in content.iter_any():
+        begin = 0
+        while (end := chunk.find(b"\n", begin)) >= 0:
+            yield bytes(left) + chunk[begin:end] if left else chunk[begin:end]
+            left.clear()
+            begin = end + 1
+        left += chunk[begin:]
+        if len(left) > _MOST_LINE:
+            raise ValueError(f"an event of more than {_MOST_LINE} bytes")

@@ -38,6 +38,7 @@ class Leadership:
     """The lease in the hands of this process, once :meth:`acquire` has returned.
 
     Attributes:
+        identity: of this process.
         epoch: higher than that of every leader before.
     """
 
@@ -46,7 +47,7 @@ class Leadership:
         self._where = path("leases", namespace, LEASE)
         self._all = path("leases", namespace)
         self._namespace = namespace
-        self._identity = identity
+        self.identity = identity
         self._seconds = seconds
         self._body: Object = {}
         self._renewed = 0.0
@@ -68,7 +69,7 @@ class Leadership:
             spec = found.get("spec") or {}
             if found["metadata"]["resourceVersion"] != seen:
                 seen, since = found["metadata"]["resourceVersion"], began
-            if may_take(spec, self._identity, began - since):
+            if may_take(spec, self.identity, began - since):
                 if await self._write(found, int(spec.get("leaseTransitions") or _first_epoch()) + 1):
                     break
                 continue
@@ -76,7 +77,7 @@ class Leadership:
                 _LOG.info("standing by: %s leads", spec.get("holderIdentity"))
                 told = True
             await asyncio.sleep(min(1.0, self._seconds / 5))
-        _LOG.info("leading", extra={"data": {"epoch": self.epoch, "identity": self._identity}})
+        _LOG.info("leading", extra={"data": {"epoch": self.epoch, "identity": self.identity}})
 
     async def keep(self) -> None:
         """Renew for ever; LeadershipLost.
@@ -101,6 +102,10 @@ class Leadership:
             except ApiError as error:
                 _LOG.warning("the lease was not renewed: %s", error)
 
+    async def confirm(self) -> None:
+        """Ask the API server whose the lease is, and nobody else; LeadershipLost where it is not ours."""
+        await self._look()
+
     async def release(self) -> None:
         """Let the next one start at once."""
         self._body["spec"]["holderIdentity"] = ""
@@ -113,7 +118,7 @@ class Leadership:
         """Somebody has written the lease: perhaps it was ourselves, and the answer was lost."""
         found = await self._api.get(self._where)
         spec = found.get("spec") or {}
-        if spec.get("holderIdentity") != self._identity or spec.get("leaseTransitions") != self.epoch:
+        if spec.get("holderIdentity") != self.identity or spec.get("leaseTransitions") != self.epoch:
             raise LeadershipLost(f"{spec.get('holderIdentity')} leads")
         self._body = found
 
@@ -123,7 +128,7 @@ class Leadership:
         old: dict[str, Any] = {} if before is None else before.get("spec") or {}
         fresh = old.get("leaseTransitions") != epoch
         spec = {
-            "holderIdentity": self._identity,
+            "holderIdentity": self.identity,
             "leaseDurationSeconds": max(1, round(self._seconds)),
             "acquireTime": moment if fresh else old.get("acquireTime"),
             "renewTime": moment,

@@ -1,4 +1,4 @@
-"""``/healthz``: the process answers; ``/readyz``: it leads and knows the cluster.
+"""``/healthz``: the process answers; ``/readyz``: it leads, knows the cluster and makes its rounds.
 
 Not kopf's endpoint, which starts only once its startup handlers are through: an operator that stands by for the lease
 is healthy, and would be restarted by its kubelet for being patient.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 __all__ = ["Health", "serve"]
 
@@ -27,9 +27,15 @@ class Health:
 
     Attributes:
         state: ``standby``, ``syncing`` or ``leading``.
+        alive: asked while it leads: False where its rounds no longer end.
     """
 
     state: str = "standby"
+    alive: Callable[[], bool] = lambda: True
+
+    def told(self) -> str:
+        """The state, or ``stalled``."""
+        return "stalled" if self.state == "leading" and not self.alive() else self.state
 
 
 @asynccontextmanager
@@ -57,14 +63,15 @@ async def serve(health: Health, port: int) -> AsyncIterator[None]:
 
 def _response(request: bytes, health: Health) -> bytes:
     where = request.split(b" ", 2)[1:2]
-    ready = health.state == "leading"
+    told = health.told()
+    ready = told == "leading"
     if where == [b"/healthz"] or (where == [b"/readyz"] and ready):
         status = "200 OK"
     elif where == [b"/readyz"]:
         status = "503 Service Unavailable"
     else:
         status = "404 Not Found"
-    body = json.dumps({"state": health.state}).encode()
+    body = json.dumps({"state": told}).encode()
     fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
     head = f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n"
     return head.encode() + body

@@ -10,13 +10,25 @@ from pytest_arl.operator.objects import owner
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
 
-__all__ = ["IDLE_SECONDS", "MOST_FINISHED", "Clock", "Limits", "expired", "limits_of", "surplus"]
+__all__ = [
+    "IDLE_SECONDS",
+    "MOST_FINISHED",
+    "MOST_FINISHED_BY_HAND",
+    "Clock",
+    "Limits",
+    "expired",
+    "limits_of",
+    "surplus",
+]
 
 IDLE_SECONDS = 600
 """For a sandbox that is not kept and has no lease: what a crashed ``kubectl apply`` by hand leaves behind."""
 
 MOST_FINISHED = 50
 """Finished Tasks with a ttl that a sandbox keeps; each may be half a megabyte in etcd."""
+
+MOST_FINISHED_BY_HAND = 500
+"""Finished Tasks without a ttl that a sandbox keeps: somebody may want to read them."""
 
 _DEFAULT_LEASE_SECONDS = 60
 
@@ -49,9 +61,9 @@ def expired(limits: Limits, *, age: float, idle: float, busy: bool) -> tuple[str
     return None
 
 
-def surplus(finished: list[tuple[str, str, str]]) -> list[str]:
-    """Which finished Tasks with a ttl go before it: all but the latest. Each is (completion, name, UID)."""
-    return [uid for _, _, uid in sorted(finished)[: max(0, len(finished) - MOST_FINISHED)]]
+def surplus(finished: list[tuple[str, str, str]], most: int = MOST_FINISHED) -> list[str]:
+    """Which finished Tasks go before their time: all but the latest. Each is (completion, name, UID)."""
+    return [uid for _, _, uid in sorted(finished)[: max(0, len(finished) - most)]]
 
 
 class Clock:

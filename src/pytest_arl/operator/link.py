@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_arl import pod
-from pytest_arl.agent import frames
+from pytest_arl.agent import exact, frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     """Nonce, pod UID and boot to a signature."""
     OnFrame = Callable[[int, Any], None]
 
-__all__ = ["AgentLink", "Hello", "LinkLost"]
+__all__ = ["OLDER_EPOCH", "AgentLink", "Hello", "LinkLost", "Refusal", "refusal"]
 
 _SECONDS = 5.0
 """For an agent to say hello, and to be ready after our answer."""
@@ -24,12 +24,49 @@ _SECONDS = 5.0
 _UNASKED_BYTES = 1024 * 1024
 
 
+OLDER_EPOCH = "older epoch"
+"""An agent's refusal of an operator: it has seen a newer leader. An agent can say so whatever it has seen."""
+
+_MOST_WORDS = 1024
+_MOST_UID = 64
+_NONCE_BYTES = 32
+
+
 class LinkLost(Exception):
-    """The connection has ended, or what came over it was not an agent's."""
+    """The connection has ended, or what came over it was not an agent's.
+
+    Attributes:
+        code: the agent's refusal, word for word, where it refused the operator; else empty.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Refusal(NamedTuple):
+    """An ERROR of an agent.
+
+    Attributes:
+        code: its whole text where that is one of ours, to be compared and never to be searched; else empty.
+        text: for people.
+    """
+
+    code: str
+    text: str
+
+
+def refusal(value: object) -> Refusal:
+    """What an agent refuses, from an ERROR's value, whatever that is."""
+    try:
+        text = exact.text(value, "text", 64 * 1024) if isinstance(value, dict) else ""
+    except exact.Inexact:
+        text = ""
+    return Refusal(text if len(text) <= _MOST_WORDS else "", text[:_MOST_WORDS] or "it gives no reason")
 
 
 class Hello:
-    """What the agent says of itself.
+    """What the agent says of itself; Inexact where it says something else.
 
     Attributes:
         boot: changes with each start.
@@ -38,10 +75,9 @@ class Hello:
     """
 
     def __init__(self, hello: dict[str, Any], ready: dict[str, Any]) -> None:
-        self.boot = str(hello["boot"])
-        self.pod = str(hello["pod"])
-        running = ready.get("running")
-        self.running = None if running is None else str(running)
+        self.boot = exact.text(hello, "boot", _MOST_UID)
+        self.pod = exact.text(hello, "pod", _MOST_UID)
+        self.running = exact.maybe(exact.text, ready, "running", _MOST_UID)
 
 
 class AgentLink(asyncio.Protocol):
@@ -83,11 +119,13 @@ class AgentLink(asyncio.Protocol):
     ) -> None:
         hello = await self._greeting(frames.HELLO)
         try:
-            boot, pod_there, nonce = str(hello["boot"]), str(hello["pod"]), bytes(hello["nonce"])
-        except (LookupError, TypeError) as error:
-            raise LinkLost(f"the agent's greeting is garbled: {error!r}") from None
-        if hello.get("version") != frames.VERSION:
-            raise LinkLost(f"the agent speaks version {hello.get('version')}, the operator {frames.VERSION}")
+            speaks = exact.integer(hello, "version", 0, exact.LARGEST)
+            boot, pod_there = exact.text(hello, "boot", _MOST_UID), exact.text(hello, "pod", _MOST_UID)
+            nonce = exact.data(hello, "nonce", _NONCE_BYTES)
+        except exact.Inexact as error:
+            raise LinkLost(f"the agent's greeting is garbled: {error}") from None
+        if speaks != frames.VERSION:
+            raise LinkLost(f"the agent speaks version {speaks}, the operator {frames.VERSION}")
         if pod_there != pod_uid:
             raise LinkLost(f"at that address is the pod {pod_there} by now")
         answer: dict[str, Any] = {
@@ -100,7 +138,11 @@ class AgentLink(asyncio.Protocol):
         if holder is not None:
             answer["holder"] = holder
         self.send(frames.HELLO, 0, answer)
-        self.hello = Hello(hello, await self._greeting(frames.READY))
+        ready = await self._greeting(frames.READY)
+        try:
+            self.hello = Hello(hello, ready)
+        except exact.Inexact as error:
+            raise LinkLost(f"the agent's greeting is garbled: {error}") from None
         self._introduced = True
 
     async def _greeting(self, wanted: int) -> dict[str, Any]:
@@ -111,7 +153,8 @@ class AgentLink(asyncio.Protocol):
             raise LinkLost(self.lost.result())
         kind, value = get.result()
         if kind == frames.ERROR:
-            raise LinkLost(f"the agent refuses the operator: {value.get('text') if isinstance(value, dict) else value}")
+            refused = refusal(value)
+            raise LinkLost(f"the agent refuses the operator: {refused.text}", refused.code)
         if kind != wanted or not isinstance(value, dict):
             raise LinkLost(f"the agent greets with a frame of type {kind}")
         return value
@@ -128,10 +171,9 @@ class AgentLink(asyncio.Protocol):
         if not answer.done():
             raise LinkLost(self.lost.result() if self.lost.done() else "the agent does not answer")
         kind, value = answer.result()
-        if kind != frames.READY or not isinstance(value, dict) or not value.get("held"):
-            raise LinkLost(
-                f"the agent does not take its holder: {value.get('text') if isinstance(value, dict) else value}"
-            )
+        if kind != frames.READY or not isinstance(value, dict) or value.get("held") is not True:
+            refused = refusal(value)
+            raise LinkLost(f"the agent does not take its holder: {refused.text}", refused.code)
 
     def open(self, on_frame: OnFrame, allowed: int = 0) -> int:
         """A new exchange; ``on_frame`` gets its frames, of which ``allowed`` bytes are expected."""

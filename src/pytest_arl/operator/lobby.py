@@ -35,7 +35,7 @@ class Lobby:
         *,
         config: Callable[[Object], AgentConfig],
         spawn: Callable[[Coroutine[Any, Any, Any]], None],
-        refused: Callable[[str], None],
+        refused: Callable[[LinkLost], None],
     ) -> None:
         """``config`` is what a pod's pool asks of its agent, ``spawn`` runs something beside, ``refused`` hears what an
         agent says that will not have the operator.
@@ -73,7 +73,7 @@ class Lobby:
         except (OSError, LookupError):
             return  # whoever claims it finds out
         except LinkLost as problem:
-            self._refused(str(problem))
+            self._refused(problem)
             return
         else:
             # Perhaps it was claimed meanwhile, by somebody who connected himself, or is gone.

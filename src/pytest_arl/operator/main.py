@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from pytest_arl.operator import election, health, keys, logs
 from pytest_arl.operator.api import GROUP_PATH, Api, ApiError, path
 from pytest_arl.operator.control import Control
 from pytest_arl.operator.objects import parse_time
+from pytest_arl.operator.rounds import Rounds
 from pytest_arl.operator.template import Agent
-from pytest_arl.operator.watching import watch
+from pytest_arl.operator.watching import Watching
 
 if TYPE_CHECKING:
     import argparse
@@ -125,18 +127,35 @@ async def _main(options: Options) -> None:
         state.state = "syncing"
         loaded = await keys.load(api, options.home)
         agent = Agent(options.agent_image, options.pull_policy, loaded.public)
-        control = Control(api, loaded, leadership.epoch, agent, options.namespaces)
-        await control.sync()
-        rounds = asyncio.create_task(control.rounds())
+        control = Control(api, loaded, leadership, agent, options.namespaces)
+        watching = Watching(control)
+        rounds = Rounds(control, watching.resync)
+        await watching.start()
+        control.begin()
+        rounds.stray_pods()
+        state.alive = lambda: rounds.alive
         state.state = "leading"
-        await watch(control, options.namespaces)
+        stopped = _stopped()
+        working = [asyncio.create_task(each.run()) for each in (rounds, watching)]
+        await asyncio.wait((stopped, *working), return_when=asyncio.FIRST_COMPLETED)
+        for each in working:
+            if each.done():
+                each.result()  # neither ends by itself: what it raised is the end of the process
         keeping.cancel()
-        rounds.cancel()
         await leadership.release()
         _LOG.info("stopped")
-        # It may be killed at any moment, so there is nothing to put in order; kopf would take five seconds for that.
+        # It may be killed at any moment, so there is nothing to put in order.
         logging.shutdown()
         os._exit(0)
+
+
+def _stopped() -> asyncio.Future[None]:
+    """Done once a signal asks the process to end."""
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[None] = loop.create_future()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, lambda: None if stopped.done() else stopped.set_result(None))
+    return stopped
 
 
 async def _keep(leadership: election.Leadership) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "name",
     "now",
     "owner",
+    "owner_reference",
     "parse_time",
     "uid",
     "version",
@@ -62,13 +63,28 @@ def leaving(body: Object) -> bool:
     return body["metadata"].get("deletionTimestamp") is not None
 
 
-def owner(body: Object, kind: str) -> str | None:
-    """The UID of its owner of that kind."""
+_GROUPS = {
+    "Sandbox": "arl.infra.io",
+    "WarmPool": "arl.infra.io",
+    "Lease": "coordination.k8s.io",
+    "ReplicaSet": "apps",
+    "Deployment": "apps",
+}
+
+
+def owner_reference(body: Object, kind: str) -> Object | None:
+    """The first reference to an owner of that kind, of the API group that the kind is of: others have their own."""
     for reference in body["metadata"].get("ownerReferences") or ():
-        if reference["kind"] == kind:
-            found: str = reference["uid"]
+        if reference["kind"] == kind and reference["apiVersion"].partition("/")[0] == _GROUPS[kind]:
+            found: Object = reference
             return found
     return None
+
+
+def owner(body: Object, kind: str) -> str | None:
+    """The UID of its owner of that kind."""
+    reference = owner_reference(body, kind)
+    return None if reference is None else str(reference["uid"])
 
 
 def created(body: Object) -> str:

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from pytest_arl.agent import frames
+from pytest_arl.agent import exact, frames
+from pytest_arl.operator.link import refusal
 from pytest_arl.operator.wire import SENT_BYTES
+from pytest_arl.results import Outcome
 from pytest_arl.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_arl.operator.link import Refusal
     from pytest_arl.operator.objects import Object
 
-__all__ = ["Garbled", "Progress", "StepEnd", "level"]
+__all__ = ["LAST_MOMENT", "Garbled", "Progress", "StepEnd", "level"]
 
 _MOST_BYTES = 1024 * 1024
 """Of output that is held of all steps of a task; twice what any status can have."""
+
+
+_OUTCOMES = tuple(each for each in get_args(Outcome) if each != "Skipped")
+LAST_MOMENT = 253_402_300_799.0
+"""Seconds since the epoch that have a date: the end of the year 9999."""
+
+_LONGEST_SECONDS = 10 * 366 * 86400.0
+_MOST_WORD = 128
+"""Characters of a limit's or a signal's name."""
 
 
 def level(sizes: Iterable[int], room: int) -> int:
@@ -39,20 +51,56 @@ class Garbled(Exception):
 
 @dataclass(slots=True)
 class StepEnd:
-    """How a step ended.
+    """How a step ended, by its agent.
 
     Attributes:
-        value: the agent's own words, without output.
-        output: what came of stdout and of stderr.
+        outcome: any but ``Skipped``.
+        code: the exit code, 0 to 255.
+        sizes: bytes that were printed to stdout and to stderr.
+        output: what came of them.
+        seconds: how long it ran.
+        at: when it began, in seconds since the epoch; None where it never did.
+        signal: the name of what ended it.
+        limit: the name of the limit that it reached.
+        usage: what it used.
     """
 
-    value: dict[str, Any]
+    outcome: str
+    code: int
+    sizes: tuple[int, int]
     output: tuple[bytes, bytes]
+    seconds: float = 0.0
+    at: float | None = None
+    signal: str | None = None
+    limit: str | None = None
+    usage: Usage | None = None
 
     @property
     def succeeded(self) -> bool:
         """True if the next one runs."""
-        return bool(self.value["outcome"] == "Succeeded")
+        return self.outcome == "Succeeded"
+
+    @classmethod
+    def read(cls, value: dict[str, Any], printed: tuple[bytes, bytes]) -> StepEnd:
+        """Of a STEP's value, and of what came before it. ValueError for what no agent says."""
+        said = (exact.maybe(exact.data, value, part, 2 * SENT_BYTES) or b"" for part in ("o", "e"))
+        stdout, stderr = (whole or early for whole, early in zip(said, printed, strict=True))
+        sizes = (exact.maybe(exact.integer, value, part, 0, exact.LARGEST) for part in ("out", "err"))
+        out, err = (len(text) if size is None else size for size, text in zip(sizes, (stdout, stderr), strict=True))
+        found = cls(
+            outcome=exact.word(value, "outcome", _OUTCOMES),
+            code=exact.integer(value, "code", 0, 255),
+            sizes=(out, err),
+            output=(stdout, stderr),
+            seconds=exact.maybe(exact.number, value, "s", 0.0, _LONGEST_SECONDS) or 0.0,
+            at=exact.maybe(exact.number, value, "at", 0.0, LAST_MOMENT),
+            signal=exact.maybe(exact.text, value, "signal", _MOST_WORD),
+            limit=exact.maybe(exact.text, value, "limit", _MOST_WORD),
+            usage=Usage.from_agent(value.get("u")),
+        )
+        if found.succeeded != (found.code == 0):
+            raise ValueError("a step succeeds with exit code 0, and only with that")
+        return found
 
 
 @dataclass(slots=True)
@@ -69,7 +117,7 @@ class Progress:
     steps: list[Object]
     ended: list[StepEnd] = field(default_factory=list)
     done: bool = False
-    refused: str | None = None
+    refused: Refusal | None = None
     _held: int = 0
     _kept: list[bytearray] = field(default_factory=lambda: [bytearray(), bytearray()])
 
@@ -81,7 +129,7 @@ class Progress:
             elif kind == frames.DONE:
                 self.done = True
             elif kind == frames.ERROR:
-                self.refused = str(value["text"])
+                self.refused = refusal(value)
                 self.done = True
             elif frames.STDOUT <= kind <= frames.STDERR_TAIL:
                 self._printed(kind, value)
@@ -98,19 +146,17 @@ class Progress:
         room = 2 * SENT_BYTES - len(kept)
         kept += memoryview(value)[frames.STEP_INDEX.size :][: max(0, room)]
 
-    def _end(self, value: dict[str, Any]) -> None:
+    def _end(self, value: Any) -> None:
         index = len(self.ended)
-        if value["i"] != index or index >= len(self.steps):
+        if not isinstance(value, dict) or index >= len(self.steps):
+            raise Garbled(f"a result where step {index} of {len(self.steps)} runs")
+        if exact.integer(value, "i", 0, exact.LARGEST) != index:
             raise Garbled(f"the result of step {value['i']} where step {index} runs")
-        Usage.from_agent(value.get("u"))
         stdout, stderr = self._kept
-        output = bytes(value.get("o") or b"") or bytes(stdout), bytes(value.get("e") or b"") or bytes(stderr)
-        value = {"out": len(output[0]), "err": len(output[1]), **value}
-        int(value["code"]), int(value["out"]), int(value["err"]), str(value["outcome"])
+        end = StepEnd.read(value, (bytes(stdout), bytes(stderr)))
         self._kept = [bytearray(), bytearray()]
-        words = {key: each for key, each in value.items() if key not in ("o", "e")}
-        self.ended.append(StepEnd(words, output))
-        self._held += len(output[0]) + len(output[1])
+        self.ended.append(end)
+        self._held += sum(map(len, end.output))
         if self._held > _MOST_BYTES:
             self._shorten()
 

@@ -150,7 +150,7 @@ class Reach:
             except LinkLost as problem:
                 refused_until = refused_until or time.monotonic() + _GREET_SECONDS
                 _LOG.warning("an agent is not admitted: %s", problem, extra=self._keeper.data(pod=name(here)))
-                self._control.check_epoch(str(problem))
+                self._control.heard(problem)
                 if time.monotonic() > refused_until:
                     await self._keeper.fail(Trouble("AgentUnreachable", str(problem)))
                     return None
@@ -197,8 +197,10 @@ class Reach:
             if not changed:
                 try:
                     link = await self._connect(pod, pod["status"]["podIP"])
-                except (OSError, LinkLost) as problem:
-                    self._control.check_epoch(str(problem))
+                except OSError:
+                    pass
+                except LinkLost as problem:
+                    self._control.heard(problem)
                 else:
                     if link.hello.boot == boot:
                         return link

@@ -24,6 +24,7 @@ __all__ = ["SandboxKeeper"]
 
 _LOG = logging.getLogger(__name__)
 
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _LEGACY_FINALIZER = "arl.infra.io/sandbox-finalizer"
 
 
@@ -95,6 +96,7 @@ class SandboxKeeper:
 
     async def run(self) -> None:
         """Until the Sandbox is gone."""
+        pause = _FIRST_PAUSE
         try:
             while (body := self.body) is not None:
                 try:
@@ -102,11 +104,24 @@ class SandboxKeeper:
                 except ApiError as error:
                     if error.status == 404 and await self._gone(body):
                         return
+                    if error.too_large:
+                        await self._give_up(body, error)
+                        return
                     _LOG.warning("a sandbox waits for the API server: %s", error, extra=self.data())
-                    await asyncio.sleep(1.0)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                else:
+                    pause = _FIRST_PAUSE
         finally:
             if self._link is not None:
                 self._link.close("the sandbox is gone")
+
+    async def _give_up(self, body: Object, error: ApiError) -> None:
+        """A Sandbox that has no room for a status cannot be used: it is left as it is, without a pod."""
+        text = f"its status cannot be written, so it gets no pod: {error.message[:200]}"
+        self._control.notices.warn(body, "StatusRefused", text)
+        for pod in list(self._store.owned.get(self.uid, {}).values()):
+            await self._control.delete_pod(pod)
 
     async def _gone(self, body: Object) -> bool:
         """Whether it is the Sandbox that was not found."""
@@ -171,7 +186,7 @@ class SandboxKeeper:
         """Run a Task; the UID of the one that is to be run before it, if the agent is busy."""
         its = owner(task, "Sandbox")
         if its is None:
-            self._control.spawn(self._adopt(task))
+            self._control.jobs.once(("adopt", uid(task)), lambda: self._adopt(task))
         elif its != self.uid:
             text = f"its Sandbox is gone; another one of the name {self.key.name} is there now"
             await write_end(self._control, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
@@ -185,8 +200,8 @@ class SandboxKeeper:
             await asyncio.sleep(0.1)
             return busy.task
         except Ended as ended:
-            self._control.check_epoch(str(ended))
-            link.close(f"the agent refuses: {ended}")
+            self._control.heard(ended)
+            link.close(str(ended))
         except LinkLost as lost:
             _LOG.info("a link is lost: %s", lost, extra=self.data())
         else:
@@ -216,7 +231,7 @@ class SandboxKeeper:
             await self._api.patch(path("tasks", self.key.namespace, name(task)), {"metadata": meta})
         except ApiError as error:
             if error.status not in (404, 409):
-                _LOG.warning("a Task was not adopted: %s", error)
+                raise
 
     # The end
 

@@ -1,20 +1,22 @@
 """What the operator knows of the cluster: the level that every decision looks at, however the events came.
 
 Filled by lists and by watches, in any order: an older version of an object never replaces a newer one. Of finished
-Tasks only what their end needs is kept, for they may be half a megabyte each.
+Tasks only what their end needs is kept, of those that wait no more than there is room for (see slim.py).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl import pod as pods
 from pytest_arl.operator.objects import Key, created, key, name, owner, parse_time, uid, version
+from pytest_arl.operator.slim import cut_task, is_cut, slim, weight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Mapping
 
     from pytest_arl.operator.objects import Object
 
@@ -22,6 +24,13 @@ __all__ = ["KINDS", "Finished", "Store"]
 
 _MOST_DELETED = 10_000
 """UIDs of objects that are gone: more than come while a list is on its way."""
+
+_WHOLE_TASK = 256 * 1024
+_WHOLE_TASKS = 8 * 1024 * 1024
+"""Weight of a Task, and of all Tasks of a namespace, that are kept whole while they wait."""
+
+DEFAULT_TTL_SECONDS = 86400
+"""After how long a finished Task goes that says nothing of it: whoever started it by hand can read it for a day."""
 
 KINDS = ("warmpools", "sandboxes", "tasks", "pods", "leases")
 
@@ -34,8 +43,10 @@ class Finished:
     uid: str
     version: int
     completed: str
-    expires: float | None
-    """When its ttl is over, in seconds since the epoch; None where it has none."""
+    expires: float
+    """When its ttl is over, in seconds since the epoch."""
+    own_ttl: bool
+    """True if the Task itself says how long it is kept."""
 
 
 class Store:
@@ -52,6 +63,9 @@ class Store:
     def __init__(self) -> None:
         self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in KINDS}
         self._deleted: dict[str, None] = {}
+        self._given_up: set[str] = set()
+        self._weights: dict[str, int] = {}
+        self._held: Counter[str] = Counter()
         self.idle: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self.allocated: defaultdict[Key, set[str]] = defaultdict(set)
         self.owned: defaultdict[str, dict[str, Object]] = defaultdict(dict)
@@ -79,9 +93,7 @@ class Store:
                 self.remove(kind, before)
         if kind == "tasks":
             return self._put_task(where, before, body)
-        body["metadata"].pop("managedFields", None)
-        if kind == "pods":
-            body = _slim(body)
+        body = slim(kind, body)
         self._objects[kind][where] = body
         if kind == "pods":
             if before is not None:
@@ -93,19 +105,23 @@ class Store:
         """An object is gone, for good; whether it was known."""
         self._bury(uid(body))
         where = key(body)
-        if kind == "tasks":
-            sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
-            for table in (self.over, self.open):
-                table[sandbox].pop(uid(body), None)
-                if not table[sandbox]:
-                    del table[sandbox]
         known = self._objects[kind].get(where)
+        if kind == "tasks":
+            self._remove_task(where, body)
         if known is None or uid(known) != uid(body):
             return False
-        del self._objects[kind][where]
+        self._objects[kind].pop(where, None)
         if kind == "pods":
             self._unlink_pod(known)
         return True
+
+    def _remove_task(self, where: Key, body: Object) -> None:
+        sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
+        self.over[sandbox].pop(uid(body), None)
+        if not self.over[sandbox]:
+            del self.over[sandbox]
+        self._given_up.discard(uid(body))
+        self._close(sandbox, where, uid(body))
 
     def _bury(self, which: str) -> None:
         """Remember that it is gone: a list that was begun before may still have it."""
@@ -113,29 +129,44 @@ class Store:
         if len(self._deleted) > _MOST_DELETED:
             del self._deleted[next(iter(self._deleted))]
 
-    def replace(self, kind: str, bodies: Iterable[Object], namespace: str | None, listed: int) -> list[Object]:
-        """What there was of a kind (in a namespace) at the version ``listed``; those that were known and are gone.
+    def give_up(self, task: Object) -> None:
+        """A Task whose end cannot be written is as good as over: it is not run, nor written about, again."""
+        sandbox = Key(key(task).namespace, task["spec"]["sandboxRef"])
+        self._given_up.add(uid(task))
+        self._close(sandbox, key(task), uid(task))
 
+    def reconcile(
+        self, kind: str, there: Mapping[str, tuple[Key, int]], namespace: str | None, listed: int
+    ) -> tuple[list[Object], list[Key]]:
+        """A list said which objects of a kind (in a namespace) there are: key and version by UID, as of ``listed``.
+
+        Returns those that were known and are gone, then the keys of those that are not known in that version.
         What is newer than the list is not gone: an event was faster.
         """
-        there = {}
-        for body in bodies:
-            there[uid(body)] = body
-            self.put(kind, body)
-        gone = [
-            body
-            for where, body in self._objects[kind].items()
-            if uid(body) not in there and namespace in (None, where.namespace) and version(body) <= listed
-        ]
+        mine = [body for where, body in self._objects[kind].items() if namespace in (None, where.namespace)]
+        gone = [body for body in mine if uid(body) not in there and version(body) <= listed]
         for body in gone:
             self.remove(kind, body)
+        known = {uid(body): version(body) for body in mine}
         if kind == "tasks":
-            for sandbox, finished in self.over.items():
-                if namespace in (None, sandbox.namespace):
-                    for task in [each for each in finished.values() if each.uid not in there]:
-                        if task.version <= listed:
-                            del finished[task.uid]
-        return gone
+            self._forget_finished(there, namespace, listed)
+            self._given_up &= there.keys()
+            known |= dict.fromkeys(self._given_up, listed)
+            known |= {which: listed for finished in self.over.values() for which in finished}
+        news = [
+            where
+            for which, (where, current) in there.items()
+            if known.get(which, -1) < current and which not in self._deleted
+        ]
+        return gone, news
+
+    def _forget_finished(self, there: Collection[str], namespace: str | None, listed: int) -> None:
+        for sandbox in [each for each in self.over if namespace in (None, each.namespace)]:
+            finished = self.over[sandbox]
+            for task in [each for each in finished.values() if each.uid not in there and each.version <= listed]:
+                del finished[task.uid]
+            if not finished:
+                del self.over[sandbox]
 
     def tasks(self, sandbox: Key) -> list[Object]:
         """A sandbox's Tasks that are not finished, in the order in which they run."""
@@ -144,20 +175,42 @@ class Store:
     def _put_task(self, where: Key, before: Object | None, body: Object) -> bool:
         sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
         status = body.get("status") or {}
-        if uid(body) in self.over.get(sandbox, ()):
+        if uid(body) in self.over.get(sandbox, ()) or uid(body) in self._given_up:
             return False
         if status.get("state") in ("Succeeded", "Failed"):
             ttl, completed = body["spec"].get("ttlSecondsAfterFinished"), status.get("completionTime") or ""
-            ended = None if ttl is None else parse_time(completed)
-            expires = None if ended is None else ended + ttl
-            self.over[sandbox][uid(body)] = Finished(where, uid(body), version(body), completed, expires)
-            self.open[sandbox].pop(uid(body), None)
-            self._objects["tasks"].pop(where, None)
+            ended = parse_time(completed) or time.time()
+            expires = ended + (DEFAULT_TTL_SECONDS if ttl is None else ttl)
+            self.over[sandbox][uid(body)] = Finished(
+                where, uid(body), version(body), completed, expires, ttl is not None
+            )
+            self._close(sandbox, where, uid(body))
             return before is not None
-        body["metadata"].pop("managedFields", None)
+        body = self._with_room(slim("tasks", body))
         self._objects["tasks"][where] = body
         self.open[sandbox][uid(body)] = body
         return True
+
+    def _with_room(self, body: Object) -> Object:
+        """A Task that waits, whole where there is room for it."""
+        namespace = body["metadata"]["namespace"]
+        self._held[namespace] -= self._weights.pop(uid(body), 0)
+        size = weight(body["spec"]["steps"])
+        if is_cut(body) or size > _WHOLE_TASK or self._held[namespace] + size > _WHOLE_TASKS:
+            return cut_task(body)
+        self._weights[uid(body)] = size
+        self._held[namespace] += size
+        return body
+
+    def _close(self, sandbox: Key, where: Key, which: str) -> None:
+        """A Task waits no more."""
+        self.open[sandbox].pop(which, None)
+        if not self.open[sandbox]:
+            del self.open[sandbox]
+        self._held[where.namespace] -= self._weights.pop(which, 0)
+        known = self._objects["tasks"].get(where)
+        if known is not None and uid(known) == which:
+            del self._objects["tasks"][where]
 
     def _link_pod(self, body: Object) -> None:
         labels = body["metadata"].get("labels") or {}
@@ -179,16 +232,3 @@ class Store:
             self.owned[sandbox].pop(name(body), None)
             if not self.owned[sandbox]:
                 del self.owned[sandbox]
-
-
-def _slim(pod: Object) -> Object:
-    """A pod without what nobody asks of it: most of its spec, which is the same for all of a pool."""
-    spec, status = pod["spec"], pod.get("status") or {}
-    containers = [{key: each[key] for key in ("name", "resources") if key in each} for each in spec["containers"]]
-    gates = {"schedulingGates": spec["schedulingGates"]} if spec.get("schedulingGates") else {}
-    dropped = ("podIPs", "hostIP", "hostIPs", "qosClass", "startTime", "ephemeralContainerStatuses")
-    return {
-        **{part: pod[part] for part in ("apiVersion", "kind", "metadata") if part in pod},
-        "spec": {"containers": containers, **gates},
-        "status": {key: value for key, value in status.items() if key not in dropped},
-    }

@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl.agent import frames
 from pytest_arl.operator import task_status, wire
 from pytest_arl.operator.api import ApiError, path
-from pytest_arl.operator.link import AgentLink, LinkLost
+from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, LinkLost
 from pytest_arl.operator.objects import key, uid
-from pytest_arl.operator.progress import Garbled, Progress
+from pytest_arl.operator.progress import LAST_MOMENT, Garbled, Progress
+from pytest_arl.operator.slim import is_cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_arl.operator.control import Control
+    from pytest_arl.operator.link import Refusal
     from pytest_arl.operator.objects import Object
 
-__all__ = ["Busy", "Ended", "TaskRunner", "write_end"]
+__all__ = ["Busy", "Ended", "TaskRunner", "write", "write_end"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,10 +41,14 @@ _STEP_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
 """How long after a timeout the agent may take to say so; then it is not believed to live."""
 
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_PATIENCE_SECONDS = 600.0
+"""How long a Task's end is written again where the API server answers with errors. One that is away is waited for."""
+
 _RETRY_SECONDS = 0.5
 _FOR_EVER = 365 * 86400.0
 
-_RUNNING = re.compile(r"task (\S+) is running;")
+_RUNNING = re.compile(r"task (\S{1,64}) is running;")
 
 
 class Busy(Exception):
@@ -57,7 +63,7 @@ class Busy(Exception):
         self.task = task
 
 
-class Ended(Exception):
+class Ended(LinkLost):
     """The agent will not have the operator any more: another boot, or a newer leader."""
 
 
@@ -99,11 +105,6 @@ class TaskRunner:
     async def run(self, link: AgentLink) -> None:
         """See the Task to its end."""
         self._link = link
-        try:
-            message = wire.message(self.task, boot=link.hello.boot, epoch=self._control.epoch, pool=self._pool)
-        except wire.Refused as problem:
-            await self._fail(problem.reason, str(problem))
-            return
         if self._cancelled and not await self._known(link):
             await write_end(self._control, self.task, lambda _output: task_status.cancelled(self.task, time.time()))
             return
@@ -111,13 +112,34 @@ class TaskRunner:
             if attempt:
                 await asyncio.sleep(_RETRY_SECONDS)
                 self.progress = Progress(self.task["spec"]["steps"])
-            await self._follow(link, frames.TASK, message)
+            try:
+                message = await self._message(link)
+            except wire.Refused as problem:
+                await self._fail(problem.reason, str(problem))
+                return
+            if message is None:
+                return
+            await self._follow(link, message, time.monotonic() + _longest(message))
             if self.progress.refused is None:
                 await self._finish()
                 return
             self._judge(self.progress.refused)
-        reason, text = _refusal(self.progress.refused or "")
+        reason, text = _refusal("" if self.progress.refused is None else self.progress.refused.text)
         await self._fail(reason, text)
+
+    async def _message(self, link: AgentLink) -> dict[str, Any] | None:
+        """What the agent is told; None where the Task is gone."""
+        task = self.task
+        if is_cut(task):
+            try:
+                task = await self._control.api.get(path("tasks", *key(task)))
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+            if task is self.task or uid(task) != uid(self.task):
+                self._control.store.remove("tasks", self.task)
+                return None
+        return wire.message(task, boot=link.hello.boot, epoch=self._control.epoch, pool=self._pool)
 
     async def _known(self, link: AgentLink) -> bool:
         """Whether the agent has it already, so that it is cancelled there."""
@@ -139,17 +161,16 @@ class TaskRunner:
         finally:
             link.shut(stream)
 
-    async def _follow(self, link: AgentLink, kind: int, message: dict[str, Any]) -> None:
+    async def _follow(self, link: AgentLink, message: dict[str, Any], deadline: float) -> None:
         """Until the agent says that it is over."""
-        steps = len(message["steps"])
-        stream = link.open(self.take, 64 * 1024 + steps * (4 * wire.SENT_BYTES + 4096))
+        stream = link.open(self.take, 64 * 1024 + len(self.progress.steps) * (4 * wire.SENT_BYTES + 4096))
         self._began = time.time()
         try:
-            link.send(kind, stream, message)
+            link.send(frames.TASK, stream, message)
             if self._cancelled:
                 self.cancel()
-            deadline = time.monotonic() + _longest(message)
             if not await self._until(link, time.monotonic() + _QUICK_SECONDS, lambda: False):
+                message.clear()  # it may be large, and the Task may run for long
                 await link.ping()  # it has the Task
                 await self._watch(link, deadline)
         finally:
@@ -178,17 +199,17 @@ class TaskRunner:
             await asyncio.wait((self._news, link.lost), timeout=left, return_when=asyncio.FIRST_COMPLETED)
         return True
 
-    def _judge(self, text: str) -> None:
+    def _judge(self, refused: Refusal) -> None:
         """Refusals that say something about the agent rather than about the Task."""
-        found = _RUNNING.match(text)
+        found = _RUNNING.match(refused.code)
         if found is not None:
             raise Busy(found[1])
-        if text in ("another boot", "older epoch", "not configured"):
-            raise Ended(text)
+        if refused.code in ("another boot", OLDER_EPOCH, "not configured"):
+            raise Ended(f"the agent refuses: {refused.text}", refused.code)
 
     async def _write_running(self) -> None:
         status = task_status.running(self.task, self.progress, self._began, self._limits)
-        await _write(self._control, self.task, status)
+        await write(self._control, self.task, status)
 
     async def _finish(self) -> None:
         if not self.progress.ended:
@@ -211,8 +232,8 @@ class TaskRunner:
             "task": "/".join(key(self.task)),
             "uid": uid(self.task),
             "traceID": self.task["spec"].get("traceID"),
-            "outcome": last.value["outcome"],
-            "exitCode": last.value["code"],
+            "outcome": last.outcome,
+            "exitCode": last.code,
             "seconds": round(seconds, 4),
             "agent": round(told - self._began, 4),
             "written": round(time.time() - told, 4),
@@ -249,13 +270,12 @@ def _longest(message: dict[str, Any]) -> float:
 
 def _times(progress: Progress, began: float) -> tuple[float, float]:
     """When the first step began and the last ended, by the agent's clock where it says so."""
-    first, last = progress.ended[0].value, progress.ended[-1].value
-    start: float = first.get("at") or began
-    end: float = (last.get("at") or start) + (last.get("s") or 0.0)
-    return start, max(start, end)
+    first, last = progress.ended[0], progress.ended[-1]
+    start = first.at or began
+    return start, max(start, min((last.at or start) + last.seconds, LAST_MOMENT))
 
 
-async def _write(control: Control, task: Object, status: Object) -> bool:
+async def write(control: Control, task: Object, status: Object) -> bool:
     """Write a status; whether the Task is still there."""
     where = path("tasks", *key(task), "status")
     try:
@@ -268,20 +288,31 @@ async def _write(control: Control, task: Object, status: Object) -> bool:
 
 
 async def write_end(control: Control, task: Object, build: Callable[[bool], Object]) -> None:
-    """Write how a Task ended: with its output, without it where that is refused, again where nobody answers."""
-    output = True
-    while True:
+    """Write how a Task ended: with its output, without it where that is refused, again where nobody answers.
+
+    A Task that has no room for a status is given up: what would be refused for ever is not asked for ever.
+    """
+    refused = ""
+    builds: list[Callable[[], Object]] = [lambda: build(True), lambda: build(False), lambda: _unwritten(task, refused)]
+    pause, until = _FIRST_PAUSE, time.monotonic() + _PATIENCE_SECONDS
+    while builds:
         try:
-            if not await _write(control, task, build(output)):
+            if not await write(control, task, builds[0]()):
                 control.store.remove("tasks", task)
             return
         except ApiError as error:
             _LOG.warning("the end of a Task was not written: %s", error, extra={"data": {"task": "/".join(key(task))}})
-            if error.status in (0, 429) or error.status >= 500:
-                await asyncio.sleep(1.0)
-            elif output:
-                output = False
-            else:
-                text = f"the API server refuses its status: {error.message[:200]}"
-                await _write(control, task, task_status.failed(task, "StatusRefused", text, time.time(), output=False))
-                return
+            refused = error.message[:200]
+            busy = error.status in (429, 500, 502, 503, 504) and not error.too_large
+            if error.status != 0 and (not busy or time.monotonic() > until):
+                del builds[0]
+                continue
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    control.store.give_up(task)
+    control.notices.warn(task, "StatusRefused", f"its end cannot be written, and it is left as it is: {refused}")
+
+
+def _unwritten(task: Object, refused: str) -> Object:
+    text = f"the API server refuses its status: {refused}"
+    return task_status.failed(task, "StatusRefused", text, time.time(), output=False)

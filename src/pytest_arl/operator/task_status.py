@@ -9,7 +9,6 @@ from pytest_arl.crds.models import MOST_STATUS_BYTES
 from pytest_arl.operator.objects import conditions, now
 from pytest_arl.operator.progress import level
 from pytest_arl.units import go_duration
-from pytest_arl.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +78,7 @@ def result(
     last = progress.ended[-1]
     status: Object = {
         "state": "Succeeded" if last.succeeded else "Failed",
-        "exitCode": 0 if last.succeeded else last.value["code"],
+        "exitCode": last.code,
         "steps": steps,
         "stdout": "".join(shown[::2]),
         "stderr": "".join(shown[1::2]),
@@ -169,25 +168,23 @@ def _steps(progress: Progress, limits: Mapping[str, str], room: int) -> tuple[li
 
 
 def _step(step: Object, end: StepEnd, shown: tuple[str, str], limits: Mapping[str, str]) -> Object:
-    value = end.value
     found: dict[str, Any] = {
         "name": step["name"],
         "type": step["type"],
-        "outcome": value["outcome"],
-        "exitCode": value["code"],
+        "outcome": end.outcome,
+        "exitCode": end.code,
         "stdout": shown[0],
         "stderr": shown[1],
-        "stdoutSize": value["out"],
-        "stderrSize": value["err"],
-        "truncated": _short(shown[0], value["out"], end.output[0]) or _short(shown[1], value["err"], end.output[1]),
-        "durationSeconds": value.get("s", 0.0),
+        "stdoutSize": end.sizes[0],
+        "stderrSize": end.sizes[1],
+        "truncated": any(map(_short, shown, end.sizes, end.output)),
+        "durationSeconds": end.seconds,
     }
-    limit: str | None = value.get("limit")
-    usage = Usage.from_agent(value.get("u"))
+    limit, usage = end.limit, end.usage
     optional = {
-        "signal": value.get("signal"),
+        "signal": end.signal,
         "limit": f"{limit} {limits[limit]}" if limit is not None and limit in limits else limit,
-        "startedAt": None if value.get("at") is None else now(value["at"]),
+        "startedAt": None if end.at is None else now(end.at),
         "usage": None if usage is None else {key: one for key, one in usage.to_json().items() if one is not None},
     }
     return found | {key: each for key, each in optional.items() if each is not None}
@@ -207,8 +204,7 @@ def _count(steps: int) -> str:
 
 
 def _reason(end: StepEnd) -> str:
-    outcome: str = end.value["outcome"]
-    return "StepFailed" if outcome == "Failed" else outcome
+    return "StepFailed" if end.outcome == "Failed" else end.outcome
 
 
 def _sentence(name: str, end: StepEnd) -> str:
@@ -216,5 +212,5 @@ def _sentence(name: str, end: StepEnd) -> str:
         "TimedOut": "reached its timeout",
         "OutOfMemory": "ran out of memory",
         "Cancelled": "was cancelled",
-    }.get(end.value["outcome"])
-    return f"step {name!r} " + (how or f"exited {end.value['code']}")
+    }.get(end.outcome)
+    return f"step {name!r} " + (how or f"exited {end.code}")

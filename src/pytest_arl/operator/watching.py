@@ -1,114 +1,157 @@
-"""kopf's watches: lists, streams, 410s, broken connections and expired tokens are its business.
+"""Lists and watches of all that the operator decides about.
 
-Its handlers only note what they see (``Control.event``). Daemons, timers and delete handlers would add finalizers, and
-a patch by kopf would be one more write for each Task.
+Written here, as the memory of a list is the question: what is listed is looked at a page at a time, each object is
+made slim as it comes, and a second list asks for metadata only. A library that hands out whole lists, or whole
+objects to workers of its own (kopf 1.45 keeps each for five seconds), holds as much as tenants care to make.
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
-from typing import TYPE_CHECKING, Any
+import logging
+import random
+import time
+from typing import TYPE_CHECKING
 
-import kopf
-
-from pytest_arl.operator.api import connection
+from pytest_arl.operator.api import ApiError, path
+from pytest_arl.operator.objects import Key, key, uid, version
+from pytest_arl.operator.store import KINDS
 from pytest_arl.pod import POOL_LABEL, RUN_LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pytest_arl.operator.control import Control
+    from pytest_arl.operator.objects import Object
 
-__all__ = ["watch"]
+__all__ = ["Watching"]
 
-_WATCHED = {
-    "warmpools": ("arl.infra.io", "v1alpha1", "warmpools"),
-    "sandboxes": ("arl.infra.io", "v1alpha1", "sandboxes"),
-    "tasks": ("arl.infra.io", "v1alpha1", "tasks"),
-    "pods": ("", "v1", "pods"),
-    "leases": ("coordination.k8s.io", "v1", "leases"),
+_LOG = logging.getLogger(__name__)
+
+_SELECTORS = {"pods": POOL_LABEL, "leases": RUN_LABEL}
+_KINDS = {
+    "warmpools": ("arl.infra.io/v1alpha1", "WarmPool"),
+    "sandboxes": ("arl.infra.io/v1alpha1", "Sandbox"),
+    "tasks": ("arl.infra.io/v1alpha1", "Task"),
+    "pods": ("v1", "Pod"),
+    "leases": ("coordination.k8s.io/v1", "Lease"),
 }
 
-
-class _NoDiffs(kopf.DiffBaseStorage):
-    """kopf copies each object for a difference that no handler of ours asks for: 1 ms of the 3 that a Task may cost."""
-
-    def build(self, **_: Any) -> Any:
-        return {}
-
-    def fetch(self, **_: Any) -> Any:
-        return None
-
-    def store(self, **_: Any) -> None:
-        pass
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+_GONE = 410
+_LIST_ATTEMPTS = 5
 
 
-class _NoProgress(kopf.ProgressStorage):
-    """No handler of ours has progress either."""
+class Watching:
+    """Follows every kind in every namespace that the operator works in."""
 
-    def fetch(self, **_: Any) -> Any:
-        return None
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._followed = [Followed(control, kind, namespace) for kind in KINDS for namespace in control.namespaces]
 
-    def store(self, **_: Any) -> None:
-        pass
+    async def start(self) -> None:
+        """List everything. ApiError where something cannot be listed."""
+        for each in self._followed:
+            await each.list()
 
-    def purge(self, **_: Any) -> None:
-        pass
+    async def run(self) -> None:
+        """Follow for ever."""
+        async with asyncio.TaskGroup() as group:
+            for each in self._followed:
+                group.create_task(each.run())
 
-    def touch(self, **_: Any) -> None:
-        pass
-
-    def clear(self, *, essence: Any) -> Any:
-        return essence
-
-
-async def watch(control: Control, namespaces: Sequence[str]) -> None:
-    """Run kopf until a signal comes."""
-    registry = kopf.OperatorRegistry()
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False
-    settings.scanning.disabled = True
-    settings.peering.standalone = True
-    settings.persistence.diffbase_storage = _NoDiffs()
-    settings.persistence.progress_storage = _NoProgress()
-    settings.watching.server_timeout = 300
-    settings.watching.connect_timeout = 10
-    settings.networking.request_timeout = 30
-    settings.watching.label_selectors[_WATCHED["pods"]] = POOL_LABEL
-    settings.watching.label_selectors[_WATCHED["leases"]] = RUN_LABEL
-
-    @kopf.on.login(registry=registry)
-    def login(**_: Any) -> kopf.ConnectionInfo:
-        return connection()
-
-    stopped = asyncio.Event()
-
-    @kopf.on.startup(registry=registry)
-    async def started(**_: Any) -> None:
-        # Over kopf's own handlers, which would wait five seconds for our keepers to end by themselves.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-
-    for kind in _WATCHED:
-        _follow(control, registry, kind)
-    watching = asyncio.create_task(
-        kopf.operator(
-            registry=registry,
-            settings=settings,
-            standalone=True,
-            identity="arl-operator",  # type: ignore[arg-type]  # else it asks who the user is, whom an image may not know
-            clusterwide=not namespaces,
-            namespaces=list(namespaces),
-        )
-    )
-    stopping = asyncio.create_task(stopped.wait())
-    await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
-    if not stopped.is_set():
-        await watching
+    async def resync(self) -> None:
+        """Find what no watch told: compare what is known with metadata of what there is."""
+        for each in self._followed:
+            await each.compare()
 
 
-def _follow(control: Control, registry: kopf.OperatorRegistry, kind: str) -> None:
-    @kopf.on.event(*_WATCHED[kind], id=kind, registry=registry)
-    async def seen(event: Any, **_: Any) -> None:
-        control.event(kind, event["type"] == "DELETED", event["object"])
+class Followed:
+    """One kind of objects, in one namespace or in all of them."""
+
+    def __init__(self, control: Control, kind: str, namespace: str | None) -> None:
+        self._control = control
+        self._api = control.api
+        self._kind = kind
+        self._namespace = namespace
+        self._where = path(kind, namespace)
+        self._params = {"labelSelector": _SELECTORS[kind]} if kind in _SELECTORS else {}
+        self._version = ""
+
+    async def list(self) -> None:
+        """Look at all that there is."""
+        there, listed = await self._there(metadata=False)
+        self._version = listed
+        self._control.listed(self._kind, there, self._namespace, _number(listed))
+
+    async def compare(self) -> None:
+        """Look at what is known, and ask for what is not, or in another version."""
+        there, listed = await self._there(metadata=True)
+        for where in self._control.listed(self._kind, there, self._namespace, _number(listed)):
+            try:
+                self._control.event(self._kind, False, self._complete(await self._api.get(path(self._kind, *where))))
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+
+    async def _there(self, *, metadata: bool) -> tuple[dict[str, tuple[Key, int]], str]:
+        """Key and version of each object by its UID, and the version of the list. Whole objects are events, too."""
+        for attempt in range(_LIST_ATTEMPTS):
+            there: dict[str, tuple[Key, int]] = {}
+            listed = ""
+            try:
+                async for items, current in self._api.pages(self._where, metadata=metadata, **self._params):
+                    listed = current
+                    for body in items:
+                        there[uid(body)] = key(body), version(body)
+                        if not metadata:
+                            self._control.event(self._kind, False, self._complete(body))
+                    del items  # one page at a time
+            except ApiError as error:
+                if error.status != _GONE or attempt + 1 == _LIST_ATTEMPTS:
+                    raise
+            else:
+                return there, listed
+        raise AssertionError("a list has an end")
+
+    async def run(self) -> None:
+        """Follow for ever: from the last version that was seen, by a new list where that is forgotten."""
+        pause = _FIRST_PAUSE
+        while True:
+            began = time.monotonic()
+            try:
+                async for event in self._api.watch(self._where, self._version, **self._params):
+                    self._seen(event)
+            except ApiError as error:
+                if error.status == _GONE:
+                    await self._list_again()
+                else:
+                    _LOG.info("the watch of %s is opened again: %s", self._kind, error)
+            if time.monotonic() - began > _LONGEST_PAUSE:
+                pause = _FIRST_PAUSE
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _list_again(self) -> None:
+        try:
+            await self.list()
+        except ApiError as error:
+            _LOG.warning("%s could not be listed: %s", self._kind, error)
+
+    def _seen(self, event: Object) -> None:
+        """One event of the watch. ApiError where it is its end."""
+        kind, body = event["type"], event["object"]
+        if kind == "ERROR":
+            raise ApiError(int(body.get("code") or 0), str(body.get("reason") or ""), str(body.get("message") or ""))
+        if kind in ("ADDED", "MODIFIED", "DELETED"):
+            self._control.event(self._kind, kind == "DELETED", self._complete(body))
+        self._version = body["metadata"].get("resourceVersion") or self._version
+
+    def _complete(self, body: Object) -> Object:
+        """An item of a list with what only the list says."""
+        version, kind = _KINDS[self._kind]
+        body.setdefault("apiVersion", version)
+        body.setdefault("kind", kind)
+        return body
+
+
+def _number(listed: str) -> int:
+    return int(listed) if listed.isdecimal() else 0

@@ -1,0 +1,74 @@
+"""Events of Kubernetes: what went wrong with an object, where ``kubectl describe`` shows it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from pytest_arl.operator.api import Api, ApiError, UnsafeName, path
+from pytest_arl.operator.objects import key, now, uid
+
+if TYPE_CHECKING:
+    from pytest_arl.operator.jobs import Jobs
+    from pytest_arl.operator.objects import Object
+
+__all__ = ["Notices"]
+
+_LOG = logging.getLogger(__name__)
+
+_AGAIN_SECONDS = 600.0
+_MOST_REMEMBERED = 5_000
+_MOST_AT_ONCE = 50
+"""Events on their way; more than these are left out, as they are a help and no promise."""
+
+_MOST_MESSAGE = 1024
+"""Characters of an Event's message, by the API server's own rule."""
+
+
+class Notices:
+    """Writes Warnings about objects of ours, each of a kind at most every ten minutes."""
+
+    def __init__(self, api: Api, jobs: Jobs, identity: str) -> None:
+        self._api = api
+        self._jobs = jobs
+        self._identity = identity[:128]
+        self._told: dict[tuple[str, str], float] = {}
+        self._on_their_way = 0
+
+    def warn(self, body: Object, reason: str, message: str) -> None:
+        """Say of an object what is wrong with it."""
+        which, moment = (uid(body), reason), time.monotonic()
+        if moment - self._told.get(which, -_AGAIN_SECONDS) < _AGAIN_SECONDS or self._on_their_way >= _MOST_AT_ONCE:
+            return
+        self._told.pop(which, None)
+        self._told[which] = moment
+        if len(self._told) > _MOST_REMEMBERED:
+            del self._told[next(iter(self._told))]
+        self._on_their_way += 1
+        _ = self._jobs.start(self._write(body, reason, message[:_MOST_MESSAGE]))
+
+    async def _write(self, body: Object, reason: str, message: str) -> None:
+        where = key(body)
+        moment = now()
+        about = {"apiVersion": body.get("apiVersion"), "kind": body.get("kind"), "name": where.name, "uid": uid(body)}
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{where.name[:200]}.{secrets.token_hex(8)}", "namespace": where.namespace},
+            "involvedObject": {**about, "namespace": where.namespace},
+            "reason": reason,
+            "message": message,
+            "type": "Warning",
+            "eventTime": moment,
+            "action": "Reconcile",
+            "reportingComponent": "arl-operator",
+            "reportingInstance": self._identity,
+        }
+        try:
+            await self._api.create(path("events", where.namespace), event)
+        except (ApiError, UnsafeName) as error:
+            _LOG.info("an Event was not written: %s", error, extra={"data": {"object": "/".join(where)}})
+        finally:
+            self._on_their_way -= 1

@@ -1,0 +1,225 @@
+"""What no event tells: times that are over, leases that nobody renews, pods of sandboxes that are gone, missed events.
+
+A round looks at one object after the other and only decides; what has to be written or deleted is a job of its own
+(jobs.py). So no object, and no namespace, holds up a round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from pytest_arl.operator import lifetimes, sandbox_status, task_status
+from pytest_arl.operator.api import ApiError, path
+from pytest_arl.operator.objects import Key, age, key, leaving, owner, owner_reference, uid
+from pytest_arl.operator.task_runner import write, write_end
+from pytest_arl.operator.trouble import Trouble
+from pytest_arl.pod import STATUS_ALLOCATED, STATUS_LABEL
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from pytest_arl.operator.control import Control
+    from pytest_arl.operator.objects import Object
+    from pytest_arl.operator.sandbox_keeper import SandboxKeeper
+    from pytest_arl.operator.store import Finished
+
+__all__ = ["Rounds"]
+
+_LOG = logging.getLogger(__name__)
+
+_ROUND_SECONDS = 0.5
+_LATE_SECONDS = 1.0
+_RESYNC_SECONDS = 60.0
+_DEAD_SECONDS = 20.0
+"""Without a whole round the operator is not ready: what it says of objects is old."""
+
+_NOT_FOUND_SECONDS = 10.0
+"""How long a Task's Sandbox may be missing: the objects of one apply come in any order."""
+
+_LAST_TASK_SECONDS = 30.0
+_DELETES_AT_ONCE = 4
+_BUSY_SURPLUS = 200
+"""Finished Tasks over the bound that are left alone while the sandbox is busy: deleting costs what running does."""
+
+
+class Rounds:
+    """Goes round all objects for ever. ``resync`` asks the API server for what there is."""
+
+    def __init__(self, control: Control, resync: Callable[[], Awaitable[None]]) -> None:
+        self._control = control
+        self._store = control.store
+        self._api = control.api
+        self._jobs = control.jobs
+        self._resync = resync
+        self._deletes = asyncio.Semaphore(_DELETES_AT_ONCE)
+        self._ended = time.monotonic()
+
+    @property
+    def alive(self) -> bool:
+        """True if a whole round was made lately."""
+        return time.monotonic() - self._ended < _DEAD_SECONDS
+
+    async def run(self) -> None:
+        """For ever."""
+        synced = time.monotonic()
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(_ROUND_SECONDS)
+            late = time.monotonic() - began - _ROUND_SECONDS
+            if late > _LATE_SECONDS:
+                _LOG.warning("the operator was held up for %.1f s: it needs more CPU", late)
+            try:
+                self.once()
+            except Exception:  # noqa: BLE001 - the end of readiness, and not of the rounds
+                _LOG.exception("a round was not finished")
+                continue
+            self._ended = time.monotonic()
+            if time.monotonic() - synced > _RESYNC_SECONDS and self._jobs.once("resync", self._look_again):
+                synced = time.monotonic()
+
+    def once(self) -> None:
+        """One round."""
+        moment = time.monotonic()
+        self._each("lease", self._store.all("leases"), lambda lease: self._lease(lease, moment))
+        keepers = [keeper for keeper, _ in self._control.sandboxes.values()]
+        kept = [(keeper, body) for keeper in keepers if (body := keeper.body) is not None]
+        for keeper, body in kept:
+            self._each("lifetime", [body], lambda body, keeper=keeper: self._lifetime(keeper, body))  # type: ignore[misc]  # a bound loop variable
+        self._each("orphan", self._store.all("tasks"), self._orphan)
+        self._finished_tasks()
+
+    def _each(self, what: str, bodies: Iterable[Object], look: Callable[[Object], None]) -> None:
+        """Look at each; one that is not understood is told of, and left alone for a while."""
+        for body in bodies:
+            named = what, uid(body)
+            if self._jobs.resting(named):
+                continue
+            try:
+                look(body)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
+                self._jobs.failed(named, error)
+                text = f"the operator leaves it alone for a while: {type(error).__name__}: {error}"
+                self._control.notices.warn(body, "NotUnderstood", text)
+
+    # Leases
+
+    def _lease(self, lease: Object, moment: float) -> None:
+        clock = self._control.clock
+        clock.see(uid(lease), lease, moment)
+        if not leaving(lease) and clock.over(uid(lease), lease, moment):
+            self._jobs.once(("lease", uid(lease)), lambda: self._end_lease(lease))
+
+    async def _end_lease(self, lease: Object) -> None:
+        where = key(lease)
+        _LOG.info("a lease is over: its sandboxes go", extra={"data": {"lease": "/".join(where)}})
+        await self._api.delete(path("leases", *where), uid(lease), lease["metadata"]["resourceVersion"])
+
+    # Sandboxes
+
+    def _lifetime(self, keeper: SandboxKeeper, body: Object) -> None:
+        if leaving(body):
+            return
+        pool = self._store.get("warmpools", Key(keeper.key.namespace, body["spec"]["poolRef"]))
+        busy = keeper.busy or bool(self._store.open.get(keeper.key))
+        idle = time.monotonic() - keeper.active
+        why = lifetimes.expired(lifetimes.limits_of(body, pool), age=age(body, time.time()), idle=idle, busy=busy)
+        if why is not None:
+            self._jobs.once(("lifetime", keeper.uid), lambda: self._end(keeper, body, Trouble(*why)))
+        elif keeper.tell_activity(_LAST_TASK_SECONDS):
+            self._control.spawn(keeper.write_activity())
+
+    async def _end(self, keeper: SandboxKeeper, body: Object, why: Trouble) -> None:
+        """Say why, for whoever watches; then delete, whether or not that could be said."""
+        _LOG.info("sandbox ends", extra={"data": {"sandbox": "/".join(keeper.key), "reason": why.reason}})
+        if not sandbox_status.finished(body):
+            where = path("sandboxes", *keeper.key, "status")
+            status = {"metadata": {"uid": uid(body)}, "status": sandbox_status.failed(body, why)}
+            try:
+                self._store.put("sandboxes", await self._api.patch(where, status))
+            except ApiError as error:
+                _LOG.warning("the end of a sandbox was not written: %s", error, extra=keeper.data())
+        await self._api.delete(path("sandboxes", *keeper.key), uid(body))
+
+    # Tasks
+
+    def _orphan(self, task: Object) -> None:
+        """A Task whose sandbox is not there."""
+        control, which = self._control, uid(task)
+        sandbox = Key(key(task).namespace, task["spec"]["sandboxRef"])
+        if sandbox in control.sandboxes:
+            control.orphans.pop(which, None)
+            return
+        text = f"there is no Sandbox {sandbox.name} in namespace {sandbox.namespace}"
+        since = control.orphans.setdefault(which, time.monotonic())
+        if time.monotonic() - since >= _NOT_FOUND_SECONDS:
+            self._jobs.once(("end", which), lambda: self._end_orphan(task, text))
+        elif not (task.get("status") or {}).get("conditions"):
+            self._jobs.once(("wait", which), lambda: self._say(task, text))
+
+    async def _say(self, task: Object, text: str) -> None:
+        await write(self._control, task, task_status.waiting(task, "SandboxNotFound", text))
+
+    async def _end_orphan(self, task: Object, text: str) -> None:
+        await write_end(self._control, task, lambda _: task_status.failed(task, "SandboxNotFound", text, time.time()))
+        self._control.orphans.pop(uid(task), None)
+
+    def _finished_tasks(self) -> None:
+        wall = time.time()
+        for sandbox, finished in list(self._store.over.items()):
+            gone = {each.uid: each for each in finished.values() if wall >= each.expires}
+            extra = _BUSY_SURPLUS if self._store.open.get(sandbox) else 0
+            for own, bound in ((True, lifetimes.MOST_FINISHED), (False, lifetimes.MOST_FINISHED_BY_HAND)):
+                kept = [each for each in finished.values() if each.own_ttl is own]
+                if len(kept) > bound + extra:
+                    spare = lifetimes.surplus([(each.completed, each.key.name, each.uid) for each in kept], bound)
+                    gone |= {which: finished[which] for which in spare}
+            for each in gone.values():
+                self._jobs.once(("delete", each.uid), lambda sandbox=sandbox, each=each: self._delete(sandbox, each))  # type: ignore[misc]  # bound loop variables
+
+    async def _delete(self, sandbox: Key, task: Finished) -> None:
+        async with self._deletes:
+            await self._api.delete(path("tasks", *task.key), task.uid)
+        finished = self._store.over.get(sandbox, {})
+        finished.pop(task.uid, None)
+        if not finished:
+            self._store.over.pop(sandbox, None)
+
+    # What no event told
+
+    async def _look_again(self) -> None:
+        await self._resync()
+        for pool in list(self._control.pools.values()):
+            pool.forget()
+        self._control.look_at_idle_pods()
+        self.stray_pods()
+
+    def stray_pods(self) -> None:
+        """Find pods in use by nobody."""
+        known = {uid(body) for body in self._store.all("sandboxes")}
+        self._each("stray", self._store.all("pods"), lambda pod: self._stray(pod, known))
+
+    def _stray(self, pod: Object, known: set[str]) -> None:
+        its = owner(pod, "Sandbox")
+        if its in known or leaving(pod):
+            return
+        if its is not None:
+            self._jobs.once(("stray", uid(pod)), lambda: self._ask_for_owner(pod))
+        elif (pod["metadata"].get("labels") or {}).get(STATUS_LABEL) == STATUS_ALLOCATED:
+            # A claim sets label and owner at once: somebody has deleted its Sandbox and orphaned it.
+            self._jobs.once(("stray", uid(pod)), lambda: self._control.delete_pod(pod))
+
+    async def _ask_for_owner(self, pod: Object) -> None:
+        """Delete the pod of a Sandbox that is gone, by a look at the API itself."""
+        its = owner_reference(pod, "Sandbox") or {}
+        try:
+            found = await self._api.get(path("sandboxes", pod["metadata"]["namespace"], its["name"]))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+        else:
+            if uid(found) == its["uid"]:
+                return
+        await self._control.delete_pod(pod)
