@@ -12,7 +12,7 @@ import pytest
 
 from pytest_arl import pod
 from pytest_arl.agent import frames
-from pytest_arl.operator.link import AgentLink, LinkLost
+from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, LinkLost
 
 pytestmark = pytest.mark.asyncio
 
@@ -88,10 +88,31 @@ async def test_another_pod_at_that_address_gets_no_signature(monkeypatch: pytest
             await connect(sign=sign)
 
 
-@pytest.mark.parametrize("hello", [{"version": 99}, {"boot": None, "pod": None}, {"nonce": "text"}])
+@pytest.mark.parametrize(
+    "hello",
+    [
+        {"version": 99},
+        {"version": [frames.VERSION]},
+        {"boot": None, "pod": None},
+        {"boot": 1 << 40},
+        {"boot": "b" * 65},
+        {"pod": ["uid-1"]},
+        {"nonce": "text"},
+        {"nonce": 1 << 40},  # bytes() of it would be a terabyte
+        {"nonce": [0] * 32},
+        {"nonce": b"n" * 33},
+    ],
+)
 async def test_who_does_not_greet_as_an_agent_is_none(monkeypatch: pytest.MonkeyPatch, hello: Any) -> None:
     async with agent(greets(hello=hello), monkeypatch):
         with pytest.raises(LinkLost):
+            await connect()
+
+
+@pytest.mark.parametrize("running", [7, ["t1"], "t" * 65, {"t1": True}])
+async def test_what_runs_there_is_a_name_or_nothing(monkeypatch: pytest.MonkeyPatch, running: Any) -> None:
+    async with agent(greets(ready={"running": running}), monkeypatch):
+        with pytest.raises(LinkLost, match="garbled"):
             await connect()
 
 
@@ -109,8 +130,9 @@ async def test_a_refusal_has_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
         writer.write(frames.message(frames.ERROR, 0, {"text": "older epoch"}))
 
     async with agent(refuses, monkeypatch):
-        with pytest.raises(LinkLost, match="older epoch"):
+        with pytest.raises(LinkLost, match="older epoch") as caught:
             await connect()
+    assert caught.value.code == OLDER_EPOCH
 
 
 async def test_an_agent_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

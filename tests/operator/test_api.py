@@ -1,0 +1,129 @@
+"""What asks the API server, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from aiohttp import web
+
+from pytest_arl.operator.api import ApiError, UnsafeName, path
+from tests.operator.api_server import refused, serving
+
+pytestmark = pytest.mark.asyncio
+
+PODS = "/api/v1/namespaces/ns/pods"
+
+
+@pytest.mark.parametrize("name", ["..", ".", ""])
+async def test_a_name_that_leads_elsewhere_is_no_segment_of_a_path(name: str) -> None:
+    with pytest.raises(UnsafeName):
+        path("sandboxes", "ns", name)
+    with pytest.raises(UnsafeName):
+        path("sandboxes", name, "sb")
+
+
+async def test_a_name_arrives_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (server, api):
+
+        async def one(_: web.Request) -> web.Response:
+            return web.json_response({"metadata": {}})
+
+        server.handlers["GET"] = one
+        for name in ("../../../healthz", "a?watch=1", "a#b", "%2e%2e", "a b"):
+            await api.get(path("pods", "ns", name))
+            assert server.asked[-1][1:] == (f"{PODS}/{name}", {})
+
+
+async def test_a_list_comes_in_pages_that_grow_while_they_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (server, api):
+        server.objects[PODS] = [{"metadata": {"name": str(number)}} for number in range(200)]
+        found = [each["metadata"]["name"] async for page, _ in api.pages(PODS) for each in page]
+        assert found == [str(number) for number in range(200)]
+        assert [int(query["limit"]) for _, _, query in server.asked] == [16, 32, 64, 128]
+
+
+async def test_pages_of_large_objects_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (server, api):
+        server.objects[PODS] = [{"metadata": {"name": "x" * 1_400_000}} for _ in range(40)]
+        assert [len(page) async for page, _ in api.pages(PODS)] == [16, 8, 4, 4, 4, 4]
+
+
+async def test_what_is_too_large_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (server, api):
+        for status, message in ((500, "etcdserver: request is too large"), (413, "Request entity too large")):
+            server.handlers["PATCH"] = lambda _, status=status, message=message: _later(
+                refused(status, "Error", message)
+            )
+            server.asked.clear()
+            with pytest.raises(ApiError) as caught:
+                await api.patch(PODS, {})
+            assert caught.value.too_large
+            assert len(server.asked) == 1
+
+
+async def test_another_error_of_the_servers_own_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (server, api):
+        answers = [refused(500, "InternalError", "etcd has no leader"), web.json_response({"metadata": {}})]
+        server.handlers["PATCH"] = lambda _: _later(answers.pop(0))
+        assert await api.patch(PODS, {}) == {"metadata": {}}
+        assert len(server.asked) == 2
+
+
+async def test_requests_about_one_namespace_leave_connections_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (server, api):
+        stuck = asyncio.Event()
+
+        async def slow(request: web.Request) -> web.Response:
+            if "/mallory/" in request.path:
+                await stuck.wait()
+            return web.json_response({"metadata": {}})
+
+        server.handlers["GET"] = slow
+        crowd = [asyncio.ensure_future(api.get(path("pods", "mallory", f"p{number}"))) for number in range(100)]
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            await api.get(path("pods", "victim", "p"))
+            await api.get("/readyz")
+        assert len(server.asked_for("GET", "mallory")) < 24
+        stuck.set()
+        await asyncio.gather(*crowd)
+
+
+async def test_events_come_however_their_bytes_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (server, api):
+        events = [{"type": "ADDED", "object": {"n": number, "text": "x" * number * 40_000}} for number in range(4)]
+
+        async def stream(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            data = b"".join(json.dumps(each).encode() + b"\n" for each in events)
+            for at in range(0, len(data), 7001):
+                await response.write(data[at : at + 7001])
+            return response
+
+        server.handlers["GET"] = stream
+        assert [each async for each in api.watch(PODS, "7")] == events
+        query = server.asked[0][2]
+        assert (query["watch"], query["resourceVersion"]) == ("true", "7")
+
+
+async def test_an_event_without_an_end_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_arl.operator.api._MOST_LINE", 100_000)
+    async with serving(monkeypatch) as (server, api):
+
+        async def endless(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            for _ in range(1000):
+                await response.write(b"x" * 1000)
+            return response
+
+        server.handlers["GET"] = endless
+        with pytest.raises(ApiError, match="cut off"):
+            [each async for each in api.watch(PODS, "7")]
+
+
+async def _later(answer: web.Response) -> web.Response:
+    return answer

@@ -1,0 +1,205 @@
+"""What no object, and no agent, can do to the rounds of an operator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from pytest_arl.operator import rounds as rounds_module
+from pytest_arl.operator.link import OLDER_EPOCH, LinkLost
+from pytest_arl.pod import POOL_LABEL, STATUS_ALLOCATED, STATUS_LABEL
+from tests.operator.api_server import refused
+from tests.operator.control_room import Room, leading
+from tests.operator.objects import owned_by, pod, sandbox, task
+
+pytestmark = pytest.mark.asyncio
+
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/arl-system/leases/arl-operator"
+TOO_LARGE = "etcdserver: request is too large"
+
+
+class Ended(Exception):
+    """The process would have ended."""
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The exit codes of the process."""
+    found: list[int] = []
+    monkeypatch.setattr(os, "_exit", found.append)
+    return found
+
+
+def lease_of(holder: str, epoch: int) -> Any:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response({"metadata": {}, "spec": {"holderIdentity": holder, "leaseTransitions": epoch}})
+
+    return answer
+
+
+@pytest.mark.parametrize("code", [OLDER_EPOCH, "x older epoch x", ""])
+async def test_an_agent_that_speaks_of_a_newer_leader_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, ends: list[int], code: str
+) -> None:
+    async with leading(monkeypatch) as room:
+        room.server.handlers["GET"] = lease_of("me", 7)
+        for _ in range(100):
+            room.control.heard(LinkLost("the agent refuses the operator: older epoch", code))
+        await asyncio.sleep(0.2)
+        assert room.server.asked_for("GET", LEASE) == ([LEASE] if code == OLDER_EPOCH else [])
+        assert ends == []
+
+
+@pytest.mark.parametrize(("holder", "epoch"), [("another", 8), ("me", 8)])
+async def test_the_lease_itself_is_believed(
+    monkeypatch: pytest.MonkeyPatch, ends: list[int], holder: str, epoch: int
+) -> None:
+    async with leading(monkeypatch) as room:
+        room.server.handlers["GET"] = lease_of(holder, epoch)
+        room.control.heard(LinkLost("the agent refuses the operator: older epoch", OLDER_EPOCH))
+        await room.until(lambda: ends)
+        assert ends == [3]
+
+
+def stray(name: str, sandbox_name: str) -> Any:
+    labels = {POOL_LABEL: "x", STATUS_LABEL: STATUS_ALLOCATED}
+    return pod(name, labels=labels, ownerReferences=owned_by("Sandbox", "u-gone", name=sandbox_name))
+
+
+async def test_a_pod_whose_owner_has_the_name_of_a_path_is_left_alone_and_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with leading(monkeypatch) as room:
+        for number, name in enumerate(("..", "../../../../../../healthz", ".", "plain")):
+            room.control.store.put("pods", stray(f"p{number}", name))
+
+        async def missing(_request: web.Request) -> web.Response:
+            return refused(404, "NotFound")
+
+        room.server.handlers["GET"] = missing
+        room.server.handlers["DELETE"] = missing
+        room.rounds.once()
+        room.rounds.stray_pods()
+        await room.until(lambda: "/api/v1/namespaces/ns/pods/p3" in room.server.asked_for("DELETE"))
+        asked = room.server.asked_for("GET")
+        assert sorted(path.rpartition("/sandboxes/")[2] for path in asked) == ["../../../../../../healthz", "plain"]
+        room.rounds.once()
+
+
+async def test_a_task_whose_status_cannot_be_written_holds_up_no_round_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rounds_module, "_NOT_FOUND_SECONDS", 0.0)
+    async with leading(monkeypatch) as room:
+        poison, fine = task("poison"), task("fine")
+        written: list[str] = []
+
+        async def patch(request: web.Request) -> web.Response:
+            name = request.path.split("/")[-2]
+            written.append(name)
+            if name == "poison":
+                return refused(500, "InternalError", TOO_LARGE)
+            meta = {**fine["metadata"], "resourceVersion": "999999"}
+            return web.json_response({**fine, "metadata": meta, "status": (await request.json())["status"]})
+
+        room.server.handlers["PATCH"] = patch
+        room.server.handlers["POST"] = lambda _: _later(web.json_response({}, status=201))
+        for each in (poison, fine):
+            room.control.store.put("tasks", each)
+        for _ in range(20):
+            began = time.monotonic()
+            room.rounds.once()
+            assert time.monotonic() - began < 1
+            await asyncio.sleep(0.02)
+        await room.until(lambda: not room.control.store.all("tasks"))
+        assert written.count("fine") == 1
+        assert written.count("poison") == 3  # with output, without it, the shortest: and then never again
+        await room.until(lambda: room.server.asked_for("POST", "/events"))
+        event = room.server.bodies[[each[0] for each in room.server.asked].index("POST")]
+        assert (event["reason"], event["involvedObject"]["name"]) == ("StatusRefused", "poison")
+        room.rounds.once()
+        await asyncio.sleep(0.1)
+        assert written.count("poison") == 3
+
+
+async def test_what_waits_for_the_api_server_holds_up_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        stuck = asyncio.Event()
+
+        async def never(_request: web.Request) -> web.Response:
+            await stuck.wait()
+            return web.json_response({})
+
+        room.server.handlers["PATCH"] = never
+        for number in range(30):
+            room.control.store.put("tasks", task(f"t{number}"))
+        await _round(room)
+        await room.until(lambda: room.server.asked_for("PATCH"))
+        for _ in range(5):
+            await _round(room)
+        paths = room.server.asked_for("PATCH")
+        assert len(paths) == len(set(paths))  # one write of each at a time
+        stuck.set()
+
+
+async def test_an_object_that_is_not_understood_stops_no_round_and_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        odd, other = sandbox("odd"), sandbox("other")
+        for body in (odd, other):
+            room.control.event("sandboxes", False, body)
+        room.control.begin()
+        keeper = room.control.sandboxes[("ns", "odd")][0]
+        assert keeper.body is not None
+        keeper.body["metadata"]["creationTimestamp"] = "last Tuesday"
+        other_keeper = room.control.sandboxes[("ns", "other")][0]
+        assert other_keeper.body is not None
+        other_keeper.body["spec"]["maxLifetimeSeconds"] = 1
+        deleted: list[str] = []
+
+        async def delete(request: web.Request) -> web.Response:
+            deleted.append(request.path.rpartition("/")[2])
+            return web.json_response({})
+
+        room.server.handlers["DELETE"] = delete
+        room.server.handlers["PATCH"] = lambda _: _later(refused(404, "NotFound"))
+        room.server.handlers["POST"] = lambda _: _later(web.json_response({}, status=201))
+        await _round(room)
+        await room.until(lambda: deleted == ["other"])
+        await room.until(lambda: room.server.asked_for("POST", "/events"))
+        assert room.control.jobs.resting(("lifetime", keeper.uid))
+        for kept, _ in room.control.sandboxes.values():
+            kept.wake.set()
+
+
+async def test_rounds_that_no_longer_end_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds_module, "_DEAD_SECONDS", 0.3)
+    monkeypatch.setattr(rounds_module, "_ROUND_SECONDS", 0.05)
+    async with leading(monkeypatch) as room:
+        running = asyncio.ensure_future(room.rounds.run())
+        await asyncio.sleep(0.5)
+        assert room.rounds.alive
+
+        def broken() -> None:
+            raise RuntimeError("no round")
+
+        monkeypatch.setattr(room.rounds, "once", broken)
+        await room.until(lambda: not room.rounds.alive)
+        monkeypatch.undo()
+        await room.until(lambda: room.rounds.alive)
+        running.cancel()
+
+
+async def _round(room: Room) -> None:
+    began = time.monotonic()
+    room.rounds.once()
+    assert time.monotonic() - began < 1
+    await asyncio.sleep(0)
+
+
+async def _later(answer: web.Response) -> web.Response:
+    return answer

@@ -1,0 +1,126 @@
+"""Lists and watches, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from pytest_arl.operator.objects import Key, uid
+from tests.operator.control_room import Room, leading
+from tests.operator.objects import sandbox, task
+
+pytestmark = pytest.mark.asyncio
+
+SANDBOXES = "/apis/arl.infra.io/v1alpha1/sandboxes"
+TASKS = "/apis/arl.infra.io/v1alpha1/tasks"
+
+
+def names(room: Room, kind: str = "sandboxes") -> list[str]:
+    return sorted(each["metadata"]["name"] for each in room.control.store.all(kind))
+
+
+async def test_what_is_listed_is_followed_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        room.server.objects[SANDBOXES] = [sandbox("one")]
+        await room.watching.start()
+        assert names(room) == ["one"]
+        following = asyncio.ensure_future(room.watching.run())
+        await room.until(lambda: SANDBOXES in room.server.events)
+        queue = room.server.events[SANDBOXES]
+        two = sandbox("two")
+        queue.put_nowait({"type": "ADDED", "object": two})
+        await room.until(lambda: names(room) == ["one", "two"])
+        queue.put_nowait({"type": "DELETED", "object": two})
+        queue.put_nowait({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "4711"}}})
+        queue.put_nowait(None)
+        await room.until(lambda: names(room) == ["one"])
+
+        def watches() -> list[str]:
+            asked = [query for _, path, query in room.server.asked if path == SANDBOXES and "watch" in query]
+            return [query["resourceVersion"] for query in asked]
+
+        await room.until(lambda: len(watches()) == 2)
+        assert watches() == ["1000", "4711"]
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+
+
+async def test_a_version_that_is_forgotten_is_a_new_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        room.server.objects[SANDBOXES] = [sandbox("one")]
+        await room.watching.start()
+        following = asyncio.ensure_future(room.watching.run())
+        await room.until(lambda: SANDBOXES in room.server.events)
+        room.server.objects[SANDBOXES] = [sandbox("other")]
+        room.server.version = 10**6
+        gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}
+        room.server.events[SANDBOXES].put_nowait({"type": "ERROR", "object": gone})
+        await room.until(lambda: names(room) == ["other"])
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+
+
+async def test_a_list_whose_beginning_is_forgotten_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        room.server.objects[SANDBOXES] = [sandbox(f"sb-{number}") for number in range(40)]
+        room.server.expired = True
+        await room.watching.start()
+        assert len(names(room)) == 40
+
+
+async def test_a_second_look_asks_for_metadata_and_then_for_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        old = [task(f"t{number}") for number in range(3)]
+        over = task("over", status={"state": "Failed"})
+        room.server.objects[TASKS] = [*old, over]
+        await room.watching.start()
+        young = task("young")
+        room.server.objects[TASKS] = [*old[1:], over, young]
+        room.server.version = 10**6
+        room.server.asked.clear()
+        room.server.accepted.clear()
+
+        async def whole(request: Any) -> Any:
+            if request.path.endswith("/tasks/young"):
+                from aiohttp import web  # noqa: PLC0415 - here only
+
+                return web.json_response(young)
+            return room.server._list(request)  # noqa: SLF001 - what it does without a handler
+
+        room.server.handlers["GET"] = whole
+        await room.watching.resync()
+        assert names(room, "tasks") == ["t1", "t2", "young"]
+        lists = [each for each in room.server.accepted if "PartialObjectMetadataList" in each]
+        assert len(lists) == 5
+        singles = [path for path in room.server.asked_for("GET") if path.endswith(("/young", "/t1", "/t2", "/over"))]
+        assert [path.rpartition("/")[2] for path in singles] == ["young"]
+
+
+async def test_an_object_that_is_not_understood_keeps_no_other_from_being_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        broken = sandbox("broken")
+        room.server.objects[SANDBOXES] = [sandbox("a"), {**broken, "spec": None}, sandbox("b")]
+        room.server.objects[TASKS] = [{**task("x"), "spec": {}}, task("y")]
+        await room.watching.start()
+        room.control.begin()
+        assert {"a", "b"} <= set(names(room))
+        assert names(room, "tasks") == ["y"]
+
+
+async def test_a_finished_task_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        steps = [{"name": "s", "outcome": "Succeeded", "stdout": "x" * 1000}]
+        done = {"state": "Succeeded", "completionTime": "2026-01-01T00:00:00Z", "steps": steps}
+        room.server.objects[TASKS] = [task(f"t{number}", status=done) for number in range(500)]
+        await room.watching.start()
+        assert names(room, "tasks") == []
+        (kept,) = room.control.store.over.values()
+        assert len(kept) == 500
+        assert all(not hasattr(each, "__dict__") for each in kept.values())
+        assert Key("ns", "t0") in {each.key for each in kept.values()}
+        assert {uid(each) for each in room.server.objects[TASKS]} == set(kept)
