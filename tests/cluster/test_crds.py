@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from pytest_arl.crds.models import MOST_SPEC_BYTES
 from tests.cluster.installation import Installation, pool
 
 Json = dict[str, Any]
@@ -217,3 +219,37 @@ def test_a_status_is_not_written_with_the_spec(installation: Installation, made:
     forged["status"] = {"state": "Succeeded", "exitCode": 0}
     installation.apply(forged)
     assert installation.get("task", FIXED).get("status", {}).get("state") != "Succeeded"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(
+            lambda size: [
+                {**COMMAND, "stdin": "x" * (size - 4 - 400_000)},
+                {**PATCH, "name": "b", "content": "y" * 400_000},
+            ],
+            id="stdin and content",
+        ),
+        pytest.param(
+            lambda size: [{**COMMAND, "command": ["\u00e9" * 131_072] * 5 + ["x" * (size - 5 * 131_072)]}], id="command"
+        ),
+        pytest.param(
+            lambda size: [
+                {
+                    **COMMAND,
+                    "env": {f"V{number}": "x" * 131_070 for number in range(5)},
+                    "stdin": "x" * (size - 4 - 5 * 131_072),
+                }
+            ],
+            id="env",
+        ),
+    ],
+)
+def test_steps_that_leave_their_status_no_room_are_refused(installation: Installation, steps: Any) -> None:
+    def created(size: int) -> str:
+        made = json.dumps(task(*steps(size)))
+        return installation.kubectl("create", "--dry-run=server", "-f", "-", text=made, check=False).stderr
+
+    assert created(MOST_SPEC_BYTES) == ""
+    assert f"more than {MOST_SPEC_BYTES} characters" in created(MOST_SPEC_BYTES + 1)

@@ -61,6 +61,14 @@ def _name_rule(kind: str, most: int) -> dict[str, str]:
     )
 
 
+_CHARACTERS = (
+    "self.steps.map(s, (has(s.stdin) ? size(s.stdin) : 0) + (has(s.content) ? size(s.content) : 0)"
+    " + (has(s.command) ? s.command.map(word, size(word)).sum() : 0)"
+    " + (has(s.env) ? s.env.map(name, size(name) + size(s.env[name])).sum() : 0)).sum()"
+)
+"""CEL: characters of all that is free text in the steps of a Task."""
+
+
 def _unchanged(*fields: str) -> str:
     """CEL: none of these optional fields was added, removed or changed."""
     return " && ".join(
@@ -254,6 +262,11 @@ class TaskSpec(_Part):
             "self.sandboxRef == oldSelf.sandboxRef && self.steps == oldSelf.steps && "
             + _unchanged("timeout", "retries", "payloadHash"),
             "a Task cannot be changed once it is created (but for cancel): create another one",
+        ),
+        _rule(
+            f"{_CHARACTERS} <= {MOST_SPEC_BYTES}",
+            f"its steps have more than {MOST_SPEC_BYTES} characters, so its status would find no room: copy files "
+            "into the sandbox instead",
         ),
         _rule(
             "!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)",
