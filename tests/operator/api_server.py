@@ -49,9 +49,10 @@ class ApiServer:
             return await self.handlers[request.method](request)
         if query.get("watch"):
             return await self._watch(request)
-        return self._list(request)
+        return self.page(request)
 
-    def _list(self, request: web.Request) -> web.StreamResponse:
+    def page(self, request: web.Request) -> web.StreamResponse:
+        """A page of the objects of a path."""
         found = self.objects.get(request.path, [])
         at, limit = int(request.query.get("continue", 0)), int(request.query["limit"])
         if self.expired and at:

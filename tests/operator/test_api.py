@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -53,9 +54,8 @@ async def test_pages_of_large_objects_shrink(monkeypatch: pytest.MonkeyPatch) ->
 async def test_what_is_too_large_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(monkeypatch) as (server, api):
         for status, message in ((500, "etcdserver: request is too large"), (413, "Request entity too large")):
-            server.handlers["PATCH"] = lambda _, status=status, message=message: _later(
-                refused(status, "Error", message)
-            )
+            answer = refused(status, "Error", message)
+            server.handlers["PATCH"] = partial(_later, answer)
             server.asked.clear()
             with pytest.raises(ApiError) as caught:
                 await api.patch(PODS, {})
@@ -125,5 +125,5 @@ async def test_an_event_without_an_end_is_not_held(monkeypatch: pytest.MonkeyPat
             [each async for each in api.watch(PODS, "7")]
 
 
-async def _later(answer: web.Response) -> web.Response:
+async def _later(answer: web.Response, _request: object = None) -> web.Response:
     return answer

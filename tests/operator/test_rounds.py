@@ -12,6 +12,7 @@ from aiohttp import web
 
 from pytest_arl.operator import rounds as rounds_module
 from pytest_arl.operator.link import OLDER_EPOCH, LinkLost
+from pytest_arl.operator.objects import Key
 from pytest_arl.pod import POOL_LABEL, STATUS_ALLOCATED, STATUS_LABEL
 from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
@@ -153,10 +154,10 @@ async def test_an_object_that_is_not_understood_stops_no_round_and_is_told_of(mo
         for body in (odd, other):
             room.control.event("sandboxes", False, body)
         room.control.begin()
-        keeper = room.control.sandboxes[("ns", "odd")][0]
+        keeper = room.control.sandboxes[Key("ns", "odd")][0]
         assert keeper.body is not None
         keeper.body["metadata"]["creationTimestamp"] = "last Tuesday"
-        other_keeper = room.control.sandboxes[("ns", "other")][0]
+        other_keeper = room.control.sandboxes[Key("ns", "other")][0]
         assert other_keeper.body is not None
         other_keeper.body["spec"]["maxLifetimeSeconds"] = 1
         deleted: list[str] = []

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from pytest_arl.operator.objects import Key, uid
 from tests.operator.control_room import Room, leading
@@ -87,10 +88,8 @@ async def test_a_second_look_asks_for_metadata_and_then_for_what_is_new(monkeypa
 
         async def whole(request: Any) -> Any:
             if request.path.endswith("/tasks/young"):
-                from aiohttp import web  # noqa: PLC0415 - here only
-
                 return web.json_response(young)
-            return room.server._list(request)  # noqa: SLF001 - what it does without a handler
+            return room.server.page(request)
 
         room.server.handlers["GET"] = whole
         await room.watching.resync()

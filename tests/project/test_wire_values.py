@@ -42,9 +42,10 @@ def taken_out(node: ast.AST) -> bool:
 
 def conversions(text: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CONVERSIONS and node.args:
-            if taken_out(node.args[0]):
-                yield ast.unparse(node)
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            continue
+        if node.func.id in CONVERSIONS and any(map(taken_out, node.args)):
+            yield ast.unparse(node)
 
 
 @pytest.mark.parametrize("module", READERS)
