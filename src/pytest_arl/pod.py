@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from pytest_arl.agent.container import (
+    KEPT_VARIABLE,
     OPERATOR_KEYS_VARIABLE,
     POD_UID_VARIABLE,
     PORT,
@@ -34,6 +35,7 @@ __all__ = [
     "INSTALL_FOLDER",
     "INTERPRETER",
     "INTERPRETER_FLAGS",
+    "KEPT_VARIABLE",
     "OPERATOR_KEYS_VARIABLE",
     "POD_UID_VARIABLE",
     "POOL_LABEL",

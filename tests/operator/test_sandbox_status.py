@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pytest_arl.crds.models import SandboxStatus
 from pytest_arl.operator import sandbox_status
+from pytest_arl.operator.objects import MOST_MESSAGE
 from pytest_arl.operator.trouble import Trouble
 from tests.operator.objects import pod, sandbox
 
@@ -18,3 +21,18 @@ def test_who_never_waited_got_a_pod_that_was_ready() -> None:
 
     assert (at_once["warm"], later["warm"]) == (True, False)
     assert SandboxStatus.model_validate(at_once).to_json()["warm"] is True
+
+
+@pytest.mark.parametrize("char", ["\x1b", "\x9b", "\x07", "\u202e", "\u2066", "\u2028", "\u200e", "\udc80"])
+def test_no_terminal_obeys_what_an_agent_says_in_a_condition(char: str) -> None:
+    (told,) = sandbox_status.failed(sandbox(), Trouble("AgentUnreachable", f"it says {char}[2J"))["conditions"]
+    assert char not in told["message"]
+    assert told["message"].startswith("it says \\")
+
+
+def test_a_condition_is_bounded_and_says_what_people_write() -> None:
+    said = "größe 日本:\n\tpage two"
+    (told,) = sandbox_status.failed(sandbox(), Trouble("Failed", said))["conditions"]
+    assert told["message"] == said
+    (told,) = sandbox_status.failed(sandbox(), Trouble("Failed", "x" * 10**6))["conditions"]
+    assert len(told["message"]) == MOST_MESSAGE

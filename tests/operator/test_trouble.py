@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.operator.objects import MOST_MESSAGE
 from pytest_arl.operator.trouble import (
     DEFAULT_CONTAINER,
-    MOST_MESSAGE,
     end_of_pod,
     newest_warning,
     refused_pod,
@@ -74,6 +74,23 @@ def test_an_agent_that_ended_is_told_with_its_code() -> None:
     found = end_of_pod(with_containers(container(lastState={"terminated": {"reason": "Error", "exitCode": 70}})))
     assert found.reason == "AgentEnded"
     assert "exit code 70" in found.message
+
+
+@pytest.mark.parametrize("reason", ["Error", "Completed", "OOMKilled", None])
+@pytest.mark.parametrize("where", ["state", "lastState"])
+def test_a_steps_words_are_not_the_cause_of_death(where: Any, reason: Any) -> None:
+    """Every step can write the file that the kubelet takes a container's last message from."""
+    ended = {where: {"terminated": {"reason": reason, "exitCode": 1, "message": "the node caught fire"}}}
+    found = end_of_pod(with_containers(container(**ended)))
+    assert "fire" not in found.message
+    assert "exit code 1" in found.message
+
+
+@pytest.mark.parametrize("reason", ["StartError", "ContainerCannotRun", "ContainerStatusUnknown"])
+def test_the_runtimes_words_about_what_never_ran_are_passed_on(reason: Any) -> None:
+    words = 'exec: "/arl/start": no such file or directory'
+    ended = {"lastState": {"terminated": {"reason": reason, "exitCode": 128, "message": words}}}
+    assert words in end_of_pod(with_containers(container(**ended))).message
 
 
 def test_the_end_of_the_container_that_brought_the_agent_is_no_end() -> None:

@@ -27,6 +27,17 @@ PRIVATE_PREFIX = "ARL_"
 POD_UID_VARIABLE = "ARL_POD_UID"
 OPERATOR_KEYS_VARIABLE = "ARL_OPERATOR_KEYS"
 WORKSPACE_VARIABLE = "ARL_WORKSPACE"
+KEPT_VARIABLE = "ARL_KEPT_VARIABLES"
+"""Names of variables that the pool's template sets and that look like the kubelet's own, with spaces between them."""
+
+_KUBELETS = (
+    b"KUBERNETES_SERVICE_HOST=",
+    b"KUBERNETES_SERVICE_PORT=",
+    b"KUBERNETES_SERVICE_PORT_",
+    b"KUBERNETES_PORT=",
+    b"KUBERNETES_PORT_",
+)
+"""Where the cluster's API is: the kubelet tells every container, also with ``enableServiceLinks: false``."""
 
 _SPOOL_IN_MEMORY = 64 * 1024 * 1024
 """Bytes of output where there is no folder for it: they count in the pod's memory."""
@@ -53,7 +64,12 @@ class Container:
         except ValueError as error:
             raise ValueError(OPERATOR_KEYS_VARIABLE + " is " + str(error)) from None
         self.workspace = variables.get(WORKSPACE_VARIABLE.encode()) or WORKSPACE.encode()
-        self.env = {name: value for name, value in variables.items() if not name.startswith(private)}
+        kept = variables.get(KEPT_VARIABLE.encode(), b"").split()
+        self.env = {
+            name: value
+            for name, value in variables.items()
+            if not name.startswith(private) and (name in kept or not (name + b"=").startswith(_KUBELETS))
+        }
         self.env.setdefault(b"PATH", _PATH)
 
 

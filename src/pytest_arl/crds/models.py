@@ -19,6 +19,7 @@ __all__ = [
     "Condition",
     "Holder",
     "Resource",
+    "Resources",
     "Sandbox",
     "SandboxDefaults",
     "SandboxSpec",
@@ -46,6 +47,7 @@ MOST_STATUS_BYTES = 384 * 1024
 
 _LABEL = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _DURATION = r"^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$"
+_AMOUNT = r"^[0-9]+(\.[0-9]{1,9})?(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]{1,2})?$"
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$"
 
 
@@ -91,6 +93,21 @@ class _Part(BaseModel):
 Duration = Annotated[str, Field(pattern=_DURATION, max_length=32, description="A Go duration such as 90s or 1m30s.")]
 Name = Annotated[str, Field(min_length=1, max_length=63)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Amount = Annotated[
+    int | str,
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": _AMOUNT, "maxLength": 24, "minimum": 0}),
+]
+Amounts = Annotated[
+    dict[str, Amount],
+    Field(
+        max_length=16,
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                _rule("self.all(name, name.size() <= 128)", "the name of a resource has at most 128 characters")
+            ]
+        },
+    ),
+]
 Free = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 
 
@@ -144,6 +161,16 @@ class SandboxDefaults(_Part):
         | None
     ) = None
     work_dir: Annotated[str, Field(pattern="^/", max_length=1024)] | None = None
+    max_resources: (
+        Annotated[
+            Amounts,
+            Field(
+                description="What spec.resources of a Sandbox may ask for at most, by resource; what is not named here "
+                "is bounded by the executor's own limit.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class WarmPoolSpec(_Part):
@@ -182,6 +209,13 @@ class Holder(_Part):
     secret_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$", max_length=64)]
 
 
+class Resources(_Part):
+    """What is to be otherwise than in the pool's executor, as far as the pool allows; what is left out stays."""
+
+    limits: Amounts | None = None
+    requests: Amounts | None = None
+
+
 class SandboxSpec(_Part):
     """A request for a sandbox of a pool."""
 
@@ -192,13 +226,17 @@ class SandboxSpec(_Part):
             "has(self.resources) == has(oldSelf.resources)",
             "resources cannot be added or removed: create another Sandbox",
         ),
+        _rule(
+            "!has(self.resources) || !has(oldSelf.resources) || self.resources == oldSelf.resources",
+            "resources cannot be changed: create another Sandbox",
+        ),
     ]
 
     pool_ref: Name
     keep_alive: bool = False
     idle_timeout_seconds: Annotated[int, Field(ge=0, description="0 is never.")] | None = None
     max_lifetime_seconds: Annotated[int, Field(ge=0, description="0 is never.")] | None = None
-    resources: Free | None = None
+    resources: Resources | None = None
     holder: Holder | None = None
 
 

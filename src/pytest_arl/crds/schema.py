@@ -88,7 +88,7 @@ def _convert(
     schema: dict[str, Any], defs: dict[str, Any], models: dict[str, type[_Part]], model: type[_Part] | None = None
 ) -> dict[str, Any]:
     """One schema with everything it refers to inside of it."""
-    if "anyOf" in schema:
+    if "anyOf" in schema and "x-kubernetes-int-or-string" not in schema:  # which has no type
         kept = [option for option in schema["anyOf"] if option.get("type") != "null"]
         outer = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
         return _convert({**kept[0], **outer}, defs, models)

@@ -8,8 +8,12 @@ import sys
 import traceback
 
 from pytest_arl.operator.objects import now
+from pytest_arl.wording import shorten
 
 __all__ = ["setup"]
+
+_LONGEST = 8192
+"""Characters of a message, and of each text beside it."""
 
 
 class _Json(logging.Formatter):
@@ -25,7 +29,22 @@ class _Json(logging.Formatter):
             # The frames only: a line of source holds no data, an exception's text may.
             line["error"] = record.exc_info[0].__name__
             line["traceback"] = "".join(traceback.format_tb(record.exc_info[2]))[-4000:]
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _visible(json.dumps(_short(line), default=str, ensure_ascii=False))
+
+
+def _short(line: dict[str, object]) -> dict[str, object]:
+    """A line in which nobody else's words are without an end."""
+    return {name: shorten(value, _LONGEST) if isinstance(value, str) else value for name, value in line.items()}
+
+
+def _visible(text: str) -> str:
+    """JSON in which whatever a terminal could obey is escaped: controls, separators, turns of the direction of writing.
+
+    They stand in strings only; whoever reads the JSON has them as they were.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def setup(level: str) -> None:

@@ -6,7 +6,10 @@ import time
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from pytest_arl.wording import printable, shorten
+
 __all__ = [
+    "MOST_MESSAGE",
     "Key",
     "Object",
     "age",
@@ -25,6 +28,9 @@ __all__ = [
 ]
 
 Object = dict[str, Any]
+
+MOST_MESSAGE = 4096
+"""Characters of somebody else's message that travel."""
 
 
 class Key(NamedTuple):
@@ -122,11 +128,15 @@ def condition(body: Object, kind: str) -> Object | None:
 
 
 def conditions(body: Object | None, changes: list[Object], moment: str) -> list[Object]:
-    """The conditions with these in place of those of their types; a time changes only with a status."""
+    """The conditions with these in place of those of their types; a time changes only with a status.
+
+    Their messages may be an agent's, or anybody's: they are bounded, and no terminal that shows them obeys them.
+    """
     old = {each["type"]: each for each in ((body or {}).get("status") or {}).get("conditions") or ()}
     for change in changes:
         before = old.get(change["type"])
         same = before is not None and before["status"] == change["status"]
         since = before["lastTransitionTime"] if before is not None and same else moment
-        old[change["type"]] = {**change, "lastTransitionTime": since}
+        message = shorten(printable(change["message"]), MOST_MESSAGE)
+        old[change["type"]] = {**change, "message": message, "lastTransitionTime": since}
     return list(old.values())

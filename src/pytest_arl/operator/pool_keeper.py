@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl import pod as pods
-from pytest_arl.operator import pooling, template
+from pytest_arl.operator import exposure, pooling, template
 from pytest_arl.operator.api import ApiError, path
 from pytest_arl.operator.objects import Key, conditions, created, key, leaving, name, now, uid
+from pytest_arl.operator.resources import ResourcesInvalid
 from pytest_arl.operator.trouble import Trouble, refused_pod
 
 if TYPE_CHECKING:
@@ -83,9 +84,14 @@ class PoolKeeper:
     # For sandboxes
 
     def ask(self, sandbox: Object) -> Waiter:
-        """Get in the queue for a pod."""
+        """Get in the queue for a pod. Whoever asks for what the pool does not allow gets PodInvalid at once."""
         future: asyncio.Future[Object] = asyncio.get_running_loop().create_future()
         waiter = Waiter(sandbox, future, (created(sandbox), name(sandbox)))
+        try:
+            self._special(sandbox)
+        except ResourcesInvalid as problem:
+            future.set_exception(PodInvalid(str(problem)))
+            return waiter
         self._waiters[uid(sandbox)] = waiter
         self.assign()
         return waiter
@@ -109,7 +115,7 @@ class PoolKeeper:
         found = self._pods()
         if self._waiters and self.template is not None:
             queue = sorted(self._waiters.values(), key=lambda waiter: waiter.since)
-            special = {uid(each.sandbox) for each in queue if self._special(each.sandbox)}
+            special = {uid(each.sandbox) for each in queue if self._needs_own(each.sandbox)}
             plan = pooling.share([uid(each.sandbox) for each in queue], special, found)
             for who, pod in plan.claims:
                 self._reserved.add(uid(pod))
@@ -138,10 +144,20 @@ class PoolKeeper:
         return pooling.sort_pods(self._store.idle[self.key].values(), self._reserved, self._lifting)
 
     def _special(self, sandbox: Object) -> bool:
-        wanted = sandbox["spec"].get("resources")
-        if wanted is None or self.template is None:
+        """Whether it asks for other resources than the pool's. ResourcesInvalid where it cannot have them."""
+        wanted, body = sandbox["spec"].get("resources"), self.body
+        if wanted is None or body is None:
             return False
-        return bool(wanted != (template.executor_of(self.template["spec"], ours=True).get("resources") or {}))
+        try:
+            return not template.resources_for(wanted, body)[1]
+        except template.TemplateInvalid:
+            return False  # and is told so
+
+    def _needs_own(self, sandbox: Object) -> bool:
+        try:
+            return self._special(sandbox)
+        except ResourcesInvalid:  # since the pool was changed: refused where its pod is made
+            return True
 
     async def _claim(self, waiter: Waiter, pod: Object) -> None:
         """Make an idle pod this sandbox's. Whoever loses a race asks again."""
@@ -193,8 +209,12 @@ class PoolKeeper:
             self._back(waiter)
             return
         pod_name = f"{name(waiter.sandbox)}-{secrets.token_hex(3)}"
-        resources = waiter.sandbox["spec"].get("resources")
-        made = template.pod_template(body, self._control.agent, resources)
+        try:
+            made = template.pod_template(body, self._control.agent, waiter.sandbox["spec"].get("resources"))
+        except (ResourcesInvalid, template.TemplateInvalid) as problem:
+            if not waiter.pod.cancelled():
+                waiter.pod.set_exception(PodInvalid(str(problem)))
+            return
         try:
             mine = await self._api.create(
                 path("pods", self.key.namespace), template.cold_pod(waiter.sandbox, made, pod_name)
@@ -371,9 +391,10 @@ class PoolKeeper:
                 "message": trouble.message if trouble else "",
             },
         ]
-        if template.has_sidecar(body):
+        if self._trouble is None and template.has_sidecar(body):
             text = "the container `sidecar` is left out: the agent has its role"
             changes.append({"type": "SidecarLeftOut", "status": "True", "reason": "OldManifest", "message": text})
+        changes += exposure.told(body, valid=self._trouble is None)
         return {
             "readyReplicas": len(found.ready),
             "allocatedReplicas": len(self._store.allocated[self.key]),

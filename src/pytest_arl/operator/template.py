@@ -8,13 +8,25 @@ when the hook has ended (0.8 s until the agent listens, an init container took 1
 from __future__ import annotations
 
 import copy
-import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl import pod
 from pytest_arl.operator.objects import name, uid
 from pytest_arl.operator.pooling import GATE
+from pytest_arl.operator.resources import ResourcesInvalid, changed, refuse_small_bounds
+from pytest_arl.operator.template_rules import (
+    FOLDER_VOLUME,
+    SIDECAR,
+    SPOOL_VOLUME,
+    TMP_VOLUME,
+    WORKSPACE_VOLUME,
+    TemplateInvalid,
+    executor_of,
+    plain_path,
+    refuse,
+    refuse_shape,
+)
 from pytest_arl.operator.trouble import DEFAULT_CONTAINER
 
 if TYPE_CHECKING:
@@ -29,29 +41,13 @@ __all__ = [
     "executor_of",
     "has_sidecar",
     "pod_template",
+    "resources_for",
     "workspace_of",
 ]
 
-_SIDECAR = "sidecar"
-_FOLDER, _SPOOL, _WORKSPACE, _TMP = "arl-folder", "arl-spool", "arl-workspace", "arl-tmp"
 _AGENT_USER = 65532
-
-_NOT_ON_EXECUTOR = {
-    "livenessProbe": "the agent answers for the container: a probe of what is not running would restart it",
-    "readinessProbe": "the agent answers for the container",
-    "startupProbe": "the agent answers for the container",
-    "lifecycle": "the agent is all that runs there; use a step instead",
-}
-_NOT_IN_POD = {
-    "shareProcessNamespace": "a step could then reach the other containers' processes",
-    "hostPID": "a step could then see the node's processes",
-    "hostIPC": "a step could then reach the node's shared memory",
-    "hostNetwork": "two sandboxes of one node could then not both listen",
-}
-
-
-class TemplateInvalid(Exception):
-    """Why no sandbox can be made of a template: a sentence for whoever wrote it."""
+_OWN_LABELS = pod.POOL_LABEL.partition("/")[0] + "/"
+_KUBELETS_PREFIX = "KUBERNETES_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,35 +71,42 @@ def workspace_of(pool: Object) -> str:
     return found
 
 
-def executor_of(spec: Object, *, ours: bool = False) -> Object:
-    """The container that the sandbox runs in, of a pool's template or of one that was made of it (``ours``)."""
-    others = {_SIDECAR, pod.AGENT_CONTAINER} if ours else {_SIDECAR}
-    containers: list[Object] = [each for each in spec.get("containers") or () if each.get("name") not in others]
-    if not containers:
-        raise TemplateInvalid("spec.template.spec.containers is empty: it needs one with an image")
-    return next((each for each in containers if each.get("name") == pod.EXECUTOR_CONTAINER), containers[0])
-
-
 def has_sidecar(pool: Object) -> bool:
     """Whether an old manifest brings the ARL's sidecar, whose role the agent has."""
-    containers = (pool["spec"]["template"].get("spec") or {}).get("containers") or ()
-    return any(each.get("name") == _SIDECAR for each in containers)
+    containers = _well_shaped(pool)["spec"].get("containers") or ()
+    return any(each.get("name") == SIDECAR for each in containers)
 
 
-def pod_template(pool: Object, agent: Agent, resources: Object | None = None) -> Object:
-    """The pod template of a pool's sandboxes; ``resources`` replaces those of the executor."""
-    given = pool["spec"]["template"]
-    spec = copy.deepcopy(given.get("spec") or {})
+def resources_for(asked: object, pool: Object) -> tuple[Object, bool]:
+    """The executor's resources for a Sandbox that asks for these, and whether they are just the pool's.
+
+    ResourcesInvalid where it asks for what it cannot have.
+    """
+    own = executor_of(_well_shaped(pool)["spec"]).get("resources") or {}
+    found = own if asked is None else changed(asked, own, _most(pool), name(pool))
+    return found, found == own
+
+
+def pod_template(pool: Object, agent: Agent, asked: Object | None = None) -> Object:
+    """The pod template of a pool's sandboxes, or for one that asks for these resources of its executor.
+
+    TemplateInvalid or ResourcesInvalid where there is none.
+    """
+    given = copy.deepcopy(_well_shaped(pool))
+    spec, meta = given["spec"], given["metadata"]
     executor = executor_of(spec)
-    _refuse(spec, executor)
-    others = [each for each in spec["containers"] if each is not executor and each.get("name") != _SIDECAR]
     workspace = workspace_of(pool)
-    _refuse_ours(spec)
+    refuse(given, executor, workspace)
+    try:
+        refuse_small_bounds(executor.get("resources") or {}, _most(pool))
+    except ResourcesInvalid as problem:
+        raise TemplateInvalid(str(problem)) from None
+    others = [each for each in spec["containers"] if each is not executor and each.get("name") != SIDECAR]
     volumes = _mount(executor, workspace)
-    _refuse_twins(spec, others, volumes)
+    _refuse_twins(spec, volumes)
     _executor(executor, workspace, agent)
-    if resources is not None:
-        executor["resources"] = resources
+    if asked is not None:
+        executor["resources"] = resources_for(asked, pool)[0]
     spec |= {
         "containers": [_agent_container(agent), executor, *others],
         "volumes": [*(spec.get("volumes") or ()), *({"name": each, "emptyDir": {}} for each in volumes)],
@@ -112,14 +115,26 @@ def pod_template(pool: Object, agent: Agent, resources: Object | None = None) ->
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": pod.GRACE_SECONDS,
     }
-    meta = given.get("metadata") or {}
+    labels = {label: value for label, value in (meta.get("labels") or {}).items() if not label.startswith(_OWN_LABELS)}
     return {
         "metadata": {
-            "labels": {**(meta.get("labels") or {}), pod.POOL_LABEL: name(pool)},
+            "labels": {**labels, pod.POOL_LABEL: name(pool)},
             "annotations": {**(meta.get("annotations") or {}), DEFAULT_CONTAINER: executor["name"]},
         },
         "spec": spec,
     }
+
+
+def _well_shaped(pool: Object) -> Object:
+    """The pool's template with its two parts. TemplateInvalid where it is none: the API server takes anything there."""
+    given = pool["spec"]["template"]
+    refuse_shape(given)
+    return {"metadata": given.get("metadata") or {}, "spec": given.get("spec") or {}}
+
+
+def _most(pool: Object) -> Object:
+    """What a Sandbox may ask for at most, where the pool says so."""
+    return (pool["spec"].get("sandbox") or {}).get("maxResources") or {}
 
 
 def deployment(pool: Object, template: Object) -> Object:
@@ -196,43 +211,7 @@ def _owner(body: Object, *, controller: bool) -> Object:
     }
 
 
-def _refuse(spec: Object, executor: Object) -> None:
-    for field, why in _NOT_IN_POD.items():
-        if spec.get(field):
-            raise TemplateInvalid(f"spec.template.spec.{field} cannot be used in a pool: {why}")
-    for field, why in _NOT_ON_EXECUTOR.items():
-        if executor.get(field):
-            raise TemplateInvalid(f"container {executor.get('name')}: {field} cannot be used: {why}")
-    if not executor.get("image"):
-        raise TemplateInvalid(f"container {executor.get('name')} has no image")
-    security = executor.get("securityContext") or {}
-    capabilities = (security.get("capabilities") or {}).get("add")
-    for what, wrong in (
-        ("privileged", security.get("privileged")),
-        ("allowPrivilegeEscalation", security.get("allowPrivilegeEscalation")),
-        ("capabilities.add", capabilities),
-    ):
-        if wrong:
-            raise TemplateInvalid(
-                f"container {executor.get('name')}: securityContext.{what} cannot be used: sandboxes have no privileges"
-            )
-
-
-def _refuse_ours(spec: Object) -> None:
-    """No container of the template mounts a volume that it does not have, but will."""
-    ours = {_FOLDER, _SPOOL, _WORKSPACE, _TMP} - {each.get("name") for each in spec.get("volumes") or ()}
-    for container in (*spec["containers"], *(spec.get("initContainers") or ())):
-        for mount in container.get("volumeMounts") or ():
-            if mount.get("name") in ours:
-                raise TemplateInvalid(
-                    f"container {container.get('name')} mounts the volume {mount['name']}, which is the agent's"
-                )
-
-
-def _refuse_twins(spec: Object, others: list[Object], volumes: list[str]) -> None:
-    containers = [*others, *(spec.get("initContainers") or ())]
-    if any(each.get("name") == pod.AGENT_CONTAINER for each in containers):
-        raise TemplateInvalid(f"a container is named {pod.AGENT_CONTAINER}, which is the agent's: rename it")
+def _refuse_twins(spec: Object, volumes: list[str]) -> None:
     for volume in spec.get("volumes") or ():
         if volume.get("name") in volumes:
             raise TemplateInvalid(f"a volume is named {volume['name']}, which is the agent's: rename it")
@@ -241,15 +220,12 @@ def _refuse_twins(spec: Object, others: list[Object], volumes: list[str]) -> Non
 def _mount(executor: Object, workspace: str) -> list[str]:
     """Mount what the agent needs; the volumes to add."""
     mounts: list[Object] = list(executor.get("volumeMounts") or ())
-    taken = {_plain(str(each.get("mountPath", ""))) for each in mounts}
-    for path in taken:
-        if f"{path}/".startswith((f"{pod.AGENT_FOLDER}/", f"{pod.SPOOL_FOLDER}/")):
-            raise TemplateInvalid(f"container {executor.get('name')} mounts something at {path}, which is the agent's")
-    added = [(_FOLDER, pod.AGENT_FOLDER, True), (_SPOOL, pod.SPOOL_FOLDER, False)]
-    if _plain(workspace) not in taken:
-        added.append((_WORKSPACE, workspace, False))
+    taken = {plain_path(each.get("mountPath") or "") for each in mounts}
+    added = [(FOLDER_VOLUME, pod.AGENT_FOLDER, True), (SPOOL_VOLUME, pod.SPOOL_FOLDER, False)]
+    if plain_path(workspace) not in taken:
+        added.append((WORKSPACE_VOLUME, workspace, False))
     if (executor.get("securityContext") or {}).get("readOnlyRootFilesystem") and "/tmp" not in taken:  # noqa: S108 - the sandbox's own
-        added.append((_TMP, "/tmp", False))  # noqa: S108 - as above
+        added.append((TMP_VOLUME, "/tmp", False))  # noqa: S108 - as above
     executor["volumeMounts"] = [
         *mounts,
         *({"name": volume, "mountPath": path, "readOnly": fixed} for volume, path, fixed in added),
@@ -257,23 +233,24 @@ def _mount(executor: Object, workspace: str) -> list[str]:
     return [volume for volume, _, _ in added]
 
 
-def _plain(path: str) -> str:
-    """The one way to write a path, for two slashes at its beginning too."""
-    return "/" + posixpath.normpath(path).lstrip("/")
-
-
 def _executor(executor: Object, workspace: str, agent: Agent) -> None:
     executor.setdefault("name", pod.EXECUTOR_CONTAINER)
     executor.pop("args", None)
     executor["command"] = list(pod.AGENT_COMMAND)
     executor["workingDir"] = workspace
-    ours: list[Object] = [
+    env: list[Object] = executor.get("env") or []
+    kept = sorted(each["name"] for each in env if (each.get("name") or "").startswith(_KUBELETS_PREFIX))
+    executor["env"] = [
+        *env,
         {"name": pod.POD_UID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         {"name": pod.OPERATOR_KEYS_VARIABLE, "value": agent.keys},
-        {"name": pod.WORKSPACE_VARIABLE, "value": workspace},
+        # Two are one: else Kubernetes puts a variable's value in place of $(NAME).
+        {"name": pod.WORKSPACE_VARIABLE, "value": workspace.replace("$", "$$")},
+        *([{"name": pod.KEPT_VARIABLE, "value": " ".join(kept)}] if kept else []),
     ]
-    names = {each["name"] for each in ours}
-    executor["env"] = [*(each for each in executor.get("env") or () if each.get("name") not in names), *ours]
+    # The file is writable by steps, and is mounted wherever the template says: not over what is the agent's.
+    executor["terminationMessagePath"] = "/dev/termination-log"
+    executor["terminationMessagePolicy"] = "File"
     executor["securityContext"] = _confined(executor.get("securityContext") or {})
 
 
@@ -295,7 +272,7 @@ def _agent_container(agent: Agent) -> Object:
         "image": agent.image,
         "command": list(pod.IDLE_COMMAND),
         "lifecycle": {"postStart": {"exec": {"command": list(pod.INSTALL_COMMAND)}}},
-        "volumeMounts": [{"name": _FOLDER, "mountPath": pod.INSTALL_FOLDER}],
+        "volumeMounts": [{"name": FOLDER_VOLUME, "mountPath": pod.INSTALL_FOLDER}],
         # No limit on CPU: it would make the copy, and so every sandbox, slow.
         "resources": {"requests": {"cpu": "1m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
         "securityContext": {

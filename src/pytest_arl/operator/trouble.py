@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_arl.operator.objects import condition, leaving, name
+from pytest_arl.operator.objects import MOST_MESSAGE, condition, leaving, name
 from pytest_arl.pod import EXECUTOR_CONTAINER
 
 if TYPE_CHECKING:
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from pytest_arl.operator.objects import Object
 
-__all__ = ["DEFAULT_CONTAINER", "MOST_MESSAGE", "Trouble", "end_of_pod", "newest_warning", "refused_pod", "trouble_of"]
-
-MOST_MESSAGE = 4096
-"""Characters of somebody else's message that travel."""
+__all__ = ["DEFAULT_CONTAINER", "Trouble", "end_of_pod", "newest_warning", "refused_pod", "trouble_of"]
 
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 """The annotation that names the executor, for kubectl and for us."""
 
 _HARMLESS = {"ContainerCreating", "PodInitializing"}
+
+_NEVER_RAN = {"StartError", "ContainerCannotRun", "ContainerStatusUnknown"}
+"""Ends whose message is the runtime's or the kubelet's. Of a container that ran, it is in a file that steps write."""
 
 
 class Trouble(NamedTuple):
@@ -120,7 +120,7 @@ def _reason_of_end(ended: Object) -> str:
 def _words_of_end(ended: Object) -> str:
     how = f"killed by signal {ended['signal']}" if ended.get("signal") else f"exit code {ended.get('exitCode')}"
     words = f"{ended.get('reason') or 'ended'}, {how}"
-    return f"{words}: {ended['message']}" if ended.get("message") else words
+    return f"{words}: {ended['message']}" if ended.get("message") and ended.get("reason") in _NEVER_RAN else words
 
 
 def _trouble(reason: str, message: str) -> Trouble:
