@@ -88,6 +88,15 @@ def test_steps_that_are_right_are_taken(installation: Installation) -> None:
         (pool("p", "i", replicas=-1), "should be greater than or equal to 0"),
         (defaults(kept="lots"), "spec.sandbox.kept: Invalid value"),
         (defaults(kept="-1"), "spec.sandbox.kept: Invalid value"),
+        (defaults(maxResources={"memory": "lots"}), "should match"),
+        (sandbox(resources={"limits": {"memory": "lots"}}), "should match"),
+        (sandbox(resources={"limits": {"memory": "1" * 25}}), "25"),
+        (sandbox(resources={"requests": {"cpu": -1}}), "should be greater than or equal to 0"),
+        (sandbox(resources={"requests": {"cpu": 0.5}}), "spec.resources.requests.cpu: Invalid value"),
+        (sandbox(resources={"limits": {"x" * 129: 1}}), "the name of a resource has at most 128 characters"),
+        (sandbox(resources={"limits": {f"n{number}": 1 for number in range(17)}}), "must have at most 16 items"),
+        (sandbox(resources={"limits": ["cpu"]}), "spec.resources.limits: Invalid value"),
+        (sandbox(resources={"claims": [{"name": "gpu"}]}), 'unknown field "spec.resources.claims"'),
         ({"apiVersion": API, "kind": "WarmPool", "metadata": {"name": "p"}, "spec": {"replicas": 1}}, "spec.template"),
         ({"apiVersion": API, "kind": "Task", "metadata": {"name": "t"}}, "spec: Required value"),
     ],
@@ -106,6 +115,10 @@ def test_objects_that_are_right_are_taken(installation: Installation) -> None:
         pool("x" * 47, "i", replicas=0),
         defaults(kept="1Gi"),
         defaults(kept="0"),
+        defaults(maxResources={"cpu": 4, "memory": "8Gi", "nvidia.com/gpu": 1}),
+        sandbox(resources={}),
+        sandbox(resources={"limits": {"cpu": 1, "memory": "1.5Gi"}, "requests": {"cpu": "500m", "memory": "1e9"}}),
+        sandbox(resources={"limits": {f"n{number}": 1 for number in range(15)} | {"x" * 128: "1" * 24}}),
     )
 
 
@@ -164,6 +177,7 @@ def test_a_task_is_cancelled_and_stays_so(installation: Installation, made: Json
         ('{"spec": {"holder": {"run": "other"}}}', "the holder of a Sandbox cannot be changed"),
         ('{"spec": {"holder": null}}', "the holder of a Sandbox cannot be changed"),
         ('{"spec": {"resources": null}}', "resources cannot be added or removed"),
+        ('{"spec": {"resources": {"limits": {"memory": "65Mi"}}}}', "resources cannot be changed"),
     ],
 )
 def test_a_sandbox_keeps_its_pool_and_its_holder(installation: Installation, made: Json, patch: str, said: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.installation import images
+from tests.cluster.installation import images, pool
 from tests.cluster.operator_room import Json, Room, command, room
 
 pytestmark = pytest.mark.timeout(300)
@@ -64,7 +64,7 @@ def test_a_pool_refills_and_a_used_pod_is_not_used_again(shared: Room) -> None:
 
 
 def test_other_resources_than_the_pools_get_a_pod_of_their_own(shared: Room) -> None:
-    shared.sandbox("large", resources={"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "300Mi"}})
+    shared.sandbox("large", resources={"requests": {"memory": "32Mi"}, "limits": {"memory": "300Mi"}})
     pod = shared.get("pod", shared.ready("large")["status"]["podName"]) or {}
     (executor,) = [each for each in pod["spec"]["containers"] if each["name"] == "executor"]
     assert executor["resources"]["limits"]["memory"] == "300Mi"
@@ -84,10 +84,13 @@ def test_an_image_that_is_not_there_is_told_in_kubelets_words(shared: Room) -> N
 
 
 def test_a_pod_that_fits_nowhere_is_told_in_the_schedulers_words(shared: Room) -> None:
-    shared.sandbox("huge", resources={"requests": {"cpu": "5000"}})
+    generous = pool("generous", images()["python"], replicas=0)
+    generous["spec"]["sandbox"] = {"maxResources": {"cpu": 5000}}
+    shared.apply(generous)
+    shared.sandbox("huge", "generous", resources={"requests": {"cpu": "5000"}})
     body = shared.until("sandbox", "huge", lambda body: why(body)[0] == "Unschedulable")
     assert "Insufficient cpu" in why(body)[1]
-    shared.kubectl("delete", "sandbox", "huge")
+    shared.kubectl("delete", "sandbox/huge", "warmpool/generous")
 
 
 def test_a_quota_is_told_and_when_it_is_lifted_the_sandbox_comes(shared: Room) -> None:
@@ -129,10 +132,10 @@ def test_a_template_that_is_wrong_is_told_and_reaches_the_sandbox(shared: Room, 
 
 
 def test_resources_that_no_pod_can_have_are_refused_with_a_sentence(shared: Room) -> None:
-    shared.sandbox("absurd", resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}})
+    shared.sandbox("absurd", resources={"requests": {"memory": "200Mi"}, "limits": {"memory": "100Mi"}})
     body = shared.until("sandbox", "absurd", lambda body: body.get("status", {}).get("phase") == "Failed")
     assert why(body)[0] == "PodInvalid"
-    assert "must be less than or equal to memory limit" in why(body)[1]
+    assert "spec.resources.requests.memory is 200Mi, more than the limit of 100Mi: lower the request" in why(body)[1]
     shared.kubectl("delete", "sandbox", "absurd")
 
 

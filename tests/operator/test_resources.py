@@ -174,6 +174,10 @@ def test_a_bound_below_what_the_pool_gives_anyway_is_the_pools_fault(most: Any) 
         ("1K", None),
         ("٣", None),
         ("1\n", None),
+        ("1" * 64, int("1" * 64)),
+        ("1" * 65, None),
+        ("1e99", 10**99),
+        ("1e100", None),
     ],
 )
 def test_quantities_are_read_as_kubernetes_does(text: str, value: Any) -> None:

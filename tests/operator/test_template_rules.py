@@ -10,6 +10,7 @@ import yaml
 
 from pytest_arl import pod
 from pytest_arl.operator.template import Agent, TemplateInvalid, deployment, pod_template
+from pytest_arl.operator.trouble import DEFAULT_CONTAINER
 from tests.operator.objects import pool
 
 ROOT = Path(__file__).parents[2]
@@ -200,7 +201,7 @@ def test_metadata_that_would_keep_pods_is_refused(field: str) -> None:
         made(the_pool)
 
 
-def test_of_metadata_only_labels_and_annotations_are_taken_and_no_labels_of_ours() -> None:
+def test_of_metadata_only_labels_and_annotations_are_taken_and_none_of_ours() -> None:
     the_pool = pool()
     forged = {pod.SANDBOX_LABEL: "theirs", pod.RUN_LABEL: "r", pod.POOL_LABEL: "other", pod.STATUS_LABEL: "allocated"}
     the_pool["spec"]["template"]["metadata"] = {
@@ -209,12 +210,12 @@ def test_of_metadata_only_labels_and_annotations_are_taken_and_no_labels_of_ours
         "creationTimestamp": None,
         "generateName": "y",
         "labels": {"app": "tests", **forged},
-        "annotations": {"a": "b"},
+        "annotations": {"a": "b", "arl.infra.io/mark": "forged"},
     }
     meta = made(the_pool)["metadata"]
     assert meta.keys() == {"labels", "annotations"}
     assert meta["labels"] == {"app": "tests", pod.POOL_LABEL: "pool"}
-    assert meta["annotations"]["a"] == "b"
+    assert meta["annotations"] == {"a": "b", DEFAULT_CONTAINER: "executor"}
     labels = deployment(the_pool, made(the_pool))["spec"]["template"]["metadata"]["labels"]
     assert labels == {"app": "tests", pod.POOL_LABEL: "pool", pod.STATUS_LABEL: pod.STATUS_IDLE}
 

@@ -141,6 +141,8 @@ class SandboxKeeper:
         if leaving(body):
             if sandbox_status.phase(body) != "Terminating":
                 await self.write(sandbox_status.terminating(body))
+            # Its owner goes first in Kubernetes, and a finalizer may keep that for ever: a pod is not kept by it.
+            await self._bury(self.body or body)
             await self.pause(None)
         elif sandbox_status.finished(body):
             await self._bury(body)

@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 _AGENT_USER = 65532
-_OWN_LABELS = pod.POOL_LABEL.partition("/")[0] + "/"
+_OWN_PREFIX = pod.POOL_LABEL.partition("/")[0] + "/"
 _KUBELETS_PREFIX = "KUBERNETES_"
 
 
@@ -115,14 +115,18 @@ def pod_template(pool: Object, agent: Agent, asked: Object | None = None) -> Obj
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": pod.GRACE_SECONDS,
     }
-    labels = {label: value for label, value in (meta.get("labels") or {}).items() if not label.startswith(_OWN_LABELS)}
     return {
         "metadata": {
-            "labels": {**labels, pod.POOL_LABEL: name(pool)},
-            "annotations": {**(meta.get("annotations") or {}), DEFAULT_CONTAINER: executor["name"]},
+            "labels": {**_of_others(meta.get("labels")), pod.POOL_LABEL: name(pool)},
+            "annotations": {**_of_others(meta.get("annotations")), DEFAULT_CONTAINER: executor["name"]},
         },
         "spec": spec,
     }
+
+
+def _of_others(given: Object | None) -> Object:
+    """Labels or annotations but for those by which the operator knows its pods."""
+    return {label: value for label, value in (given or {}).items() if not label.startswith(_OWN_PREFIX)}
 
 
 def _well_shaped(pool: Object) -> Object:
