@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
 
-__all__ = ["MOST_REFERENCES", "MOST_TEMPLATE", "cut_task", "is_cut", "slim", "weight"]
+__all__ = ["MOST_REFERENCES", "MOST_TEMPLATE", "cut_task", "is_cut", "is_too_large", "slim", "weight"]
 
 MOST_REFERENCES = 64
 """Owners and finalizers of an object that are looked at; one that has more of either counts as having none."""
@@ -22,7 +22,7 @@ MOST_TEMPLATE = 256 * 1024
 
 _DROPPED_META = ("managedFields", "annotations", "selfLink")
 _POD_STATUS_DROPPED = ("podIPs", "hostIP", "hostIPs", "qosClass", "startTime", "ephemeralContainerStatuses")
-_CUT = "stepsLeftOut"
+_CUT, _TOO_LARGE = "stepsLeftOut", "templateLeftOut"
 _OVERHEAD = 64  # bytes of a string, a list or a dict in Python, about
 _MOST_DEPTH = 32
 
@@ -46,8 +46,13 @@ def slim(kind: str, body: Object) -> Object:
     if kind == "pods":
         return _pod(body)
     if kind == "warmpools" and weight(body["spec"].get("template")) > MOST_TEMPLATE:
-        body["spec"] = {**body["spec"], "template": {"tooLarge": True}}
+        body |= {"spec": {**body["spec"], "template": {}}, _TOO_LARGE: True}
     return body
+
+
+def is_too_large(pool: Object) -> bool:
+    """True if the template of a pool was left out."""
+    return bool(pool.get(_TOO_LARGE))
 
 
 def cut_task(body: Object) -> Object:

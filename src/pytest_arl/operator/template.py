@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl import pod
+from pytest_arl.operator import slim
 from pytest_arl.operator.objects import name, uid
 from pytest_arl.operator.pooling import GATE
 from pytest_arl.operator.resources import ResourcesInvalid, changed, refuse_small_bounds
@@ -92,6 +93,8 @@ def pod_template(pool: Object, agent: Agent, asked: Object | None = None) -> Obj
 
     TemplateInvalid or ResourcesInvalid where there is none.
     """
+    if slim.is_too_large(pool):
+        raise TemplateInvalid(f"spec.template is larger than {slim.MOST_TEMPLATE // 1024} KiB: mount what is large")
     given = copy.deepcopy(_well_shaped(pool))
     spec, meta = given["spec"], given["metadata"]
     executor = executor_of(spec)
