@@ -21,6 +21,7 @@ __all__ = ["BOOT", "LOAD", "REMOTE_BOOT", "bundle"]
 # In the order of their imports, so that each finds those before it.
 _MODULES = (
     "frames",
+    "exact",
     "system",
     "landlock",
     "loop",
