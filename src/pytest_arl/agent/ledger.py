@@ -6,7 +6,8 @@ way; nothing is run again, also when the record itself is kept no longer.
 
 from __future__ import annotations
 
-from pytest_arl.agent.tasks import Task
+from pytest_arl.agent import exact
+from pytest_arl.agent.tasks import LONGEST_ID, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Ledger:
 
     def submit(self, request: dict[str, Any], subscriber: Subscriber) -> str | None:
         """Run a task, or answer for one that was run; why not, where neither can be."""
-        task_id = str(request["id"])
+        task_id = exact.text(request, "id", LONGEST_ID)
         if task_id in self._tasks:
             return self.attach(task_id, subscriber)
         if task_id in self._forgotten:
@@ -66,9 +67,9 @@ class Ledger:
         if self._running is not None and self._running.id == task_id:
             self._running.cancel()
 
-    def get(self, task_id: object) -> Task | None:
+    def get(self, task_id: str) -> Task | None:
         """A task that is still remembered."""
-        return self._tasks.get(str(task_id))
+        return self._tasks.get(task_id)
 
     def all(self) -> list[Task]:
         """Every task that is still remembered, oldest first."""
