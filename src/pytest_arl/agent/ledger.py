@@ -100,6 +100,8 @@ class Ledger:
         self.weigh(task)
         if self._server.loop.childless:  # else what runs in the background may meet limits until then
             self._server.limits.settle()
+            if self._server.inheritance is not None:
+                self._server.inheritance.settle()
 
     def weigh(self, task: Task) -> None:
         """Count what a task takes by now, and let go of old ones while all of them take too much memory."""

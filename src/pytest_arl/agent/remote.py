@@ -14,6 +14,7 @@ import sys
 import time
 
 from pytest_arl.agent import auth, container, exact, frames, main, system
+from pytest_arl.agent.inheritance import Inheritance
 from pytest_arl.agent.loop import READ, Loop
 from pytest_arl.agent.peers import Holder, Operator
 from pytest_arl.agent.server import Server
@@ -43,7 +44,9 @@ def serve(port: int = container.PORT) -> None:
         system.harden()
         system.set_limits({"CORE": 0})
         os.umask(0o022)
-        door = Door(Server(Loop(), oom), container.look(variables), port)
+        server = Server(Loop(), oom)
+        server.inheritance = Inheritance()
+        door = Door(server, container.look(variables), port)
     except (OSError, ValueError) as error:
         _say("it cannot start: " + str(error))
         os._exit(_EX_CONFIG)

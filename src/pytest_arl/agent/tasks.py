@@ -140,6 +140,8 @@ class Task:
                 self._short({"outcome": "TimedOut", "code": TIMED_OUT_CODE, "limit": "timeout"}, b"", b"")
                 break
             step = self._steps[len(self.records)]
+            if self._server.inheritance is not None:
+                self._server.inheritance.check()
             if step["type"] == "FilePatch":
                 failed = not self._patch(step)
             elif self._start_background(step) if step.get("background") else self._start(step):
