@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger"]
 
+_LONGEST_PROOF = 64
 _KEPT_BYTES = 8 * 1024 * 1024
+_MOST_PROOFS = 100_000  # 20 MB; none is ever forgotten
 _MOST_FORGOTTEN = 100_000  # ids of tasks whose records are gone: 10 MB
 
 
@@ -31,6 +33,7 @@ class Ledger:
         self._tasks: dict[str, Task] = {}
         self._running: Task | None = None
         self._forgotten: dict[str, None] = {}
+        self._proofs: set[str] = set()
         self._kept = 0
         server.spool.make_room = self._forget_oldest
 
@@ -43,7 +46,14 @@ class Ledger:
             return "task " + task_id + " was run, and its results are no longer kept"
         if self._running is not None:
             return "task " + self._running.id + " is running; a sandbox runs one at a time"
+        proof = exact.maybe(exact.text, request, "once", _LONGEST_PROOF)
+        if proof in self._proofs:
+            return "a Task with this proof was run: it is a copy"
+        if len(self._proofs) >= _MOST_PROOFS:
+            return "this sandbox has run " + str(_MOST_PROOFS) + " tasks: make another one"
         task = Task(self._server, request, subscriber)
+        if proof is not None:
+            self._proofs.add(proof)
         self._tasks[task.id] = self._running = task
         # Not from here: what goes wrong while it runs is the agent's fault, not the request's.
         self._server.loop.call_at(0, task.start)

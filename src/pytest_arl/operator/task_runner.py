@@ -64,8 +64,16 @@ class Ended(Exception):
 class TaskRunner:
     """Runs one Task over one connection. LinkLost, Busy or Ended where it could not be seen to its end."""
 
-    def __init__(self, control: Control, task: Object, pool: Object | None, limits: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        control: Control,
+        task: Object,
+        pool: Object | None,
+        limits: Mapping[str, str],
+        held: wire.Held | None = None,
+    ) -> None:
         self._control = control
+        self._held = held
         self.task = task
         self._pool = pool
         self._limits = limits
@@ -100,6 +108,8 @@ class TaskRunner:
         """See the Task to its end."""
         self._link = link
         try:
+            if self._held is not None:
+                self._held.check(self.task, self._control.opened)
             message = wire.message(self.task, boot=link.hello.boot, epoch=self._control.epoch, pool=self._pool)
         except wire.Refused as problem:
             await self._fail(problem.reason, str(problem))
