@@ -65,7 +65,7 @@ class KubernetesSandbox(ChanneledSandbox):
         replace: Callable[[], KubernetesSandbox],
         on_close: Callable[[KubernetesSandbox], None],
     ) -> None:
-        """``made`` is the object's name and uid; ``kept`` that it outlives its holder, ``proves`` that it wants proofs."""
+        """``made`` is the object's name and uid. ``kept``: it outlives its holder. ``proves``: Tasks have a proof."""
         super().__init__(
             name=made[0],
             pool_ref=pool.name,
