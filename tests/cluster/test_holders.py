@@ -32,8 +32,8 @@ def ended(found: Installation, body: Json) -> tuple[str, str]:
     raise AssertionError(found.report())
 
 
-def test_only_the_run_that_holds_a_sandbox_runs_tasks_in_it(installation: Installation) -> None:
-    with SandboxSession(pool_ref="python", backend="kubernetes", namespace=installation.namespace) as sandbox:
+def test_only_the_run_that_holds_a_sandbox_runs_tasks_in_it(installation: Installation, python_pool: str) -> None:
+    with SandboxSession(pool_ref=python_pool, backend="kubernetes", namespace=installation.namespace) as sandbox:
         sandbox.run("sh", "-c", "echo mine >> runs").check()
         name = sandbox._held().sandbox.name
         assert installation.get("sandbox", name)["spec"]["holder"]["sealedKey"]
@@ -59,9 +59,11 @@ def test_only_the_run_that_holds_a_sandbox_runs_tasks_in_it(installation: Instal
 
 
 @pytest.mark.parametrize("held", [True, False], ids=["kept", "without-holder"])
-def test_a_sandbox_that_is_there_for_all_runs_the_tasks_of_all(installation: Installation, held: bool) -> None:
+def test_a_sandbox_that_is_there_for_all_runs_the_tasks_of_all(
+    installation: Installation, python_pool: str, held: bool
+) -> None:
     name = f"for-all-{held}".lower()
-    spec: Json = {"poolRef": "python", "keepAlive": True}
+    spec: Json = {"poolRef": python_pool, "keepAlive": True}
     if held:
         spec["holder"] = {"secretHash": "0" * 64}
     body = {"apiVersion": "arl.infra.io/v1alpha1", "kind": "Sandbox", "metadata": {"name": name}, "spec": spec}
