@@ -495,6 +495,54 @@ def test_the_agent_does_not_end_when_the_sandbox_asks(agent: Agent) -> None:
     assert operator.run("true").ok
 
 
+SIGNALLED = """
+import ctypes, errno, fcntl, os, signal, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+def info(code, pid):
+    return struct.pack("=iiiiiI", signal.SIGTERM, 0, code, 0, pid, 0) + bytes(104)
+def call(*arguments):
+    if libc.syscall(*arguments) == -1:
+        print(errno.errorcode[ctypes.get_errno()])
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("call(129, 1, signal.SIGTERM, info(CODE, 0))", ""),
+        ("call(424, os.pidfd_open(1), signal.SIGTERM, info(CODE, 0), 0)", ""),
+        # What kill(2) from outside looks like, the kernel leaves to kill(2).
+        ("call(129, 1, signal.SIGTERM, info(0, 0))", "EPERM\n"),
+        ("call(424, os.pidfd_open(1), signal.SIGTERM, info(0, 0), 0)", "EPERM\n"),
+        ("call(424, os.pidfd_open(1), signal.SIGTERM, None, 0)", ""),
+        ("call(234, 1, 1, signal.SIGTERM)", ""),
+        (
+            """
+there, here = os.pipe()
+fcntl.fcntl(there, fcntl.F_SETOWN, 1)
+fcntl.fcntl(there, 10, signal.SIGTERM)
+fcntl.fcntl(there, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+os.write(here, b"x")""",
+            "",
+        ),
+    ],
+    ids=["sigqueue", "pidfd", "sigqueue-as-kill", "pidfd-as-kill", "pidfd-plain", "tgkill", "F_SETSIG"],
+)
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of calls are x86-64's")
+def test_a_signal_of_the_sandbox_is_not_taken_for_one_from_outside(agent: Agent, way: str, said: str) -> None:
+    """The sender's pid is 0 for one from outside, and whatever a sender says who fills in the details himself."""
+    operator = agent.operator()
+    for code in (-1, -2, -3, -4, -60) if "CODE" in way else (0,):
+        program = f"CODE = {code}\n{SIGNALLED}\n{way}\nprint('sent')"
+        result = operator.run("python3", "-I", "-c", program)
+        assert result.stdout == said + "sent\n", result.stderr
+    time.sleep(0.1)
+    assert operator.run("true").ok
+
+    os.kill(agent.pid, signal.SIGTERM)
+    assert agent.process.wait(2) == 0
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [

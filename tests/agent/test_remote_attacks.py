@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -46,9 +48,6 @@ def operator(agent: Agent) -> Operator:
 
 def attack(agent: Agent, operator: Operator, program: str, **fields: object) -> str:
     """Run a program in the sandbox, and give what it prints."""
-    import os
-    import sys
-
     script = f"PORT = {agent.port}\n{_LIBRARY}\n{program}"
     result = operator.run(os.path.realpath(sys.executable), "-I", "-c", script, timeout=20.0, **fields)
     assert result.ok, result.stderr
@@ -284,3 +283,70 @@ def test_there_are_places_for_so_many_who_are_admitted(agent: Agent, operator: O
     channels[0].close()
     assert wait_until(lambda: agent.lives() and operator.run("true").ok)
     agent.holder_channel()
+
+
+REPORT = """
+import os, resource
+print({name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")},
+      os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), os.sched_getaffinity(0))
+"""
+
+LOWERED = {
+    **{
+        name: f"import resource; kind = resource.RLIMIT_{name}; resource.prlimit(1, kind, ({value}, resource.prlimit(1, kind)[1]))"
+        for name, value in (
+            *(("NOFILE", 20), ("FSIZE", 10), ("AS", 1 << 29), ("DATA", 1 << 27), ("CPU", 500), ("STACK", 1 << 20)),
+            *(("MEMLOCK", 0), ("MSGQUEUE", 0), ("SIGPENDING", 10)),
+        )
+    },
+    "processors": "import os; os.sched_setaffinity(1, {min(os.sched_getaffinity(1))})",
+}
+
+
+@pytest.mark.parametrize("what", LOWERED)
+def test_what_a_step_lowered_of_the_agents_is_put_back_before_the_next(
+    agent: Agent, operator: Operator, what: str
+) -> None:
+    """Else a later step fails for what an earlier one did."""
+    script = [sys.executable, "-I", "-c"]
+    before = operator.run(*script, REPORT).stdout
+
+    of_one_task = operator.execute(command(*script, LOWERED[what] + CHECK), command(*script, REPORT))
+    assert [result.stdout for result in of_one_task] == ["lowered\n", before]
+    assert operator.run(*script, LOWERED[what] + CHECK).stdout == "lowered\n"
+    assert operator.run(*script, REPORT).stdout == before
+
+    program = LOWERED[what] + "\nopen('/workspace/lowered', 'w').close()"
+    operator.execute(command(*script, program, background=True), name="between")
+    assert wait_until(lambda: operator.sh("ls /workspace").stdout == "lowered\n")
+    assert operator.run(*script, REPORT).stdout == before
+
+
+CHECK = """
+import os
+def state(pid):
+    with open(f"/proc/{pid}/limits") as file:
+        return file.read(), os.sched_getaffinity(pid)
+print("lowered" if state(1) != state(os.getpid()) else "as before")
+"""
+
+TAKEN = {
+    "NOFILE": "import resource; resource.prlimit(1, resource.RLIMIT_NOFILE, (64, 64))",
+    "NPROC": "import resource; resource.prlimit(1, resource.RLIMIT_NPROC, (50, 50))",
+    "priority": "import os; os.setpriority(os.PRIO_PROCESS, 1, 19)",
+    "policy": "import os; os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))",
+}
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_what_the_agent_cannot_have_back_is_its_end_and_never_a_result(
+    agent: Agent, operator: Operator, what: str
+) -> None:
+    if what == "priority" and os.getpriority(os.PRIO_PROCESS, 0) == 19:
+        pytest.skip("these tests run with the lowest priority already")
+    assert operator.run("true").ok
+    with pytest.raises(
+        ChannelLost, match=r"the agent gave up: Taken: a step has lowered the agent's own .*, which cannot"
+    ):
+        operator.execute(command(sys.executable, "-I", "-c", TAKEN[what]), command("true"))
+    assert agent.process.wait(5) == 70

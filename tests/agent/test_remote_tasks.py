@@ -197,6 +197,21 @@ def test_a_task_that_was_forgotten_is_not_run_again(agent: Agent, operator: Oper
 # Lost connections
 
 
+def test_a_copy_of_a_task_that_was_proved_is_not_run(agent: Agent, operator: Operator) -> None:
+    """The API server gives a copy of a Task a name of its own; the proof of both is one."""
+    step = command("sh", "-c", "echo x >> /workspace/runs")
+    operator.execute(step, name="original", once="a" * 64)
+    for _ in range(2):
+        with pytest.raises(AgentError, match="it is a copy"):
+            operator.execute(step, name="copy", once="a" * 64)
+    assert operator.sh("cat /workspace/runs").stdout == "x\n"
+
+    operator.execute(step, name="original", once="a" * 64)  # asked for again by an operator that lost the answer
+    assert operator.sh("cat /workspace/runs").stdout == "x\n"
+    operator.execute(step, name="next", once="b" * 64)
+    assert operator.sh("cat /workspace/runs").stdout == "x\nx\n"
+
+
 def break_off(channel: Channel) -> None:
     """As a machine does that is switched off: the agent gets a reset."""
     channel._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -261,7 +261,7 @@ def file(name: bytes, size: int = 0) -> tuple[int, object]:
         ([FOLDER, file(b"x"), file(b"x"), (frames.END, {"crc": 0})], "exists"),
         ([FOLDER, file(b"no/x"), (frames.END, {"crc": 0})], "No such file"),
         ([(frames.ENTRY, {"p": b""})], "malformed"),
-        ([(frames.ENTRY, {"p": b"", "t": "f", "m": "x", "at": 0, "n": 0})], "without mode"),
+        ([(frames.ENTRY, {"p": b"", "t": "f", "m": "x", "at": 0, "n": 0})], "malformed"),
         ([FOLDER, (frames.ENTRY, {"p": b"l", "t": "l", "m": 0, "at": 0, "to": b"a\0"})], "malformed"),
         ([FOLDER, (frames.END, {})], "malformed"),
     ],

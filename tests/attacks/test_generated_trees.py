@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,6 +32,9 @@ _MADE = st.fixed_dictionaries(
     }
 )
 _TREE = st.lists(_MADE, max_size=8)
+
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
 
 _MAKE = """
 import json, os, stat, sys
@@ -113,8 +117,10 @@ def test_a_download_changes_nothing_outside(
 
 
 def _as_downloaded(what: str, content: str, mode: int, time: int) -> list[Any]:
-    """No file becomes setuid here, and every folder can be looked into and removed. Links are what they are anywhere."""
-    return [what, content, mode & 0o777 | 0o700 * (what == "folder"), time]
+    """No file becomes setuid here, or open to whom the umask keeps out, and every folder can be looked into and removed.
+    Links are what they are anywhere.
+    """
+    return [what, content, mode & 0o777 & ~_UMASK | 0o700 * (what == "folder"), time]
 
 
 def _without_state(found: dict[str, list[Any]], folders: set[str], names: Iterable[str]) -> dict[str, Any]:

@@ -110,3 +110,25 @@ touch /arl/x; kill -9 1; kill 1; sleep 0.1; echo on
 
     assert result.stdout == "0\n0\non\n"
     assert "Read-only file system" in result.stderr
+
+
+_FORGED = """
+import ctypes, signal, struct
+info = struct.pack("=iiiiiI", signal.SIGTERM, 0, -1, 0, 0, 0) + bytes(104)
+assert ctypes.CDLL(None).syscall({"x86_64": 129, "aarch64": 138}[__import__("os").uname().machine], 1, signal.SIGTERM, info) == 0
+"""
+
+
+def test_an_agent_ends_when_the_kubelet_asks_and_not_when_a_step_does(
+    installation: Installation, python_pool: str
+) -> None:
+    """However the runtime sends its signal, it is told from one whose sender a step made up."""
+    with SandboxSession(pool_ref=python_pool, backend="kubernetes", namespace=installation.namespace) as sandbox:
+        sandbox.run("python3", "-c", _FORGED).check()
+        time.sleep(0.2)
+        sandbox.run("true").check()
+        name = installation.get("sandbox", sandbox._held().sandbox.name)["status"]["podName"]
+
+        began = time.monotonic()
+        installation.kubectl("delete", "pod", name, "--grace-period=100", "--wait=true")
+        assert time.monotonic() < began + 60, "it was killed when its time was over"

@@ -316,6 +316,24 @@ def test_what_comes_out_of_a_sandbox_has_no_setuid_bit(sandbox: SandboxSession, 
         assert (tmp_path / "back" / name).stat().st_mode & 0o7000 == 0
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077], ids=oct)
+def test_what_comes_out_of_a_sandbox_is_open_to_nobody_whom_the_umask_keeps_out(
+    sandbox: SandboxSession, tmp_path: Path, umask: int
+) -> None:
+    sandbox.run("sh", "-c", "mkdir -m 777 folder; echo x > folder/file; chmod 777 folder/file").check()
+
+    before = os.umask(umask)
+    try:
+        sandbox.download("folder", tmp_path / "back")
+        sandbox.download("folder/file", tmp_path / "one")
+    finally:
+        os.umask(before)
+
+    assert sandbox.run("stat", "-c", "%a", "folder", "folder/file").stdout == "777\n777\n", "control: it was so there"
+    for path in (tmp_path / "back", tmp_path / "back/file", tmp_path / "one"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o777 & ~umask
+
+
 def test_a_link_in_an_uploaded_folder_is_not_followed_on_this_machine(sandbox: SandboxSession, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("mine")
     (tmp_path / "folder").mkdir()

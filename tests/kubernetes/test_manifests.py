@@ -15,6 +15,7 @@ from pytest_arl.backends.kubernetes.api import encoded
 from pytest_arl.backends.kubernetes.manifests import Payload, go_size, holder_of, sandbox_manifest, task_manifest
 from pytest_arl.backends.task_run import task_message
 from pytest_arl.crds.models import MOST_SPEC_BYTES, Sandbox, Task
+from pytest_arl.proof import proof_of
 from pytest_arl.steps import parse_steps
 
 SANDBOX = {"name": "box", "uid": "u-1"}
@@ -124,7 +125,7 @@ def test_more_steps_or_longer_names_than_a_cluster_takes_are_usage_errors() -> N
 
 def test_a_sandbox_says_who_holds_it_and_by_which_lease_it_lives() -> None:
     request = AcquireRequest("p", idle_timeout=0.3, max_lifetime=90, labels={"test": "t::x\udcff"})
-    holder = holder_of(request, "run", "gw0", b"secret")
+    holder = holder_of(request, "run", "gw0", b"secret", None)
     manifest = sandbox_manifest("box", request, LABELS, holder, {"kind": "Lease", "name": "l", "uid": "u"})
     Sandbox.model_validate(manifest)
     assert manifest["spec"] == {
@@ -142,3 +143,32 @@ def test_a_sandbox_says_who_holds_it_and_by_which_lease_it_lives() -> None:
     assert manifest["metadata"]["ownerReferences"] == [{"kind": "Lease", "name": "l", "uid": "u"}]
     assert "ownerReferences" not in sandbox_manifest("box", request, LABELS, holder, None)["metadata"]
     assert b"secret:" not in encoded(manifest)
+
+
+@pytest.mark.parametrize("size", [10, MOST_SPEC_BYTES])
+def test_a_task_of_a_sandbox_that_wants_it_has_a_proof_over_what_is_sent(size: int) -> None:
+    step = {"name": "a", "type": "Command", "command": ["cat"], "stdin": "x" * size, "env": {"b": "1", "a": "\u00fc"}}
+    task = TaskRequest("t", parse_steps([step]), 1.5)
+    manifest, payload = task_manifest("box-000001", SANDBOX, LABELS, task, b"k" * 32)
+    Task.model_validate(manifest)
+    sent = json.loads(encoded(manifest))["spec"]
+    assert (payload is None) is (size == 10)
+    assert sent["proof"] == proof_of(b"k" * 32, "u-1", "box-000001", sent)
+    assert go_size(encoded(manifest["spec"])) <= MOST_SPEC_BYTES
+
+
+def test_the_largest_task_that_is_sent_as_it_is_has_room_for_its_proof() -> None:
+    def made(size: int) -> tuple[dict[str, Any], Payload | None]:
+        step = {"name": "a", "type": "Command", "command": ["cat"], "stdin": "x" * size}
+        return task_manifest("n", SANDBOX, LABELS, TaskRequest("t", parse_steps([step]), None), b"k" * 32)
+
+    left = MOST_SPEC_BYTES - go_size(encoded(made(0)[0]["spec"]))
+    manifest, payload = made(left)
+    assert (payload, go_size(encoded(manifest["spec"]))) == (None, MOST_SPEC_BYTES)
+    assert made(left + 1)[1] is not None
+
+
+def test_a_holder_names_the_key_that_is_sealed_for_the_operator() -> None:
+    request = AcquireRequest(pool_ref="p")
+    assert holder_of(request, "run", "gw0", b"secret", "abcd")["sealedKey"] == "abcd"
+    assert "sealedKey" not in holder_of(request, "run", "gw0", b"secret", None)

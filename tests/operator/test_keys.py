@@ -7,6 +7,7 @@ import pytest
 from pytest_arl.agent.auth import challenge, read_keys, signed
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.keys import Keys, load
+from pytest_arl.proof import modulus_of, seal
 
 
 class Secrets:
@@ -74,3 +75,28 @@ def test_every_key_of_the_secret_is_believed_and_one_signs() -> None:
             Keys({"old.pem": pems["old.pem"]})
 
     asyncio.run(scene())
+
+
+def test_what_a_client_seals_with_a_published_key_the_operator_opens_and_no_other_does() -> None:
+    async def scene() -> None:
+        keys, other = await load(secrets(), "ns"), await load(secrets(), "ns")
+        modulus, others = modulus_of(keys.modulus), modulus_of(other.modulus)
+        assert modulus is not None
+        assert others is not None
+        for key in (b"k" * 32, bytes(32), b"\xff" * 32):
+            sealed = seal(key, modulus)
+            assert sealed != seal(key, modulus), "twice is never the same"
+            assert keys.opened(sealed) == key
+            assert other.opened(sealed) is None
+            assert keys.opened(seal(key, others)) is None
+        assert keys.opened(seal(b"k" * 31, modulus)) is None
+        assert keys.opened("00" * 256) is None
+        assert keys.opened("00") is None
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("text", [None, 5, "", "xyz", "3", "f" * 511 + "e", "f" * 300, "f" * 1025, ["f" * 512]])
+def test_nothing_is_sealed_for_what_is_no_key(text: object) -> None:
+    assert modulus_of(text) is None
+    assert modulus_of("f" * 512) is not None, "control"

@@ -5,8 +5,9 @@ import pytest
 
 from pytest_arl.agent import frames
 from pytest_arl.crds.models import MOST_SPEC_BYTES
-from pytest_arl.operator.wire import KEPT_BYTES, SENT_BYTES, Refused, cpu_time, message
-from tests.operator.objects import command, pool, task
+from pytest_arl.operator.wire import KEPT_BYTES, SENT_BYTES, Held, Refused, cpu_time, message
+from pytest_arl.proof import proof_of
+from tests.operator.objects import command, pool, sandbox, task
 
 
 def sent(the_task: Any, the_pool: Any = None) -> Any:
@@ -120,3 +121,72 @@ def test_a_tasks_timeout_is_passed_on() -> None:
     assert sent(task())["timeout"] is None
     with pytest.raises(Refused, match=r"spec\.timeout"):
         sent(task("t", timeout="99999999h"))
+
+
+KEY = b"k" * 32
+
+
+def proved(the_task: Any, held: Any, key: bytes = KEY) -> Any:
+    the_task["spec"]["proof"] = proof_of(key, held.uid, the_task["metadata"]["name"], the_task["spec"])
+    return the_task
+
+
+def held_sandbox(**holder: Any) -> Any:
+    return Held.of(sandbox("sb", holder={"secretHash": "0" * 64, **holder}))
+
+
+def test_a_task_of_the_holder_is_run_once() -> None:
+    held = held_sandbox(sealedKey="aa")
+    the_task = proved(task(), held)
+    held.check(the_task, {"aa": KEY}.get)
+    assert sent(the_task)["once"] == the_task["spec"]["proof"]
+    assert "once" not in sent(task())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: body["spec"].pop("proof"),
+        lambda body: body["spec"].update(proof="0" * 64),
+        lambda body: body["spec"].update(proof="\u00e4" * 64),
+        lambda body: body["metadata"].update(name="other"),
+        lambda body: body["spec"].update(sandboxRef="other"),
+        lambda body: body["spec"].update(timeout="1s"),
+        lambda body: body["spec"].update(retries=1),
+        lambda body: body["spec"].update(payloadHash="0" * 64),
+        lambda body: body["spec"]["steps"].append(command("b", "true")),
+        lambda body: body["spec"]["steps"][0].update(command=["false"]),
+        lambda body: body["spec"]["steps"][0].update(env={"A": "b"}),
+    ],
+)
+def test_a_task_that_differs_in_anything_from_the_holders_is_refused(change: Any) -> None:
+    held = held_sandbox(sealedKey="aa")
+    the_task = proved(task(), held)
+    held.check(the_task, {"aa": KEY}.get)  # control
+    change(the_task)
+    with pytest.raises(Refused, match="no proof") as caught:
+        held.check(the_task, {"aa": KEY}.get)
+    assert caught.value.reason == "NotTheHolders"
+
+
+def test_a_proof_for_another_sandbox_or_by_another_key_is_none() -> None:
+    held, other = held_sandbox(sealedKey="aa"), held_sandbox(sealedKey="bb")
+    for the_task in (proved(task(), other), proved(task(), held, b"o" * 32)):
+        with pytest.raises(Refused, match="no proof"):
+            held.check(the_task, {"aa": KEY, "bb": b"o" * 32}.get)
+    with pytest.raises(Refused, match="not sealed for this operator"):
+        other.check(proved(task(), other), {"aa": KEY}.get)
+
+
+def test_a_sandbox_whose_holder_sealed_no_key_runs_every_task() -> None:
+    assert held_sandbox() is None
+    assert Held.of(sandbox("sb")) is None
+    assert Held.of(None) is None
+
+
+def test_what_may_be_changed_later_and_what_the_api_server_leaves_out_is_not_in_a_proof() -> None:
+    held = held_sandbox(sealedKey="aa")
+    the_task = proved(task("t", {**command("s", "true"), "env": None}), held)
+    the_task["spec"] |= {"cancel": True, "ttlSecondsAfterFinished": 5, "traceID": "t", "timeout": None}
+    del the_task["spec"]["steps"][0]["env"]
+    held.check(the_task, {"aa": KEY}.get)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
-from pytest_arl.agent import checkpoint, departure, files, frames, transfer
+from pytest_arl.agent import checkpoint, departure, exact, files, frames, transfer
 from pytest_arl.agent.foreground import ending
 from pytest_arl.agent.link import Link, refusal
 from pytest_arl.agent.pipes import Push
 from pytest_arl.agent.records import Subscriber
+from pytest_arl.agent.tasks import LONGEST_ID, LONGEST_PATH, MOST_STEPS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
     from pytest_arl.agent.tasks import Task
 
     Request = dict[str, Any]
-    """A message's value. What it holds is checked where it is used: a wrong type is that request's error."""
+    """A message's value. What it holds is read with ``exact``: a wrong type or range is that request's error."""
 
 __all__ = ["Connection"]
+
+_LONGEST_SECONDS = 1e10
+_MOST_KEPT = 100_000
 
 
 class Connection:
@@ -108,20 +112,21 @@ class Connection:
             self.refuse(stream, problem)
 
     def _attach(self, stream: int, request: Request) -> None:
-        problem = self.server.tasks.attach(str(request["id"]), Subscriber(self.link, stream, request))
+        task_id = exact.text(request, "id", LONGEST_ID)
+        problem = self.server.tasks.attach(task_id, Subscriber(self.link, stream, request))
         if problem is not None:
             self.refuse(stream, problem)
 
     def _cancel(self, _stream: int, request: Request) -> None:
-        self.server.tasks.cancel(str(request["id"]))
+        self.server.tasks.cancel(exact.text(request, "id", LONGEST_ID))
 
     # Output that is kept
 
     def _fetch(self, stream: int, request: Request) -> None:
         """Send a part of a stream: its reader asks for the next one when he has taken this."""
-        task = self.server.tasks.get(request["task"])
-        step, which = request["step"], request["stream"]
-        start, most = int(request["from"]), int(request["most"])
+        task = self.server.tasks.get(exact.text(request, "task", LONGEST_ID))
+        step, which = exact.integer(request, "step", 0, MOST_STEPS), exact.integer(request, "stream", 0, 1)
+        start, most = (exact.integer(request, key, 0, exact.LARGEST) for key in ("from", "most"))
         capture = None if task is None else self._kept(task, step, which)
         if capture is None:
             self.refuse(stream, "the output of that step is no longer kept")
@@ -136,7 +141,7 @@ class Connection:
         """What is kept of a stream of a step that ended, or of a background process."""
         if step in task.background:
             return task.background[step].pipes.captures[which]
-        if not 0 <= step < len(task.records):
+        if step >= len(task.records):
             return None
         record = task.records[step]
         if record.captures is not None:
@@ -148,46 +153,47 @@ class Connection:
     # Background processes
 
     def _process(self, stream: int, request: Request) -> None:
-        task = self.server.tasks.get(request["task"])
-        process = task.background.get(request["step"]) if task is not None else None
+        task = self.server.tasks.get(exact.text(request, "task", LONGEST_ID))
+        step = exact.integer(request, "step", 0, MOST_STEPS)
+        process = task.background.get(step) if task is not None else None
         if process is None:
             self.refuse(stream, "there is no such background process")
             return
-        action = request["do"]
+        action = exact.word(request, "do", ("wait", "kill", "write", "close", "output"))
         feed = process.pipes.feed
         if action == "wait":
-            self._wait(stream, process, request)
+            self._wait(stream, process, request, _limit(request))
         elif action == "kill":
             process.kill("Killed")
             process.when_gone(lambda: self._reply(stream, {}))
         elif action == "write" and feed is not None:
-            data = feed.unseen(request["data"], int(request["at"]))
+            at = exact.integer(request, "at", 0, exact.LARGEST)
+            data = feed.unseen(exact.data(request, "data", frames.MAX_MESSAGE), at)
             feed.write(data, lambda taken: self._reply(stream, {"taken": taken}))
         elif action == "close" and feed is not None:
             feed.close()
             self._reply(stream, {})
         elif action == "output":
-            self._send_process(stream, process, request)
+            self._send_process(stream, process, _limit(request))
         else:
-            self.refuse(stream, "a background process has no " + str(action))
+            self.refuse(stream, "a background process has no stdin")
 
-    def _wait(self, stream: int, process: Background, request: Request) -> None:
+    def _wait(self, stream: int, process: Background, request: Request, limit: int) -> None:
         def ended() -> None:
             if timer is not None:
                 timer.cancel()
-            self._try(stream, self._send_process, stream, process, request)
+            self._try(stream, self._send_process, stream, process, limit)
 
         def late() -> None:
             process.forget(ended)
             self._reply(stream, {"ended": False})
 
-        timeout = request["timeout"]
-        timer = None if timeout is None else self.server.loop.call_at(time.monotonic() + float(timeout), late)
+        timeout = exact.maybe(exact.number, request, "timeout", 0, _LONGEST_SECONDS)
+        timer = None if timeout is None else self.server.loop.call_at(time.monotonic() + timeout, late)
         process.when_ended(ended)
 
-    def _send_process(self, stream: int, process: Background, request: Request) -> None:
+    def _send_process(self, stream: int, process: Background, limit: int) -> None:
         """Send what there is of a process: its output, and its result if it has ended."""
-        limit: int = request["limit"]
         for output in process.pipes.outputs:
             output.catch_up()
 
@@ -213,20 +219,24 @@ class Connection:
     # Files
 
     def _write(self, stream: int, request: Request) -> None:
-        path: bytes = request["path"]
-        files.replace_file(self.server.places.real(path), request["content"], request["mode"])
+        path, content = exact.data(request, "path", LONGEST_PATH), request["content"]
+        if type(content) is not bytes and type(content) is not memoryview:
+            raise TypeError("a file's content is bytes")
+        files.replace_file(
+            self.server.places.real(path), content, exact.maybe(exact.integer, request, "mode", 0, 0o7777)
+        )
         self._reply(stream, {})
 
     def _put(self, stream: int, request: Request) -> None:
-        path: bytes = request["path"]
         self._arrivals[stream] = None  # what follows is thrown away where this fails
-        self._arrivals[stream] = transfer.Arrival(self.server.places.real(path), merge=bool(request.get("merge")))
+        path = self.server.places.real(exact.data(request, "path", LONGEST_PATH))
+        self._arrivals[stream] = transfer.Arrival(path, merge=exact.flag(request, "merge"))
 
     def _entry(self, stream: int, request: Request) -> None:
         self._guard(stream, transfer.Arrival.entry, request)
 
     def _hole(self, stream: int, request: Request) -> None:
-        self._guard(stream, transfer.Arrival.hole, request.get("n"))
+        self._guard(stream, transfer.Arrival.hole, request)
 
     def _data(self, stream: int, data: object) -> None:
         if not isinstance(data, bytes) or stream not in self._arrivals:
@@ -243,7 +253,7 @@ class Connection:
         del self._arrivals[stream]
 
     def _finish(self, arrival: transfer.Arrival, stream: int, request: Request) -> None:
-        self._reply(stream, {"n": arrival.finish(request["crc"])})
+        self._reply(stream, {"n": arrival.finish(exact.integer(request, "crc", 0, 0xFFFFFFFF))})
 
     def _guard(self, stream: int, action: Callable[..., None], *arguments: object) -> None:
         """Do something about a transfer under way; one that fails leaves nothing, and its rest is thrown away."""
@@ -253,19 +263,18 @@ class Connection:
             arrival.abandon()
 
     def _get(self, stream: int, request: Request) -> None:
-        most_data: int = request["data"]
-        most_size: int = request["size"]
-        most_entries: int = request["entries"]
-        root = self.server.places.real(request["path"])
+        most_data, most_size, most_entries = (
+            exact.integer(request, key, 0, exact.LARGEST) for key in ("data", "size", "entries")
+        )
+        root = self.server.places.real(exact.data(request, "path", LONGEST_PATH))
         going = departure.Departure(root, stream, most_data=most_data, most_size=most_size, most_entries=most_entries)
-        self.link.send_from(stream, going.frames(one_filesystem=bool(request.get("one_filesystem"))))
+        self.link.send_from(stream, going.frames(one_filesystem=exact.flag(request, "one_filesystem")))
 
     # Checkpoints where processes live on
 
     def _reset(self, stream: int, request: Request) -> None:
-        action, number = request["do"], request["id"]
-        if not isinstance(number, int):
-            raise TypeError("a checkpoint's id is a number")
+        action = exact.word(request, "do", ("alive", "mark", "forget", "return"))
+        number = exact.integer(request, "id", 0, exact.LARGEST)
         if action == "alive":
             alive = [[task, step] for task, step, process in self.server.living() if process.status is None]
             self._reply(stream, {"alive": alive})
@@ -275,15 +284,12 @@ class Connection:
         elif action == "forget":
             self.server.manifests.pop(number, None)
             self._reply(stream, {})
-        elif action == "return":
-            keep: list[tuple[str, int]] = request["keep"]
-            wanted = {(task, step) for task, step in keep}
+        else:
+            wanted = set(map(_kept_process, exact.items(request, "keep", _MOST_KEPT)))
             doomed = [process for task, step, process in self.server.living() if (task, step) not in wanted]
             for process in doomed:
                 process.kill("Killed")
             self._return_without(doomed, stream, self.server.manifests[number], time.monotonic() + 2)
-        else:
-            self.refuse(stream, "a checkpoint has no " + str(action))
 
     def _return_without(self, doomed: list[Background], stream: int, manifest: Manifest, deadline: float) -> None:
         """Once only the kept processes live, put files and IPC objects back and say what the host must send."""
@@ -297,6 +303,19 @@ class Connection:
                 self._try(stream, self._return_without, doomed, stream, manifest, deadline)
 
             self.server.loop.call_at(time.monotonic() + 0.005, again)
+
+
+def _limit(request: Request) -> int:
+    """Bytes of each stream that the peer keeps."""
+    return exact.integer(request, "limit", 0, exact.LARGEST)
+
+
+def _kept_process(pair: object) -> tuple[str, int]:
+    """A background process that is to live on: its task's id and its step."""
+    if type(pair) is not list or len(pair) != 2:
+        raise TypeError("a process is named by its task and its step")
+    named = {"task": pair[0], "step": pair[1]}
+    return exact.text(named, "task", LONGEST_ID), exact.integer(named, "step", 0, MOST_STEPS)
 
 
 def _send_part(stream: int, pieces: Iterable[bytes], size: int, lost: int) -> Generator[bytes, None, None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from pytest_arl.agent import auth, files
+from pytest_arl.agent import auth, exact, files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ _KUBELETS = (
 
 _SPOOL_IN_MEMORY = 64 * 1024 * 1024
 """Bytes of output where there is no folder for it: they count in the pod's memory."""
+_MOST_VARIABLES, _MOST_FOLDERS = 100_000, 64
+_LONGEST_SECONDS = 1e10
 _CGROUPS = b"/sys/fs/cgroup"
 _PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -109,13 +111,15 @@ def own_config(container: Container, given: dict[str, Any]) -> dict[str, Any]:
     TypeError, ValueError or LookupError for what is malformed.
     """
     env = dict(container.env)
-    for name, value in given["env"]:
-        if not isinstance(name, bytes) or not isinstance(value, bytes):
+    for pair in exact.items(given, "env", _MOST_VARIABLES):
+        if type(pair) is not list or [type(each) for each in pair] != [bytes, bytes]:
             raise TypeError("a variable is not of bytes")
-        env[name] = value
-    folders = [(path, key) for path, key in given["folders"]]
-    if not all(isinstance(path, bytes) and path and isinstance(key, str) for path, key in folders):
-        raise TypeError("a folder is not a path and a key")
+        env[pair[0]] = pair[1]
+    folders: list[tuple[bytes, str]] = []
+    for pair in exact.items(given, "folders", _MOST_FOLDERS):
+        if type(pair) is not list or [type(each) for each in pair] != [bytes, str] or not pair[0]:
+            raise TypeError("a folder is not a path and a key")
+        folders.append((pair[0], pair[1]))
     fd, capacity = _spool()
     return {
         "env": env,
@@ -128,8 +132,8 @@ def own_config(container: Container, given: dict[str, Any]) -> dict[str, Any]:
         "crowd_fd": _counter(b"pids", b"pids.current", b"pids.current"),
         "cpu_fd": _counter(b"cpuacct", b"cpuacct.usage", b"cpu.stat", below=True),
         "memory": None,
-        "processes": int(given["processes"]),
-        "cpu_time": None if given.get("cpu_time") is None else float(given["cpu_time"]),
+        "processes": exact.integer(given, "processes", 1, exact.LARGEST),
+        "cpu_time": exact.maybe(exact.number, given, "cpu_time", 0, _LONGEST_SECONDS),
     }
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 
+from pytest_arl.agent import exact
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from typing import Any
 
 __all__ = ["content", "has_holes", "mtime", "timed"]
@@ -26,12 +28,12 @@ def timed(ns: int) -> dict[str, int]:
     return {"at": rest, "seconds": seconds}
 
 
-def mtime(entry: Mapping[str, Any]) -> int:
-    """An entry's time in nanoseconds, none that utime could not take."""
-    at: int = entry["at"]
+def mtime(entry: dict[str, Any]) -> int:
+    """An entry's time in nanoseconds, none that utime could not take. Inexact where it has none."""
+    at = exact.integer(entry, "at", -_WIRE, _WIRE)
     if "seconds" not in entry:
         return at
-    seconds: int = entry["seconds"]
+    seconds = exact.integer(entry, "seconds", -_WIRE, _WIRE)
     return max(-_MOST, min(at + seconds * _SECOND, _MOST))
 
 

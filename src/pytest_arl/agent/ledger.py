@@ -6,7 +6,8 @@ way; nothing is run again, also when the record itself is kept no longer.
 
 from __future__ import annotations
 
-from pytest_arl.agent.tasks import Task
+from pytest_arl.agent import exact
+from pytest_arl.agent.tasks import LONGEST_ID, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger"]
 
+_LONGEST_PROOF = 64
 _KEPT_BYTES = 8 * 1024 * 1024
+_MOST_PROOFS = 100_000  # 20 MB; none is ever forgotten
 _MOST_FORGOTTEN = 100_000  # ids of tasks whose records are gone: 10 MB
 
 
@@ -30,19 +33,27 @@ class Ledger:
         self._tasks: dict[str, Task] = {}
         self._running: Task | None = None
         self._forgotten: dict[str, None] = {}
+        self._proofs: set[str] = set()
         self._kept = 0
         server.spool.make_room = self._forget_oldest
 
     def submit(self, request: dict[str, Any], subscriber: Subscriber) -> str | None:
         """Run a task, or answer for one that was run; why not, where neither can be."""
-        task_id = str(request["id"])
+        task_id = exact.text(request, "id", LONGEST_ID)
         if task_id in self._tasks:
             return self.attach(task_id, subscriber)
         if task_id in self._forgotten:
             return "task " + task_id + " was run, and its results are no longer kept"
         if self._running is not None:
             return "task " + self._running.id + " is running; a sandbox runs one at a time"
+        proof = exact.maybe(exact.text, request, "once", _LONGEST_PROOF)
+        if proof in self._proofs:
+            return "a Task with this proof was run: it is a copy"
+        if len(self._proofs) >= _MOST_PROOFS:
+            return "this sandbox has run " + str(_MOST_PROOFS) + " tasks: make another one"
         task = Task(self._server, request, subscriber)
+        if proof is not None:
+            self._proofs.add(proof)
         self._tasks[task.id] = self._running = task
         # Not from here: what goes wrong while it runs is the agent's fault, not the request's.
         self._server.loop.call_at(0, task.start)
@@ -66,9 +77,9 @@ class Ledger:
         if self._running is not None and self._running.id == task_id:
             self._running.cancel()
 
-    def get(self, task_id: object) -> Task | None:
+    def get(self, task_id: str) -> Task | None:
         """A task that is still remembered."""
-        return self._tasks.get(str(task_id))
+        return self._tasks.get(task_id)
 
     def all(self) -> list[Task]:
         """Every task that is still remembered, oldest first."""
@@ -99,6 +110,8 @@ class Ledger:
         self.weigh(task)
         if self._server.loop.childless:  # else what runs in the background may meet limits until then
             self._server.limits.settle()
+            if self._server.inheritance is not None:
+                self._server.inheritance.settle()
 
     def weigh(self, task: Task) -> None:
         """Count what a task takes by now, and let go of old ones while all of them take too much memory."""

@@ -6,9 +6,10 @@ output, background processes, checkpoints, and being told of tasks.
 
 from __future__ import annotations
 
-from pytest_arl.agent import auth, frames
+from pytest_arl.agent import auth, exact, frames
 from pytest_arl.agent.connection import Connection
 from pytest_arl.agent.strangers import farewell
+from pytest_arl.agent.tasks import LONGEST_ID, MOST_STEPS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Holder", "Operator", "Peer"]
 
 _MOST_SUPPLIES = 4
+_DIGEST_DIGITS, _LONGEST_BOOT = 64, 64
 
 
 class Peer(Connection):
@@ -93,19 +95,20 @@ class Operator(Peer):
             self.dismiss(problem)
 
     def _task(self, stream: int, request: dict[str, Any]) -> None:
-        if request["boot"] != self.door.boot:
+        payload = exact.maybe(exact.text, request, "payload", _DIGEST_DIGITS)
+        if exact.text(request, "boot", _LONGEST_BOOT) != self.door.boot:
             self.refuse(stream, "another boot")
-        elif not isinstance(request["epoch"], int) or request["epoch"] < self.door.epoch:
+        elif exact.integer(request, "epoch", 0, exact.LARGEST) < self.door.epoch:
             self.refuse(stream, "older epoch")
-        elif request.get("payload") is None or self.server.tasks.get(request["id"]) is not None:
+        elif payload is None or self.server.tasks.get(exact.text(request, "id", LONGEST_ID)) is not None:
             super()._task(stream, request)
         else:
-            steps = self.door.supplies.get(request["payload"])
+            steps = self.door.supplies.get(payload)
             if steps is None:
                 self.refuse(stream, "payload not supplied")
                 return
             super()._task(stream, request | {"steps": steps})
-            del self.door.supplies[request["payload"]]
+            del self.door.supplies[payload]
 
 
 class Holder(Peer):
@@ -120,7 +123,7 @@ class Holder(Peer):
 
     def _supply(self, stream: int, request: dict[str, Any]) -> None:
         """Keep steps that no Task object can carry, until a TASK names their digest."""
-        steps: list[dict[str, Any]] = request["steps"]
+        steps: list[dict[str, Any]] = exact.items(request, "steps", MOST_STEPS)
         supplies = self.door.supplies
         supplies[auth.digest(frames.encode(steps)).hex()] = steps
         while len(supplies) > _MOST_SUPPLIES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_arl.agent import frames
+from pytest_arl.agent import exact, frames
 from pytest_arl.agent.pipes import Push
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ class Subscriber:
     """Somebody who is told of a task: on which stream of which link, and what of the output he keeps; ``brief`` is one
     who sees by a step's result that it was the last, and is told nothing more.
 
-    TypeError or LookupError for a request that does not say so properly.
+    Inexact for a request that does not say so properly.
     """
 
     __slots__ = ("brief", "limit", "link", "live", "stream")
@@ -28,9 +28,9 @@ class Subscriber:
     def __init__(self, link: Link, stream: int, request: dict[str, Any]) -> None:
         self.link = link
         self.stream = stream
-        self.limit = int(request["limit"])
-        self.live = bool(request.get("live"))
-        self.brief = bool(request.get("brief"))
+        self.limit = exact.integer(request, "limit", 0, exact.LARGEST)
+        self.live = exact.flag(request, "live")
+        self.brief = exact.flag(request, "brief")
 
     def pushes(self, step: int) -> tuple[Push, Push]:
         """What passes a step's stdout and stderr on to him."""

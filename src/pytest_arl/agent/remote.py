@@ -13,7 +13,8 @@ import os
 import sys
 import time
 
-from pytest_arl.agent import auth, container, frames, main, system
+from pytest_arl.agent import auth, container, exact, frames, main, system
+from pytest_arl.agent.inheritance import Inheritance
 from pytest_arl.agent.loop import READ, Loop
 from pytest_arl.agent.peers import Holder, Operator
 from pytest_arl.agent.server import Server
@@ -43,7 +44,9 @@ def serve(port: int = container.PORT) -> None:
         system.harden()
         system.set_limits({"CORE": 0})
         os.umask(0o022)
-        door = Door(Server(Loop(), oom), container.look(variables), port)
+        server = Server(Loop(), oom)
+        server.inheritance = Inheritance()
+        door = Door(server, container.look(variables), port)
     except (OSError, ValueError) as error:
         _say("it cannot start: " + str(error))
         os._exit(_EX_CONFIG)
@@ -119,18 +122,18 @@ class Door:
         """The sandbox is claimed for whoever knows this digest's secret; why not, where that cannot be."""
         if holder is None:
             return None
-        if not auth.is_digest(holder):
+        if type(holder) is not str or not auth.is_digest(holder):
             return "a holder is the SHA-256 of a secret, in hexadecimal digits"
-        if self.holder not in {"", holder}:
+        if self.holder not in ("", holder):
             return "the sandbox is held by another"
-        self.holder = str(holder)
+        self.holder = holder
         return None
 
     def admit(self, stranger: Stranger, hello: dict[str, Any]) -> None:
         """Let somebody in who proves who he is, or send him away with the reason."""
-        role = hello.get("role")
+        version, role = hello.get("version"), hello.get("role")
         problem = None
-        if hello.get("version") != frames.VERSION:
+        if type(version) is not int or version != frames.VERSION:
             problem = "the agent speaks version " + str(frames.VERSION)
         elif role == "operator":
             problem = self._doubt_operator(stranger.nonce, hello)
@@ -155,8 +158,9 @@ class Door:
             holder.ready()
 
     def _doubt_operator(self, nonce: bytes, hello: dict[str, Any]) -> str | None:
-        epoch = hello.get("epoch")
-        if not isinstance(epoch, int) or epoch < 0:
+        try:
+            epoch = exact.integer(hello, "epoch", 0, exact.LARGEST)
+        except exact.Inexact:
             return "an operator has an epoch"
         challenge = auth.challenge(nonce, self.here.pod, self.boot, epoch)
         if not auth.signed(challenge, hello.get("signature"), self.here.keys):

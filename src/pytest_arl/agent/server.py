@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.agent.background import Background
     from pytest_arl.agent.checkpoint import Manifest
+    from pytest_arl.agent.inheritance import Inheritance
     from pytest_arl.agent.loop import Loop
 
 __all__ = ["Server"]
@@ -24,6 +25,7 @@ class Server:
     Attributes:
         configured: whether it is what a host has told it to be. Nothing but a PING is served before.
         meter: what the running Command uses.
+        inheritance: what steps inherit, where they run as the agent's own user and it has to be watched.
         cpu_time: seconds of processor time that each Command may use at most, or None.
         oom: sets the OOM score of this process, which what it starts inherits.
         env: the base environment of steps.
@@ -35,6 +37,7 @@ class Server:
         self.loop = wait
         self.oom = oom
         self.configured = False
+        self.inheritance: Inheritance | None = None
         self.backgrounds = Backgrounds(
             wait,
             in_step=lambda: self.tasks.in_step,

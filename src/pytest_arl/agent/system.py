@@ -26,6 +26,7 @@ __all__ = [
     "number",
     "open_plain",
     "remove_queue",
+    "reset_disk_priority",
     "same_memory",
     "senders",
     "set_limits",
@@ -59,7 +60,8 @@ _MSG_QUEUES, _MSG_MESSAGES, _MSG_BYTES = 0, 1, 6  # of struct msginfo: what msgc
 _SEM_COUNT = 9  # of struct seminfo: what semctl(2) says of SEM_INFO
 _QUEUE_SIZE, _MESSAGE_SIZE, _SEMAPHORE_SIZE = 256, 64, 64  # bytes that the kernel takes for each, at least
 _SIGINFO_BYTES = 128  # struct signalfd_siginfo
-_SENDER = 12  # where its ssi_pid is
+_SENDER = 8  # where its ssi_code and ssi_pid are
+_SI_USER = 0
 
 
 class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001 - the C half of ctypes, half typed
@@ -159,12 +161,18 @@ def signal_fd(number: int) -> int:
 
 
 def senders(fd: int) -> list[int]:
-    """The pids, as this namespace has them, of who sent what waits in a descriptor of ``signal_fd``."""
+    """The pids, as this namespace has them, of who sent by kill(2) what waits in a descriptor of ``signal_fd``: 0 for
+    a process outside.
+
+    Of a signal with any other code the pid says nothing: rt_sigqueueinfo(2) and pidfd_send_signal(2) have it from the
+    sender, who may choose every code but that of kill, and fcntl(2) with F_SETSIG leaves it empty.
+    """
     try:
         data = os.read(fd, 16 * _SIGINFO_BYTES)
     except BlockingIOError:
         return []
-    return [unpack_from("=I", data, at + _SENDER)[0] for at in range(0, len(data), _SIGINFO_BYTES)]
+    sent = [unpack_from("=iI", data, at + _SENDER) for at in range(0, len(data), _SIGINFO_BYTES)]
+    return [pid for code, pid in sent if code == _SI_USER]
 
 
 def set_limits(limits: dict[str, int]) -> None:
@@ -190,13 +198,24 @@ def settle() -> None:
         ("prctl", _PR_SET_THP_DISABLE, 0, 0, 0, 0),
         ("personality", 0),
     ]
-    if (ioprio_set := _SYS_IOPRIO_SET.get(os.uname().machine)) is not None:
-        calls.append(("syscall", ioprio_set, _IOPRIO_WHO_PROCESS, 0, 0))
     for call in calls:
         try:
             _call(*call)
         except OSError:
             continue
+    reset_disk_priority()
+
+
+def reset_disk_priority() -> None:
+    """Give this process the disk's priority that its nice value means, which every user may, as far as the kernel knows
+    of it.
+    """
+    number = _SYS_IOPRIO_SET.get(os.uname().machine)
+    try:
+        if number is not None:
+            _call("syscall", number, _IOPRIO_WHO_PROCESS, 0, 0)
+    except OSError:
+        pass
 
 
 def limit(name: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pytest_arl.agent import files, frames
+from pytest_arl.agent import exact, files, frames
 from pytest_arl.agent.command import CannotStart, spawn
 from pytest_arl.agent.foreground import CANCELLED_CODE, TIMED_OUT_CODE, Foreground, ending
 from pytest_arl.agent.pipes import Pipes
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from pytest_arl.agent.server import Server
     from pytest_arl.agent.spool import Capture
 
-__all__ = ["Task"]
+__all__ = ["LONGEST_ID", "LONGEST_PATH", "MOST_STEPS", "Task"]
+
+LONGEST_ID = 4096
+"""Characters of a task's id."""
+LONGEST_PATH = 64 * 1024
+"""Bytes of a path: more than the kernel takes, so that what is too long for it is said in its words."""
+MOST_STEPS = 1_000_000
+_LONGEST_SECONDS = 1e10
 
 _TASK_BYTES = 500
 _PROCESS_BYTES = 4000
@@ -33,16 +40,16 @@ _LONGEST_NAME = 4096  # bytes of a word that messages quote
 
 
 class Task:
-    """One task, from its request to its last result. TypeError for a request that has not the right shape."""
+    """One task, from its request to its last result. TypeError or ValueError for a request of another shape."""
 
     def __init__(self, server: Server, request: dict[str, Any], subscriber: Subscriber) -> None:
         self._server = server
         self._loop = server.loop
-        self.id = str(request["id"])
-        self._steps = [_checked(step) for step in request["steps"]]
-        self._timeout = _seconds(request.get("timeout"))
+        self.id = exact.text(request, "id", LONGEST_ID)
+        self._steps = [_checked(step) for step in exact.items(request, "steps", MOST_STEPS)]
+        self._timeout = _seconds(request, "timeout")
         self._limit = subscriber.limit
-        self._keep = max(self._limit, int(request.get("keep") or 0))
+        self._keep = max(self._limit, exact.maybe(exact.integer, request, "keep", 0, exact.LARGEST) or 0)
         self._subscribers = [subscriber]
         self.records: list[Record] = []
         self.background: dict[int, Background] = {}
@@ -133,6 +140,8 @@ class Task:
                 self._short({"outcome": "TimedOut", "code": TIMED_OUT_CODE, "limit": "timeout"}, b"", b"")
                 break
             step = self._steps[len(self.records)]
+            if self._server.inheritance is not None:
+                self._server.inheritance.check()
             if step["type"] == "FilePatch":
                 failed = not self._patch(step)
             elif self._start_background(step) if step.get("background") else self._start(step):
@@ -210,14 +219,14 @@ class Task:
 
     def _deadline_of(self, step: dict[str, Any], pipes: Pipes) -> float | None:
         """When a step must end, its task's timeout included."""
-        timeout = _seconds(step.get("timeout"))
+        timeout = _seconds(step, "timeout")
         deadlines = [] if self._deadline is None else [self._deadline]
         deadlines += [] if timeout is None else [pipes.started + timeout]
         return min(deadlines, default=None)
 
     def _cpu_time_of(self, step: dict[str, Any]) -> float | None:
         """Seconds of processor time that a step may use."""
-        limits = (_seconds(step.get("cpu")), self._server.cpu_time)
+        limits = (_seconds(step, "cpu"), self._server.cpu_time)
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _start_background(self, step: dict[str, Any]) -> bool:
@@ -252,7 +261,7 @@ class Task:
             return
         self.background[len(self.records)] = process
         process.when_gone(lambda: self._server.tasks.weigh(self))
-        timeout = _seconds(step.get("timeout"))
+        timeout = _seconds(step, "timeout")
         if timeout is not None:
             late = self._loop.call_at(pipes.started + timeout, lambda: process.kill("TimedOut", "timeout"))
             process.when_ended(late.cancel)
@@ -360,28 +369,30 @@ def _printed(stdout: bytes, stderr: bytes) -> dict[str, bytes]:
     return texts
 
 
-def _seconds(value: object) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, (int, float)) or not value >= 0:
-        raise TypeError("a timeout is a number of seconds")
-    return float(value)
+def _seconds(message: dict[str, Any], key: str) -> float | None:
+    return None if message.get(key) is None else exact.number(message, key, 0, _LONGEST_SECONDS)
 
 
 def _checked(step: dict[str, Any]) -> dict[str, Any]:
-    """A step whose fields have the right types; TypeError for others, KeyError for what is missing."""
-    _seconds(step.get("timeout"))
-    _seconds(step.get("cpu"))
-    if step["type"] == "FilePatch":
-        right = isinstance(step["path"], bytes) and isinstance(step["content"], (bytes, memoryview))
-        right = right and isinstance(step.get("mode"), (int, type(None)))
+    """A step whose fields have the right types; TypeError or ValueError for others, KeyError for what is missing."""
+    if type(step) is not dict:
+        raise TypeError("a step is a dict")
+    if exact.word(step, "type", _TYPES) == "FilePatch":
+        exact.data(step, "path", LONGEST_PATH)
+        right = type(step["content"]) in (bytes, memoryview) and type(step.get("mode")) in (int, type(None))
     else:
-        words = [*step["argv"], *(step.get("env") or ())]
-        right = bool(step["argv"]) and all(isinstance(word, bytes) for word in words)
-        right = right and all(isinstance(step.get(key), (bytes, type(None))) for key in ("cwd", "stdin"))
+        _seconds(step, "timeout")
+        _seconds(step, "cpu")
+        exact.flag(step, "background")
+        argv, env = step["argv"], step.get("env")
+        right = type(argv) is list and bool(argv) and (env is None or type(env) is list)
+        right = right and all(type(word) is bytes for word in (*argv, *(env or ())))
+        right = right and all(step.get(key) is None or type(step[key]) is bytes for key in ("cwd", "stdin"))
     if not right:
         raise TypeError("a step has a field of a wrong type")
     return step
 
+
+_TYPES = ("Command", "FilePatch")
 
 assert INLINE * 2 < frames.MAX_PAYLOAD

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 
-from pytest_arl.agent import entries, files
+from pytest_arl.agent import entries, exact, files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["Arrival", "checksum"]
+
+_KINDS = ("f", "d", "l")
+_LONGEST_NAME = 1024 * 1024  # bytes of a path below the transfer's root: more than any folder is deep
 
 
 class Arrival:
@@ -41,29 +44,27 @@ class Arrival:
     def entry(self, entry: dict[str, Any]) -> None:
         """The next file, folder or link."""
         self._complete()
-        path = self._below(entry["p"])
-        kind, mode, mtime = entry["t"], entry["m"], entries.mtime(entry)
+        path = self._below(exact.data(entry, "p", _LONGEST_NAME))
+        kind, mode = exact.word(entry, "t", _KINDS), exact.maybe(exact.integer, entry, "m", 0, 0o7777)
+        mtime = entries.mtime(entry)
         if mode is None:
             mode = files.mode_of(self._destination)
-        if not isinstance(mode, int) or not isinstance(mtime, int):
-            raise OSError(errno.EINVAL, "an entry without mode or time")
         self._count += 1
         if kind == "d":
             os.mkdir(path, 0o700)
             self._folders.append((path, mode, mtime))
         elif kind == "l":
-            os.symlink(entry["to"], path)
+            os.symlink(exact.data(entry, "to", _LONGEST_NAME), path)
         else:
-            size = entry["n"]
-            if not isinstance(size, int):
-                raise OSError(errno.EINVAL, "an entry without size")
+            size = exact.integer(entry, "n", 0, exact.LARGEST)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             self._size = self._left = size
             self._mode, self._mtime = mode, mtime
 
-    def hole(self, size: object) -> None:
+    def hole(self, request: dict[str, Any]) -> None:
         """So many bytes of it are a hole."""
-        if not isinstance(size, int) or size <= 0 or self._fd < 0 or size > self._left:
+        size = exact.integer(request, "n", 1, exact.LARGEST)
+        if self._fd < 0 or size > self._left:
             raise OSError(errno.EIO, "a hole that is none of the file's")
         self._left -= size
         os.lseek(self._fd, size, os.SEEK_CUR)
@@ -117,8 +118,8 @@ class Arrival:
             os.close(self._fd)
             self._fd = -1
 
-    def _below(self, name: object) -> bytes:
-        if not isinstance(name, bytes) or name.startswith(b"/") or b".." in name.split(b"/") or b"\0" in name:
+    def _below(self, name: bytes) -> bytes:
+        if name.startswith(b"/") or b".." in name.split(b"/") or b"\0" in name:
             raise OSError(errno.EINVAL, "an entry that is not below the transfer's root")
         return self._root + b"/" + name if name else self._root
 

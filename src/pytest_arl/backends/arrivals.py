@@ -48,7 +48,7 @@ class Arrival:
         self._share = share
         self._most = most_entries, most_bytes
         self._nearby = Nearby(staging.fd)
-        self._folders: dict[bytes, tuple[int, int]] = {}
+        self._folders: dict[bytes, int] = {}
         self._links = Links(remote, destination)
         self._fd = -1
         self._name = b""
@@ -65,16 +65,15 @@ class Arrival:
         folder, name = self._place(entry["p"])
         self._name = entry["p"]
         self._count(entry["n"])
-        mode = entry["m"] & 0o777
+        mode = entry["m"] & 0o777  # of which the kernel takes away what the umask of this process does
         if entry["t"] == "d":
-            os.mkdir(name, 0o700, dir_fd=folder)
-            self._folders[entry["p"]] = (mode, entries.mtime(entry))
+            os.mkdir(name, mode | 0o700, dir_fd=folder)
+            self._folders[entry["p"]] = entries.mtime(entry)
         elif entry["t"] == "l":
             self._links.add(entry["p"], entry["to"])
             os.symlink(entry["to"], name, dir_fd=folder)
         else:
-            self._fd = os.open(name, _CREATE, 0o600, dir_fd=folder)
-            os.fchmod(self._fd, mode)
+            self._fd = os.open(name, _CREATE, mode, dir_fd=folder)
             self._size = self._left = entry["n"]
             self._holes, self._time = 0, entries.mtime(entry)
 
@@ -97,16 +96,15 @@ class Arrival:
         os.lseek(self._fd, size, os.SEEK_CUR)
 
     def finish(self) -> None:
-        """Everything has come: look where links lead, give folders their modes and times, those inside first."""
+        """Everything has come: look where links lead, give folders their times, those inside first."""
         self._complete()
         if b"" in self._folders:
             with self._staging.below(ROOT) as root:
                 self._links.check(root, self._folders)
-        for name, (mode, mtime) in sorted(self._folders.items(), reverse=True):
+        for name, mtime in sorted(self._folders.items(), reverse=True):
             folder = open_below(self._staging.fd, _at(name), os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.utime(folder, ns=(mtime, mtime))
-                os.fchmod(folder, mode | 0o700)
             finally:
                 os.close(folder)
 

@@ -194,6 +194,9 @@ class WarmPoolStatus(_Part):
     allocated_replicas: int = 0
     replicas: int = 0
     selector: str | None = None
+    task_key: (
+        Annotated[str, Field(max_length=1024, description="The RSA modulus that clients seal a key for.")] | None
+    ) = None
     observed_generation: int | None = None
     conditions: Conditions | None = None
 
@@ -207,6 +210,18 @@ class Holder(_Part):
     worker: Name | None = None
     test: Annotated[str, Field(max_length=1024)] | None = None
     secret_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$", max_length=64)]
+    sealed_key: (
+        Annotated[
+            str,
+            Field(
+                pattern="^([0-9a-f]{2})+$",
+                max_length=1024,
+                description="The key of the holder's Tasks, sealed for the operator. With it, only Tasks with a proof "
+                "are run.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Resources(_Part):
@@ -298,7 +313,7 @@ class TaskSpec(_Part):
     rules: ClassVar[list[dict[str, str]]] = [
         _rule(
             "self.sandboxRef == oldSelf.sandboxRef && self.steps == oldSelf.steps && "
-            + _unchanged("timeout", "retries", "payloadHash"),
+            + _unchanged("timeout", "retries", "payloadHash", "proof"),
             "a Task cannot be changed once it is created (but for cancel): create another one",
         ),
         _rule(
@@ -340,6 +355,17 @@ class TaskSpec(_Part):
                 max_length=64,
                 description="SHA-256 of the exact steps, which the sandbox's holder has given the agent itself because "
                 "they are too large or no text; spec.steps then only describes them.",
+            ),
+        ]
+        | None
+    ) = None
+    proof: (
+        Annotated[
+            str,
+            Field(
+                pattern="^[0-9a-f]{64}$",
+                max_length=64,
+                description="That the Task is the holder's of its Sandbox, where that has a sealedKey.",
             ),
         ]
         | None

@@ -76,6 +76,15 @@ class Control:
         """The answer to an agent's nonce."""
         return self._keys.sign(nonce, pod, boot, self.epoch)
 
+    @property
+    def task_key(self) -> str:
+        """The key that clients seal theirs for."""
+        return self._keys.modulus
+
+    def opened(self, sealed: str) -> bytes | None:
+        """A client's key that was sealed for this operator."""
+        return self._keys.opened(sealed)
+
     def _agent_config(self, pod: Object) -> AgentConfig:
         name_of_pool = (pod["metadata"].get("labels") or {}).get(POOL_LABEL, "")
         pool = self.store.get("warmpools", Key(pod["metadata"]["namespace"], name_of_pool)) or {"spec": {}}

@@ -7,6 +7,7 @@ rotate, add the new one under another name, let the pools' pods be replaced, the
 from __future__ import annotations
 
 import base64
+import functools
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pytest_arl.agent.auth import challenge
 from pytest_arl.operator.api import Api, ApiError, path
 from pytest_arl.pod import keys_variable
+from pytest_arl.proof import KEY_BYTES, LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +26,8 @@ __all__ = ["SECRET", "Keys", "load"]
 SECRET = "arl-operator-key"  # noqa: S105 - its name
 _SIGNING = "key.pem"
 _BITS = 2048
+_MOST_OPENED = 4096
+"""Sealed keys that are remembered opened: a test run has one, and opening takes as long as signing."""
 
 
 class Keys:
@@ -31,6 +35,7 @@ class Keys:
 
     Attributes:
         public: the variable by which agents are told.
+        modulus: of the key that clients seal theirs for, in hexadecimal digits; its exponent is 65537.
     """
 
     def __init__(self, pems: Mapping[str, bytes]) -> None:
@@ -41,10 +46,24 @@ class Keys:
         self._signing = found[_SIGNING]
         numbers = [each.public_key().public_numbers() for each in found.values()]
         self.public = keys_variable([(each.n, each.e) for each in numbers])
+        self.modulus = f"{self._signing.public_key().public_numbers().n:x}"
+        self._keys = list(found.values())
+        self.opened = functools.lru_cache(_MOST_OPENED)(self._opened)
 
     def sign(self, nonce: bytes, pod: str, boot: str, epoch: int) -> bytes:
         """The answer to an agent's nonce."""
         return self._signing.sign(challenge(nonce, pod, boot, epoch), padding.PKCS1v15(), hashes.SHA256())
+
+    def _opened(self, sealed: str) -> bytes | None:
+        """A client's key that was sealed for one of ours; None where it was not."""
+        oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), LABEL)
+        for key in self._keys:
+            try:
+                found = key.decrypt(bytes.fromhex(sealed), oaep)
+            except ValueError:
+                continue
+            return found if len(found) == KEY_BYTES else None
+        return None
 
 
 async def load(api: Api, namespace: str) -> Keys:

@@ -400,6 +400,7 @@ class PoolKeeper:
             "allocatedReplicas": len(self._store.allocated[self.key]),
             "replicas": found.total,
             "selector": f"{pods.POOL_LABEL}={self.key.name},{pods.STATUS_LABEL}={pods.STATUS_IDLE}",
+            "taskKey": self._control.task_key,
             "observedGeneration": body["metadata"].get("generation", 1),
             "conditions": conditions(body, changes, now()),
         }

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.operator import sandbox_status, task_status
+from pytest_arl.operator import sandbox_status, task_status, wire
 from pytest_arl.operator.api import ApiError, path
 from pytest_arl.operator.link import AgentLink, LinkLost
 from pytest_arl.operator.objects import Key, condition, leaving, name, now, owner, parse_time, uid
@@ -193,7 +193,7 @@ class SandboxKeeper:
             text = f"its Sandbox is gone; another one of the name {self.key.name} is there now"
             await write_end(self._control, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
             return None
-        self._runner = runner = TaskRunner(self._control, task, self.pool, self._limits())
+        self._runner = runner = TaskRunner(self._control, task, self.pool, self._limits(), wire.Held.of(self.body))
         try:
             await runner.run(link)
         except Busy as busy:

@@ -70,8 +70,16 @@ class Ended(LinkLost):
 class TaskRunner:
     """Runs one Task over one connection. LinkLost, Busy or Ended where it could not be seen to its end."""
 
-    def __init__(self, control: Control, task: Object, pool: Object | None, limits: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        control: Control,
+        task: Object,
+        pool: Object | None,
+        limits: Mapping[str, str],
+        held: wire.Held | None = None,
+    ) -> None:
         self._control = control
+        self._held = held
         self.task = task
         self._pool = pool
         self._limits = limits
@@ -139,6 +147,8 @@ class TaskRunner:
             if task is self.task or uid(task) != uid(self.task):
                 self._control.store.remove("tasks", self.task)
                 return None
+        if self._held is not None:
+            self._held.check(task, self._control.opened)
         return wire.message(task, boot=link.hello.boot, epoch=self._control.epoch, pool=self._pool)
 
     async def _known(self, link: AgentLink) -> bool:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.crds.models import MOST_SPEC_BYTES
 from pytest_arl.errors import UsageError
+from pytest_arl.operator.objects import name, uid
+from pytest_arl.proof import is_proof, proof_of
 from pytest_arl.units import parse_duration, parse_quantity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_arl.operator.objects import Object
 
-__all__ = ["KEPT_BYTES", "SENT_BYTES", "Refused", "cpu_time", "kept_bytes", "message"]
+__all__ = ["KEPT_BYTES", "SENT_BYTES", "Held", "Refused", "cpu_time", "kept_bytes", "message"]
 
 KEPT_BYTES = 16 * 1024 * 1024
 """Bytes of a stream that a result has, where the pool says nothing else; as for pools of this machine."""
@@ -29,6 +34,38 @@ class Refused(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A Sandbox whose holder alone runs Tasks in it.
+
+    Attributes:
+        uid: the Sandbox's.
+        sealed: the key of its holder's proofs, sealed for the operator.
+    """
+
+    uid: str
+    sealed: str
+
+    @classmethod
+    def of(cls, sandbox: Object | None) -> Held | None:
+        """What a Sandbox says of that; None for one in which every Task is run."""
+        holder = ((sandbox or {}).get("spec") or {}).get("holder") or {}
+        return None if sandbox is None or "sealedKey" not in holder else cls(uid(sandbox), holder["sealedKey"])
+
+    def check(self, task: Object, opened: Callable[[str], bytes | None]) -> None:
+        """Raise Refused for a Task that is not the holder's."""
+        key = opened(self.sealed)
+        if key is None:
+            raise Refused("NotTheHolders", "the sandbox's sealedKey was not sealed for this operator: make another one")
+        wanted = proof_of(key, self.uid, name(task), task["spec"])
+        if not is_proof(task["spec"].get("proof"), wanted):
+            raise Refused(
+                "NotTheHolders",
+                "the sandbox is held by a test run, and the Task has no proof that it is that run's: make a Sandbox of "
+                "your own, or one with keepAlive",
+            )
 
 
 def kept_bytes(pool: Object | None) -> int:
@@ -64,6 +101,7 @@ def message(task: Object, *, boot: str, epoch: int, pool: Object | None) -> dict
         "live": False,
         "steps": [_step(step, default_timeout) for step in spec["steps"]],
         **({"payload": spec["payloadHash"]} if "payloadHash" in spec else {}),
+        **({"once": spec["proof"]} if "proof" in spec else {}),
     }
 
 

@@ -19,7 +19,7 @@ from pytest_arl.backends.kubernetes.manifests import holder_of, sandbox_manifest
 from pytest_arl.backends.kubernetes.refusals import INSTALL, Refused
 from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
 from pytest_arl.backends.kubernetes.silence import LOOK_SECONDS, Silence
-from pytest_arl.backends.kubernetes.space import Space
+from pytest_arl.backends.kubernetes.space import Pool, Space
 from pytest_arl.errors import ArlError, BackendUnavailable, SandboxTimeout
 from pytest_arl.settings import current
 from pytest_arl.units import format_duration
@@ -72,7 +72,7 @@ class KubernetesBackend:
         name, secret = names.sandbox_name(pool.name), secrets.token_bytes(_SECRET_BYTES)
         mail = space.sandboxes.mail(name)
         try:
-            made = self._create(space, name, request, secret, owner)
+            made = self._create(space, pool, name, request, secret, owner)
             self._wait(space, name, request, mail)
         except BaseException:
             space.sandboxes.forget(name)
@@ -85,6 +85,7 @@ class KubernetesBackend:
             mail,
             secret,
             kept=request.keep_alive,
+            proves="sealedKey" in made["spec"]["holder"],
             replace=lambda: self._replace(request),
             on_close=self._forget_sandbox,
         )
@@ -116,19 +117,22 @@ class KubernetesBackend:
 
     @staticmethod
     def _create(
-        space: Space, name: str, request: AcquireRequest, secret: bytes, owner: dict[str, Any]
+        space: Space, pool: Pool, name: str, request: AcquireRequest, secret: bytes, owner: dict[str, Any]
     ) -> dict[str, Any]:
         labels = names.labels_of(request.labels, space.labels)
         if request.keep_alive:
             labels[names.KEPT_LABEL] = "true"
-        holder = holder_of(request, space.run, space.worker, secret)
+        # One that is kept is there for others, who have no key.
+        sealed_key = None if request.keep_alive else space.sealed_key(pool)
+        holder = holder_of(request, space.run, space.worker, secret, sealed_key)
         body = sandbox_manifest(name, request, labels, holder, None if request.keep_alive else owner)
         made: dict[str, Any] = space.api.explaining(
             f"creating the Sandbox {name!r}",
             space.namespace,
             lambda: space.api.create("sandboxes", space.namespace, body),
         )
-        if (made["spec"].get("holder") or {}).get("secretHash") != holder["secretHash"]:
+        there = made["spec"].get("holder") or {}
+        if any(there.get(key) != holder.get(key) for key in ("secretHash", "sealedKey")):
             raise BackendUnavailable(
                 "the custom resources in the cluster are of another version than this client: a Sandbox lost its "
                 f"holder; {INSTALL}"

@@ -18,6 +18,7 @@ from pytest_arl.backends.kubernetes.api import encoded
 from pytest_arl.backends.task_run import task_message
 from pytest_arl.crds.models import GROUP, MOST_SPEC_BYTES, MOST_STEPS, VERSION
 from pytest_arl.errors import UsageError
+from pytest_arl.proof import proof_of
 from pytest_arl.units import go_duration
 from pytest_arl.wording import shorten
 
@@ -42,9 +43,11 @@ _SHOWN_WORDS = 16
 _LONGEST_TEST = 1000
 
 
-def holder_of(request: AcquireRequest, run: str, worker: str, secret: bytes) -> dict[str, Any]:
+def holder_of(request: AcquireRequest, run: str, worker: str, secret: bytes, sealed_key: str | None) -> dict[str, Any]:
     """Who holds a sandbox. The secret itself stays here."""
     found = {"run": run, "worker": worker, "secretHash": hashlib.sha256(secret).hexdigest()}
+    if sealed_key is not None:
+        found["sealedKey"] = sealed_key
     test = request.labels.get("test")
     return {**found, "test": _plain(test)[-_LONGEST_TEST:]} if test else found
 
@@ -96,19 +99,26 @@ class Payload:
 
 
 def task_manifest(
-    name: str, sandbox: Mapping[str, Any], labels: Mapping[str, str], task: TaskRequest
+    name: str, sandbox: Mapping[str, Any], labels: Mapping[str, str], task: TaskRequest, key: bytes | None = None
 ) -> tuple[dict[str, Any], Payload | None]:
-    """A Task of a sandbox (its metadata), and what has to be given to the agent before it is created."""
+    """A Task of a sandbox (its metadata), and what has to be given to the agent before it is created.
+
+    ``key`` is that of the holder's proofs, where the sandbox wants them.
+    """
     _check(task)
     spec: dict[str, Any] = {"sandboxRef": sandbox["name"], "ttlSecondsAfterFinished": FINISHED_SECONDS}
     if task.timeout is not None:
         spec["timeout"] = go_duration(task.timeout)
+    if key is not None:
+        spec["proof"] = "0" * 64  # it has its size
     payload = None
     if all(map(_is_exact, task.steps)):
         spec["steps"] = [step.to_json() for step in task.steps]
     if "steps" not in spec or go_size(encoded(spec)) > MOST_SPEC_BYTES:
         payload = Payload.of(task)
         spec |= {"steps": [_described(step) for step in task.steps], "payloadHash": payload.hash}
+    if key is not None:
+        spec["proof"] = proof_of(key, sandbox["uid"], name, spec)
     owner = {"apiVersion": _API, "kind": "Sandbox", "name": sandbox["name"], "uid": sandbox["uid"]}
     metadata = {"name": name, "labels": dict(labels), "ownerReferences": [owner]}
     return {"apiVersion": _API, "kind": "Task", "metadata": metadata, "spec": spec}, payload

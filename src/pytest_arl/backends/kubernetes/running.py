@@ -72,7 +72,11 @@ class Running:
     def run(self) -> None:
         """From creating the Task to its last result."""
         manifest, payload = task_manifest(
-            self.name, {"name": self._sandbox.name, "uid": self._sandbox.uid}, self._space.labels, self._task
+            self.name,
+            {"name": self._sandbox.name, "uid": self._sandbox.uid},
+            self._space.labels,
+            self._task,
+            self._space.task_key if self._sandbox.proves else None,
         )
         if payload is not None:
             self._supply(payload)
@@ -108,8 +112,8 @@ class Running:
         if _newer_fields(made) != asked:
             api.delete("tasks", namespace, self.name)
             raise BackendUnavailable(
-                "the custom resources in the cluster are older than this client: a Task lost its payloadHash or a "
-                f"cpuTime; {INSTALL}"
+                "the custom resources in the cluster are older than this client: a Task lost its payloadHash, its "
+                f"proof or a cpuTime; {INSTALL}"
             )
         self._sandbox.created(self._task.id, str(made["metadata"]["uid"]))
         # One that was there already may have had its last event before anybody waited for it.
@@ -286,7 +290,8 @@ class Running:
 
 def _newer_fields(task: dict[str, Any]) -> list[str | None]:
     """What a Task must not lose in silence, as it would to custom resources that do not have it."""
-    return [task["spec"].get("payloadHash"), *(step.get("cpuTime") for step in task["spec"]["steps"])]
+    spec = task["spec"]
+    return [spec.get("payloadHash"), spec.get("proof"), *(step.get("cpuTime") for step in spec["steps"])]
 
 
 _SUPPLY_SECONDS = 120.0

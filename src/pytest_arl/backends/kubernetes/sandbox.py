@@ -61,10 +61,11 @@ class KubernetesSandbox(ChanneledSandbox):
         secret: bytes,
         *,
         kept: bool,
+        proves: bool,
         replace: Callable[[], KubernetesSandbox],
         on_close: Callable[[KubernetesSandbox], None],
     ) -> None:
-        """``made`` is the object's name and uid; ``kept`` that it outlives its holder."""
+        """``made`` is the object's name and uid. ``kept``: it outlives its holder. ``proves``: Tasks have a proof."""
         super().__init__(
             name=made[0],
             pool_ref=pool.name,
@@ -77,6 +78,7 @@ class KubernetesSandbox(ChanneledSandbox):
         self.uid = made[1]
         self.mail = mail
         self.kept = kept
+        self.proves = proves
         self.warm = statuses.warm(mail.latest)
         self._roots = (pool.workspace.encode(), *self._roots[1:])
         self._holder = Holder(space.api, space.namespace, secret, self._pod)

@@ -17,6 +17,7 @@ from pytest_arl.backends.transfer import MOST_BYTES
 from pytest_arl.errors import BackendUnavailable, PoolNotFound, UsageError
 from pytest_arl.pod import EXECUTOR_CONTAINER, WORKSPACE
 from pytest_arl.pools import KEPT_TIMES
+from pytest_arl.proof import KEY_BYTES, modulus_of, seal
 from pytest_arl.units import parse_quantity
 from pytest_arl.wording import hint
 
@@ -32,6 +33,7 @@ OPERATOR_NAMESPACE = "arl-system"
 OPERATOR_LEASE = "arl-operator"
 _OUTPUT = 16 * 1024 * 1024
 _POOL_SECONDS = 60.0
+_NEW_POOL_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Pool:
         isolation: what keeps its sandboxes apart, for the last line of a run.
         limits: the template's value for each limit.
         workspace: where relative paths are.
+        task_key: the RSA modulus that its operator can open what is sealed for; None of one that has none.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Pool:
     isolation: str
     limits: Mapping[str, str]
     workspace: str
+    task_key: int | None = None
 
     @classmethod
     def read(cls, found: Mapping[str, Any]) -> Pool:
@@ -77,6 +81,7 @@ class Pool:
             isolation=f"pod+{runtime}" if runtime else "pod",
             limits=limits,
             workspace=workspace,
+            task_key=modulus_of((found.get("status") or {}).get("taskKey")),
         )
 
 
@@ -122,6 +127,8 @@ class Space:
         mine = names.selector({names.LEASE_LABEL: lease})
         self.sandboxes = Watch(api, "sandboxes", namespace, mine)
         self.tasks = Watch(api, "tasks", namespace, mine)
+        self.task_key = os.urandom(KEY_BYTES)
+        self._sealed: dict[int, str] = {}
         self._lock = threading.Lock()
         self._pools: dict[str, tuple[Pool, float]] = {}
 
@@ -142,8 +149,20 @@ class Space:
         except UsageError as error:
             raise BackendUnavailable(f"pool {name!r} of namespace {self.namespace!r}: {error}") from None
         with self._lock:
-            self._pools[name] = (pool, time.monotonic() + _POOL_SECONDS)
+            # A pool that is new has no key yet, nor has one of an operator that knows none.
+            known_for = _NEW_POOL_SECONDS if pool.task_key is None else _POOL_SECONDS
+            self._pools[name] = (pool, time.monotonic() + known_for)
         return pool
+
+    def sealed_key(self, pool: Pool) -> str | None:
+        """``task_key``, for the operator of a pool to read; None where that is one which reads none."""
+        modulus = pool.task_key
+        if modulus is None:
+            return None
+        with self._lock:
+            if modulus not in self._sealed:
+                self._sealed[modulus] = seal(self.task_key, modulus)
+            return self._sealed[modulus]
 
     def no_such_pool(self, name: str) -> PoolNotFound:
         """That there is no pool of that name, and which there are."""

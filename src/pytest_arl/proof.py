@@ -1,0 +1,61 @@
+"""How a Task shows that it is the holder's: what its client writes, and the operator checks.
+
+Whoever may make Tasks in a namespace can name any Sandbox there, and read all that its objects say. So the client seals
+a key of its own for the operator (RSAES-OAEP with SHA-256, RFC 8017) and puts it beside the holder of each Sandbox;
+each Task has an HMAC over which Sandbox it is for, its own name, and what it runs. The agent takes each proof once: a
+copy of a Task is another Task with the same proof.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["KEY_BYTES", "LABEL", "LONGEST_SEALED", "is_proof", "modulus_of", "proof_of", "seal"]
+
+KEY_BYTES = 32
+LABEL = b"arl-task-key-v1"
+"""The label of OAEP: what is sealed for one purpose is of no use for another."""
+LONGEST_SEALED = 1024
+"""Hexadecimal digits of a sealed key: an RSA modulus of 4096 bits."""
+
+_EXPONENT = 65537
+_SHORTEST_BITS, _LONGEST_BITS = 2048, 4096
+_COVERED = ("sandboxRef", "steps", "timeout", "retries", "payloadHash")
+"""All of a Task's spec that decides what runs: not how long it stays, its trace's id, or that it is cancelled."""
+
+
+def modulus_of(text: object) -> int | None:
+    """The modulus of a published key, in hexadecimal digits; None where it is not one to seal anything for."""
+    try:
+        modulus = int(text, 16) if isinstance(text, str) and len(text) <= LONGEST_SEALED else 0
+    except ValueError:
+        return None
+    return modulus if modulus & 1 and _SHORTEST_BITS <= modulus.bit_length() <= _LONGEST_BITS else None
+
+
+def seal(key: bytes, modulus: int) -> str:
+    """A key that only the holder of the private half of that RSA key can read, in hexadecimal digits."""
+    # 30 ms: for those who use a cluster, once in a run.
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa  # noqa: PLC0415
+
+    public = rsa.RSAPublicNumbers(_EXPONENT, modulus).public_key()
+    return public.encrypt(key, padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), LABEL)).hex()
+
+
+def proof_of(key: bytes, sandbox_uid: str, name: str, spec: Mapping[str, Any]) -> str:
+    """The proof of a Task, in hexadecimal digits: of that name, for that Sandbox, with that spec."""
+    covered: dict[str, Any] = {field: spec[field] for field in _COVERED if spec.get(field) is not None}
+    covered["steps"] = [{field: each for field, each in step.items() if each is not None} for step in spec["steps"]]
+    text = json.dumps([sandbox_uid, name, covered], sort_keys=True, separators=(",", ":"))
+    return hmac.digest(key, b"arl-task-v1\0" + text.encode(), "sha256").hex()
+
+
+def is_proof(given: object, wanted: str) -> bool:
+    """True if they are the same, found out in a time that tells nothing."""
+    return isinstance(given, str) and given.isascii() and hmac.compare_digest(given, wanted)
