@@ -90,7 +90,7 @@ def test_steps_that_are_right_are_taken(installation: Installation) -> None:
         (defaults(kept="-1"), "spec.sandbox.kept: Invalid value"),
         (defaults(maxResources={"memory": "lots"}), "should match"),
         (sandbox(resources={"limits": {"memory": "lots"}}), "should match"),
-        (sandbox(resources={"limits": {"memory": "1" * 25}}), "25"),
+        (sandbox(resources={"limits": {"memory": "1" * 25}}), "may not be more than 24 bytes"),
         (sandbox(resources={"requests": {"cpu": -1}}), "should be greater than or equal to 0"),
         (sandbox(resources={"requests": {"cpu": 0.5}}), "spec.resources.requests.cpu: Invalid value"),
         (sandbox(resources={"limits": {"x" * 129: 1}}), "the name of a resource has at most 128 characters"),
