@@ -16,14 +16,15 @@ from pytest_arl.channel import AgentConfig
 from pytest_arl.operator import lifetimes, sandbox_status, task_status, wire
 from pytest_arl.operator.api import Api, ApiError, path
 from pytest_arl.operator.lobby import Lobby
-from pytest_arl.operator.objects import Key, age, key, leaving, name, owner, uid, version
+from pytest_arl.operator.objects import Key, age, controller, is_name, key, leaving, name, uid, version
+from pytest_arl.operator.ownership import Ownership
 from pytest_arl.operator.pool_keeper import PoolKeeper
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.store import KINDS, Store
 from pytest_arl.operator.task_runner import write_end
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.trouble import Trouble
-from pytest_arl.pod import POOL_LABEL, RUN_LABEL, STATUS_ALLOCATED, STATUS_LABEL
+from pytest_arl.pod import POOL_LABEL, RUN_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -56,7 +57,7 @@ class Control:
 
     def __init__(self, api: Api, keys: Keys, epoch: int, agent: Agent, namespaces: Sequence[str]) -> None:
         self.api = api
-        self.store = Store()
+        self.store = Store(Ownership(keys.claims))
         self.epoch = epoch
         self.agent = agent
         self.pools: dict[Key, PoolKeeper] = {}
@@ -123,7 +124,7 @@ class Control:
             pool.forget()
         pods = self.store.all("pods")
         self.lobby.keep({uid(pod) for pod in pods})
-        for pod in pods:
+        for pod in filter(self.store.is_idle, pods):
             self.lobby.look(pod)
         await self._stray_pods()
 
@@ -150,13 +151,14 @@ class Control:
             if where in self._sandboxes:
                 self._sandboxes[where][0].tasks_changed()
         elif kind == "pods":
-            self.lobby.look(body)
+            if self.store.is_idle(body):
+                self.lobby.look(body)
             self._look_at_pod(body)
 
     def _look_at_pod(self, body: Object) -> None:
         labels = body["metadata"].get("labels") or {}
         pool = self.pools.get(Key(body["metadata"]["namespace"], labels.get(POOL_LABEL, "")))
-        its = owner(body, "Sandbox")
+        its = self.store.ours.sandbox(body)
         if its is None:
             if pool is not None:
                 pool.assign()
@@ -263,7 +265,7 @@ class Control:
         moment = time.monotonic()
         for lease in self.store.all("leases"):
             self._clock.see(uid(lease), lease, moment)
-            if not leaving(lease) and self._clock.over(uid(lease), lease, moment):
+            if lifetimes.is_of_a_run(lease) and not leaving(lease) and self._clock.over(uid(lease), lease, moment):
                 where, version = key(lease), lease["metadata"]["resourceVersion"]
                 _LOG.info("a lease is over: its sandboxes go", extra={"data": {"lease": "/".join(where)}})
                 await self.api.delete(path("leases", *where), uid(lease), version)
@@ -350,25 +352,23 @@ class Control:
         """Pods in use by nobody: their Sandbox is gone, by a look at the API itself."""
         known = {uid(body) for body in self.store.all("sandboxes")}
         for pod in self.store.all("pods"):
-            its = owner(pod, "Sandbox")
-            if its in known or leaving(pod):
+            its = self.store.ours.claimed(pod)
+            # Without a claim it is nobody's that we know of, whatever its labels say.
+            if its is None or leaving(pod) or (its in known and self.store.ours.sandbox(pod) is not None):
                 continue
-            if its is None:
-                # A claim sets label and owner at once: somebody has deleted its Sandbox and orphaned it.
-                if pod["metadata"]["labels"].get(STATUS_LABEL) == STATUS_ALLOCATED:
-                    await self.delete_pod(pod)
-                continue
-            references = pod["metadata"]["ownerReferences"]
-            sandbox = next(each["name"] for each in references if each["kind"] == "Sandbox")
-            try:
-                found = await self.api.get(path("sandboxes", pod["metadata"]["namespace"], sandbox))
-            except ApiError as error:
-                if error.status != 404:
-                    raise
+            # A claim sets its owner, too: somebody has deleted its Sandbox and orphaned it.
+            sandbox = None if its in known else controller(pod, "Sandbox")
+            if sandbox is None or not is_name(sandbox["name"]) or not await self._is_there(pod, sandbox["name"], its):
                 await self.delete_pod(pod)
-            else:
-                if uid(found) != its:
-                    await self.delete_pod(pod)
+
+    async def _is_there(self, pod: Object, sandbox: str, which: str) -> bool:
+        try:
+            found = await self.api.get(path("sandboxes", pod["metadata"]["namespace"], sandbox))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return False
+        return uid(found) == which
 
 
 async def _for_ever(run: Any, complaint: str) -> None:

@@ -7,6 +7,7 @@ rotate, add the new one under another name, let the pools' pods be replaced, the
 from __future__ import annotations
 
 import base64
+import hashlib
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -31,6 +32,7 @@ class Keys:
 
     Attributes:
         public: the variable by which agents are told.
+        claims: keys for the MACs on claimed pods, that of the key that signs first.
     """
 
     def __init__(self, pems: Mapping[str, bytes]) -> None:
@@ -41,6 +43,8 @@ class Keys:
         self._signing = found[_SIGNING]
         numbers = [each.public_key().public_numbers() for each in found.values()]
         self.public = keys_variable([(each.n, each.e) for each in numbers])
+        others = [each for name, each in found.items() if name != _SIGNING]
+        self.claims = [_derived(each) for each in (self._signing, *others)]
 
     def sign(self, nonce: bytes, pod: str, boot: str, epoch: int) -> bytes:
         """The answer to an agent's nonce."""
@@ -62,6 +66,12 @@ async def load(api: Api, namespace: str) -> Keys:
                 raise
             found = await api.get(where)
     return Keys({name: base64.b64decode(text) for name, text in (found.get("data") or {}).items()})
+
+
+def _derived(key: rsa.RSAPrivateKey) -> bytes:
+    """A secret of its own for another purpose: what is made with it tells nothing of the key."""
+    der = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return hashlib.sha256(b"arl.infra.io/claim\0" + der).digest()
 
 
 def _new(namespace: str) -> dict[str, object]:

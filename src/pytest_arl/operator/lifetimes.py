@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.objects import owner
+from pytest_arl.operator.objects import name, owner
+from pytest_arl.pod import LEASE_LABEL, LEASE_PREFIX, RUN_LABEL
 
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
 
-__all__ = ["IDLE_SECONDS", "MOST_FINISHED", "Clock", "Limits", "expired", "limits_of", "surplus"]
+__all__ = ["IDLE_SECONDS", "MOST_FINISHED", "Clock", "Limits", "expired", "is_of_a_run", "limits_of", "surplus"]
 
 IDLE_SECONDS = 600
 """For a sandbox that is not kept and has no lease: what a crashed ``kubectl apply`` by hand leaves behind."""
@@ -52,6 +53,17 @@ def expired(limits: Limits, *, age: float, idle: float, busy: bool) -> tuple[str
 def surplus(finished: list[tuple[str, str, str]]) -> list[str]:
     """Which finished Tasks with a ttl go before it: all but the latest. Each is (completion, name, UID)."""
     return [uid for _, _, uid in sorted(finished)[: max(0, len(finished) - MOST_FINISHED)]]
+
+
+def is_of_a_run(lease: Object) -> bool:
+    """Whether a Lease is one by which a process of a test run holds its sandboxes: name, label and holder agree.
+
+    A label alone is on anybody's Lease as soon as somebody puts it there.
+    """
+    labels = lease["metadata"].get("labels") or {}
+    holder = (lease.get("spec") or {}).get("holderIdentity")
+    same = labels.get(LEASE_LABEL) == name(lease) == holder
+    return same and bool(labels.get(RUN_LABEL)) and name(lease).startswith(LEASE_PREFIX)
 
 
 class Clock:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl import pod as pods
-from pytest_arl.operator.objects import Key, created, key, name, owner, parse_time, uid, version
+from pytest_arl.operator.objects import Key, created, key, name, parse_time, uid, version
+from pytest_arl.operator.ownership import Maker, Ownership, maker_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,17 +43,21 @@ class Store:
     """Every object of ours, by kind and key, and the ways from one to another.
 
     Attributes:
-        idle: by pool, the pods nobody has claimed, by UID.
+        ours: what is known of who made which pod.
+        idle: by pool, the pods that its Deployment has made and nobody has claimed, by UID.
+        unproven: by pool, pods that say so and of which that is not known, by UID.
         allocated: by pool, the UIDs of the pods in use.
         owned: by UID of a Sandbox, its pods by name.
         open: by Sandbox, its Tasks that are not finished, by UID.
         over: by Sandbox, its finished Tasks by UID.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ours: Ownership | None = None) -> None:
+        self.ours = ours or Ownership()
         self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in KINDS}
         self._deleted: dict[str, None] = {}
         self.idle: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self.unproven: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self.allocated: defaultdict[Key, set[str]] = defaultdict(set)
         self.owned: defaultdict[str, dict[str, Object]] = defaultdict(dict)
         self.open: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
@@ -159,26 +164,48 @@ class Store:
         self.open[sandbox][uid(body)] = body
         return True
 
+    def is_idle(self, pod: Object) -> bool:
+        """Whether a pod is an idle one of its pool."""
+        return uid(pod) in self.idle.get(_pool_of(pod), ())
+
+    def unknown_makers(self, pool: Key) -> list[Maker]:
+        """ReplicaSets that pods name which say that they are this pool's, as far as these were not looked up."""
+        makers = {maker_of(pod) for pod in self.unproven.get(pool, {}).values()}
+        return sorted(maker for maker in makers if maker is not None and not self.ours.knows(maker))
+
+    def sort_again(self, pool: Key) -> list[Object]:
+        """Sort a pool's unclaimed pods by what is known now; the idle ones."""
+        for pod in [*self.idle.pop(pool, {}).values(), *self.unproven.pop(pool, {}).values()]:
+            self._link_pod(pod)
+        return list(self.idle.get(pool, {}).values())
+
     def _link_pod(self, body: Object) -> None:
-        labels = body["metadata"].get("labels") or {}
-        pool = Key(body["metadata"]["namespace"], labels.get(pods.POOL_LABEL, ""))
-        sandbox = owner(body, "Sandbox")
+        pool, sandbox = _pool_of(body), self.ours.sandbox(body)
         if sandbox is not None:
             self.owned[sandbox][name(body)] = body
             self.allocated[pool].add(uid(body))
-        elif labels.get(pods.STATUS_LABEL) == pods.STATUS_IDLE:
-            self.idle[pool][uid(body)] = body
+        elif (body["metadata"].get("labels") or {}).get(pods.STATUS_LABEL) == pods.STATUS_IDLE:
+            table = self.idle if self.ours.made_by(pool, body) else self.unproven
+            table[pool][uid(body)] = body
 
     def _unlink_pod(self, body: Object) -> None:
-        labels = body["metadata"].get("labels") or {}
-        pool = Key(body["metadata"]["namespace"], labels.get(pods.POOL_LABEL, ""))
-        self.idle[pool].pop(uid(body), None)
+        pool = _pool_of(body)
         self.allocated[pool].discard(uid(body))
-        sandbox = owner(body, "Sandbox")
+        for table in (self.idle, self.unproven):
+            table[pool].pop(uid(body), None)
+            if not table[pool]:
+                del table[pool]
+        sandbox = self.ours.sandbox(body)
         if sandbox is not None and sandbox in self.owned:
             self.owned[sandbox].pop(name(body), None)
             if not self.owned[sandbox]:
                 del self.owned[sandbox]
+
+
+def _pool_of(pod: Object) -> Key:
+    """The pool that a pod says it is of."""
+    labels = pod["metadata"].get("labels") or {}
+    return Key(pod["metadata"]["namespace"], labels.get(pods.POOL_LABEL, ""))
 
 
 def _slim(pod: Object) -> Object:
