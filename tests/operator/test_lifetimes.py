@@ -13,6 +13,7 @@ from pytest_arl.operator.lifetimes import (
     limits_of,
     surplus,
 )
+from pytest_arl.pod import RUN_LABEL
 from tests.operator.objects import owned_by, pool, sandbox
 
 
@@ -105,12 +106,12 @@ def test_a_lease_is_a_runs_if_name_label_and_holder_agree() -> None:
         runs_lease(spec={"holderIdentity": "somebody"}),
         runs_lease(spec={}),
         runs_lease(spec=None),
-        runs_lease(metadata={"labels": {names.RUN_LABEL: "r1"}}),
+        runs_lease(metadata={"labels": {RUN_LABEL: "r1"}}),
         runs_lease(metadata={"labels": {}}),
         runs_lease(metadata={"labels": right | {names.LEASE_LABEL: "another"}}),
         runs_lease(metadata={"name": "another"}),
         {
-            "metadata": {"name": "leader", "labels": {names.RUN_LABEL: "r1", names.LEASE_LABEL: "leader"}},
+            "metadata": {"name": "leader", "labels": {RUN_LABEL: "r1", names.LEASE_LABEL: "leader"}},
             "spec": {"holderIdentity": "leader"},
         },
     ):
