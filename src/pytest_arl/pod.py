@@ -36,6 +36,8 @@ __all__ = [
     "INTERPRETER",
     "INTERPRETER_FLAGS",
     "KEPT_VARIABLE",
+    "LEASE_LABEL",
+    "LEASE_PREFIX",
     "OPERATOR_KEYS_VARIABLE",
     "POD_UID_VARIABLE",
     "POOL_LABEL",
@@ -95,6 +97,10 @@ STATUS_ALLOCATED = "allocated"
 SANDBOX_LABEL = "arl.infra.io/sandbox"
 RUN_LABEL = "arl.infra.io/run"
 WORKER_LABEL = "arl.infra.io/worker"
+LEASE_LABEL = "arl.infra.io/lease"
+"""The Lease that an object lives by. The Lease of a process of a run carries its own name there."""
+LEASE_PREFIX = "arl-"
+"""How the name of such a Lease begins."""
 
 
 def keys_variable(keys: Iterable[tuple[int, int]]) -> str:

@@ -49,12 +49,13 @@ def test_everything_is_there_and_named_once(capsys: pytest.CaptureFixture[str]) 
         "Namespace",
         "CustomResourceDefinition",
         "ClusterRole",
-        "ClusterRoleBinding",
         "Role",
         "RoleBinding",
         "NetworkPolicy",
         "ServiceAccount",
         "Deployment",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
     }
     assert {name for kind, _, name in names if kind == "CustomResourceDefinition"} == {
         "warmpools.arl.infra.io",
@@ -90,8 +91,9 @@ def test_images_and_namespaces_are_those_asked_for(capsys: pytest.CaptureFixture
     assert {"name": "ARL_AGENT_IMAGE", "value": "r.example/agent:2"} in container["env"]
     assert [thing["metadata"]["namespace"] for thing in of_kind(found, "NetworkPolicy")] == ["a", "b"]
     assert one(found, "Deployment")["metadata"]["namespace"] == "ops"
-    subjects = [subject for thing in of_kind(found, "ClusterRoleBinding") for subject in thing["subjects"]]
-    assert {subject["namespace"] for subject in subjects} == {"ops"}
+    bindings = [thing for thing in of_kind(found, "RoleBinding") if thing["roleRef"]["name"] == "arl-operator"]
+    assert [thing["metadata"]["namespace"] for thing in bindings] == ["a", "b"]
+    assert {subject["namespace"] for thing in bindings for subject in thing["subjects"]} == {"ops"}
 
 
 def test_images_are_those_of_this_version_unless_others_are_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,23 +158,66 @@ def test_the_doctor_asks_for_the_rights_that_the_role_gives(capsys: pytest.Captu
     assert {(right.group, right.resource, verb, "") for right in RIGHTS for verb in right.verbs} == role
 
 
-def test_an_operator_for_some_namespaces_has_rights_there_only(capsys: pytest.CaptureFixture[str]) -> None:
-    everywhere = documents(capsys=capsys)
-    assert one(everywhere, "ClusterRoleBinding")["roleRef"]["name"] == "arl-operator"
-    assert "arl-operator" not in {thing["roleRef"]["name"] for thing in of_kind(everywhere, "RoleBinding")}
-    there = documents("--only-there", "--sandboxes", "a", "--sandboxes", "b", capsys=capsys)
-    assert of_kind(there, "ClusterRoleBinding") == []
-    bound = {
-        thing["metadata"]["namespace"]: thing["subjects"][0]
-        for thing in of_kind(there, "RoleBinding")
+def operators_rights(found: list[Json]) -> tuple[set[str], list[str]]:
+    """Where the operator has rights, "*" being everywhere, and what it is told."""
+    bindings = [
+        thing
+        for thing in (*of_kind(found, "ClusterRoleBinding"), *of_kind(found, "RoleBinding"))
         if thing["roleRef"]["name"] == "arl-operator"
-    }
-    assert set(bound) == {"a", "b"}
-    assert {subject["namespace"] for subject in bound.values()} == {"arl-system"}
-    (container,) = one(there, "Deployment")["spec"]["template"]["spec"]["containers"]
-    assert container["args"] == ["operator", "run", "--namespace", "a", "--namespace", "b"]
-    (container,) = one(everywhere, "Deployment")["spec"]["template"]["spec"]["containers"]
-    assert container["args"] == ["operator", "run"]
+    ]
+    (container,) = one(found, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return {thing["metadata"].get("namespace", "*") for thing in bindings}, container["args"]
+
+
+def test_the_operator_has_rights_where_the_sandboxes_are_and_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert operators_rights(documents(capsys=capsys)) == ({"default"}, ["operator", "run", "--namespace", "default"])
+    there = documents("--sandboxes", "a", "--sandboxes", "b", capsys=capsys)
+    arguments = ["operator", "run", "--namespace", "a", "--namespace", "b"]
+    assert operators_rights(there) == ({"a", "b"}, arguments)
+    assert of_kind(there, "ClusterRoleBinding") == []
+    assert documents("--only-there", "--sandboxes", "a", "--sandboxes", "b", capsys=capsys) == there, "as it was called"
+
+
+def test_everywhere_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    everywhere = documents("--everywhere", "--sandboxes", "a", capsys=capsys)
+    assert operators_rights(everywhere) == ({"*"}, ["operator", "run"])
+    assert [thing["metadata"]["namespace"] for thing in of_kind(everywhere, "NetworkPolicy")] == ["a"]
+    with pytest.raises(SystemExit):
+        run_main(["manifests", "--everywhere", "--only-there"])
+
+
+@pytest.mark.parametrize("name", ["kube-system", "kube-public", "kube-node-lease"])
+def test_the_cluster_s_own_namespaces_have_no_sandboxes(name: str) -> None:
+    with pytest.raises(UsageError, match=f"namespace {name} is the cluster's own"):
+        render(Installation(sandboxes=("default", name)))
+    assert render(Installation(sandboxes=("default", f"{name}-2")))
+
+
+# --- admission
+
+
+def test_policies_hold_where_the_operator_serves(capsys: pytest.CaptureFixture[str]) -> None:
+    there = documents("-n", "ops", "--sandboxes", "a", "--sandboxes", "b", capsys=capsys)
+    chosen = {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}]}
+    for found, selector in ((there, chosen), (documents("-n", "ops", "--everywhere", capsys=capsys), {})):
+        policies = of_kind(found, "ValidatingAdmissionPolicy")
+        names = [thing["metadata"]["name"] for thing in policies]
+        assert names == ["arl-pods-ops", "arl-workloads-ops", "arl-leases-ops"], "one for each installation"
+        bindings = of_kind(found, "ValidatingAdmissionPolicyBinding")
+        assert [thing["spec"]["policyName"] for thing in bindings] == names
+        for thing in bindings:
+            assert thing["spec"]["validationActions"] == ["Deny"]
+            assert thing["spec"]["matchResources"]["namespaceSelector"] == selector
+        for policy in policies:
+            assert policy["spec"]["failurePolicy"] == "Fail"
+            words = [each["expression"] for each in policy["spec"]["matchConditions"]]
+            assert "request.userInfo.username != 'system:serviceaccount:ops:arl-operator'" in words
+
+
+def test_pods_without_the_label_are_not_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = one(documents(capsys=capsys), "ValidatingAdmissionPolicy", "arl-pods-arl-system")["spec"]
+    (expression,) = spec["matchConstraints"]["objectSelector"]["matchExpressions"]
+    assert expression == {"key": POOL_LABEL, "operator": "Exists"}
 
 
 # --- the network policy and the pod

@@ -230,7 +230,7 @@ def stream(found: Installation) -> str:
     """What is applied."""
     named = images()
     return manifests(
-        "--namespace", found.operator_namespace, "--create-namespace", "--only-there",
+        "--namespace", found.operator_namespace, "--create-namespace",
         *(word for namespace in found.served for word in ("--sandboxes", namespace)),
         "--operator-image", named["operator"], "--agent-image", named["agent"],
     )  # fmt: skip
@@ -249,6 +249,9 @@ def remove(found: Installation) -> None:
             "delete", f"rolebinding/arl-operator-{found.operator_namespace}", namespace=namespace, check=False
         )
         found.kubectl("delete", "networkpolicy/arl-sandboxes", namespace=namespace, check=False)
+    for kind in ("validatingadmissionpolicy", "validatingadmissionpolicybinding"):
+        policies = [f"{kind}/arl-{what}-{found.operator_namespace}" for what in ("pods", "workloads", "leases")]
+        found.kubectl("delete", *policies, "--ignore-not-found", namespace="", check=False)
     made = [namespace for namespace in (*found.served, found.operator_namespace) if namespace != "default"]
     # What is left in them is nothing that anybody waits for.
     found.kubectl("delete", "namespace", *made, "--wait=false", namespace="default", check=False)

@@ -88,7 +88,7 @@ def test_applying_again_changes_nothing(installation: Installation) -> None:
 
 
 def test_the_api_server_takes_the_form_for_all_namespaces(installation: Installation) -> None:
-    text = manifests("--namespace", "default", "--sandboxes", "default")
+    text = manifests("--everywhere", "--namespace", "default", "--sandboxes", "default")
     done = installation.kubectl("apply", "--dry-run=server", "-f", "-", text=text, namespace="")
     assert "clusterrolebinding.rbac.authorization.k8s.io/arl-operator-default" in done.stdout
 

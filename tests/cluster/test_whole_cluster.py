@@ -38,7 +38,8 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 
 def left(cluster: Installation) -> list[str]:
     """What the stream is made of, as far as it is there, and what came of it."""
-    made = "clusterroles,clusterrolebindings,namespaces,roles,rolebindings,networkpolicies,serviceaccounts,deployments"
+    made = "clusterroles,clusterrolebindings,namespaces,roles,rolebindings,networkpolicies,serviceaccounts,deployments,"
+    made += "validatingadmissionpolicies,validatingadmissionpolicybindings"
     found = cluster.kubectl(
         "get", made, "-A", "-l", "app.kubernetes.io/part-of=pytest-arl", "-o", "name"
     ).stdout.split()
@@ -48,9 +49,9 @@ def left(cluster: Installation) -> list[str]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Installation]:
-    """Everything as `pytest-arl manifests` prints it, but for the images' names; the examples' pools in `default`."""
+    """Everything as `pytest-arl manifests --everywhere` prints it, but for the images' names; pools in `default`."""
     found = Installation("default", "", "arl-system")
-    stream = manifests("--operator-image", images()["operator"], "--agent-image", images()["agent"])
+    stream = manifests("--everywhere", "--operator-image", images()["operator"], "--agent-image", images()["agent"])
     found.kubectl("apply", "-f", "-", text=stream, namespace="")
     try:
         status = ("rollout", "status", "deployment/arl-operator", "--timeout=120s")
@@ -116,6 +117,6 @@ def test_removing_it_as_the_page_says_leaves_nothing(cluster: Installation) -> N
     assert left(cluster)
     assert command("gc", "-A").returncode == 0
     cluster.kubectl("delete", "warmpools", "-A", "--all", "--timeout=60s", namespace="")
-    cluster.kubectl("delete", "-f", "-", text=command("manifests").stdout, namespace="")
+    cluster.kubectl("delete", "-f", "-", text=command("manifests", "--everywhere").stdout, namespace="")
     cluster.kubectl("wait", "--for=delete", "pods", "-A", "-l", "arl.infra.io/pool", "--timeout=60s", namespace="")
     assert left(cluster) == []

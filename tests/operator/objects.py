@@ -25,12 +25,16 @@ def meta(name: str, **more: Any) -> dict[str, Any]:
     }
 
 
-_GROUPS = {"Lease": "coordination.k8s.io/v1", "ReplicaSet": "apps/v1"}
+GROUPS = {
+    "Sandbox": "arl.infra.io/v1alpha1",
+    "Lease": "coordination.k8s.io/v1",
+    "ReplicaSet": "apps/v1",
+    "Deployment": "apps/v1",
+}
 
 
 def owned_by(kind: str, uid: str, name: str = "x", **more: Any) -> list[dict[str, Any]]:
-    version = _GROUPS.get(kind, "arl.infra.io/v1alpha1")
-    return [{"apiVersion": version, "kind": kind, "name": name, "uid": uid, **more}]
+    return [{"apiVersion": GROUPS.get(kind, "v1"), "kind": kind, "name": name, "uid": uid, "controller": True, **more}]
 
 
 def pod(

@@ -2,7 +2,18 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.operator.lifetimes import IDLE_SECONDS, MOST_FINISHED, Clock, Limits, expired, limits_of, surplus
+from pytest_arl.backends.kubernetes import names
+from pytest_arl.operator.lifetimes import (
+    IDLE_SECONDS,
+    MOST_FINISHED,
+    Clock,
+    Limits,
+    expired,
+    is_of_a_run,
+    limits_of,
+    surplus,
+)
+from pytest_arl.pod import RUN_LABEL
 from tests.operator.objects import owned_by, pool, sandbox
 
 
@@ -77,3 +88,31 @@ def test_a_lease_that_says_no_duration_lasts_a_minute() -> None:
     clock.see("u", {"spec": {"renewTime": "a"}}, 0.0)
     assert not clock.over("u", {"spec": {"renewTime": "a"}}, 60.0)
     assert clock.over("u", {"spec": {"renewTime": "a"}}, 60.1)
+
+
+def runs_lease(**changes: Any) -> Any:
+    """As the client makes it."""
+    name = names.lease_name("0f" * 16, "gw1")
+    labels = names.own_labels("0f" * 16, "gw1", name, "1.0")
+    body: Any = {"metadata": {"name": name, "labels": labels}, "spec": {"holderIdentity": name}}
+    body["metadata"] |= changes.pop("metadata", {})
+    return body | changes
+
+
+def test_a_lease_is_a_runs_if_name_label_and_holder_agree() -> None:
+    assert is_of_a_run(runs_lease())
+    right = runs_lease()["metadata"]["labels"]
+    for wrong in (
+        runs_lease(spec={"holderIdentity": "somebody"}),
+        runs_lease(spec={}),
+        runs_lease(spec=None),
+        runs_lease(metadata={"labels": {RUN_LABEL: "r1"}}),
+        runs_lease(metadata={"labels": {}}),
+        runs_lease(metadata={"labels": right | {names.LEASE_LABEL: "another"}}),
+        runs_lease(metadata={"name": "another"}),
+        {
+            "metadata": {"name": "leader", "labels": {RUN_LABEL: "r1", names.LEASE_LABEL: "leader"}},
+            "spec": {"holderIdentity": "leader"},
+        },
+    ):
+        assert not is_of_a_run(wrong), wrong

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.operator.ownership import CLAIM
 from pytest_arl.operator.slim import MOST_REFERENCES, MOST_TEMPLATE, is_too_large, slim, weight
 from pytest_arl.operator.template import Agent, TemplateInvalid, pod_template
 from tests.operator.objects import owned_by, pod, pool, sandbox
@@ -32,11 +33,11 @@ def test_an_object_with_too_many_references_counts_as_having_none(kind: str) -> 
     assert kind not in slim("sandboxes", body)["metadata"]
 
 
-def test_annotations_are_kept_of_pods_only() -> None:
+def test_annotations_are_kept_of_pods_only_and_ours_only() -> None:
     for kind, body in (("sandboxes", sandbox()), ("pods", pod("p"))):
-        body["metadata"] |= {"annotations": {"a": "b"}, "managedFields": [{}]}
+        body["metadata"] |= {"annotations": {"a": "b", CLAIM: "c"}, "managedFields": [{}]}
         kept = slim(kind, body)["metadata"]
-        assert ("annotations" in kept) == (kind == "pods")
+        assert kept.get("annotations") == ({CLAIM: "c"} if kind == "pods" else None)
         assert "managedFields" not in kept
         assert "managedFields" in body["metadata"]
 

@@ -3,9 +3,10 @@ from typing import Any
 import pytest
 
 from pytest_arl.operator.objects import Key, key, name, uid, version
+from pytest_arl.operator.ownership import Ownership
 from pytest_arl.operator.slim import is_cut
 from pytest_arl.operator.store import DEFAULT_TTL_SECONDS, Store
-from pytest_arl.pod import POOL_LABEL
+from pytest_arl.pod import POOL_LABEL, STATUS_LABEL
 from tests.operator.objects import command, owned_by, pod, sandbox, task
 
 POOL = Key("ns", "pool")
@@ -45,19 +46,92 @@ def test_another_object_of_the_same_name_replaces_the_old_one() -> None:
     assert store.get("sandboxes", SB) == new
 
 
+def knowing() -> Store:
+    """A store that knows the pool's Deployment d and the ReplicaSets r, which is d's, and other, which is another's."""
+    ours = Ownership([b"key"])
+    ours.applied(POOL, "d")
+    ours.learn("r", "d")
+    ours.learn("other", "e")
+    return Store(ours)
+
+
+def made(by: str = "r", **more: Any) -> Any:
+    return pod("p", ownerReferences=owned_by("ReplicaSet", by), **more)
+
+
 def test_a_claim_moves_a_pod_from_the_pool_to_its_sandbox() -> None:
-    store, idle = Store(), pod("p")
+    store, idle, claimer = knowing(), made(), sandbox()
     store.put("pods", idle)
     assert list(store.idle[POOL]) == [uid(idle)]
     claimed = later(idle)
-    claimed["metadata"] |= {"labels": {POOL_LABEL: "pool"}, "ownerReferences": owned_by("Sandbox", "u1")}
+    claimed["metadata"] |= {
+        "labels": {POOL_LABEL: "pool"},
+        "annotations": store.ours.mark(idle, claimer),
+        "ownerReferences": owned_by("Sandbox", uid(claimer)),
+    }
     store.put("pods", claimed)
     assert not store.idle[POOL]
     assert store.allocated[POOL] == {uid(idle)}
-    assert list(store.owned["u1"]) == ["p"]
+    assert list(store.owned[uid(claimer)]) == ["p"]
     store.remove("pods", claimed)
     assert not store.allocated[POOL]
-    assert "u1" not in store.owned
+    assert uid(claimer) not in store.owned
+
+
+def test_labels_alone_make_no_pod_a_pools() -> None:
+    store = knowing()
+    strangers = [
+        pod("none"),
+        pod("another", ownerReferences=owned_by("ReplicaSet", "other")),
+        pod("group", ownerReferences=owned_by("ReplicaSet", "r", apiVersion="no.such/v1")),
+        pod("no-controller", ownerReferences=owned_by("ReplicaSet", "r", controller=False)),
+        pod("job", ownerReferences=owned_by("Job", "r")),
+    ]
+    for stranger in strangers:
+        store.put("pods", stranger)
+        assert not store.is_idle(stranger), name(stranger)
+    its = made()
+    store.put("pods", its)
+    assert store.is_idle(its)
+    assert list(store.idle[POOL]) == [uid(its)]
+
+
+def test_a_pod_with_an_owner_but_without_a_claim_is_no_sandboxs() -> None:
+    store, one, other = knowing(), sandbox("one"), sandbox("other")
+    allocated = {POOL_LABEL: "pool", STATUS_LABEL: "allocated"}
+    forged = pod("forged", labels=allocated, ownerReferences=owned_by("Sandbox", uid(one)))
+    copied = pod("copied", labels=allocated, ownerReferences=owned_by("Sandbox", uid(one)))
+    copied["metadata"]["annotations"] = store.ours.mark(forged, one)
+    handed = pod("handed", labels=allocated, ownerReferences=owned_by("Sandbox", uid(other)))
+    handed["metadata"]["annotations"] = store.ours.mark(handed, one)
+    foreign = pod("foreign", labels=allocated, ownerReferences=owned_by("Sandbox", uid(one), apiVersion="x/v1"))
+    foreign["metadata"]["annotations"] = store.ours.mark(foreign, one)
+    for stranger in (forged, copied, handed, foreign):
+        store.put("pods", stranger)
+        assert store.ours.sandbox(stranger) is None, name(stranger)
+    assert not store.owned
+    assert not store.allocated[POOL]
+    # Of the one that has lost its owner it is still known that it was claimed.
+    assert store.ours.claimed(handed) == uid(one)
+    assert store.ours.claimed(copied) is None
+
+
+def test_what_is_learned_of_a_replica_set_sorts_the_pods_that_wait_for_it() -> None:
+    store, its = Store(), made()
+    store.put("pods", its)
+    assert [maker.uid for maker in store.unknown_makers(POOL)] == ["r"]
+    store.ours.learn("r", "d")
+    assert store.unknown_makers(POOL) == []
+    assert store.sort_again(POOL) == [], "the pool's Deployment is not known"
+    store.ours.applied(POOL, "d")
+    assert [maker.uid for maker in store.unknown_makers(POOL)] == ["r"], "a new Deployment may adopt what is there"
+    store.ours.learn("r", "d")
+    assert [uid(each) for each in store.sort_again(POOL)] == [uid(its)]
+    store.ours.applied(POOL, "d2")
+    assert store.sort_again(POOL) == []
+    store.remove("pods", its)
+    assert not store.unproven
+    assert not store.idle
 
 
 def test_of_a_pod_only_what_is_asked_of_it_is_kept() -> None:
@@ -212,6 +286,8 @@ def test_a_task_that_was_given_up_is_neither_run_nor_asked_for_again() -> None:
     assert store.tasks(SB) == []
     assert not store.put("tasks", later(poison))
     assert store.reconcile("tasks", listed_as(poison, later_by=5), None, 10**6) == ([], [])
+    assert store.reconcile("tasks", {}, "elsewhere", 10**6) == ([], [])
+    assert not store.put("tasks", later(poison)), "another namespace's list says nothing of it"
     store.remove("tasks", poison)
     assert store.reconcile("tasks", {}, None, 10**6) == ([], [])
 

@@ -168,8 +168,10 @@ def _network(cluster: Cluster, operator_namespace: str) -> Iterator[Finding]:
     if found is None:
         where = "" if operator_namespace == "arl-system" else f" --namespace {operator_namespace}"
         yield warn(
-            f"no NetworkPolicy arl-sandboxes in {cluster.namespace}: its sandboxes may reach the network",
-            f"pytest-arl manifests{where} --sandboxes {cluster.namespace} | kubectl apply -f -",
+            f"no NetworkPolicy arl-sandboxes in {cluster.namespace}: its sandboxes may reach the network, and an "
+            "operator that is not installed --everywhere does not serve it",
+            f"pytest-arl manifests{where} --sandboxes {cluster.namespace} | kubectl apply -f - "
+            "(with every --sandboxes that it had)",
         )
     else:
         yield good("NetworkPolicy arl-sandboxes (that the cluster's network enforces it is not checked)")

@@ -33,12 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sandboxes",
         action="append",
         metavar="NAMESPACE",
-        help="a namespace with pools, for its network policy; may be repeated (default: default)",
+        help="a namespace with pools: the operator serves it, and it gets the network policy; may be repeated "
+        "(default: default)",
     )
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--only-there",
         action="store_true",
-        help="the operator serves the namespaces of --sandboxes only, and has no rights in others",
+        help="the operator has no rights but in the namespaces of --sandboxes: the default, and need not be given",
+    )
+    where.add_argument(
+        "--everywhere",
+        action="store_true",
+        help="the operator serves all namespaces, kube-system included, and may make pods there; --sandboxes then says "
+        "which ones get a network policy",
     )
     parser.add_argument("--operator-image", metavar="IMAGE", help=f"default: {default_image('operator')}")
     parser.add_argument("--agent-image", metavar="IMAGE", help=f"default: {default_image('agent')}")
@@ -59,7 +67,7 @@ def _installation(arguments: argparse.Namespace) -> Installation:
         namespace=arguments.namespace,
         create_namespace=arguments.namespace == DEFAULT_NAMESPACE if create is None else create,
         sandboxes=tuple(dict.fromkeys(arguments.sandboxes or ["default"])),
-        everywhere=not arguments.only_there,
+        everywhere=arguments.everywhere,
         operator_image=arguments.operator_image or "",
         agent_image=arguments.agent_image or "",
         with_crds=not arguments.no_crds,

@@ -15,7 +15,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from pytest_arl.errors import UsageError
-from pytest_arl.pod import POOL_LABEL, PORT
+from pytest_arl.pod import LEASE_LABEL, POOL_LABEL, PORT, SANDBOX_LABEL, STATUS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,7 @@ __all__ = ["DEFAULT_NAMESPACE", "Installation", "crds", "default_image", "render
 
 DEFAULT_NAMESPACE = "arl-system"
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_CLUSTERS_OWN = ("kube-system", "kube-public", "kube-node-lease")
 _IMAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:/@-]{0,510}[A-Za-z0-9])?")
 
 
@@ -41,7 +42,7 @@ class Installation:
         namespace: where the operator runs.
         create_namespace: whether that namespace is part of the stream, and goes when the stream is deleted.
         sandboxes: namespaces with pools; each gets the network policy.
-        everywhere: whether the operator serves all namespaces; else it may touch only those of ``sandboxes``.
+        everywhere: the operator serves all namespaces; else it may touch only those of ``sandboxes``.
         operator_image: what the operator runs from.
         agent_image: what the operator brings the agent into pods from.
         with_crds: whether the custom resources are part of the stream.
@@ -50,7 +51,7 @@ class Installation:
     namespace: str = DEFAULT_NAMESPACE
     create_namespace: bool = True
     sandboxes: tuple[str, ...] = ("default",)
-    everywhere: bool = True
+    everywhere: bool = False
     operator_image: str = ""
     agent_image: str = ""
     with_crds: bool = True
@@ -62,6 +63,9 @@ class Installation:
                 raise UsageError(
                     f"{name!r} is no name of a namespace: lower-case letters, digits and '-', at most 63 characters"
                 )
+        for name in self.sandboxes:
+            if name in _CLUSTERS_OWN:
+                raise UsageError(f"namespace {name} is the cluster's own: give sandboxes another one by --sandboxes")
         for image in (self.operator_image, self.agent_image):
             if image and not _IMAGE.fullmatch(image):
                 raise UsageError(f"{image!r} is no name of an image, such as registry.example/pytest-arl-operator:1.0")
@@ -86,6 +90,7 @@ def _documents(installation: Installation) -> Iterator[str]:
         yield from _crds()
     yield _filled("users.yaml", installation)
     yield _filled("operator-roles.yaml", installation)
+    yield _filled("admission.yaml", installation)
     if installation.everywhere:
         yield _filled("operator-everywhere.yaml", installation)
     for sandboxes in installation.sandboxes:
@@ -114,13 +119,26 @@ def _filled(template: str, installation: Installation, sandboxes: str = "") -> s
     return Template(text).substitute(
         namespace=installation.namespace,
         sandboxes=sandboxes,
+        served=_served(installation),
+        operator=f"system:serviceaccount:{installation.namespace}:arl-operator",
         operator_image=installation.operator_image or default_image("operator"),
         agent_image=installation.agent_image or default_image("agent"),
         arguments=json.dumps(arguments),
         version=version(),
         pool_label=POOL_LABEL,
+        status_label=STATUS_LABEL,
+        sandbox_label=SANDBOX_LABEL,
+        lease_label=LEASE_LABEL,
         port=PORT,
     )
+
+
+def _served(installation: Installation) -> str:
+    """A selector of the namespaces in which the operator works."""
+    if installation.everywhere:
+        return "{}"
+    names = json.dumps(list(installation.sandboxes))
+    return f"{{matchExpressions: [{{key: kubernetes.io/metadata.name, operator: In, values: {names}}}]}}"
 
 
 def version() -> str:

@@ -38,6 +38,8 @@ _PATHS = {
     "events": "/api/v1",
     "secrets": "/api/v1",
     "deployments": "/apis/apps/v1",
+    "replicasets": "/apis/apps/v1",
+    "networkpolicies": "/apis/networking.k8s.io/v1",
     "leases": "/apis/coordination.k8s.io/v1",
 }
 

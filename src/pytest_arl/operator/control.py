@@ -20,7 +20,8 @@ from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.link import OLDER_EPOCH
 from pytest_arl.operator.lobby import Lobby
 from pytest_arl.operator.notices import Notices
-from pytest_arl.operator.objects import Key, key, name, owner, uid
+from pytest_arl.operator.objects import Key, key, name, uid
+from pytest_arl.operator.ownership import Ownership
 from pytest_arl.operator.pool_keeper import PoolKeeper
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.store import Store
@@ -55,7 +56,7 @@ class Control:
 
     def __init__(self, api: Api, keys: Keys, leadership: Leadership, agent: Agent, namespaces: Sequence[str]) -> None:
         self.api = api
-        self.store = Store()
+        self.store = Store(Ownership(keys.claims))
         self.jobs = Jobs()
         self.notices = Notices(api, self.jobs, leadership.identity)
         self.epoch = leadership.epoch
@@ -131,7 +132,7 @@ class Control:
         """Connect to those that are ready, forget those that are gone."""
         pods = self.store.all("pods")
         self.lobby.keep({uid(pod) for pod in pods})
-        for pod in pods:
+        for pod in filter(self.store.is_idle, pods):
             self._alone("pods", pod, lambda pod=pod: self.lobby.look(pod))  # type: ignore[misc]  # a bound loop variable
 
     def event(self, kind: str, deleted: bool, body: Object) -> None:
@@ -168,13 +169,14 @@ class Control:
             if where in self.sandboxes:
                 self.sandboxes[where][0].tasks_changed()
         elif kind == "pods":
-            self.lobby.look(body)
+            if self.store.is_idle(body):
+                self.lobby.look(body)
             self._look_at_pod(body)
 
     def _look_at_pod(self, body: Object) -> None:
         labels = body["metadata"].get("labels") or {}
         pool = self.pools.get(Key(body["metadata"]["namespace"], labels.get(POOL_LABEL, "")))
-        its = owner(body, "Sandbox")
+        its = self.store.ours.sandbox(body)
         if its is None:
             if pool is not None:
                 pool.assign()

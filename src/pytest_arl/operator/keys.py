@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -36,6 +37,7 @@ class Keys:
     Attributes:
         public: the variable by which agents are told.
         modulus: of the key that clients seal theirs for, in hexadecimal digits; its exponent is 65537.
+        claims: keys for the MACs on claimed pods, that of the key that signs first.
     """
 
     def __init__(self, pems: Mapping[str, bytes]) -> None:
@@ -49,6 +51,8 @@ class Keys:
         self.modulus = f"{self._signing.public_key().public_numbers().n:x}"
         self._keys = list(found.values())
         self.opened = functools.lru_cache(_MOST_OPENED)(self._opened)
+        others = [each for name, each in found.items() if name != _SIGNING]
+        self.claims = [_derived(each) for each in (self._signing, *others)]
 
     def sign(self, nonce: bytes, pod: str, boot: str, epoch: int) -> bytes:
         """The answer to an agent's nonce."""
@@ -81,6 +85,12 @@ async def load(api: Api, namespace: str) -> Keys:
                 raise
             found = await api.get(where)
     return Keys({name: base64.b64decode(text) for name, text in (found.get("data") or {}).items()})
+
+
+def _derived(key: rsa.RSAPrivateKey) -> bytes:
+    """A secret of its own for another purpose: what is made with it tells nothing of the key."""
+    der = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return hashlib.sha256(b"arl.infra.io/claim\0" + der).digest()
 
 
 def _new(namespace: str) -> dict[str, object]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.objects import owner
+from pytest_arl.operator.objects import name, owner
+from pytest_arl.pod import LEASE_LABEL, LEASE_PREFIX, RUN_LABEL
 
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
@@ -17,6 +18,7 @@ __all__ = [
     "Clock",
     "Limits",
     "expired",
+    "is_of_a_run",
     "limits_of",
     "surplus",
 ]
@@ -64,6 +66,17 @@ def expired(limits: Limits, *, age: float, idle: float, busy: bool) -> tuple[str
 def surplus(finished: list[tuple[str, str, str]], most: int = MOST_FINISHED) -> list[str]:
     """Which finished Tasks go before their time: all but the latest. Each is (completion, name, UID)."""
     return [uid for _, _, uid in sorted(finished)[: max(0, len(finished) - most)]]
+
+
+def is_of_a_run(lease: Object) -> bool:
+    """Whether a Lease is one by which a process of a test run holds its sandboxes: name, label and holder agree.
+
+    A label alone is on anybody's Lease as soon as somebody puts it there.
+    """
+    labels = lease["metadata"].get("labels") or {}
+    holder = (lease.get("spec") or {}).get("holderIdentity")
+    same = labels.get(LEASE_LABEL) == name(lease) == holder
+    return same and bool(labels.get(RUN_LABEL)) and name(lease).startswith(LEASE_PREFIX)
 
 
 class Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ __all__ = [
     "age",
     "condition",
     "conditions",
+    "controller",
     "created",
+    "is_name",
     "key",
     "leaving",
     "name",
@@ -31,6 +34,16 @@ Object = dict[str, Any]
 
 MOST_MESSAGE = 4096
 """Characters of somebody else's message that travel."""
+_GROUPS = {
+    "Deployment": "apps",
+    "Lease": "coordination.k8s.io",
+    "ReplicaSet": "apps",
+    "Sandbox": "arl.infra.io",
+    "WarmPool": "arl.infra.io",
+}
+"""Kinds that are looked for as owners: another group may have a kind of the same name."""
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
 class Key(NamedTuple):
@@ -69,19 +82,10 @@ def leaving(body: Object) -> bool:
     return body["metadata"].get("deletionTimestamp") is not None
 
 
-_GROUPS = {
-    "Sandbox": "arl.infra.io",
-    "WarmPool": "arl.infra.io",
-    "Lease": "coordination.k8s.io",
-    "ReplicaSet": "apps",
-    "Deployment": "apps",
-}
-
-
 def owner_reference(body: Object, kind: str) -> Object | None:
-    """The first reference to an owner of that kind, of the API group that the kind is of: others have their own."""
+    """The first reference to an owner of that kind, and of the group that this kind is in."""
     for reference in body["metadata"].get("ownerReferences") or ():
-        if reference["kind"] == kind and reference["apiVersion"].partition("/")[0] == _GROUPS[kind]:
+        if _is_of(reference, kind):
             found: Object = reference
             return found
     return None
@@ -91,6 +95,25 @@ def owner(body: Object, kind: str) -> str | None:
     """The UID of its owner of that kind."""
     reference = owner_reference(body, kind)
     return None if reference is None else str(reference["uid"])
+
+
+def controller(body: Object, kind: str) -> Object | None:
+    """The reference to its controller, if that is of this kind: of several owners at most one is it."""
+    for reference in body["metadata"].get("ownerReferences") or ():
+        if reference.get("controller") is True:
+            found: Object = reference
+            return found if _is_of(found, kind) else None
+    return None
+
+
+def _is_of(reference: Object, kind: str) -> bool:
+    group, slash, _ = reference["apiVersion"].partition("/")
+    return reference["kind"] == kind and (group if slash else "") == _GROUPS[kind]
+
+
+def is_name(text: str) -> bool:
+    """Whether an object may be called so; what somebody else wrote is no part of a path before."""
+    return len(text) <= 253 and _NAME.fullmatch(text) is not None
 
 
 def created(body: Object) -> str:

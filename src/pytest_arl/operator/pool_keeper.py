@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl import pod as pods
-from pytest_arl.operator import exposure, pooling, template
+from pytest_arl.operator import exposure, network, pooling, template
 from pytest_arl.operator.api import ApiError, path
+from pytest_arl.operator.makers import Makers
 from pytest_arl.operator.objects import Key, conditions, created, key, leaving, name, now, uid
 from pytest_arl.operator.resources import ResourcesInvalid
 from pytest_arl.operator.trouble import Trouble, refused_pod
@@ -74,6 +75,8 @@ class PoolKeeper:
         self._trouble: Trouble | None = None
         self._short: Trouble | None = None
         self._told = True
+        self._network: Object | None = None
+        self._makers = Makers(self._api, self._store, where)
         self.template: Object | None = None
 
     @property
@@ -105,7 +108,14 @@ class PoolKeeper:
         """Why there is no pod yet."""
         found = self._pods()
         waits = Trouble("WaitingForPod", f"waiting for a pod of pool {self.key.name}: {len(found.starting)} start")
-        return self._trouble or waiter.trouble or pooling.pool_trouble(found) or self._short or waits
+        return (
+            self._trouble
+            or self._makers.trouble
+            or waiter.trouble
+            or pooling.pool_trouble(found)
+            or self._short
+            or waits
+        )
 
     def assign(self) -> None:
         """Hand out what there is, start what is missing."""
@@ -163,7 +173,7 @@ class PoolKeeper:
         """Make an idle pod this sandbox's. Whoever loses a race asks again."""
         where = path("pods", self.key.namespace, name(pod))
         try:
-            mine = await self._api.patch(where, template.claim(waiter.sandbox, pod))
+            mine = await self._api.patch(where, self._marked(template.claim(waiter.sandbox, pod), waiter.sandbox, pod))
         except ApiError as error:
             _LOG.info("a claim was refused: %s", error, extra={"data": {"pod": name(pod)}})
             await self._look_again(where, pod)
@@ -180,6 +190,11 @@ class PoolKeeper:
             self._reserved.discard(uid(pod))
             self.wake.set()
             asyncio.get_running_loop().call_later(pooling.QUIET_SECONDS + 0.1, self.wake.set)
+
+    def _marked(self, change: Object, sandbox: Object, pod: Object) -> Object:
+        """A patch of a pod that also says that it is this operator which claims it."""
+        change["metadata"]["annotations"] = self._store.ours.mark(pod, sandbox)
+        return change
 
     async def _hand_over(self, waiter: Waiter, pod: Object) -> None:
         """Give a sandbox its pod. Nobody else gets one that was claimed for a sandbox that is gone."""
@@ -221,6 +236,7 @@ class PoolKeeper:
             )
         except ApiError as error:
             if error.status == 409 and error.reason == "AlreadyExists":
+                # The answer to a first try was lost: nobody else can have guessed the name.
                 mine = await self._api.get(path("pods", self.key.namespace, pod_name))
             elif error.status in (400, 422):
                 if not waiter.pod.cancelled():
@@ -232,6 +248,16 @@ class PoolKeeper:
                 self._back(waiter)
                 self._control.wake_sandbox(key(waiter.sandbox))
                 return
+        # Its UID is known only now.
+        change = self._marked({"metadata": {"uid": uid(mine)}}, waiter.sandbox, mine)
+        try:
+            mine = await self._api.patch(path("pods", self.key.namespace, pod_name), change)
+        except ApiError as error:
+            _LOG.warning("a pod of its own was lost: %s", error, extra={"data": {"pod": pod_name}})
+            await self._control.delete_pod(mine)
+            await asyncio.sleep(1.0)
+            self._back(waiter)
+            return
         self._store.put("pods", mine)
         await self._hand_over(waiter, mine)
 
@@ -254,6 +280,8 @@ class PoolKeeper:
             self.wake.clear()
             if not leaving(body):
                 await self._apply(body)
+                for pod in await self._makers.look_up():
+                    self._control.lobby.look(pod)
                 self.assign()
                 await self._explain(body)
                 await self._tell(body)
@@ -262,9 +290,12 @@ class PoolKeeper:
             await self._pause()
         for waiter in list(self._waiters.values()):
             self.withdraw(waiter)
+        self._store.ours.forget(self.key)
 
     async def _pause(self) -> None:
-        busy = self._waiters or self._short is not None or self._lacks() or not self._told
+        if self._makers.behind() and self._makers.trouble is None:
+            self.wake.set()
+        busy = self._waiters or self._short is not None or self._lacks() or self._makers.trouble or not self._told
         try:
             async with asyncio.timeout(_SHORT_SECONDS if busy else None):
                 await self.wake.wait()
@@ -280,6 +311,7 @@ class PoolKeeper:
     def forget(self) -> None:
         """Look at the Deployment again: it may have been changed or deleted."""
         self._applied = None
+        self._store.ours.forget_strangers()
         self.wake.set()
 
     async def _apply(self, body: Object) -> None:
@@ -291,7 +323,7 @@ class PoolKeeper:
             made = template.pod_template(body, self._control.agent)
             await self._try(body, made)
             await self._refuse_stranger(body)
-            await self._api.apply(
+            applied = await self._api.apply(
                 path("deployments", self.key.namespace, self.key.name), template.deployment(body, made)
             )
         except template.TemplateInvalid as problem:
@@ -303,6 +335,9 @@ class PoolKeeper:
                 return  # and tried again
         else:
             self._trouble, self.template = None, made
+            self._makers.applied(applied)
+            labels = {**made["metadata"]["labels"], pods.STATUS_LABEL: pods.STATUS_ALLOCATED}
+            self._network = await network.look(self._api, self.key.namespace, labels) or self._network
         self._applied = state
         if self._logged != (state, self._trouble):
             self._logged = state, self._trouble
@@ -377,7 +412,7 @@ class PoolKeeper:
 
     def _status(self, body: Object) -> Object:
         found = self._pods()
-        trouble = self._trouble or self._short or pooling.pool_trouble(found)
+        trouble = self._trouble or self._makers.trouble or self._short or pooling.pool_trouble(found)
         wanted = body["spec"]["replicas"]
         full = len(found.ready) >= wanted and self._trouble is None
         reason = "Ready" if full else trouble.reason if trouble else "Starting"
@@ -391,6 +426,8 @@ class PoolKeeper:
                 "message": trouble.message if trouble else "",
             },
         ]
+        if self._network is not None:
+            changes.append(self._network)
         if self._trouble is None and template.has_sidecar(body):
             text = "the container `sidecar` is left out: the agent has its role"
             changes.append({"type": "SidecarLeftOut", "status": "True", "reason": "OldManifest", "message": text})

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
 from pytest_arl.operator.api import ApiError, path
-from pytest_arl.operator.objects import Key, age, key, leaving, owner, owner_reference, uid
+from pytest_arl.operator.objects import Key, age, controller, is_name, key, leaving, uid
 from pytest_arl.operator.task_runner import write, write_end
 from pytest_arl.operator.trouble import Trouble
-from pytest_arl.pod import STATUS_ALLOCATED, STATUS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -109,7 +108,7 @@ class Rounds:
     def _lease(self, lease: Object, moment: float) -> None:
         clock = self._control.clock
         clock.see(uid(lease), lease, moment)
-        if not leaving(lease) and clock.over(uid(lease), lease, moment):
+        if lifetimes.is_of_a_run(lease) and not leaving(lease) and clock.over(uid(lease), lease, moment):
             self._jobs.once(("lease", uid(lease)), lambda: self._end_lease(lease))
 
     async def _end_lease(self, lease: Object) -> None:
@@ -202,24 +201,24 @@ class Rounds:
         self._each("stray", self._store.all("pods"), lambda pod: self._stray(pod, known))
 
     def _stray(self, pod: Object, known: set[str]) -> None:
-        its = owner(pod, "Sandbox")
-        if its in known or leaving(pod):
+        ours = self._store.ours
+        its = ours.claimed(pod)
+        # Without a claim it is nobody's that we know of, whatever its labels say.
+        if its is None or leaving(pod) or (its in known and ours.sandbox(pod) is not None):
             return
-        if its is not None:
-            self._jobs.once(("stray", uid(pod)), lambda: self._ask_for_owner(pod))
-        elif (pod["metadata"].get("labels") or {}).get(STATUS_LABEL) == STATUS_ALLOCATED:
-            # A claim sets label and owner at once: somebody has deleted its Sandbox and orphaned it.
-            self._jobs.once(("stray", uid(pod)), lambda: self._control.delete_pod(pod))
+        # A claim sets its owner, too: somebody has deleted its Sandbox and orphaned it.
+        reference = None if its in known else controller(pod, "Sandbox")
+        self._jobs.once(("stray", uid(pod)), lambda: self._end_stray(pod, its, reference))
 
-    async def _ask_for_owner(self, pod: Object) -> None:
-        """Delete the pod of a Sandbox that is gone, by a look at the API itself."""
-        its = owner_reference(pod, "Sandbox") or {}
-        try:
-            found = await self._api.get(path("sandboxes", pod["metadata"]["namespace"], its["name"]))
-        except ApiError as error:
-            if error.status != 404:
-                raise
-        else:
-            if uid(found) == its["uid"]:
-                return
+    async def _end_stray(self, pod: Object, its: str, reference: Object | None) -> None:
+        """Delete a pod whose Sandbox is gone, by a look at the API itself."""
+        if reference is not None and is_name(reference["name"]):
+            try:
+                found = await self._api.get(path("sandboxes", pod["metadata"]["namespace"], reference["name"]))
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+            else:
+                if uid(found) == its:
+                    return
         await self._control.delete_pod(pod)

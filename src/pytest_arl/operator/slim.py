@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_arl.operator.ownership import CLAIM
+from pytest_arl.operator.trouble import DEFAULT_CONTAINER
+
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
 
@@ -20,6 +23,7 @@ MOST_REFERENCES = 64
 MOST_TEMPLATE = 256 * 1024
 """Weight of a pool's template: it is stored three times more, in the Deployment, its ReplicaSets and each pod."""
 
+_POD_ANNOTATIONS = (CLAIM, DEFAULT_CONTAINER)
 _DROPPED_META = ("managedFields", "annotations", "selfLink")
 _POD_STATUS_DROPPED = ("podIPs", "hostIP", "hostIPs", "qosClass", "startTime", "ephemeralContainerStatuses")
 _CUT, _TOO_LARGE = "stepsLeftOut", "templateLeftOut"
@@ -69,6 +73,8 @@ def is_cut(body: Object) -> bool:
 def _meta(kind: str, meta: Object) -> Object:
     dropped = ("managedFields",) if kind == "pods" else _DROPPED_META
     found = {key: value for key, value in meta.items() if key not in dropped}
+    if kind == "pods" and "annotations" in found:
+        found["annotations"] = {key: value for key, value in found["annotations"].items() if key in _POD_ANNOTATIONS}
     for key in ("ownerReferences", "finalizers"):
         if len(found.get(key) or ()) > MOST_REFERENCES:
             del found[key]

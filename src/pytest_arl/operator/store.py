@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl import pod as pods
-from pytest_arl.operator.objects import Key, created, key, name, owner, parse_time, uid, version
+from pytest_arl.operator.objects import Key, created, key, name, parse_time, uid, version
+from pytest_arl.operator.ownership import Maker, Ownership, maker_of
 from pytest_arl.operator.slim import cut_task, is_cut, slim, weight
 
 if TYPE_CHECKING:
@@ -53,20 +54,24 @@ class Store:
     """Every object of ours, by kind and key, and the ways from one to another.
 
     Attributes:
-        idle: by pool, the pods nobody has claimed, by UID.
+        ours: what is known of who made which pod.
+        idle: by pool, the pods that its Deployment has made and nobody has claimed, by UID.
+        unproven: by pool, pods that say so and of which that is not known, by UID.
         allocated: by pool, the UIDs of the pods in use.
         owned: by UID of a Sandbox, its pods by name.
         open: by Sandbox, its Tasks that are not finished, by UID.
         over: by Sandbox, its finished Tasks by UID.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ours: Ownership | None = None) -> None:
+        self.ours = ours or Ownership()
         self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in KINDS}
         self._deleted: dict[str, None] = {}
-        self._given_up: set[str] = set()
+        self._given_up: dict[str, str] = {}
         self._weights: dict[str, int] = {}
         self._held: Counter[str] = Counter()
         self.idle: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self.unproven: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self.allocated: defaultdict[Key, set[str]] = defaultdict(set)
         self.owned: defaultdict[str, dict[str, Object]] = defaultdict(dict)
         self.open: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
@@ -120,7 +125,7 @@ class Store:
         self.over[sandbox].pop(uid(body), None)
         if not self.over[sandbox]:
             del self.over[sandbox]
-        self._given_up.discard(uid(body))
+        self._given_up.pop(uid(body), None)
         self._close(sandbox, where, uid(body))
 
     def _bury(self, which: str) -> None:
@@ -132,7 +137,7 @@ class Store:
     def give_up(self, task: Object) -> None:
         """A Task whose end cannot be written is as good as over: it is not run, nor written about, again."""
         sandbox = Key(key(task).namespace, task["spec"]["sandboxRef"])
-        self._given_up.add(uid(task))
+        self._given_up[uid(task)] = sandbox.namespace
         self._close(sandbox, key(task), uid(task))
 
     def reconcile(
@@ -150,7 +155,9 @@ class Store:
         known = {uid(body): version(body) for body in mine}
         if kind == "tasks":
             self._forget_finished(there, namespace, listed)
-            self._given_up &= there.keys()
+            for which, its in list(self._given_up.items()):
+                if which not in there and namespace in (None, its):
+                    del self._given_up[which]
             known |= dict.fromkeys(self._given_up, listed)
             known |= {which: listed for finished in self.over.values() for which in finished}
         news = [
@@ -212,23 +219,45 @@ class Store:
         if known is not None and uid(known) == which:
             del self._objects["tasks"][where]
 
+    def is_idle(self, pod: Object) -> bool:
+        """Whether a pod is an idle one of its pool."""
+        return uid(pod) in self.idle.get(_pool_of(pod), ())
+
+    def unknown_makers(self, pool: Key) -> list[Maker]:
+        """ReplicaSets that pods name which say that they are this pool's, as far as these were not looked up."""
+        makers = {maker_of(pod) for pod in self.unproven.get(pool, {}).values()}
+        return sorted(maker for maker in makers if maker is not None and not self.ours.knows(maker))
+
+    def sort_again(self, pool: Key) -> list[Object]:
+        """Sort a pool's unclaimed pods by what is known now; the idle ones."""
+        for pod in [*self.idle.pop(pool, {}).values(), *self.unproven.pop(pool, {}).values()]:
+            self._link_pod(pod)
+        return list(self.idle.get(pool, {}).values())
+
     def _link_pod(self, body: Object) -> None:
-        labels = body["metadata"].get("labels") or {}
-        pool = Key(body["metadata"]["namespace"], labels.get(pods.POOL_LABEL, ""))
-        sandbox = owner(body, "Sandbox")
+        pool, sandbox = _pool_of(body), self.ours.sandbox(body)
         if sandbox is not None:
             self.owned[sandbox][name(body)] = body
             self.allocated[pool].add(uid(body))
-        elif labels.get(pods.STATUS_LABEL) == pods.STATUS_IDLE:
-            self.idle[pool][uid(body)] = body
+        elif (body["metadata"].get("labels") or {}).get(pods.STATUS_LABEL) == pods.STATUS_IDLE:
+            table = self.idle if self.ours.made_by(pool, body) else self.unproven
+            table[pool][uid(body)] = body
 
     def _unlink_pod(self, body: Object) -> None:
-        labels = body["metadata"].get("labels") or {}
-        pool = Key(body["metadata"]["namespace"], labels.get(pods.POOL_LABEL, ""))
-        self.idle[pool].pop(uid(body), None)
+        pool = _pool_of(body)
         self.allocated[pool].discard(uid(body))
-        sandbox = owner(body, "Sandbox")
+        for table in (self.idle, self.unproven):
+            table[pool].pop(uid(body), None)
+            if not table[pool]:
+                del table[pool]
+        sandbox = self.ours.sandbox(body)
         if sandbox is not None and sandbox in self.owned:
             self.owned[sandbox].pop(name(body), None)
             if not self.owned[sandbox]:
                 del self.owned[sandbox]
+
+
+def _pool_of(pod: Object) -> Key:
+    """The pool that a pod says it is of."""
+    labels = pod["metadata"].get("labels") or {}
+    return Key(pod["metadata"]["namespace"], labels.get(pods.POOL_LABEL, ""))

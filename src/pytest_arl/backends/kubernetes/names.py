@@ -12,7 +12,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
-from pytest_arl.pod import RUN_LABEL, WORKER_LABEL
+from pytest_arl.pod import LEASE_LABEL, LEASE_PREFIX, RUN_LABEL, WORKER_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,6 @@ __all__ = [
 _PREFIX = "arl.infra.io/"
 TEST_LABEL = f"{_PREFIX}test"
 VERSION_LABEL = f"{_PREFIX}version"
-LEASE_LABEL = f"{_PREFIX}lease"
 KEPT_LABEL = f"{_PREFIX}kept"
 """On Sandboxes that outlive their process."""
 
@@ -70,7 +69,7 @@ def worker_id(environ: Mapping[str, str]) -> str:
 def lease_name(run: str, worker: str) -> str:
     """The Lease of a process: two of one run and worker (a fork) have two."""
     short = re.sub(r"[^a-z0-9]+", "-", f"{run[:16]}-{worker[:16]}".lower()).strip("-")
-    return f"arl-{short}-{os.getpid()}-{secrets.token_hex(3)}"
+    return f"{LEASE_PREFIX}{short}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 def sandbox_name(pool: str) -> str:

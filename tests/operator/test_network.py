@@ -1,0 +1,90 @@
+import asyncio
+from typing import Any
+
+import pytest
+
+from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.network import isolation, look, selects
+from pytest_arl.pod import POOL_LABEL
+
+LABELS = {POOL_LABEL: "python", "app": "x"}
+
+
+def policy(name: str = "p", selector: Any = None, **spec: Any) -> Any:
+    return {"metadata": {"name": name}, "spec": {"podSelector": selector or {}, **spec}}
+
+
+def expression(operator: str, key: str = POOL_LABEL, *values: str) -> Any:
+    return {"matchExpressions": [{"key": key, "operator": operator, **({"values": list(values)} if values else {})}]}
+
+
+@pytest.mark.parametrize(
+    ("selector", "chosen"),
+    [
+        ({}, True),
+        ({"matchLabels": {POOL_LABEL: "python"}}, True),
+        ({"matchLabels": {POOL_LABEL: "other"}}, False),
+        ({"matchLabels": {POOL_LABEL: "python", "app": "y"}}, False),
+        (expression("Exists"), True),
+        (expression("Exists", "none"), False),
+        (expression("DoesNotExist"), False),
+        (expression("DoesNotExist", "none"), True),
+        (expression("In", POOL_LABEL, "python", "b"), True),
+        (expression("In", POOL_LABEL, "b"), False),
+        (expression("NotIn", POOL_LABEL, "python"), False),
+        (expression("NotIn", "none", "python"), True),
+        (expression("SomethingNew"), False),
+        ({"matchLabels": {"app": "x"}, **expression("Exists", "none")}, False),
+    ],
+)
+def test_selectors_are_those_of_kubernetes(selector: Any, chosen: bool) -> None:
+    assert selects(selector, LABELS) is chosen
+
+
+@pytest.mark.parametrize(
+    ("policies", "status", "words"),
+    [
+        ([policy(policyTypes=["Ingress", "Egress"])], "True", "NetworkPolicy p"),
+        ([policy("b", policyTypes=["Egress"]), policy("a", policyTypes=["Ingress"])], "True", "NetworkPolicy a, b"),
+        ([policy(egress=[{}])], "True", "NetworkPolicy p"),
+        ([], "False", "reach the network and be reached from it"),
+        ([policy(policyTypes=["Ingress"])], "False", "sandboxes can reach the network"),
+        ([policy()], "False", "sandboxes can reach the network"),
+        ([policy(policyTypes=["Egress"])], "False", "sandboxes can be reached from it"),
+        (
+            [policy(selector={"matchLabels": {"app": "y"}}, policyTypes=["Ingress", "Egress"])],
+            "False",
+            "no NetworkPolicy",
+        ),
+    ],
+)
+def test_a_pool_is_isolated_where_policies_close_both_ways(policies: Any, status: str, words: str) -> None:
+    found = isolation(policies, LABELS, "tests")
+    assert (found["type"], found["status"]) == ("Isolated", status)
+    assert words in found["message"]
+    assert ("pytest-arl manifests --sandboxes tests" in found["message"]) == (status == "False"), "the cure"
+
+
+def test_many_policies_are_not_all_named() -> None:
+    found = isolation(
+        [policy(f"p{number:03}", policyTypes=["Ingress", "Egress"]) for number in range(500)], LABELS, "n"
+    )
+    assert found["message"] == "NetworkPolicy p000, p001, p002, p003, p004 and 495 more"
+
+
+class Server:
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    async def items(self, where: str, **_: str) -> Any:
+        assert where == "/apis/networking.k8s.io/v1/namespaces/ns/networkpolicies"
+        if self.status:
+            raise ApiError(self.status, "x", "networkpolicies is forbidden")
+        return [policy(policyTypes=["Ingress", "Egress"])]
+
+
+@pytest.mark.parametrize(("status", "found"), [(0, "True"), (403, "Unknown"), (500, None)])
+def test_what_may_not_be_seen_is_not_guessed(status: int, found: str | None) -> None:
+    server: Any = Server(status)
+    told = asyncio.run(look(server, "ns", LABELS))
+    assert (told and told["status"]) == found
