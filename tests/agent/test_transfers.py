@@ -313,7 +313,11 @@ def test_a_folder_nobody_may_enter_comes_out_and_stays_closed(sandbox: Sandbox, 
 
 def test_setuid_and_its_kin_do_not_come_out(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.sh("mkdir d; cp /bin/true d/x; chmod 6755 d/x; chmod 3777 d")
-    sandbox.handle.download("d", tmp_path / "d")
+    before = os.umask(0)
+    try:
+        sandbox.handle.download("d", tmp_path / "d")
+    finally:
+        os.umask(before)
 
     assert stat.S_IMODE((tmp_path / "d/x").stat().st_mode) == 0o755
     assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o777

@@ -28,8 +28,8 @@ __all__ = ["LONGEST_ID", "LONGEST_PATH", "MOST_STEPS", "Task"]
 
 LONGEST_ID = 4096
 """Characters of a task's id."""
-LONGEST_PATH = 64 * 1024
-"""Bytes of a path: more than the kernel takes, so that what is too long for it is said in its words."""
+LONGEST_PATH = 4 * 1024 * 1024
+"""Bytes of a path: far more than the kernel takes, so that what is too long for it is said in its words."""
 MOST_STEPS = 1_000_000
 _LONGEST_SECONDS = 1e10
 
