@@ -29,6 +29,10 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.TextIOWrapper]:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     monkeypatch.setattr(sys, "stderr", stream)
     logs.setup("info")
+    # Past pytest's own handlers: these put halves of characters into reports, which xdist cannot pass on.
+    speaker = logging.getLogger("pytest_arl.x")
+    monkeypatch.setattr(speaker, "handlers", root.handlers[:])
+    monkeypatch.setattr(speaker, "propagate", False)
     yield stream
     root.level, root.handlers[:], ours.level = before
 
