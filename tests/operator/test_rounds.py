@@ -72,12 +72,17 @@ def stray(name: str, sandbox_name: str) -> Any:
     return pod(name, labels=labels, ownerReferences=owned_by("Sandbox", "u-gone", name=sandbox_name))
 
 
-async def test_a_pod_whose_owner_has_the_name_of_a_path_is_left_alone_and_others_are_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_owner_with_the_name_of_a_path_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("..", "../../../../../../healthz", ".", "plain")
+    gone = sandbox()
+    gone["metadata"]["uid"] = "u-gone"
     async with leading(monkeypatch) as room:
-        for number, name in enumerate(("..", "../../../../../../healthz", ".", "plain")):
-            room.control.store.put("pods", stray(f"p{number}", name))
+        store = room.control.store
+        for number, name in enumerate(names):
+            store.put("pods", stray(f"foreign{number}", name))
+            claimed = stray(f"claimed{number}", name)
+            claimed["metadata"]["annotations"] = store.ours.mark(claimed, gone)
+            store.put("pods", claimed)
 
         async def missing(_request: web.Request) -> web.Response:
             return refused(404, "NotFound")
@@ -86,9 +91,9 @@ async def test_a_pod_whose_owner_has_the_name_of_a_path_is_left_alone_and_others
         room.server.handlers["DELETE"] = missing
         room.rounds.once()
         room.rounds.stray_pods()
-        await room.until(lambda: "/api/v1/namespaces/ns/pods/p3" in room.server.asked_for("DELETE"))
-        asked = room.server.asked_for("GET")
-        assert sorted(path.rpartition("/sandboxes/")[2] for path in asked) == ["../../../../../../healthz", "plain"]
+        await room.until(lambda: len(room.server.asked_for("DELETE")) == len(names))
+        assert [path.rpartition("/sandboxes/")[2] for path in room.server.asked_for("GET")] == ["plain"]
+        assert all("/pods/claimed" in path for path in room.server.asked_for("DELETE"))
         room.rounds.once()
 
 
