@@ -238,13 +238,13 @@ def test_a_pools_deployment_is_changed_by_its_operator_alone(
 # Leases
 
 
-def lease(name: str, *, holder: str | None = None, label: str | None = None) -> Json:
+def lease(name: str, *, holder: str | None = None, label: str | None = None, seconds: int = 300) -> Json:
     labels = {RUN_LABEL: "r1", LEASE_LABEL: name if label is None else label}
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
         "metadata": {"name": name, "labels": labels},
-        "spec": {"holderIdentity": name if holder is None else holder, "leaseDurationSeconds": 1},
+        "spec": {"holderIdentity": name if holder is None else holder, "leaseDurationSeconds": seconds},
     }
 
 
