@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -27,6 +27,7 @@ from tests.cluster.hostile.schema import SCHEMAS, faults
 __all__ = ["SmallCluster", "small_cluster"]
 
 Json = dict[str, Any]
+Result = TypeVar("Result")
 Where = tuple[str, str]
 _API = "arl.infra.io/v1alpha1"
 _KINDS = {
@@ -67,7 +68,7 @@ class SmallCluster:
         self._servers: dict[str, asyncio.Server] = {}
         self._config = config
         self._objects: dict[str, dict[Where, Json]] = {kind: {} for kind in _KINDS}
-        self._lock = threading.RLock()
+        self._jobs: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self._addresses = itertools.count(1)
         self._loop = asyncio.new_event_loop()
@@ -77,44 +78,47 @@ class SmallCluster:
 
     def create(self, kind: str, body: Json) -> Json:
         """Make an object."""
-        with self._lock:
-            return self._create(kind, body)
+        return self._call(lambda: self._create(kind, body))
 
     def get(self, kind: str, namespace: str, name: str) -> Json | None:
         """An object as it is."""
-        with self._lock:
-            return copy.deepcopy(self._objects[kind].get((namespace, name)))
+        return self._call(lambda: copy.deepcopy(self._objects[kind].get((namespace, name))))
 
     def delete(self, kind: str, namespace: str, name: str) -> None:
         """Delete an object, if it is there."""
-        with self._lock:
+
+        def delete() -> None:
             if (namespace, name) in self._objects[kind]:
                 self._delete(kind, (namespace, name))
 
+        self._call(delete)
+
     def idle_pod(self, namespace: str, pool: str, script: Any) -> Json:
         """A pod of the pool's own Deployment, with that agent in it."""
-        with self._lock:
-            deployment = self._objects["deployments"][namespace, pool]
-            name = f"{pool}-{next(self._numbers)}"
-            owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": pool, "uid": deployment["metadata"]["uid"]}
-            replica_set = self._objects["replicasets"].get((namespace, f"{pool}-5d4f"))
-            if replica_set is None:
-                its = {
-                    "name": f"{pool}-5d4f",
-                    "namespace": namespace,
-                    "ownerReferences": [owner | {"controller": True}],
-                }
-                replica_set = self._create("replicasets", {"metadata": its, "spec": {}})
-            owner = {"kind": "ReplicaSet", "name": f"{pool}-5d4f", "uid": replica_set["metadata"]["uid"]}
-            template = deployment["spec"]["template"]
-            meta: Json = {
-                "name": name,
+        return self._call(lambda: self._idle_pod(namespace, pool, script))
+
+    def _idle_pod(self, namespace: str, pool: str, script: Any) -> Json:
+        deployment = self._objects["deployments"][namespace, pool]
+        name = f"{pool}-{next(self._numbers)}"
+        owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": pool, "uid": deployment["metadata"]["uid"]}
+        replica_set = self._objects["replicasets"].get((namespace, f"{pool}-5d4f"))
+        if replica_set is None:
+            its = {
+                "name": f"{pool}-5d4f",
                 "namespace": namespace,
-                "labels": {**template["metadata"].get("labels", {}), POOL_LABEL: pool, STATUS_LABEL: STATUS_IDLE},
-                "ownerReferences": [{"apiVersion": "apps/v1", "controller": True, **owner}],
+                "ownerReferences": [owner | {"controller": True}],
             }
-            spec = {key: each for key, each in template["spec"].items() if key != "schedulingGates"}
-            return self._create("pods", {"metadata": meta, "spec": spec}, script)
+            replica_set = self._create("replicasets", {"metadata": its, "spec": {}})
+        owner = {"kind": "ReplicaSet", "name": f"{pool}-5d4f", "uid": replica_set["metadata"]["uid"]}
+        template = deployment["spec"]["template"]
+        meta: Json = {
+            "name": name,
+            "namespace": namespace,
+            "labels": {**template["metadata"].get("labels", {}), POOL_LABEL: pool, STATUS_LABEL: STATUS_IDLE},
+            "ownerReferences": [{"apiVersion": "apps/v1", "controller": True, **owner}],
+        }
+        spec = {key: each for key, each in template["spec"].items() if key != "schedulingGates"}
+        return self._create("pods", {"metadata": meta, "spec": spec}, script)
 
     # The thread
 
@@ -126,6 +130,14 @@ class SmallCluster:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+
+    def _call(self, what: Callable[[], Result]) -> Result:
+        """Do something there and wait for it."""
+
+        async def do() -> Result:
+            return what()
+
+        return asyncio.run_coroutine_threadsafe(do(), self._loop).result(10)
 
     def _run(self) -> None:
         self._loop.run_forever()
@@ -197,10 +209,9 @@ class SmallCluster:
         async def serve() -> None:
             self._servers[player.pod] = await asyncio.start_server(player.serve, address, self.port)
 
-        if threading.current_thread() is self._thread:
-            self._loop.create_task(serve())
-        else:
-            asyncio.run_coroutine_threadsafe(serve(), self._loop).result(10)
+        job = self._loop.create_task(serve())  # the pod is ready a moment before its agent listens
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
 
     def _changed(self, kind: str, where: Where, body: Json) -> None:
         body["metadata"]["resourceVersion"] = str(next(self._numbers))
@@ -212,7 +223,7 @@ class SmallCluster:
         if kind == "pods":
             server = self._servers.pop(body["metadata"]["uid"], None)
             if server is not None:
-                self._loop.call_soon_threadsafe(server.close)
+                server.close()
             self.players.pop(body["metadata"]["uid"], None)
         body["metadata"]["resourceVersion"] = str(next(self._numbers))
         self.watch(kind, True, copy.deepcopy(body))
@@ -254,8 +265,7 @@ class SmallCluster:
     async def _handle(self, request: web.Request) -> web.Response:
         try:
             raw = await request.read()
-            with self._lock:
-                found = self._answer(request, json.loads(raw) if raw else {})
+            found = self._answer(request, json.loads(raw) if raw else {})
         except _Refused as error:
             body = {"kind": "Status", "reason": error.reason, "message": error.reason}
             return web.json_response(body, status=error.status)
@@ -282,6 +292,9 @@ class SmallCluster:
         there = self._objects[kind][where]
         if request.method == "GET":
             return there
+        if request.method == "PUT":
+            self._changed(kind, where, body)
+            return body
         wanted = (body.get("preconditions") or {}) if body else {}
         if any(there["metadata"][key] != each for key, each in wanted.items()):
             raise _Refused(409, "Conflict")

@@ -25,9 +25,12 @@ from pytest_arl.agent import frames
 from pytest_arl.operator import link, reach, task_runner, task_status
 from pytest_arl.operator.api import Api
 from pytest_arl.operator.control import Control
+from pytest_arl.operator.election import Leadership
 from pytest_arl.operator.keys import Keys
 from pytest_arl.operator.progress import Garbled, Progress
+from pytest_arl.operator.rounds import Rounds
 from pytest_arl.operator.template import Agent
+from pytest_arl.operator.watching import Watching
 from tests.cluster.hostile import conversations
 from tests.cluster.hostile.schema import SCHEMAS, faults
 from tests.cluster.hostile.small_cluster import SmallCluster, small_cluster
@@ -37,8 +40,7 @@ from tests.operator import objects
 Json = dict[str, Any]
 Value = TypeVar("Value")
 
-EPOCH = 7
-DEADLINE = 15.0
+DEADLINE = 10.0
 """Seconds until a Task of 0.3 s has ended, with the operator's own patience made short (below)."""
 
 MOST_MEMORY = 24 * 1024**2
@@ -80,6 +82,7 @@ class Operator:
         self._loop = self._runner.get_loop()
         self._loop.set_exception_handler(self._broken)
         self._numbers = itertools.count()
+        self._ended: dict[tuple[str, str], asyncio.Future[Json]] = {}
         logging.getLogger("pytest_arl.operator").addHandler(self.complaints)
 
     def _broken(self, _loop: asyncio.AbstractEventLoop, context: Json) -> None:
@@ -95,16 +98,28 @@ class Operator:
         )
         self._api = await Api().__aenter__()
         keys = Keys({"key.pem": pem})
-        self.control = Control(self._api, keys, EPOCH, Agent("agent:1", None, keys.public), ["victim", "mallory"])
-        await self.control.sync()
+        agent = Agent("agent:1", None, keys.public)
+        leadership = Leadership(self._api, "system", "operator", 15.0)
+        await leadership.acquire()
+        self.control = Control(self._api, keys, leadership, agent, ["victim", "mallory"])
+        watching = Watching(self.control)
+        await watching.start()
+        self.control.begin()
+        self._rounds = asyncio.create_task(Rounds(self.control, watching.resync).run())
         loop, control = self._loop, self.control
+
+        def seen(kind: str, gone: bool, body: Json) -> None:
+            control.event(kind, gone, body)
+            ended = self._ended.get((body["metadata"]["namespace"], body["metadata"]["name"]))
+            status = body.get("status", {})
+            if kind == "tasks" and ended is not None and not ended.done() and (gone or "completionTime" in status):
+                ended.set_result(status)
 
         def watch(kind: str, gone: bool, body: Json) -> None:
             if kind in ("warmpools", "sandboxes", "tasks", "pods", "leases"):
-                loop.call_soon_threadsafe(control.event, kind, gone, body)
+                loop.call_soon_threadsafe(seen, kind, gone, body)
 
         self.cluster.watch = watch
-        self._rounds = asyncio.create_task(self.control.rounds())
         for namespace in ("victim", "mallory"):
             body = objects.pool(replicas=0)
             body["metadata"] = {"name": "pool", "namespace": namespace}
@@ -137,16 +152,14 @@ class Operator:
             "metadata": {"name": name, "namespace": namespace},
             "spec": {"sandboxRef": sandbox, "steps": steps, **spec},
         }
+        ended: asyncio.Future[Json] = self._loop.create_future()
+        self._ended[namespace, name] = ended
         self.cluster.create("tasks", body)
-        began = time.monotonic()
-        while True:
-            found = self.cluster.get("tasks", namespace, name)
-            if found is None or "completionTime" in found.get("status", {}):
-                self.cluster.delete("tasks", namespace, name)
-                status: Json = (found or {}).get("status", {})
-                return status
-            assert time.monotonic() - began < DEADLINE, f"a Task in {namespace} did not end: {found.get('status')}"
-            await asyncio.sleep(0.005)
+        await asyncio.wait((ended,), timeout=DEADLINE)
+        del self._ended[namespace, name]
+        assert ended.done(), f"a Task in {namespace} did not end: {self.cluster.get('tasks', namespace, name)}"
+        self.cluster.delete("tasks", namespace, name)
+        return ended.result()
 
     async def meet(self, scripts: list[tuple[bool, Any]]) -> None:
         """Sandboxes with these agents and a Task for each, a neighbour beside them."""
@@ -221,7 +234,7 @@ def little_memory() -> Iterator[None]:
 _SCRIPTS = st.lists(st.tuples(st.booleans(), conversations.scripts), min_size=1, max_size=4)
 
 
-@generated(40)
+@generated(60, shrink=False)
 @given(_SCRIPTS)
 def test_whatever_agents_say_the_operator_and_their_neighbour_go_on(operator: Operator, scripts: list[Any]) -> None:
     operator.complaints.found.clear()
@@ -240,6 +253,25 @@ def test_whatever_agents_say_the_operator_and_their_neighbour_go_on(operator: Op
     assert operator.cluster.invalid == []
     assert most < MOST_MEMORY
     assert operator.longest < MOST_STALL
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"task": []},
+        {"task": [], "ping": []},
+        {"task": [["end"]]},
+        {"task": [["noise", bytes(20)]]},
+        {"task": [["right", "step", {"i": 1}, []]]},
+        {"task": [["right", "step", {}, []], ["end"]]},
+        {"task": [["right", "refusal", {"text": "another boot"}, []]]},
+        {"task": [["right", "refusal", {"text": "task x is running; one at a time"}, []]]},
+        {"task": [["right", "refusal", {"text": {"own": "busy"}}, []]]},
+    ],
+    ids=["silent", "no pong", "hangs up", "noise", "wrong step", "half", "another boot", "busy", "busy with it"],
+)
+def test_a_task_ends_though_its_agent_does_so_each_time_that_it_is_asked(operator: Operator, script: Any) -> None:
+    operator.run(operator.meet([(False, script)]))
 
 
 def test_an_agent_that_keeps_to_what_is_right_is_believed(operator: Operator) -> None:
