@@ -16,7 +16,7 @@ from pytest_arl import SandboxSession
 from tests.cluster.hostile.tenants import task
 from tests.cluster.installation import Installation, Json
 
-__all__ = ["Neighbour", "Operator", "operator_now", "unharmed"]
+__all__ = ["Neighbour", "Operator", "operator_now", "still_well", "unharmed", "well"]
 
 MOST_GROWTH = 1.2
 ALLOWANCE = 32 * 1024**2
@@ -127,12 +127,23 @@ class Neighbour:
 
 
 @contextmanager
-def unharmed(found: Installation, neighbour: Neighbour) -> Iterator[Operator]:
+def unharmed(found: Installation, neighbour: Neighbour) -> Iterator[None]:
     """The block does nothing to the operator and to the neighbour's namespace."""
+    before = well(found, neighbour)
+    yield
+    still_well(found, neighbour, before)
+
+
+def well(found: Installation, neighbour: Neighbour) -> Operator:
+    """The operator, which works for the neighbour."""
     neighbour.one()
-    before = operator_now(found)
-    assert before.ready_since is not None, found.report()
-    yield before
+    now = operator_now(found)
+    assert now.ready_since is not None, found.report()
+    return now
+
+
+def still_well(found: Installation, neighbour: Neighbour, before: Operator) -> None:
+    """Check that nothing has happened to it since."""
     neighbour.one()
     _rounds_go_on(found)
     after = operator_now(found)

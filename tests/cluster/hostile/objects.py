@@ -10,7 +10,7 @@ from pytest_arl.pod import POOL_LABEL, RUN_LABEL, SANDBOX_LABEL, STATUS_LABEL, W
 from tests.cluster.hostile import schema
 from tests.cluster.installation import Json
 
-__all__ = ["changes", "everything"]
+__all__ = ["CHANGES", "everything"]
 
 _API = "arl.infra.io/v1alpha1"
 _UIDS = ["00000000-0000-0000-0000-000000000001", "x", "..", "a/b?c#d", "x" * 200]
@@ -153,17 +153,15 @@ everything: dict[str, st.SearchStrategy[tuple[str, Json]]] = {
 }
 """By plural: an object whose name is to be completed, and whose images are called IMAGE."""
 
-changes: st.SearchStrategy[Json] = st.sampled_from(
-    [
-        {"spec": {"cancel": True}},
-        {"spec": {"ttlSecondsAfterFinished": 0}},
-        {"spec": {"replicas": 0}},
-        {"spec": {"keepAlive": False, "maxLifetimeSeconds": 1}},
-        {"spec": {"idleTimeoutSeconds": 2**63 - 1}},
-        {"metadata": {"ownerReferences": [{"apiVersion": _API, "kind": "Sandbox", "name": "..", "uid": "x"}]}},
-        {"metadata": {"labels": {POOL_LABEL: "..", RUN_LABEL: ""}}},
-        {"metadata": {"finalizers": ["example.com/never"]}},
-        {"metadata": {"annotations": {"a": "x" * 262_000}}},
-        {"status": {"state": "Succeeded", "phase": "Ready"}},
-    ]
-)
+CHANGES: list[Json] = [
+    {"spec": {"cancel": True}},
+    {"spec": {"ttlSecondsAfterFinished": 0}},
+    {"spec": {"replicas": 0}},
+    {"spec": {"keepAlive": False, "maxLifetimeSeconds": 1}},
+    {"spec": {"idleTimeoutSeconds": 2**63 - 1}},
+    {"metadata": {"ownerReferences": [{"apiVersion": _API, "kind": "Sandbox", "name": "..", "uid": "x"}]}},
+    {"metadata": {"labels": {POOL_LABEL: "..", RUN_LABEL: ""}}},
+    {"metadata": {"finalizers": ["example.com/never"]}},
+    {"metadata": {"annotations": {"a": "x" * 262_000}}},
+    {"status": {"state": "Succeeded", "phase": "Ready"}},
+]

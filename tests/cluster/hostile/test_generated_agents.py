@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_arl.operator.rounds import Rounds
 
 from pytest_arl import pod
 from pytest_arl.agent import frames
@@ -28,7 +29,6 @@ from pytest_arl.operator.control import Control
 from pytest_arl.operator.election import Leadership
 from pytest_arl.operator.keys import Keys
 from pytest_arl.operator.progress import Garbled, Progress
-from pytest_arl.operator.rounds import Rounds
 from pytest_arl.operator.template import Agent
 from pytest_arl.operator.watching import Watching
 from tests.cluster.hostile import conversations

@@ -24,7 +24,7 @@ from tests.cluster.hostile import conversations
 from tests.cluster.hostile.bystanders import Neighbour, unharmed
 from tests.cluster.hostile.conftest import Ground
 from tests.cluster.hostile.conversations import examples
-from tests.cluster.hostile.objects import changes, everything
+from tests.cluster.hostile.objects import CHANGES, everything
 from tests.cluster.hostile.tenants import Tenant, agent_pod, sandbox, task
 from tests.cluster.installation import Installation, Json, pool
 
@@ -94,8 +94,7 @@ class Hostilities:
     def _make(self, who: Tenant, plural: str, count: int) -> None:
         number = next(self._seeds)
         chance = random.Random(number)
-        alter = examples(changes, count, number)
-        for (kind, made), change in zip(examples(everything[plural], count, number), alter, strict=False):
+        for kind, made in examples(everything[plural], count, number):
             if time.monotonic() > self._end:
                 return
             body: Json = json.loads(json.dumps(made).replace("IMAGE", self._images["busybox"]))
@@ -105,7 +104,7 @@ class Hostilities:
             if self._told(kind, who.create(kind, body)) != 201:
                 continue
             for _ in range(chance.choice([0, 0, 1, 3])):
-                self._told(f"change of {kind}", who.patch(kind, name, change))
+                self._told(f"change of {kind}", who.patch(kind, name, chance.choice(CHANGES)))
             if chance.random() < 0.3:
                 self._told(
                     f"delete of {kind}",

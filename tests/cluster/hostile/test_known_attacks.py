@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from pytest_arl.agent import frames
 from pytest_arl.pod import POOL_LABEL, STATUS_ALLOCATED, STATUS_IDLE, STATUS_LABEL
-from tests.cluster.hostile.bystanders import Neighbour, unharmed
+from tests.cluster.hostile.bystanders import Neighbour, Operator, still_well, unharmed, well
 from tests.cluster.hostile.conftest import Ground
 from tests.cluster.hostile.tenants import agent_pod, sandbox, task
 from tests.cluster.installation import Installation, Json, pool
@@ -97,41 +98,54 @@ def test_a_pod_with_a_pools_labels_is_given_no_task_and_not_believed(
     with unharmed(installation, neighbour):
         status = _served_by(ground, "forged", {})
 
-    assert (status["state"], status["exitCode"]) == ("Failed", 1), "`false` exits 1, in a pod of the pool's own"
-    assert status["stdout"] if "stdout" in status else status["steps"][0]["stdout"] == ""
+    assert (status["state"], status.get("exitCode")) == ("Failed", 1), "`false` exits 1, in a pod of the pool's own"
+    assert status["stdout"] == ""
 
 
-def test_a_deployments_pod_that_gets_a_pools_labels_is_not_deleted(
-    installation: Installation, ground: Ground, neighbour: Neighbour
-) -> None:
-    maker = ground.pod_maker
-    body = agent_pod("bystander", ground.there.images["python"], [{}], labels={"app": "web"})
-    assert maker.create("pods", body)[0] == 201
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """Pods that the operator meets when it lists everything anew, after it has.
+
+    Attributes:
+        before: the operator before that.
+        bystander: the UID of a Deployment's pod that was given a pool's labels.
+        found: that pod now.
+    """
+
+    before: Operator
+    bystander: str
+    found: Json
+
+
+@pytest.fixture(scope="module")
+def planted(installation: Installation, ground: Ground, neighbour: Neighbour) -> Planted:
+    before = well(installation, neighbour)
+    maker, image = ground.pod_maker, ground.there.images["python"]
+    status, made = maker.create("pods", agent_pod("bystander", image, [{}], labels={"app": "web"}))
+    assert status == 201, made
     ground.there.wait("condition=Ready", "pod/bystander")
-    uid = maker.get("pods", "bystander")["metadata"]["uid"]
-    with unharmed(installation, neighbour):
-        status, _ = maker.patch("pods", "bystander", {"metadata": {"labels": labelled("x", STATUS_ALLOCATED)}})
-        if status not in FORBIDDEN:
-            time.sleep(_RESYNC_SECONDS)
-    found = maker.get("pods", "bystander")
+    uid: str = made["metadata"]["uid"]
+    maker.patch("pods", "bystander", {"metadata": {"labels": labelled("x", STATUS_ALLOCATED)}})
+    for number, name in enumerate(["..", "../../../../../../healthz", "a%2fb", "x?y=z", ".", "a#b"]):
+        body = agent_pod(f"stray-{number}", image, [{}], labels={POOL_LABEL: "x"})
+        reference = {"apiVersion": "no.such/v1", "kind": "Sandbox", "name": name}
+        body["metadata"]["ownerReferences"] = [{**reference, "uid": f"00000000-0000-0000-0000-00000000000{number}"}]
+        body["spec"]["schedulingGates"] = [{"name": "example.com/never"}]
+        status, made = maker.create("pods", body)
+        assert status in (201, *FORBIDDEN), made
+    time.sleep(_RESYNC_SECONDS)
+    return Planted(before, uid, maker.get("pods", "bystander"))
 
-    assert found["metadata"]["uid"] == uid
-    assert "deletionTimestamp" not in found["metadata"]
 
-
-@pytest.mark.parametrize("owner", ["..", "../../../../../../healthz", "a%2fb", "x?y=z", "."])
 def test_an_owners_name_never_becomes_a_path(
-    installation: Installation, ground: Ground, neighbour: Neighbour, owner: str, request: pytest.FixtureRequest
+    installation: Installation, neighbour: Neighbour, planted: Planted
 ) -> None:
-    reference = {"apiVersion": "no.such/v1", "kind": "Sandbox", "name": owner}
-    body = agent_pod("stray", ground.there.images["python"], [{}], labels={POOL_LABEL: "x"})
-    body["metadata"]["ownerReferences"] = [{**reference, "uid": "00000000-0000-0000-0000-000000000001"}]
-    body["spec"]["schedulingGates"] = [{"name": "example.com/never"}]
-    with unharmed(installation, neighbour):
-        status, answer = ground.pod_maker.create("pods", body)
-        assert status in (201, *FORBIDDEN), answer
-        if status == 201:
-            time.sleep(_RESYNC_SECONDS)
+    still_well(installation, neighbour, planted.before)
+
+
+def test_a_deployments_pod_that_gets_a_pools_labels_is_not_deleted(planted: Planted) -> None:
+    assert planted.found.get("metadata", {}).get("uid") == planted.bystander
+    assert "deletionTimestamp" not in planted.found["metadata"]
 
 
 def test_a_task_whose_status_has_no_room_left_keeps_nobody_waiting(
