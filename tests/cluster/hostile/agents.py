@@ -96,20 +96,20 @@ class Player:
     async def _one(self, act: list[Any], stream: int, writer: asyncio.StreamWriter) -> None:
         word, *rest = act
         if word == "right":
-            writer.write(self._right(*rest, stream=stream))
+            _send(writer, self._right(*rest, stream=stream))
         elif word == "frame":
             kind, offset, payload, times = rest
             for _ in range(times):
-                writer.write(frames.frame(kind, (stream + offset) % 2**32, payload))
+                _send(writer, frames.frame(kind, (stream + offset) % 2**32, payload))
                 await writer.drain()
         elif word == "slow":
             kind, payload, pause = rest
             data = frames.frame(kind, stream, payload)
             for at in range(0, len(data), max(1, len(data) // 8)):
-                writer.write(data[at : at + max(1, len(data) // 8)])
+                _send(writer, data[at : at + max(1, len(data) // 8)])
                 await asyncio.sleep(min(pause, _LONGEST_PAUSE / 8))
         elif word == "noise":
-            writer.write(rest[0])
+            _send(writer, rest[0])
         elif word == "pause":
             await asyncio.sleep(min(rest[0], _LONGEST_PAUSE))
         elif word == "silence":
@@ -138,6 +138,12 @@ class Player:
 
 class _Over(Exception):
     """The connection ends here."""
+
+
+def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    if writer.is_closing():
+        raise _Over
+    writer.write(data)
 
 
 async def _listen(pod: str, scripts: list[Any], port: int) -> None:

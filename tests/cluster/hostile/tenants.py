@@ -149,10 +149,10 @@ sys.modules["agents"].main(PORT)
 """
 
 
-def agent_pod(name: str, image: str, scripts: list[Any], **meta: Any) -> Json:
+def agent_pod(name: str, image: str, scripts: list[Any], *, port: int = pod.PORT, **meta: Any) -> Json:
     """A pod whose only program plays an agent by these scripts, a connection each."""
     sources = [Path(module.__file__ or "").read_text() for module in (frames, agents)]
-    code = _BOOT.replace("PORT", str(pod.PORT))
+    code = _BOOT.replace("PORT", str(port))
     for word, source in zip(("FRAMES", "AGENTS"), sources, strict=True):
         code = code.replace(word, repr(source))
     said = base64.b64encode(frames.encode(scripts)).decode()

@@ -180,5 +180,4 @@ def test_whatever_tenants_make_their_neighbour_goes_on(
     )
 
     assert hostile.answers["tasks 201"] > 5, "what they may make is made: else this tests nothing"
-    assert not any(answer.endswith(" 0") for answer in hostile.answers), "the API server hung up"
     assert during <= MOST_SLOWER * before + ALLOWED_SECONDS
