@@ -38,7 +38,6 @@ class Tenant:
     """One account in one namespace.
 
     Attributes:
-        refused: answers of the API server that it must not give: a failure of its own.
         made: objects that were made.
         asked: requests that were sent.
     """
@@ -47,7 +46,6 @@ class Tenant:
     _token: str
     _server: str
     _context: ssl.SSLContext
-    refused: list[str] = field(default_factory=list)
     made: int = 0
     asked: int = 0
     _here: threading.local = field(default_factory=threading.local)
@@ -82,22 +80,29 @@ class Tenant:
         self.asked += 1
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content, "Accept": "application/json"}
-        peer: http.client.HTTPSConnection | None = getattr(self._here, "peer", None)
-        if peer is None:
-            peer = self._here.peer = http.client.HTTPSConnection(self._server, timeout=60, context=self._context)
-        try:
-            peer.request(method, path, data, headers)
-            answer = peer.getresponse()
-            raw = answer.read()
-        except (OSError, http.client.HTTPException):
-            peer.close()
-            self._here.peer = None
+        for fresh in (False, True):  # one that was idle may have been closed meanwhile
+            try:
+                peer = self._connection(fresh=fresh)
+                peer.request(method, path, data, headers)
+                answer = peer.getresponse()
+                raw = answer.read()
+                break
+            except (OSError, http.client.HTTPException):
+                self.close()
+        else:
             return 0, {}
         try:
             found: Json = json.loads(raw)
         except ValueError:
             found = {"message": raw[:300].decode("utf-8", "replace")}
         return answer.status, found
+
+    def _connection(self, *, fresh: bool) -> http.client.HTTPSConnection:
+        found: http.client.HTTPSConnection | None = getattr(self._here, "peer", None)
+        if fresh or found is None:
+            self.close()
+            found = self._here.peer = http.client.HTTPSConnection(self._server, timeout=60, context=self._context)
+        return found
 
     def close(self) -> None:
         """Close this thread's connection."""
@@ -164,6 +169,10 @@ def agent_pod(name: str, image: str, scripts: list[Any], *, port: int = pod.PORT
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-c", code, *pieces],
         "env": [uid],
+        "readinessProbe": {
+            "tcpSocket": {"port": port},
+            "periodSeconds": 1,
+        },  # the operator looks at what is ready, once
         "resources": {"requests": {"cpu": "5m", "memory": "16Mi"}, "limits": {"memory": "256Mi"}},
     }
     return {
