@@ -15,18 +15,22 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 _SECONDS = float(os.environ.get("ARL_TEST_ATTACK_SECONDS") or 0)
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
 
-def generated(examples: int) -> Callable[[Test], Test]:
-    """A test whose arguments hypothesis makes up, ``examples`` of them or as many as there is time for."""
+def generated(examples: int, *, shrink: bool = True) -> Callable[[Test], Test]:
+    """A test whose arguments hypothesis makes up, ``examples`` of them or as many as there is time for.
+
+    One that fails is shown as small as it gets; without ``shrink`` as it was, where each failure takes long.
+    """
     # What one example left in a fixture is there for the next one, as it would be for an attacker.
     health = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    chosen = settings(max_examples=examples, deadline=None, suppress_health_check=health)
+    phases = [phase for phase in Phase if shrink or phase not in (Phase.shrink, Phase.explain)]
+    chosen = settings(max_examples=examples, deadline=None, suppress_health_check=health, phases=phases)
 
     def decorate(test: Test) -> Test:
         cases = itertools.count()

@@ -72,16 +72,18 @@ class Installation:
         namespace: where pools and sandboxes are.
         restricted_namespace: another one for these, under the Pod Security level `restricted`; empty where there is none.
         operator_namespace: where the operator runs.
+        hostile_namespace: a third one for pools and sandboxes, another tenant's.
     """
 
     namespace: str
     restricted_namespace: str
     operator_namespace: str
+    hostile_namespace: str = ""
 
     @property
     def served(self) -> tuple[str, ...]:
         """The namespaces that the operator serves."""
-        return tuple(filter(None, (self.namespace, self.restricted_namespace)))
+        return tuple(filter(None, (self.namespace, self.restricted_namespace, self.hostile_namespace)))
 
     @property
     def images(self) -> dict[str, str]:
@@ -200,7 +202,7 @@ def manifests(*words: str) -> str:
 
 def _install() -> Installation:
     name = f"arl-test-{secrets.token_hex(4)}"
-    found = Installation(name, f"{name}-restricted", f"{name}-system")
+    found = Installation(name, f"{name}-restricted", f"{name}-system", f"{name}-hostile")
     for namespace in found.served:
         found.kubectl("create", "namespace", namespace, namespace="default")
     found.kubectl("label", "namespace", found.restricted_namespace, "pod-security.kubernetes.io/enforce=restricted")

@@ -52,6 +52,19 @@ def test_a_page_names_no_option_that_does_not_exist(document: Path) -> None:
     assert flags <= {setting.flag for setting in SETTINGS.values()}
 
 
+def test_the_security_page_has_a_test_for_everybody_who_may_attack_a_cluster() -> None:
+    text = (DOCS / "security.md").read_text(encoding="utf-8")
+    promised, tested = (
+        dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", table, re.MULTILINE))
+        for table in re.findall(r"^\| who \| (?:is kept|test).*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    )
+    roles = {"a step", "who makes an image", "who has `arl-user`", "who has `arl-pool-admin`"}
+    assert roles < set(promised)
+    assert set(promised) == set(tested)
+    for who, tests in tested.items():
+        assert re.fullmatch(r"`tests/[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*", tests), who
+
+
 def test_the_security_page_names_tests_that_exist() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (DOCS / "security.md").read_text(encoding="utf-8"))
     assert len(named) > 10
