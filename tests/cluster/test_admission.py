@@ -339,8 +339,12 @@ def test_a_sandbox_does_not_take_a_pod_that_says_it_is_its(unguarded: Room) -> N
 
 
 def test_a_lease_ends_if_name_label_and_holder_agree(unguarded: Room) -> None:
-    bodies = [lease("somebodys", holder="somebody"), lease("arl-a", holder="b"), lease("arl-b", label="c")]
-    unguarded.apply(*bodies, lease("arl-r1-main-1-abcdef"))
+    bodies = [
+        lease("somebodys", holder="somebody", seconds=1),
+        lease("arl-a", holder="b", seconds=1),
+        lease("arl-b", label="c", seconds=1),
+    ]
+    unguarded.apply(*bodies, lease("arl-r1-main-1-abcdef", seconds=1))
     unguarded.until("lease", "arl-r1-main-1-abcdef", lambda body: body == {}, 30)
     time.sleep(2)
     left = {each["metadata"]["name"] for each in unguarded.all("leases")}

@@ -205,3 +205,12 @@ async def test_the_end_of_the_connection_is_believed_at_once(monkeypatch: pytest
         assert "ended" in await asyncio.wait_for(link.lost, 5)
         with pytest.raises(LinkLost):
             await link.ping()
+
+
+async def test_an_agent_that_does_not_answer_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[AgentLink.__module__], "_PONG_SECONDS", 0.2)
+    async with agent(greets(), monkeypatch):
+        link = await connect()
+        async with asyncio.timeout(10):
+            with pytest.raises(LinkLost, match="does not answer"):
+                await link.ping()

@@ -21,6 +21,9 @@ __all__ = ["OLDER_EPOCH", "AgentLink", "Hello", "LinkLost", "Refusal", "refusal"
 _SECONDS = 5.0
 """For an agent to say hello, and to be ready after our answer."""
 
+_PONG_SECONDS = 30.0
+"""For an agent to answer while it works. A node that has a lot to do answers late."""
+
 _UNASKED_BYTES = 1024 * 1024
 
 
@@ -147,10 +150,12 @@ class AgentLink(asyncio.Protocol):
 
     async def _greeting(self, wanted: int) -> dict[str, Any]:
         get = asyncio.ensure_future(self._greetings.get())
-        await asyncio.wait((get, self.lost), return_when=asyncio.FIRST_COMPLETED)
-        if not get.done():
+        try:
+            await asyncio.wait((get, self.lost), return_when=asyncio.FIRST_COMPLETED)
+            if not get.done():
+                raise LinkLost(self.lost.result())
+        finally:
             get.cancel()
-            raise LinkLost(self.lost.result())
         kind, value = get.result()
         if kind == frames.ERROR:
             refused = refusal(value)
@@ -198,13 +203,14 @@ class AgentLink(asyncio.Protocol):
             self.send(frames.CANCEL, 0, {"id": task})
 
     async def ping(self) -> None:
-        """Return once the agent has taken everything that was sent before."""
+        """Return once the agent has taken everything that was sent before. LinkLost where it does not say so."""
         answer: asyncio.Future[None] = self._loop.create_future()
         stream = self.open(lambda _kind, _value: None if answer.done() else answer.set_result(None))
         try:
             self.send(frames.PING, stream, {})
-            await asyncio.wait((answer, self.lost), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((answer, self.lost), timeout=_PONG_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
+                self.close("the agent does not answer")
                 raise LinkLost(self.lost.result())
         finally:
             self.shut(stream)

@@ -11,14 +11,15 @@ from pytest_arl.operator import sandbox_status, task_status, wire
 from pytest_arl.operator.api import ApiError, path
 from pytest_arl.operator.link import AgentLink, LinkLost
 from pytest_arl.operator.objects import Key, condition, leaving, name, now, owner, parse_time, uid
+from pytest_arl.operator.patience import MOST_IN_VAIN, Patience
 from pytest_arl.operator.reach import Reach
-from pytest_arl.operator.task_runner import Busy, Ended, TaskRunner, write_end
+from pytest_arl.operator.task_runner import Busy, TaskRunner, write_end
 from pytest_arl.operator.template import executor_of
+from pytest_arl.operator.trouble import Trouble
 
 if TYPE_CHECKING:
     from pytest_arl.operator.control import Control
     from pytest_arl.operator.objects import Object
-    from pytest_arl.operator.trouble import Trouble
 
 __all__ = ["SandboxKeeper"]
 
@@ -50,6 +51,7 @@ class SandboxKeeper:
         self.began = time.monotonic()
         self._ran = self._told = 0.0
         self._reach = Reach(control, self)
+        self._patience = Patience()
         self._runner: TaskRunner | None = None
         self._link: AgentLink | None = None
 
@@ -193,22 +195,34 @@ class SandboxKeeper:
             text = f"its Sandbox is gone; another one of the name {self.key.name} is there now"
             await write_end(self._control, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
             return None
-        self._runner = runner = TaskRunner(self._control, task, self.pool, self._limits(), wire.Held.of(self.body))
+        self._runner = runner = TaskRunner(
+            self._control, task, self.pool, self._limits(), wire.Held.of(self.body), self._patience
+        )
+        began = time.monotonic()
         try:
             await runner.run(link)
         except Busy as busy:
             if busy.task not in self._store.open.get(self.key, {}):
                 link.send_cancel(busy.task)
-            await asyncio.sleep(0.1)
+            await self._in_vain(task, began, f"it says that task {busy.task} runs")
             return busy.task
-        except Ended as ended:
-            self._control.heard(ended)
-            link.close(str(ended))
         except LinkLost as lost:
             _LOG.info("a link is lost: %s", lost, extra=self.data())
+            self._control.heard(lost)
+            link.close(str(lost))
+            await self._in_vain(task, began, str(lost))
         else:
             self._runner = None
         return None
+
+    async def _in_vain(self, task: Object, began: float, why: str) -> None:
+        """Wait a little after an attempt at a Task that came to nothing; an agent that ends none is given up."""
+        pause = self._patience.pause(uid(task), time.monotonic() - began)
+        if pause is not None:
+            await asyncio.sleep(pause)
+            return
+        text = f"its agent was given a Task {MOST_IN_VAIN + 1} times and did not end it: {why}"
+        await self.fail(Trouble("AgentUnreachable", text))
 
     def _limits(self) -> dict[str, str]:
         """The values of the limits that a step may hit."""

@@ -18,6 +18,7 @@ from pytest_arl.operator import task_status, wire
 from pytest_arl.operator.api import ApiError, path
 from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, LinkLost
 from pytest_arl.operator.objects import key, uid
+from pytest_arl.operator.patience import Patience
 from pytest_arl.operator.progress import LAST_MOMENT, Garbled, Progress
 from pytest_arl.operator.slim import is_cut
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pytest_arl.operator.link import Refusal
     from pytest_arl.operator.objects import Object
 
-__all__ = ["Busy", "Ended", "TaskRunner", "write", "write_end"]
+__all__ = ["Busy", "TaskRunner", "write", "write_end"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,12 +64,8 @@ class Busy(Exception):
         self.task = task
 
 
-class Ended(LinkLost):
-    """The agent will not have the operator any more: another boot, or a newer leader."""
-
-
 class TaskRunner:
-    """Runs one Task over one connection. LinkLost, Busy or Ended where it could not be seen to its end."""
+    """Runs one Task over one connection. LinkLost or Busy where it could not be seen to its end."""
 
     def __init__(
         self,
@@ -77,9 +74,11 @@ class TaskRunner:
         pool: Object | None,
         limits: Mapping[str, str],
         held: wire.Held | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self._control = control
         self._held = held
+        self._patience = patience or Patience()
         self.task = task
         self._pool = pool
         self._limits = limits
@@ -127,7 +126,8 @@ class TaskRunner:
                 return
             if message is None:
                 return
-            await self._follow(link, message, time.monotonic() + _longest(message))
+            until = self._patience.deadline(uid(self.task), time.monotonic(), _longest(message))
+            await self._follow(link, message, until)
             if self.progress.refused is None:
                 await self._finish()
                 return
@@ -215,7 +215,7 @@ class TaskRunner:
         if found is not None:
             raise Busy(found[1])
         if refused.code in ("another boot", OLDER_EPOCH, "not configured"):
-            raise Ended(f"the agent refuses: {refused.text}", refused.code)
+            raise LinkLost(f"the agent refuses: {refused.text}", refused.code)
 
     async def _write_running(self) -> None:
         status = task_status.running(self.task, self.progress, self._began, self._limits)

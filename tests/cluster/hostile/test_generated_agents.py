@@ -22,16 +22,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
-from pytest_arl.operator.rounds import Rounds
 
 from pytest_arl import pod
 from pytest_arl.agent import frames
-from pytest_arl.operator import link, reach, task_runner, task_status
+from pytest_arl.operator import link, patience, reach, task_runner, task_status
 from pytest_arl.operator.api import Api
 from pytest_arl.operator.control import Control
 from pytest_arl.operator.election import Leadership
 from pytest_arl.operator.keys import Keys
 from pytest_arl.operator.progress import Garbled, Progress
+from pytest_arl.operator.rounds import Rounds
 from pytest_arl.operator.template import Agent
 from pytest_arl.operator.watching import Watching
 from tests.cluster.hostile import conversations
@@ -54,7 +54,8 @@ MOST_STALL = 0.5
 """Seconds of processor time that one agent's word may cost at a time, during which nobody else is served."""
 
 _SHORT: dict[Any, dict[str, float]] = {
-    link: {"_SECONDS": 0.3},
+    link: {"_SECONDS": 0.3, "_PONG_SECONDS": 0.5},
+    patience: {"_FIRST_PAUSE": 0.02, "_LONGEST_PAUSE": 0.1, "_GRACE_SECONDS": 0.3},
     reach: {"_GREET_SECONDS": 0.5, "_LOST_SECONDS": 0.5, "_WORDS_SECONDS": 0.2, "_NOT_FOUND_SECONDS": 1.0},
     task_runner: {"_GRACE_SECONDS": 0.3, "_RETRY_SECONDS": 0.05, "_STEP_SECONDS": 0.1},
 }
