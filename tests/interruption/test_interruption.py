@@ -114,7 +114,8 @@ def test_after_the_process_ended_itself(tmp_path: Path, end: str) -> None:
 
 def test_after_pytest_timeout_in_its_thread_mode(tmp_path: Path) -> None:
     pytest.importorskip("pytest_timeout")
-    with started(tmp_path, "hang", "-p", "pytest_timeout", "--timeout=5", "--timeout-method=thread") as scene:
+    # Longer than a slow machine takes to get under way.
+    with started(tmp_path, "hang", "-p", "pytest_timeout", "--timeout=20", "--timeout-method=thread") as scene:
         _look(scene)
         scene.go()
         assert scene.wait() == 1

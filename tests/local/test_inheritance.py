@@ -145,6 +145,9 @@ def test_how_the_shell_was_scheduled_is_not_seen_inside(through: str, plain: dic
         pytest.skip("an ordinary user cannot take that back")
     if any(shutil.which(program) is None for program in ("chrt", "ionice", "setarch")):
         pytest.skip("there is no util-linux here")
+    tried = subprocess.run([*through.split(), "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:  # no time for real-time programs in this cgroup, say
+        pytest.skip(f"this machine does not let that be: {tried.stderr.strip()}")
     assert started(through=through) == plain
 
 

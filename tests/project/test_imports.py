@@ -45,7 +45,8 @@ def imported(path: Path, *, type_checking: bool = False) -> set[str]:
 
 def third_party(path: Path, *, type_checking: bool = False) -> set[str]:
     tops = {name.partition(".")[0] for name in imported(path, type_checking=type_checking)}
-    return tops - set(sys.stdlib_module_names) - {"pytest_arl", "_sha2"}  # _sha2: Python 3.12 and newer
+    # The standard library's of some versions: the one before Python 3.12, the other from then on.
+    return tops - set(sys.stdlib_module_names) - {"pytest_arl", "_sha256", "_sha2"}
 
 
 def relative(path: Path) -> str:

@@ -30,9 +30,30 @@ CANCELLED_CODE = 128 + int(_signal.SIGKILL)
 
 _KILL_RETRY_SECONDS = 0.005
 _PASSES_SECONDS = 0.3  # 24 passes were enough against chains of fork and exit; a pass takes about 2 ms
-_COLLECTING_SECONDS = 3.0  # for a supervisor to wait for all that was killed: hundreds, on a slow machine
+_COLLECTING_SECONDS = 3.0
+"""For a supervisor to wait for what was killed, while nothing more of it goes."""
 _UNKILLABLE_SECONDS = 5.0
+"""After how long nothing that was killed goes any more; a slow machine may take longer for hundreds of processes."""
+_LONGEST_KILLING = 60.0
+_COUNT_SECONDS = 0.2
 _EX_OSERR = 71
+
+
+class Going:
+    """Whether processes that were killed go: the kernel takes its time for each."""
+
+    def __init__(self) -> None:
+        self._fewest = -1
+        self._since = self._looked = 0.0
+
+    def stuck_for(self, now: float) -> float:
+        """Seconds since there were fewer processes than ever before, or since the first call."""
+        if now - self._looked >= _COUNT_SECONDS:
+            self._looked = now
+            count = len(tree.numbers())
+            if count < self._fewest or self._fewest < 0:
+                self._fewest, self._since = count, now
+        return now - self._since
 
 
 def ending(status: int, reason: str | None) -> dict[str, Any]:
@@ -99,6 +120,7 @@ class Foreground:
         self._supervisor: Supervisor | None = None
         self._killing_since = 0.0
         self._killed_at_rest = False
+        self._going = Going()
         self._retry: Timer | None = None
         self._late = None if deadline is None else self._loop.call_at(deadline, self._too_late)
         self._sampler = self._loop.call_at(pipes.started + server.limits.next_look(), self._sample)
@@ -202,19 +224,20 @@ class Foreground:
         """Kill all there is of the step, now and again until it is gone."""
         now = time.monotonic()
         self._killing_since = self._killing_since or now
-        if not self._kill_sparing_others(now - self._killing_since):
+        stuck = self._going.stuck_for(now)
+        if not self._kill_sparing_others(now - self._killing_since, stuck):
             for process in self._server.backgrounds.alive():
                 process.presume("memory" if self._server.limits.memory_killed() else None)
             tree.kill_all()
-        if now - self._killing_since > _UNKILLABLE_SECONDS:
+        if stuck > _UNKILLABLE_SECONDS or now - self._killing_since > _LONGEST_KILLING:
             # Something cannot be killed, so nothing here can be trusted; the kernel takes the namespace down.
             os._exit(_EX_OSERR)
         if self._retry is None or self._retry.callback is None:
             self._retry = self._loop.call_at(now + _KILL_RETRY_SECONDS, self._again)
 
-    def _kill_sparing_others(self, took: float) -> bool:
+    def _kill_sparing_others(self, took: float, stuck: float) -> bool:
         """Kill what does not belong to a background process; false where that cannot be told in time. ``took``: since
-        the first of these calls.
+        the first of these calls; ``stuck``: since something that was killed went.
         """
         backgrounds, own = self._server.backgrounds, self._supervisor
         keep = {process.supervisor for process in backgrounds.alive()}
@@ -225,7 +248,7 @@ class Foreground:
         elif not self._killed_at_rest:
             self._killed_at_rest = True
             tree.at_rest(lambda: tree.kill_outside(keep, own.pid), own.pid)
-        elif took < _COLLECTING_SECONDS and not (own.pid and tree.is_stopped(own.pid)):
+        elif stuck < _COLLECTING_SECONDS and not (own.pid and tree.is_stopped(own.pid)):
             # A supervisor that was stopped before it started its program starts it now, and waits for its exec.
             tree.kill_outside(keep, own.pid)
         else:

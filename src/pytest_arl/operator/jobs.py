@@ -67,7 +67,8 @@ class Jobs:
 
     def failed(self, named: Hashable, error: Exception) -> None:
         """Leave something alone for a while that failed when it was looked at."""
-        self._fail(named, error)
+        if not self.resting(named):  # else it was told: events may come by the thousand
+            self._fail(named, error)
 
     def resting(self, named: Hashable) -> bool:
         """True while something that failed is left alone."""

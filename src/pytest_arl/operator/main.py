@@ -119,9 +119,10 @@ def run(args: argparse.Namespace) -> int:
 
 async def _main(options: Options) -> None:
     state = health.Health()
-    async with health.serve(state, options.health_port), Api() as api:
+    # The Lease has connections of its own: no crowd of requests stands before a renewal.
+    async with health.serve(state, options.health_port), Api() as api, Api() as own:
         await _check(api, options)
-        leadership = election.Leadership(api, options.home, options.identity, options.lease_seconds)
+        leadership = election.Leadership(own, options.home, options.identity, options.lease_seconds)
         await leadership.acquire()
         keeping = asyncio.create_task(_keep(leadership))
         state.state = "syncing"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.propagation_program import make_private
+from pytest_arl.channel import ChannelLost
 from pytest_arl.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ class Propagation:
         """For the sandbox whose first process has that pid out here; ``child`` is its pidfd.
 
         Its agent runs, so all of its mounts are made, and no step may before :meth:`Ending.wait`. Raises
-        BackendUnavailable.
+        BackendUnavailable, and ChannelLost where the sandbox has ended: why, others know.
         """
         try:
             return self._enter(pid, child) if _receives(pid) else Ending(pid)
         except OSError as error:
+            if _has_ended(child):
+                raise ChannelLost("the sandbox ended while it started") from None
             raise _failure(error) from None
 
     def _enter(self, pid: int, child: int) -> Ending:
@@ -177,10 +180,14 @@ def _receives(pid: int) -> bool:
 
 
 def _require_alive(child: int) -> None:
+    if _has_ended(child):
+        raise OSError(0, "it has ended")
+
+
+def _has_ended(child: int) -> bool:
     poll = select.poll()
     poll.register(child, select.POLLIN)
-    if poll.poll(0):
-        raise OSError(0, "it has ended")
+    return bool(poll.poll(0))
 
 
 def _in_a_thread(namespace: int) -> None:
