@@ -118,6 +118,16 @@ class Stream:
             raise AgentError(_quoted(value["text"]), value["errno"], value["path"])
         return kind, value
 
+    def is_worked_on(self, deadline: float) -> bool:
+        """True if the agent says by then that it runs a task. ChannelLost."""
+        with self._channel.open() as question:
+            question.send(frames.PING, {})
+            try:
+                kind, value = question.receive(deadline)
+            except (AgentError, ChannelTimeout):
+                return False
+        return kind == frames.PONG and isinstance(value, dict) and value.get("busy") is True
+
     def pending(self) -> bool:
         """True if something has arrived that ``receive`` would give without waiting."""
         return bool(self.inbox)

@@ -175,6 +175,48 @@ def test_an_agent_that_prints_on_and_on_after_the_timeout_is_given_up(monkeypatc
         run.collect(Endless())
 
 
+def late(agent: FakeAgent, *, busy: object, answers: int, then: Entry | None) -> None:
+    """Be past every deadline: answer so many questions whether it is busy, and then the task."""
+    _, stream, _ = agent.receive()
+    for _ in range(answers):
+        kind, question, _ = agent.receive()
+        assert kind == frames.PING
+        agent.send(frames.PONG, question, {"busy": busy})
+    if then is not None:
+        agent.send(then[0], stream, then[1])
+
+
+def test_an_agent_that_says_that_it_works_on_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.2)
+    with sandbox_and_agent() as (sandbox, agent):
+        result = in_thread(lambda: execute(sandbox, timeout=0.1))
+        over = step(0, outcome="TimedOut", code=124, limit="timeout")
+        late(agent, busy=True, answers=4, then=(frames.STEP, over))
+        (found,) = result()
+
+    assert (found.outcome, found.limit) == ("TimedOut", "timeout")
+
+
+@pytest.mark.parametrize("busy", [False, None, 1, "yes", {}])
+def test_one_that_does_not_is_given_up(monkeypatch: pytest.MonkeyPatch, busy: object) -> None:
+    monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.2)
+    with sandbox_and_agent() as (sandbox, agent):
+        result = in_thread(lambda: execute(sandbox, timeout=0.1))
+        late(agent, busy=busy, answers=1, then=None)
+        with pytest.raises(SandboxLost, match="in time"):
+            result()
+
+
+def test_one_that_says_so_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(task_run, "LONGEST_GRACE", 0.5)
+    with sandbox_and_agent() as (sandbox, agent):
+        result = in_thread(lambda: execute(sandbox, timeout=0.1))
+        late(agent, busy=True, answers=3, then=None)
+        with pytest.raises(SandboxLost, match="in time"):
+            result()
+
+
 def test_what_waited_in_the_stream_may_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.0)
 

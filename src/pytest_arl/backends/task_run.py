@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["GRACE_SECONDS", "STREAMS", "Collected", "TaskRun", "step_result", "task_message"]
 
 GRACE_SECONDS = 5.0
+LONGEST_GRACE = 60.0
+"""Past its deadline, for an agent that says that it works on: a slow machine may need many seconds to end hundreds of
+processes, and a step that ran out of time there is not a sandbox that was lost.
+"""
 """How long after a timeout of its own the agent may take to report it; then it is not believed to live."""
 
 STREAMS: tuple[StreamName, StreamName] = ("stdout", "stderr")
@@ -90,7 +94,7 @@ class TaskRun:
     def collect(self, stream: Stream) -> None:
         """Take frames until the task is done: its last result says so already, whether or not a frame follows."""
         while not self._complete():
-            kind, value = stream.receive(self._patient(self._deadline()))
+            kind, value = self._receive(stream)
             if kind == frames.DONE:
                 return
             try:
@@ -107,6 +111,21 @@ class TaskRun:
                     self._on_output(name, which, data)
             if kind == frames.STEP and self._on_step is not None:
                 self._on_step(self._results[-1])
+
+    def _receive(self, stream: Stream) -> tuple[int, Any]:
+        """The next frame. ChannelTimeout where the agent is past its deadline and does not say that it works on."""
+        extended = 0.0
+        while True:
+            deadline = self._patient(self._deadline())
+            try:
+                return stream.receive(None if deadline is None else max(deadline, extended))
+            except ChannelTimeout:
+                now = time.monotonic()
+                if deadline is None or self._cancel_until is not None or now > deadline + LONGEST_GRACE:
+                    raise
+                if not stream.is_worked_on(now + GRACE_SECONDS):
+                    raise
+                extended = now + GRACE_SECONDS
 
     def cancel(self, stream: Stream) -> bool:
         """The caller was interrupted: end the step in the sandbox, wait a little for what is known of it; whether
