@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["KEY_BYTES", "LABEL", "LONGEST_SEALED", "is_proof", "modulus_of", "proof_of", "seal"]
+__all__ = ["EXPONENT", "KEY_BYTES", "LABEL", "LONGEST_SEALED", "is_proof", "modulus_of", "proof_of"]
 
 KEY_BYTES = 32
 LABEL = b"arl-task-key-v1"
@@ -23,7 +23,7 @@ LABEL = b"arl-task-key-v1"
 LONGEST_SEALED = 1024
 """Hexadecimal digits of a sealed key: an RSA modulus of 4096 bits."""
 
-_EXPONENT = 65537
+EXPONENT = 65537
 _SHORTEST_BITS, _LONGEST_BITS = 2048, 4096
 _COVERED = ("sandboxRef", "steps", "timeout", "retries", "payloadHash")
 """All of a Task's spec that decides what runs: not how long it stays, its trace's id, or that it is cancelled."""
@@ -36,16 +36,6 @@ def modulus_of(text: object) -> int | None:
     except ValueError:
         return None
     return modulus if modulus & 1 and _SHORTEST_BITS <= modulus.bit_length() <= _LONGEST_BITS else None
-
-
-def seal(key: bytes, modulus: int) -> str:
-    """A key that only the holder of the private half of that RSA key can read, in hexadecimal digits."""
-    # 30 ms: for those who use a cluster, once in a run.
-    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import padding, rsa  # noqa: PLC0415
-
-    public = rsa.RSAPublicNumbers(_EXPONENT, modulus).public_key()
-    return public.encrypt(key, padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), LABEL)).hex()
 
 
 def proof_of(key: bytes, sandbox_uid: str, name: str, spec: Mapping[str, Any]) -> str:

@@ -568,5 +568,5 @@ def test_a_port_that_is_taken_is_named(agent: Agent, monkeypatch: pytest.MonkeyP
 def test_an_agent_of_this_machine_carries_nothing_of_this() -> None:
     names = [{name for name, _ in marshal.loads(bundle(remote=remote))[1]} for remote in (False, True)]
 
-    assert names[1] - names[0] == {"auth", "container", "strangers", "peers", "remote"}
+    assert names[1] - names[0] == {"auth", "container", "inheritance", "strangers", "peers", "remote"}
     assert "main" in names[0]

@@ -246,7 +246,10 @@ def test_a_status_is_not_written_with_the_spec(installation: Installation, made:
             id="stdin and content",
         ),
         pytest.param(
-            lambda size: [{**COMMAND, "command": ["\u00e9" * 131_072] * 5 + ["x" * (size - 5 * 131_072)]}], id="command"
+            lambda size: [
+                {**COMMAND, "command": ["\u00e9" * 65_536] * 5 + ["x" * 131_072] * 3 + ["x" * (size - 720_896)]}
+            ],
+            id="command",
         ),
         pytest.param(
             lambda size: [

@@ -287,12 +287,12 @@ def test_a_lease_that_nobody_renews_takes_its_sandboxes_along(shared: Room) -> N
     lease = {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
-        "metadata": {"name": "run-1", "labels": {"arl.infra.io/run": "1"}},
-        "spec": {"holderIdentity": "x", "leaseDurationSeconds": 3, "renewTime": "1999-01-01T00:00:00.000000Z"},
+        "metadata": {"name": "arl-run-1", "labels": {"arl.infra.io/run": "1", "arl.infra.io/lease": "arl-run-1"}},
+        "spec": {"holderIdentity": "arl-run-1", "leaseDurationSeconds": 3, "renewTime": "1999-01-01T00:00:00.000000Z"},
     }
     shared.apply(lease)
-    uid = (shared.get("lease", "run-1") or {})["metadata"]["uid"]
-    owner = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "name": "run-1", "uid": uid}
+    uid = (shared.get("lease", "arl-run-1") or {})["metadata"]["uid"]
+    owner = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "name": "arl-run-1", "uid": uid}
     shared.apply(
         {
             "apiVersion": "arl.infra.io/v1alpha1",
@@ -302,7 +302,7 @@ def test_a_lease_that_nobody_renews_takes_its_sandboxes_along(shared: Room) -> N
         }
     )
     pod = shared.ready("leased")["status"]["podName"]
-    for kind, name in (("lease", "run-1"), ("sandbox", "leased"), ("pod", pod)):
+    for kind, name in (("lease", "arl-run-1"), ("sandbox", "leased"), ("pod", pod)):
         shared.until(kind, name, lambda body: body == {}, 30)
 
 

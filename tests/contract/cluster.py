@@ -50,10 +50,34 @@ def _toolbox(found: Installation) -> Json:
     """A folder of a node with programs for sandboxes whose image has none: filled once, mounted by all of them."""
     node = found.get("nodes")["items"][0]["metadata"]["labels"]["kubernetes.io/hostname"]
     path = f"/var/tmp/{found.namespace}-toolbox"
+    volume = f"{found.namespace}-toolbox"
+    common = {"storageClassName": "", "accessModes": ["ReadWriteMany"]}
+    # A pool's template has no hostPath: who manages the cluster gives a folder of the node by a claim.
+    found.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": volume},
+            "spec": {
+                **common,
+                "capacity": {"storage": "1Gi"},
+                "persistentVolumeReclaimPolicy": "Retain",
+                "hostPath": {"path": path},
+                "claimRef": {"namespace": found.namespace, "name": "toolbox"},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "toolbox"},
+            "spec": {**common, "volumeName": volume, "resources": {"requests": {"storage": "1Gi"}}},
+        },
+    )
     return {
         "node": {"kubernetes.io/hostname": node},
-        "volume": {"name": "toolbox", "hostPath": {"path": path}},
+        "volume": {"name": "toolbox", "persistentVolumeClaim": {"claimName": "toolbox", "readOnly": True}},
         "path": path,
+        "claimed": volume,
     }
 
 
@@ -89,6 +113,7 @@ def _take_away(found: Installation, toolbox: Json) -> None:
     """The folder itself, once no pod is left for which kubelet would make it anew."""
     found.kubectl("delete", "sandboxes,warmpools", "--all", "--cascade=foreground", "--timeout=120s")
     found.wait("delete", "pods", "--all", seconds=120)
+    found.kubectl("delete", "persistentvolumeclaim/toolbox", f"persistentvolume/{toolbox['claimed']}", "--timeout=60s")
     _run_on_node(found, toolbox, "toolbox-away", ("busybox", f"rm -rf /parent/{os.path.basename(toolbox['path'])}"))
 
 

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from pytest_arl.agent.auth import challenge, read_keys, signed
+from pytest_arl.backends.kubernetes.sealing import seal
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.keys import Keys, load
-from pytest_arl.proof import modulus_of, seal
+from pytest_arl.proof import modulus_of
 
 
 class Secrets:

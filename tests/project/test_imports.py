@@ -11,9 +11,9 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "pytest_arl"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-CLIENT = {"kubernetes", "urllib3", "websocket"}
+CLIENT = {"cryptography", "kubernetes", "urllib3", "websocket"}
 """What the extra `kubernetes` brings."""
-CLUSTER = CLIENT | {"aiohttp", "cryptography", "kopf"}
+CLUSTER = CLIENT | {"aiohttp", "kopf", "yarl"}
 """That, and what the extra `operator` brings."""
 
 HEAVY = {"pydantic", "kubernetes", "kopf", "yaml", "requests", "aiohttp", "trio", "anyio", "asyncio", "subprocess"}

@@ -47,16 +47,19 @@ _TEXTS = st.one_of(
     ),
     st.text(max_size=20),
 )
+_KEYS = _TEXTS.filter(lambda text: text.encode("utf-8", "replace") == text.encode("utf-8", "surrogateescape"))
+"""The wire has no place for half a pair of surrogates in a key."""
+
 _ATOMS = st.one_of(
     st.none(), st.booleans(), _NUMBERS, st.floats(), _TEXTS, st.binary(max_size=90), st.just(b"n" * 32), st.just(1e18)
 )
 values = st.recursive(
-    _ATOMS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3), max_leaves=6
+    _ATOMS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=3), max_leaves=6
 )
 _NESTED = st.one_of(
     _ATOMS,
     st.lists(_ATOMS, max_size=3),
-    st.dictionaries(_TEXTS, _ATOMS, max_size=2),
+    st.dictionaries(_KEYS, _ATOMS, max_size=2),
     st.just({"own": "task"}),
     st.just({"own": "busy"}),
 )

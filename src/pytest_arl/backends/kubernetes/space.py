@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl.backends.kubernetes import names
 from pytest_arl.backends.kubernetes.lease import Lease
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
+from pytest_arl.backends.kubernetes.sealing import seal
 from pytest_arl.backends.kubernetes.watch import Watch
 from pytest_arl.backends.transfer import MOST_BYTES
 from pytest_arl.errors import BackendUnavailable, PoolNotFound, UsageError
 from pytest_arl.pod import EXECUTOR_CONTAINER, WORKSPACE
 from pytest_arl.pools import KEPT_TIMES
-from pytest_arl.proof import KEY_BYTES, modulus_of, seal
+from pytest_arl.proof import KEY_BYTES, modulus_of
 from pytest_arl.units import parse_quantity
 from pytest_arl.wording import hint
 
