@@ -60,7 +60,7 @@ def _free(there: Installation, kind: str) -> None:
     there.kubectl("delete", kind, "--all", "--wait=false", check=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, one sandbox fewer may be in this process
 def neighbour(installation: Installation, python_pool: str) -> Iterator[Neighbour]:
     """Somebody who runs tests in the first namespace."""
     with SandboxSession(python_pool, namespace=installation.namespace, backend="kubernetes") as session:
