@@ -308,7 +308,7 @@ def test_what_a_step_lowered_of_the_agents_is_put_back_before_the_next(
     agent: Agent, operator: Operator, what: str
 ) -> None:
     """Else a later step fails for what an earlier one did."""
-    script = [sys.executable, "-I", "-c"]
+    script = ["python3", "-I", "-c"]
     before = operator.run(*script, REPORT).stdout
 
     of_one_task = operator.execute(command(*script, LOWERED[what] + CHECK), command(*script, REPORT))
@@ -348,5 +348,5 @@ def test_what_the_agent_cannot_have_back_is_its_end_and_never_a_result(
     with pytest.raises(
         ChannelLost, match=r"the agent gave up: Taken: a step has lowered the agent's own .*, which cannot"
     ):
-        operator.execute(command(sys.executable, "-I", "-c", TAKEN[what]), command("true"))
+        operator.execute(command("python3", "-I", "-c", TAKEN[what]), command("true"))
     assert agent.process.wait(5) == 70
