@@ -288,7 +288,7 @@ def test_a_lease_that_nobody_renews_takes_its_sandboxes_along(shared: Room) -> N
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
         "metadata": {"name": "arl-run-1", "labels": {"arl.infra.io/run": "1", "arl.infra.io/lease": "arl-run-1"}},
-        "spec": {"holderIdentity": "arl-run-1", "leaseDurationSeconds": 3, "renewTime": "1999-01-01T00:00:00.000000Z"},
+        "spec": {"holderIdentity": "arl-run-1", "leaseDurationSeconds": 12, "renewTime": "1999-01-01T00:00:00.000000Z"},
     }
     shared.apply(lease)
     uid = (shared.get("lease", "arl-run-1") or {})["metadata"]["uid"]

@@ -179,5 +179,6 @@ def test_whatever_tenants_make_their_neighbour_goes_on(
         f"neighbour: {count} Tasks, p95 {before * 1000:.0f} ms before, {during * 1000:.0f} during: {during / before:.2f} x"
     )
 
-    assert hostile.answers["tasks 201"] > 5, "what they may make is made: else this tests nothing"
+    assert made > 50, "what they may make is made: else this tests nothing"
+    assert hostile.answers["tasks 201"] > 0
     assert during <= MOST_SLOWER * before + ALLOWED_SECONDS
