@@ -1,4 +1,4 @@
-"""How a Task shows that it is the holder's: what its client writes, and the operator checks.
+"""The proof that a Task is the holder's: its client writes it, the operator checks it.
 
 Whoever may make Tasks in a namespace can name any Sandbox there, and read all that its objects say. So the client seals
 a key of its own for the operator (RSAES-OAEP with SHA-256, RFC 8017) and puts it beside the holder of each Sandbox;

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["command_line", "hint", "last_lines", "nearest", "one_of", "printable", "shorten", "type_name"]
+__all__ = ["command_line", "hint", "last_lines", "nearest", "one_of", "printable", "shorten", "shown", "type_name"]
 
 _COMMAND_LINE_LENGTH = 80
 """Characters of a command that a message shows: it shares its line with a name, an outcome and a time."""
@@ -59,6 +59,11 @@ def printable(text: str) -> str:
     return "".join(
         char if char in "\n\t" or char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
     )
+
+
+def shown(value: object, length: int) -> str:
+    """Somebody else's value within a sentence: on one line, safe to print, at most ``length`` characters."""
+    return shorten(printable(str(value)).replace("\n", " "), length)
 
 
 def command_line(command: Sequence[str], length: int = _COMMAND_LINE_LENGTH) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from functools import partial
 
 import pytest
@@ -107,6 +108,39 @@ async def test_events_come_however_their_bytes_are_cut(monkeypatch: pytest.Monke
         assert [each async for each in api.watch(PODS, "7")] == events
         query = server.asked[0][2]
         assert (query["watch"], query["resourceVersion"]) == ("true", "7")
+
+
+def nested(depth: int) -> str:
+    return '{"a":' * depth + "1" + "}" * depth
+
+
+@pytest.mark.parametrize("depth", [30, 2_000, 9_990])
+async def test_an_object_that_nests_deep_hides_none_beside_it(monkeypatch: pytest.MonkeyPatch, depth: int) -> None:
+    async with serving(monkeypatch) as (server, api):
+        deep = '{"metadata": {"name": "deep"}, "spec": ' + nested(depth) + "}"
+        objects = [deep, '{"metadata": {"name": "plain"}}']
+
+        async def answer(request: web.Request) -> web.Response:
+            if "watch" in request.query:
+                text = "".join('{"type": "ADDED", "object": ' + each + "}\n" for each in objects)
+            else:
+                text = '{"metadata": {"resourceVersion": "7"}, "items": [' + ", ".join(objects) + "]}"
+            return web.Response(text=text, content_type="application/json")
+
+        server.handlers["GET"] = answer
+        limit = sys.getrecursionlimit()
+        listed = [each["metadata"]["name"] async for page, _ in api.pages(PODS) for each in page]
+        seen = [each["object"]["metadata"]["name"] async for each in api.watch(PODS, "7")]
+        assert listed == seen == ["deep", "plain"]
+        assert sys.getrecursionlimit() == limit
+
+
+async def test_what_nests_deeper_than_any_object_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (server, api):
+        answer = web.Response(text=nested(12_500), content_type="application/json")
+        server.handlers["PATCH"] = partial(_later, answer)
+        with pytest.raises(ApiError, match="no JSON object"):
+            await api.patch(PODS, {}, patience=0)
 
 
 async def test_an_event_without_an_end_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:

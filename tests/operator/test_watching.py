@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from pytest_arl.operator.objects import Key, uid
+from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
 from tests.operator.objects import sandbox, task
 
@@ -98,6 +99,28 @@ async def test_a_second_look_asks_for_metadata_and_then_for_what_is_new(monkeypa
         assert len(lists) == 5
         singles = [path for path in room.server.asked_for("GET") if path.endswith(("/young", "/t1", "/t2", "/over"))]
         assert [path.rpartition("/")[2] for path in singles] == ["young"]
+
+
+async def test_one_that_cannot_be_read_again_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        await room.watching.start()
+        bad, good = sandbox("bad"), sandbox("good")
+        room.server.objects[SANDBOXES] = [bad, good]
+        room.server.objects[TASKS] = [task("t")]
+        room.server.version = 10**6
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            name = request.path.rpartition("/")[2]
+            if name in ("bad", "leases"):
+                return refused(403, "Forbidden")
+            if name in ("good", "t"):
+                return web.json_response(good if name == "good" else room.server.objects[TASKS][0])
+            return room.server.page(request)
+
+        room.server.handlers["GET"] = answer
+        await room.watching.resync()
+        assert names(room) == ["good"]
+        assert names(room, "tasks") == ["t"]
 
 
 async def test_an_object_that_is_not_understood_keeps_no_other_from_being_seen(monkeypatch: pytest.MonkeyPatch) -> None:

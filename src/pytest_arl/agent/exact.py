@@ -89,7 +89,7 @@ def table(message: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def maybe(read: Callable[..., T], message: dict[str, Any], key: str, *bounds: Any) -> T | None:
-    """What ``read`` (a function of this module) finds; None where there is no such key, or None is there."""
+    """The value that ``read`` (a function of this module) finds; None where there is no such key, or None is there."""
     return None if message.get(key) is None else read(message, key, *bounds)
 
 

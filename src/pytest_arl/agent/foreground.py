@@ -40,7 +40,7 @@ _EX_OSERR = 71
 
 
 class Going:
-    """Whether processes that were killed go: the kernel takes its time for each."""
+    """A watch over processes that were killed: the kernel takes its time for each."""
 
     def __init__(self) -> None:
         self._fewest = -1

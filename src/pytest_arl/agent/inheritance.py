@@ -1,8 +1,8 @@
-"""What every step inherits from the agent, and a step of the same user may set: looked at before the next one starts.
+"""Limits, priority and processors: every step inherits the agent's, and a step of the same user may change these.
 
-Neither prlimit(2) nor the calls about priority and processors ask whether a process is dumpable: who has its user may
-set all of it, of PID 1 too. What was set would be handed down to steps that come later, which then fail, or take
-longer, for no fault of their own.
+Neither prlimit(2) nor the calls about priority and processors ask whether a process is dumpable, so a step may set all
+of it, of PID 1 too. Later steps would inherit the change, and fail or take longer for no fault of their own. So it is
+looked at before the next one starts.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Taken(Exception):
 
 
 class Inheritance:
-    """What the agent had before any step ran.
+    """The limits, priority and processors that the agent had before any step ran.
 
     Looked at once a task is over, when nobody waits for it, and where something has run since then, before a step.
     """
 
     def __init__(self) -> None:
         try:
-            # One call for all sixteen limits. The kernel asks nobody who has it open whether he may read it.
+            # One call for all sixteen limits. The kernel checks the right to read it when it is opened, and not again.
             self._fd = os.open("/proc/self/limits", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self._fd = -1

@@ -225,7 +225,7 @@ class Holder(_Part):
 
 
 class Resources(_Part):
-    """What is to be otherwise than in the pool's executor, as far as the pool allows; what is left out stays."""
+    """Changes to the resources of the pool's executor, as far as the pool allows; the rest stays."""
 
     limits: Amounts | None = None
     requests: Amounts | None = None

@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import sys
 import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ import kopf
 import yarl
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
     from typing import Self
 
     from pytest_arl.operator.objects import Object
@@ -68,6 +69,9 @@ _MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"
 _AGAIN = {429, 500, 502, 503, 504}
 _LONGEST_PAUSE = 5.0
+_DEEPEST = 12_000
+"""Nesting of JSON: the API server takes no more than 10,000 (the limit of Go's encoding/json)."""
+
 _NAMESPACE = re.compile(r"/namespaces/([^/]+)/")
 
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -170,7 +174,7 @@ class Api:
 
     async def get(self, where: str, **params: str) -> Object:
         """An object, or a list with these query parameters."""
-        return await self._ask("GET", where, params=params)
+        return (await self._ask("GET", where, params=params))[0]
 
     async def items(self, where: str, **params: str) -> list[Object]:
         """All objects of a short list."""
@@ -188,7 +192,7 @@ class Api:
         token, limit = "", _FIRST_PAGE
         while True:
             query = {**params, "limit": str(limit), **({"continue": token} if token else {})}
-            found, size = await self._ask_sized("GET", where, params=query, accept=_METADATA if metadata else None)
+            found, size = await self._ask("GET", where, params=query, accept=_METADATA if metadata else None)
             about = found.get("metadata") or {}
             token = about.get("continue") or ""
             yield found.pop("items", None) or [], str(about.get("resourceVersion") or "")
@@ -200,7 +204,7 @@ class Api:
             elif size > _LARGE_PAGE_BYTES:
                 limit = max(1, limit // 2)
 
-    async def watch(self, where: str, version: str, **params: str) -> AsyncIterator[Object]:
+    async def watch(self, where: str, version: str, **params: str) -> AsyncGenerator[Object, None]:
         """Events after ``version`` as they come, until the server ends the stream. ApiError as for a request."""
         if self._watches is None or self._info is None:
             raise RuntimeError("the session with the API server is not open")
@@ -214,26 +218,26 @@ class Api:
                 if response.status >= 300:
                     raise _refusal(response.status, await response.content.read(_MOST_LINE))
                 async for line in _lines(response.content):
-                    yield json.loads(line)
+                    yield _event(line)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise ApiError(0, "Unreachable", f"a watch was cut off: {type(error).__name__}: {error}") from None
 
     async def create(self, where: str, body: Object, **params: str) -> Object:
         """A new object. It has a name, so that AlreadyExists after a lost answer says that it was created."""
-        return await self._ask("POST", where, body, "application/json", params=params)
+        return (await self._ask("POST", where, body, "application/json", params=params))[0]
 
     async def patch(self, where: str, body: Object, *, patience: float = PATIENCE_SECONDS) -> Object:
         """A merge patch."""
-        return await self._ask("PATCH", where, body, _MERGE, patience=patience)
+        return (await self._ask("PATCH", where, body, _MERGE, patience=patience))[0]
 
     async def replace(self, where: str, body: Object, *, patience: float = PATIENCE_SECONDS) -> Object:
         """A whole object in place of the one whose resourceVersion it has."""
-        return await self._ask("PUT", where, body, "application/json", patience=patience)
+        return (await self._ask("PUT", where, body, "application/json", patience=patience))[0]
 
     async def apply(self, where: str, body: Object) -> Object:
         """Server-side apply, with unknown fields refused."""
         params = {"fieldManager": "arl-operator", "force": "true", "fieldValidation": "Strict"}
-        return await self._ask("PATCH", where, body, _APPLY, params=params)
+        return (await self._ask("PATCH", where, body, _APPLY, params=params))[0]
 
     async def delete(self, where: str, uid: str | None = None, version: str | None = None) -> bool:
         """Delete an object, if it still is this one; whether it was there."""
@@ -248,19 +252,6 @@ class Api:
         return True
 
     async def _ask(
-        self,
-        method: str,
-        where: str,
-        body: Object | None = None,
-        content: str | None = None,
-        *,
-        params: Mapping[str, str] | None = None,
-        patience: float = PATIENCE_SECONDS,
-    ) -> Object:
-        found, _ = await self._ask_sized(method, where, body, content, params=params, patience=patience)
-        return found
-
-    async def _ask_sized(
         self,
         method: str,
         where: str,
@@ -328,11 +319,33 @@ class Api:
 
 
 def _parsed(raw: bytes) -> Object | None:
+    """A JSON object; None for anything else."""
     try:
         found = json.loads(raw)
+    except RecursionError:
+        found = _parsed_deeply(raw)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _event(line: bytes) -> Object:
+    found = _parsed(line)
+    if found is None:
+        raise ValueError("an event is no JSON object")
+    return found
+
+
+def _parsed_deeply(raw: bytes) -> object:
+    """Text that nests deeper than Python goes by itself: a pool's template may, and what is listed beside it counts."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(_DEEPEST)
+    try:
+        return json.loads(raw)
+    except (RecursionError, ValueError):
+        return None
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def _refusal(status: int, raw: bytes) -> ApiError:

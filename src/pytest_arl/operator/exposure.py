@@ -1,4 +1,4 @@
-"""What the steps of a pool's sandboxes can read of a namespace's secrets, because the pool's template says so."""
+"""Secrets of a namespace that a pool's template shows to every step of its sandboxes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.operator.objects import condition
 from pytest_arl.operator.template_rules import executor_of
-from pytest_arl.wording import printable, shorten
+from pytest_arl.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,4 +61,4 @@ def _projected(source: Object, spec: Object) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
-    return shorten(printable(str(value)).replace("\n", " "), 253)
+    return shown(value, 253)

@@ -1,7 +1,7 @@
 """Work beside the rounds, which only decide: each piece with a name, a pause after it failed, and an end.
 
-What concerns one object never holds up what concerns another: a job waits for the API server by itself, and one that
-fails is left alone for a while that doubles, whoever finds it worth doing meanwhile.
+A job about one object never holds up a job about another: each waits for the API server by itself. One that fails is
+not started again for a while, which doubles with each failure.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_FAILURES = 10_000
 
 
 class Jobs:
-    """What runs beside, and what is left alone for now."""
+    """Jobs that run, and names of those that are left alone for now."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Future[Any]] = set()

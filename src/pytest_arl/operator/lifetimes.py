@@ -69,7 +69,7 @@ def surplus(finished: list[tuple[str, str, str]], most: int = MOST_FINISHED) -> 
 
 
 def is_of_a_run(lease: Object) -> bool:
-    """Whether a Lease is one by which a process of a test run holds its sandboxes: name, label and holder agree.
+    """True if a process of a test run holds its sandboxes by this Lease: name, label and holder agree.
 
     A label alone is on anybody's Lease as soon as somebody puts it there.
     """

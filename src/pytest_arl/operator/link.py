@@ -60,7 +60,7 @@ class Refusal(NamedTuple):
 
 
 def refusal(value: object) -> Refusal:
-    """What an agent refuses, from an ERROR's value, whatever that is."""
+    """An agent's refusal, from an ERROR's value of any kind."""
     try:
         text = exact.text(value, "text", 64 * 1024) if isinstance(value, dict) else ""
     except exact.Inexact:
@@ -69,7 +69,7 @@ def refusal(value: object) -> Refusal:
 
 
 class Hello:
-    """What the agent says of itself; Inexact where it says something else.
+    """An agent's account of itself; Inexact where a part of it is missing or wrong.
 
     Attributes:
         boot: changes with each start.

@@ -19,7 +19,7 @@ __all__ = ["AT_ONCE", "Makers"]
 _LOG = logging.getLogger(__name__)
 
 AT_ONCE = 8
-"""ReplicaSets that are asked for before anything else is done: who makes pods can name as many as he likes."""
+"""ReplicaSets that are asked for before anything else is done: a tenant's pods can name any number of them."""
 
 
 class Makers:
@@ -54,7 +54,7 @@ class Makers:
         return self._store.sort_again(self._pool) if unknown else []
 
     def behind(self) -> bool:
-        """Whether there are more to ask for."""
+        """True if there are more to ask for."""
         return bool(self._store.unknown_makers(self._pool))
 
     async def _deployment_of(self, maker: Maker) -> str | None:

@@ -1,4 +1,4 @@
-"""Is a NetworkPolicy around a pool's pods? That the cluster's network enforces it cannot be seen from here."""
+"""The NetworkPolicies around a pool's pods. It cannot be seen from here if the cluster's network enforces them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def look(api: Api, namespace: str, labels: Mapping[str, str]) -> Object | 
 
 
 def selects(selector: Object, labels: Mapping[str, str]) -> bool:
-    """Whether a label selector has chosen what carries these labels; an empty one chooses everything."""
+    """True if a label selector chooses an object with these labels; an empty one chooses everything."""
     exact = (selector.get("matchLabels") or {}).items() <= labels.items()
     return exact and all(_holds(each, labels) for each in selector.get("matchExpressions") or ())
 

@@ -112,7 +112,7 @@ def _is_of(reference: Object, kind: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """Whether an object may be called so; what somebody else wrote is no part of a path before."""
+    """True if Kubernetes lets an object have this name, which may be somebody else's text."""
     return len(text) <= 253 and _NAME.fullmatch(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""Whose a pod is: labels and owners alone prove nothing, as whoever may make pods writes what he likes there.
+"""The owner of a pod. Labels and references alone prove nothing: everybody who may make pods can write them.
 
 An idle pod counts if the ReplicaSet that controls it belongs to the Deployment that this operator has applied, all by
 UID. A pod in use counts by its *claim*: an annotation that the claiming patch writes, a MAC over the UIDs of pod and
@@ -43,7 +43,7 @@ def maker_of(pod: Object) -> Maker | None:
 
 
 class Ownership:
-    """What is known of who made which pod.
+    """Makers of pods, as far as they are known.
 
     Without keys no pod is a claimed one, and without a Deployment no pod is an idle one.
     """
@@ -105,11 +105,11 @@ class Ownership:
         self._makers = {maker: deployment for maker, deployment in self._makers.items() if deployment}
 
     def knows(self, maker: Maker) -> bool:
-        """Whether that ReplicaSet was looked up."""
+        """True if that ReplicaSet was looked up."""
         return maker.uid in self._makers
 
     def made_by(self, pool: Key, pod: Object) -> bool:
-        """Whether the pool's Deployment has made a pod, by a ReplicaSet of its own."""
+        """True if the pool's Deployment has made a pod, by a ReplicaSet of its own."""
         maker, deployment = maker_of(pod), self._deployments.get(pool)
         return maker is not None and deployment is not None and self._makers.get(maker.uid) == deployment
 

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import secrets
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl import pod as pods
-from pytest_arl.operator import exposure, network, pooling, template
+from pytest_arl.operator import network, pooling, template
 from pytest_arl.operator.api import ApiError, path
 from pytest_arl.operator.makers import Makers
-from pytest_arl.operator.objects import Key, conditions, created, key, leaving, name, now, uid
+from pytest_arl.operator.objects import Key, condition, created, key, leaving, name, uid
+from pytest_arl.operator.pool_status import Told, pool_status, same
 from pytest_arl.operator.resources import ResourcesInvalid
 from pytest_arl.operator.trouble import Trouble, refused_pod
+from pytest_arl.operator.waiting import PodInvalid, Waiter
 
 if TYPE_CHECKING:
     from pytest_arl.operator.control import Control
     from pytest_arl.operator.objects import Object
 
-__all__ = ["PodInvalid", "PoolKeeper", "Waiter"]
+__all__ = ["PoolKeeper"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,27 +33,6 @@ _STATUS_SECONDS = 1.0
 
 _SHORT_SECONDS = 2.0
 """How often to ask why a Deployment has fewer pods than it should."""
-
-
-class PodInvalid(Exception):
-    """No pod can be made as the sandbox asks for it."""
-
-
-@dataclass(slots=True)
-class Waiter:
-    """A sandbox that wants a pod.
-
-    Attributes:
-        sandbox: whose it is.
-        pod: what it gets; cancelled where it no longer waits.
-        since: its creation, for the order.
-        trouble: why it waits.
-    """
-
-    sandbox: Object
-    pod: asyncio.Future[Object]
-    since: tuple[str, str]
-    trouble: Trouble | None = None
 
 
 class PoolKeeper:
@@ -154,7 +133,7 @@ class PoolKeeper:
         return pooling.sort_pods(self._store.idle[self.key].values(), self._reserved, self._lifting)
 
     def _special(self, sandbox: Object) -> bool:
-        """Whether it asks for other resources than the pool's. ResourcesInvalid where it cannot have them."""
+        """True if it asks for other resources than the pool's. ResourcesInvalid where it cannot have them."""
         wanted, body = sandbox["spec"].get("resources"), self.body
         if wanted is None or body is None:
             return False
@@ -381,22 +360,18 @@ class PoolKeeper:
             found = await self._api.get(path("deployments", self.key.namespace, self.key.name))
         except ApiError:
             return
-        failure = next(
-            (
-                each
-                for each in (found.get("status") or {}).get("conditions") or ()
-                if each["type"] == "ReplicaFailure" and each["status"] == "True"
-            ),
-            None,
-        )
-        self._short = None if failure is None else refused_pod(failure.get("message", ""))
+        failure = condition(found, "ReplicaFailure") or {}
+        self._short = refused_pod(failure.get("message", "")) if failure.get("status") == "True" else None
         if self._short is not None:
             _LOG.info("a pool lacks pods", extra={"data": {"pool": name(body), "reason": self._short.reason}})
 
     async def _tell(self, body: Object) -> None:
         """Write the status, where it has changed and not too often."""
-        status = self._status(body)
-        self._told = _same(body.get("status") or {}, status)
+        found = self._pods()
+        trouble = self._trouble or self._makers.trouble or self._short or pooling.pool_trouble(found)
+        told = Told(found, len(self._store.allocated[self.key]), trouble, self._network, valid=self._trouble is None)
+        status = pool_status(body, told, self._control.task_key)
+        self._told = same(body.get("status") or {}, status)
         if self._told or time.monotonic() - self._status_at < _STATUS_SECONDS:
             return
         self._status_at = time.monotonic()
@@ -409,40 +384,3 @@ class PoolKeeper:
             if error.status not in (404, 409):
                 _LOG.warning("a pool's status was not written: %s", error)
         self._told = True
-
-    def _status(self, body: Object) -> Object:
-        found = self._pods()
-        trouble = self._trouble or self._makers.trouble or self._short or pooling.pool_trouble(found)
-        wanted = body["spec"]["replicas"]
-        full = len(found.ready) >= wanted and self._trouble is None
-        reason = "Ready" if full else trouble.reason if trouble else "Starting"
-        message = "" if full else trouble.message if trouble else f"{len(found.ready)} of {wanted} are ready"
-        changes = [
-            {"type": "Ready", "status": "True" if full else "False", "reason": reason, "message": message},
-            {
-                "type": "Degraded",
-                "status": "True" if trouble else "False",
-                "reason": trouble.reason if trouble else "AsExpected",
-                "message": trouble.message if trouble else "",
-            },
-        ]
-        if self._network is not None:
-            changes.append(self._network)
-        if self._trouble is None and template.has_sidecar(body):
-            text = "the container `sidecar` is left out: the agent has its role"
-            changes.append({"type": "SidecarLeftOut", "status": "True", "reason": "OldManifest", "message": text})
-        changes += exposure.told(body, valid=self._trouble is None)
-        return {
-            "readyReplicas": len(found.ready),
-            "allocatedReplicas": len(self._store.allocated[self.key]),
-            "replicas": found.total,
-            "selector": f"{pods.POOL_LABEL}={self.key.name},{pods.STATUS_LABEL}={pods.STATUS_IDLE}",
-            "taskKey": self._control.task_key,
-            "observedGeneration": body["metadata"].get("generation", 1),
-            "conditions": conditions(body, changes, now()),
-        }
-
-
-def _same(one: Object, other: Object) -> bool:
-    """Whether two statuses say the same."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

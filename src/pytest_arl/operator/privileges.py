@@ -1,4 +1,4 @@
-"""What a securityContext may not say in a pool's template: what the Pod Security level `baseline` refuses.
+"""Privileges that no securityContext in a pool's template has: those that the Pod Security level `baseline` refuses.
 
 https://kubernetes.io/docs/concepts/security/pod-security-standards/
 """

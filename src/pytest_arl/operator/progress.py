@@ -51,7 +51,7 @@ class Garbled(Exception):
 
 @dataclass(slots=True)
 class StepEnd:
-    """How a step ended, by its agent.
+    """The end of a step, by its agent.
 
     Attributes:
         outcome: any but ``Skipped``.

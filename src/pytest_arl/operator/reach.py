@@ -12,9 +12,9 @@ from pytest_arl.operator import sandbox_status, wire
 from pytest_arl.operator.api import ApiError, path
 from pytest_arl.operator.link import AgentLink, LinkLost
 from pytest_arl.operator.objects import Key, created, leaving, name, uid
-from pytest_arl.operator.pool_keeper import PodInvalid
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.trouble import Trouble, end_of_pod, newest_warning, trouble_of
+from pytest_arl.operator.waiting import PodInvalid
 
 if TYPE_CHECKING:
     from pytest_arl.operator.control import Control

@@ -1,4 +1,4 @@
-"""What a Sandbox may have of processors, memory and the like: what its pool gives, less of it, or more up to a bound.
+"""Processors, memory and the like of a Sandbox: its pool's, less than these, or more up to a bound.
 
 ``spec.resources`` of a Sandbox says what is to be otherwise than in the pool's executor; what it leaves out stays. The
 bound of a resource is the WarmPool's ``spec.sandbox.maxResources``, else the executor's own limit, else its request.
@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from pytest_arl.wording import printable, shorten
+from pytest_arl.wording import shown
 
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
@@ -31,7 +31,7 @@ _FACTORS = {
 
 
 class ResourcesInvalid(Exception):
-    """Why a Sandbox does not get what it asks for: the field, the bound, the cure."""
+    """The reason for refusing a Sandbox's resources: the field, the bound, the cure."""
 
 
 def amount(value: object) -> Fraction | None:
@@ -95,7 +95,7 @@ def refuse_small_bounds(own: Object, most: Object) -> None:
 
 
 def _part(asked: object, field: str) -> Object:
-    """What it asks for in ``limits`` or ``requests``. The API server has looked at it, unless its schema was older."""
+    """Its ``limits`` or ``requests``. The API server has checked them, unless its schema was older."""
     if type(asked) is not dict or not asked.keys() <= {"limits", "requests"}:
         raise ResourcesInvalid("spec.resources has limits and requests, and nothing else")
     found = asked.get(field)
@@ -142,4 +142,4 @@ def _fitting(requests: Object, limits: Object) -> Object:
 
 
 def _shown(value: object) -> str:
-    return shorten(printable(str(value)).replace("\n", " "), _LONGEST)
+    return shown(value, _LONGEST)

@@ -1,4 +1,4 @@
-"""What no event tells: times that are over, leases that nobody renews, pods of sandboxes that are gone, missed events.
+"""Rounds, for all that no event tells: times that are over, leases that nobody renews, stray pods, missed events.
 
 A round looks at one object after the other and only decides; what has to be written or deleted is a job of its own
 (jobs.py). So no object, and no namespace, holds up a round.

@@ -220,7 +220,7 @@ class Store:
             del self._objects["tasks"][where]
 
     def is_idle(self, pod: Object) -> bool:
-        """Whether a pod is an idle one of its pool."""
+        """True if a pod is an idle one of its pool."""
         return uid(pod) in self.idle.get(_pool_of(pod), ())
 
     def unknown_makers(self, pool: Key) -> list[Maker]:

@@ -136,7 +136,7 @@ class TaskRunner:
         await self._fail(reason, text)
 
     async def _message(self, link: AgentLink) -> dict[str, Any] | None:
-        """What the agent is told; None where the Task is gone."""
+        """The message for the agent; None where the Task is gone."""
         task = self.task
         if is_cut(task):
             try:

@@ -140,7 +140,7 @@ def _well_shaped(pool: Object) -> Object:
 
 
 def _most(pool: Object) -> Object:
-    """What a Sandbox may ask for at most, where the pool says so."""
+    """The pool's bounds on resources of a Sandbox, where it has any."""
     return (pool["spec"].get("sandbox") or {}).get("maxResources") or {}
 
 

@@ -1,4 +1,4 @@
-"""What a pool's template may not have, each with its reason: the agent's places, and privileges.
+"""Rules for a pool's template, each with its reason: it has neither the agent's places nor privileges.
 
 A pool's pods are made by the operator, for somebody who may perhaps make none: no container of theirs has more than the
 Pod Security level `baseline` allows, and the executor has less. What the API server refuses by itself is left to it.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl import pod
 from pytest_arl.operator.privileges import privilege
-from pytest_arl.wording import printable, shorten
+from pytest_arl.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +102,7 @@ _TEMPLATE = {
 
 
 class TemplateInvalid(Exception):
-    """Why no sandbox can be made of a template: a sentence for whoever wrote it."""
+    """The reason for refusing a template: a sentence for its author."""
 
 
 def refuse_shape(template: object) -> None:
@@ -273,7 +273,7 @@ def _hooks(found: Object, parts: Object) -> Iterator[Object]:
 
 
 def _refuse_security(security: Object, where: str) -> None:
-    """What the level `baseline` refuses, in any container and for the whole pod."""
+    """Refuse what the level `baseline` refuses, in any container and for the whole pod."""
     what = privilege(security)
     if what is not None:
         raise TemplateInvalid(
@@ -283,4 +283,4 @@ def _refuse_security(security: Object, where: str) -> None:
 
 
 def _shown(value: object) -> str:
-    return shorten(printable(str(value)).replace("\n", " "), 253)
+    return shown(value, 253)

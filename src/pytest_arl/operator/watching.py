@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from pytest_arl.operator.api import ApiError, path
@@ -61,16 +62,23 @@ class Watching:
     async def resync(self) -> None:
         """Find what no watch told: compare what is known with metadata of what there is."""
         for each in self._followed:
-            await each.compare()
+            try:
+                await each.compare()
+            except ApiError as error:  # the others are looked at all the same
+                _LOG.warning("%s could not be listed again: %s", each.kind, error)
 
 
 class Followed:
-    """One kind of objects, in one namespace or in all of them."""
+    """One kind of objects, in one namespace or in all of them.
+
+    Attributes:
+        kind: its plural.
+    """
 
     def __init__(self, control: Control, kind: str, namespace: str | None) -> None:
         self._control = control
         self._api = control.api
-        self._kind = kind
+        self.kind = kind
         self._namespace = namespace
         self._where = path(kind, namespace)
         self._params = {"labelSelector": _SELECTORS[kind]} if kind in _SELECTORS else {}
@@ -80,17 +88,19 @@ class Followed:
         """Look at all that there is."""
         there, listed = await self._there(metadata=False)
         self._version = listed
-        self._control.listed(self._kind, there, self._namespace, _number(listed))
+        self._control.listed(self.kind, there, self._namespace, _number(listed))
 
     async def compare(self) -> None:
         """Look at what is known, and ask for what is not, or in another version."""
         there, listed = await self._there(metadata=True)
-        for where in self._control.listed(self._kind, there, self._namespace, _number(listed)):
+        for where in self._control.listed(self.kind, there, self._namespace, _number(listed)):
             try:
-                self._control.event(self._kind, False, self._complete(await self._api.get(path(self._kind, *where))))
+                found = await self._api.get(path(self.kind, *where))
             except ApiError as error:
                 if error.status != 404:
-                    raise
+                    _LOG.warning("one of the %s was not read again: %s", self.kind, error)
+            else:
+                self._control.event(self.kind, False, self._complete(found))
 
     async def _there(self, *, metadata: bool) -> tuple[dict[str, tuple[Key, int]], str]:
         """Key and version of each object by its UID, and the version of the list. Whole objects are events, too."""
@@ -103,7 +113,7 @@ class Followed:
                     for body in items:
                         there[uid(body)] = key(body), version(body)
                         if not metadata:
-                            self._control.event(self._kind, False, self._complete(body))
+                            self._control.event(self.kind, False, self._complete(body))
                     del items  # one page at a time
             except ApiError as error:
                 if error.status != _GONE or attempt + 1 == _LIST_ATTEMPTS:
@@ -118,13 +128,14 @@ class Followed:
         while True:
             began = time.monotonic()
             try:
-                async for event in self._api.watch(self._where, self._version, **self._params):
-                    self._seen(event)
+                async with aclosing(self._api.watch(self._where, self._version, **self._params)) as events:
+                    async for event in events:
+                        self._seen(event)
             except ApiError as error:
                 if error.status == _GONE:
                     await self._list_again()
                 else:
-                    _LOG.info("the watch of %s is opened again: %s", self._kind, error)
+                    _LOG.info("the watch of %s is opened again: %s", self.kind, error)
             if time.monotonic() - began > _LONGEST_PAUSE:
                 pause = _FIRST_PAUSE
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
@@ -134,7 +145,7 @@ class Followed:
         try:
             await self.list()
         except ApiError as error:
-            _LOG.warning("%s could not be listed: %s", self._kind, error)
+            _LOG.warning("%s could not be listed: %s", self.kind, error)
 
     def _seen(self, event: Object) -> None:
         """One event of the watch. ApiError where it is its end."""
@@ -142,12 +153,12 @@ class Followed:
         if kind == "ERROR":
             raise ApiError(int(body.get("code") or 0), str(body.get("reason") or ""), str(body.get("message") or ""))
         if kind in ("ADDED", "MODIFIED", "DELETED"):
-            self._control.event(self._kind, kind == "DELETED", self._complete(body))
+            self._control.event(self.kind, kind == "DELETED", self._complete(body))
         self._version = body["metadata"].get("resourceVersion") or self._version
 
     def _complete(self, body: Object) -> Object:
         """An item of a list with what only the list says."""
-        version, kind = _KINDS[self._kind]
+        version, kind = _KINDS[self.kind]
         body.setdefault("apiVersion", version)
         body.setdefault("kind", kind)
         return body

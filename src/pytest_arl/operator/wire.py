@@ -50,7 +50,7 @@ class Held:
 
     @classmethod
     def of(cls, sandbox: Object | None) -> Held | None:
-        """What a Sandbox says of that; None for one in which every Task is run."""
+        """Of a Sandbox; None for one in which every Task is run."""
         holder = ((sandbox or {}).get("spec") or {}).get("holder") or {}
         return None if sandbox is None or "sealedKey" not in holder else cls(uid(sandbox), holder["sealedKey"])
 

@@ -193,6 +193,26 @@ def test_many_large_tasks_do_not_fill_the_operator(
         time.sleep(_RESYNC_SECONDS)
 
 
+@pytest.mark.parametrize("depth", [900, 3_000, 9_900])
+def test_a_template_that_nests_deep_hides_no_other_pool(
+    installation: Installation, ground: Ground, neighbour: Neighbour, depth: int
+) -> None:
+    """The API server takes nesting of 10,000, more than Python reads by itself."""
+    name = f"deep-{depth}"
+    nested = '{"a":' * depth + "1" + "}" * depth
+    meta = f'{{"name": "{name}", "namespace": "{ground.there.namespace}"}}'
+    spec = f'{{"replicas": 0, "template": {{"spec": {nested}}}}}'
+    body = f'{{"apiVersion": "arl.infra.io/v1alpha1", "kind": "WarmPool", "metadata": {meta}, "spec": {spec}}}'
+    reason = 'jsonpath={.status.conditions[?(@.type=="Ready")].reason}'
+    with unharmed(installation, neighbour):
+        made = ground.there.kubectl("create", "-f", "-", text=body, check=False)
+        assert made.returncode == 0, made.stderr
+        try:
+            ground.there.wait(f"{reason}=TemplateInvalid", f"warmpool/{name}", seconds=30)
+        finally:
+            ground.there.kubectl("delete", "warmpool", name)
+
+
 def test_a_pools_other_containers_get_nothing_of_the_agents(
     installation: Installation, ground: Ground, neighbour: Neighbour
 ) -> None:
