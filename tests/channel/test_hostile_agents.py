@@ -197,6 +197,20 @@ def test_an_agent_that_says_that_it_works_on_is_waited_for(monkeypatch: pytest.M
     assert (found.outcome, found.limit) == ("TimedOut", "timeout")
 
 
+def test_one_that_ends_the_task_while_it_is_asked_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.2)
+    with sandbox_and_agent() as (sandbox, agent):
+        result = in_thread(lambda: execute(sandbox, timeout=0.1))
+        _, stream, _ = agent.receive()
+        kind, question, _ = agent.receive()
+        assert kind == frames.PING
+        agent.send(frames.STEP, stream, step(0, outcome="TimedOut", code=124, limit="timeout"))
+        agent.send(frames.PONG, question, {"busy": False})
+        (found,) = result()
+
+    assert (found.outcome, found.limit) == ("TimedOut", "timeout")
+
+
 @pytest.mark.parametrize("busy", [False, None, 1, "yes", {}])
 def test_one_that_does_not_is_given_up(monkeypatch: pytest.MonkeyPatch, busy: object) -> None:
     monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.2)

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["GRACE_SECONDS", "STREAMS", "Collected", "TaskRun", "step_result", "task_message"]
 
 GRACE_SECONDS = 5.0
+"""How long after a timeout of its own the agent may take to report it; then it is not believed to live."""
 LONGEST_GRACE = 60.0
 """Past its deadline, for an agent that says that it works on: a slow machine may need many seconds to end hundreds of
 processes, and a step that ran out of time there is not a sandbox that was lost.
 """
-"""How long after a timeout of its own the agent may take to report it; then it is not believed to live."""
 
 STREAMS: tuple[StreamName, StreamName] = ("stdout", "stderr")
 _CANCEL_SECONDS = 2.0
@@ -123,7 +123,8 @@ class TaskRun:
                 now = time.monotonic()
                 if deadline is None or self._cancel_until is not None or now > deadline + LONGEST_GRACE:
                     raise
-                if not stream.is_worked_on(now + GRACE_SECONDS):
+                # An agent that is done says so, and what it was done with came before that.
+                if not (stream.is_worked_on(now + GRACE_SECONDS) or stream.pending()):
                     raise
                 extended = now + GRACE_SECONDS
 
