@@ -13,7 +13,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 CLIENT = {"cryptography", "kubernetes", "urllib3", "websocket"}
 """What the extra `kubernetes` brings."""
-CLUSTER = CLIENT | {"aiohttp", "kopf", "yarl"}
+CLUSTER = CLIENT | {"aiohttp", "ijson", "kopf", "yarl"}
 """That, and what the extra `operator` brings."""
 
 HEAVY = {"pydantic", "kubernetes", "kopf", "yaml", "requests", "aiohttp", "trio", "anyio", "asyncio", "subprocess"}

@@ -10,15 +10,16 @@ import logging
 import os
 import random
 import re
-import sys
 import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import aiohttp
+import ijson
 import kopf
 import yarl
+from ijson.common import JSONError, ObjectBuilder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -71,6 +72,7 @@ _AGAIN = {429, 500, 502, 503, 504}
 _LONGEST_PAUSE = 5.0
 _DEEPEST = 12_000
 """Nesting of JSON: the API server takes no more than 10,000 (the limit of Go's encoding/json)."""
+_STEPS = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
 
 _NAMESPACE = re.compile(r"/namespaces/([^/]+)/")
 
@@ -337,15 +339,20 @@ def _event(line: bytes) -> Object:
 
 
 def _parsed_deeply(raw: bytes) -> object:
-    """Text that nests deeper than Python goes by itself: a pool's template may, and what is listed beside it counts."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(_DEEPEST)
+    """Text that nests deeper than `json` goes: a pool's template may, and what is listed beside it counts.
+
+    How deep `json` goes differs by version of Python, and cannot be changed in 3.12 and later; ijson does not recurse.
+    """
+    builder, depth = ObjectBuilder(), 0
     try:
-        return json.loads(raw)
-    except (RecursionError, ValueError):
+        for event, value in ijson.basic_parse(raw, use_float=True):
+            builder.event(event, value)
+            depth += _STEPS.get(event, 0)
+            if depth > _DEEPEST:
+                return None
+    except JSONError:
         return None
-    finally:
-        sys.setrecursionlimit(before)
+    return builder.value
 
 
 def _refusal(status: int, raw: bytes) -> ApiError:
