@@ -308,6 +308,8 @@ def test_what_a_step_lowered_of_the_agents_is_put_back_before_the_next(
     agent: Agent, operator: Operator, what: str
 ) -> None:
     """Else a later step fails for what an earlier one did."""
+    if what == "processors" and len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("there is one processor: none can be taken away")
     script = ["python3", "-I", "-c"]
     before = operator.run(*script, REPORT).stdout
 

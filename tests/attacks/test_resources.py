@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
 from pytest_arl import SandboxSession
 from tests.attacks.conftest import python
+from tests.leftovers import below, cgroup_folders
 
 _HEAD = """
 import ctypes, mmap, os, sys, time
@@ -53,8 +57,34 @@ def hoard(how: str) -> str:
     return _HEAD + "\n".join(line.removeprefix("        ") for line in HOARDS[how].splitlines())
 
 
+_FEW_MESSAGES = """
+    message = (1).to_bytes(8, "little") + bytes(8192)
+    for _ in range(6400):
+        queue = libc.msgget(0, 0o600)
+        while libc.msgsnd(queue, message, 8192, 0o4000) == 0:
+            pass
+"""
+"""100 MiB of System V messages."""
+
+
+def _charged() -> int:
+    """Bytes that the kernel counts for the sandboxes of this process."""
+    folders = {Path(folder) for pid in below(os.getpid()) for folder in cgroup_folders(pid)}
+    files = [folder / name for folder in folders for name in ("memory.current", "memory.usage_in_bytes")]
+    return max((int(file.read_text()) for file in files if file.exists()), default=0)
+
+
+def _charges_messages(sandbox: SandboxSession) -> bool:
+    """True if the kernel counts a message for as much as it holds: docs/security.md names one that does not."""
+    before = _charged()
+    python(sandbox, _HEAD + textwrap.dedent(_FEW_MESSAGES)).check()
+    return _charged() - before > 95 * 2**20
+
+
 @pytest.mark.parametrize("how", HOARDS)
-def test_memory_that_is_taken_is_counted(sandbox: SandboxSession, how: str) -> None:
+def test_memory_that_is_taken_is_counted(sandbox: SandboxSession, tier: str, how: str) -> None:
+    if how == "messages" and "cgroup" in tier and not _charges_messages(sandbox):
+        pytest.skip("this kernel charges less for a System V message than it holds")
     result = python(sandbox, hoard(how), timeout=100)
     assert not result.ok
     assert result.limit == "memory 256Mi", result

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pytest_arl.backends.local.probe import probe
+from tests.leftovers import until
 from tests.local.conftest import needs_cgroups
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -203,7 +204,7 @@ def test_a_forked_child_does_not_keep_a_start_half_done_alive_either(start: Star
         print(forked, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """)
-    assert len(run.started()) == 4  # two sandboxes': bubblewrap and PID 1
+    assert until(lambda: len(run.started()) == 4, 20)  # two sandboxes': bubblewrap and PID 1
     said, _ = run.process.communicate("go\n", timeout=20)
     forked = int(said)
     try:

@@ -440,8 +440,9 @@ def test_a_real_masked_proc_is_told_and_the_weaker_tier_works_there() -> None:
     assert "b'in bwrap, outer /proc'" in found
     assert "reached \n" in found  # processes of this machine can be seen there, but not entered
     assert found.count("Permission denied") == len(PRIVATE)
-    control = ask_inside("--proc", "/proc")
-    assert control.startswith("bwrap+rlimit ['']")
+    if not os.access("/proc/sys", os.W_OK):  # else bubblewrap itself covers what its user could write there
+        control = ask_inside("--proc", "/proc")
+        assert control.startswith("bwrap+rlimit ['']")
 
 
 def test_a_real_limit_on_user_namespaces_is_told() -> None:
