@@ -32,6 +32,7 @@ _READ_SIZE = 64 * 1024
 _LONG_READ_SIZE = 1024 * 1024  # after one that was filled: room for that much is mapped and let go, which takes 20 us
 _SILENCE_SECONDS = 15.0  # then the agent is asked whether it lives
 _ANSWER_SECONDS = 30.0  # generous: a machine under load must not look like a dead agent
+_STARVED_SECONDS = 150.0  # of silence, where the agent waits for a processor
 _SEND_SECONDS = 30.0
 _LEAVE_SECONDS = 1.0
 _MOST_PIECES = 512  # for one call: the kernel takes 1,024 (IOV_MAX)
@@ -119,13 +120,17 @@ class Stream:
         return kind, value
 
     def is_worked_on(self, deadline: float) -> bool:
-        """True if the agent says by then that it runs a task. ChannelLost."""
+        """True if the agent says by then that it runs a task, or could say nothing for want of a processor.
+        ChannelLost.
+        """
         with self._channel.open() as question:
             question.send(frames.PING, {})
             try:
                 kind, value = question.receive(deadline)
-            except (AgentError, ChannelTimeout):
+            except AgentError:
                 return False
+            except ChannelTimeout:
+                return self._channel.starved()
         return kind == frames.PONG and isinstance(value, dict) and value.get("busy") is True
 
     def pending(self) -> bool:
@@ -148,12 +153,17 @@ class Stream:
 class Channel:
     """Streams over one connected socket. Thread-safe; owns the socket."""
 
-    def __init__(self, connection: socket.socket, *, lost: Callable[[], str]) -> None:
-        """``lost()`` says what the backend knows of an agent that is gone (an exit code, a killed pod)."""
+    def __init__(
+        self, connection: socket.socket, *, lost: Callable[[], str], starved: Callable[[], bool] = lambda: False
+    ) -> None:
+        """``lost()`` says what the backend knows of an agent that is gone (an exit code, a killed pod), ``starved()``
+        whether it waits for a processor now: beside hundreds of processes it may get one after seconds.
+        """
         self._socket = connection
         self._socket.setblocking(False)
         self._owner = os.getpid()
         self._lost = lost
+        self.starved = starved
         self._parser = frames.Parser()
         self._read_size = _READ_SIZE
         self._streams: dict[int, Stream] = {}
@@ -389,10 +399,11 @@ class Channel:
             if deadline is not None and now >= deadline:
                 return False
             if now >= until:
-                if self._asked is not None:
+                if self._asked is not None and (now - self._heard > _STARVED_SECONDS or not self.starved()):
                     raise self.fail(f"the agent has not answered for {now - self._heard:.0f} s")
+                if self._asked is None:
+                    self.send([frames.message(frames.PING, 0, {})])
                 self._asked = now
-                self.send([frames.message(frames.PING, 0, {})])
 
     def fail(self, reason: str) -> ChannelLost:
         """Break the channel for good, and give the exception that says why."""

@@ -49,10 +49,12 @@ class FakeAgent:
 
 
 @contextmanager
-def agent_and_channel(lost: Callable[[], str] = lambda: "") -> Iterator[tuple[FakeAgent, Channel]]:
+def agent_and_channel(
+    lost: Callable[[], str] = lambda: "", starved: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[FakeAgent, Channel]]:
     """Both ends of a channel."""
     ours, theirs = socket.socketpair()
-    channel = Channel(ours, lost=lost)
+    channel = Channel(ours, lost=lost, starved=starved)
     with theirs:
         yield FakeAgent(theirs), channel
         channel.close()
@@ -87,10 +89,12 @@ def echo(agent: FakeAgent, kind: int, stream: int, value: Any) -> None:
 
 
 @contextmanager
-def sandbox_and_agent(limit: int = 1000) -> Iterator[tuple[AgentSandbox, FakeAgent]]:
+def sandbox_and_agent(
+    limit: int = 1000, starved: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[AgentSandbox, FakeAgent]]:
     """A sandbox whose agent is a test's."""
     with ExitStack() as keep:
-        agent, channel = keep.enter_context(agent_and_channel())
+        agent, channel = keep.enter_context(agent_and_channel(starved=starved))
 
         def replace() -> AgentSandbox:
             raise AssertionError("no fresh sandbox is needed here")

@@ -317,6 +317,29 @@ def test_an_agent_that_is_silent_and_answers_is_waited_for() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
+def test_an_agent_that_waits_for_a_processor_is_waited_for() -> None:
+    with agent_and_channel(starved=lambda: True) as (agent, channel), channel.open() as stream:
+        later = threading.Timer(1.5, lambda: agent.send(frames.REPLY, stream.number, "at last"))
+        later.start()
+
+        assert stream.reply(None) == "at last"
+        assert agent.receive()[:2] == (frames.PING, 0)
+        with pytest.raises(TimeoutError):
+            agent.receive(0.1)  # it was asked once
+
+
+@pytest.mark.usefixtures("impatient")
+def test_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_STARVED_SECONDS", 1.0)
+    with agent_and_channel(starved=lambda: True) as (_, channel), channel.open() as stream:
+        began = time.monotonic()
+        with pytest.raises(ChannelLost, match="has not answered"):
+            stream.receive(None)
+
+        assert 1.0 < time.monotonic() - began < 5
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_caller_who_did_not_listen_for_long_does_not_blame_the_agent() -> None:
     with agent_and_channel() as (agent, channel), channel.open() as stream:
         Server(agent, echo)

@@ -221,6 +221,19 @@ def test_one_that_does_not_is_given_up(monkeypatch: pytest.MonkeyPatch, busy: ob
             result()
 
 
+def test_one_that_waits_for_a_processor_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside hundreds of processes it may get one after many seconds, and so can neither end the step nor answer."""
+    monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.2)
+    with sandbox_and_agent(starved=lambda: True) as (sandbox, agent):
+        result = in_thread(lambda: execute(sandbox, timeout=0.1))
+        _, stream, _ = agent.receive()
+        assert [agent.receive()[0] for _ in range(3)] == [frames.PING] * 3
+        agent.send(frames.STEP, stream, step(0, outcome="TimedOut", code=124, limit="timeout"))
+        (found,) = result()
+
+    assert (found.outcome, found.limit) == ("TimedOut", "timeout")
+
+
 def test_one_that_says_so_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(task_run, "LONGEST_GRACE", 0.5)

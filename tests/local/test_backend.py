@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -324,6 +325,24 @@ def test_a_warm_sandbox_that_died_is_not_handed_out(make_backend: MakeBackend) -
         one.enclosure.kill()
     wait_for(lambda: not any(one.enclosure.alive() for one in ready))
     assert sh(acquire(backend, "w"), "echo works") == "works\n"
+
+
+def test_an_agent_that_waits_for_a_processor_is_told_from_one_that_does_nothing(make_backend: MakeBackend) -> None:
+    backend = make_backend("")
+    sandbox = acquire(backend, "default")
+    enclosure = backend._open[sandbox.name].enclosure
+    wait_for(lambda: not enclosure.starved())
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    agents = enclosure._pid
+    try:
+        enclosure._pid = busy.pid  # in the place of an agent that is starved: no test can starve one
+        wait_for(enclosure.starved)
+        busy.send_signal(signal.SIGSTOP)
+        wait_for(lambda: not enclosure.starved())
+    finally:
+        enclosure._pid = agents
+        busy.kill()
+        busy.wait()
 
 
 def test_warm_sandboxes_count_and_give_way(two_at_most: MakeBackend) -> None:

@@ -24,8 +24,8 @@ __all__ = ["GRACE_SECONDS", "STREAMS", "Collected", "TaskRun", "step_result", "t
 GRACE_SECONDS = 5.0
 """How long after a timeout of its own the agent may take to report it; then it is not believed to live."""
 LONGEST_GRACE = 60.0
-"""Past its deadline, for an agent that says that it works on: a slow machine may need many seconds to end hundreds of
-processes, and a step that ran out of time there is not a sandbox that was lost.
+"""Past its deadline, for an agent that says that it works on or that waits for a processor: a slow machine may need
+many seconds to end hundreds of processes, and a step that ran out of time there is not a sandbox that was lost.
 """
 
 STREAMS: tuple[StreamName, StreamName] = ("stdout", "stderr")

@@ -76,7 +76,7 @@ class _Prepared:
         return False
 
     def _greet(self, deadline: float) -> None:
-        self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph)
+        self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph, starved=self.enclosure.starved)
         try:
             self.channel.handshake(self.enclosure.config, deadline, started=self.enclosure.watch)
         except ChannelLost as error:

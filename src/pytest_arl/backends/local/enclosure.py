@@ -20,6 +20,7 @@ import time
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
+from pytest_arl.agent import tree
 from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.cures import cure_for
 from pytest_arl.backends.local.identity import new_name
@@ -222,6 +223,11 @@ class Enclosure:
         poll = select.poll()
         poll.register(self._child, select.POLLIN)
         return not poll.poll(0)
+
+    def starved(self) -> bool:
+        """True if PID 1 of the sandbox could run, and waits for a processor or has one."""
+        found = tree.stat(self._pid)
+        return found is not None and found.state == b"R" and self.alive()
 
     def close(self) -> None:
         """End the sandbox and give back what it held. Idempotent; nothing in a forked child, which owns none of it."""
