@@ -225,9 +225,9 @@ class Enclosure:
         return not poll.poll(0)
 
     def starved(self) -> bool:
-        """True if PID 1 of the sandbox could run, and waits for a processor or has one."""
+        """True if PID 1 of the sandbox does not sleep: it has a processor, or waits for one or for a page of memory."""
         found = tree.stat(self._pid)
-        return found is not None and found.state == b"R" and self.alive()
+        return found is not None and found.state in (b"R", b"D") and self.alive()
 
     def close(self) -> None:
         """End the sandbox and give back what it held. Idempotent; nothing in a forked child, which owns none of it."""
