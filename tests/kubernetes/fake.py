@@ -95,6 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return 409, status(409, "AlreadyExists", "is there already")
             return 201, api.put(path, body)
         if path in api.objects:
+            wanted = body.get("preconditions", {}).get("uid") or body.get("metadata", {}).get("uid")
+            if wanted not in (None, api.objects[path]["metadata"]["uid"]):
+                return 409, status(409, "Conflict", "Precondition failed: UID in precondition")
             if self.command == "DELETE":
                 api.remove(path)
                 return 200, {}

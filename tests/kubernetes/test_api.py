@@ -43,6 +43,30 @@ def test_an_answer_that_was_lost_is_found_by_the_objects_own_name(api: Api, fake
     assert fake.count("POST", "/sandboxes") == 2
 
 
+@pytest.mark.parametrize("change", [{"spec": {"steps": ["mine", "more"]}}, {"labels": {"run": "another"}}])
+def test_an_object_of_the_name_that_somebody_else_made_is_not_taken_for_it(
+    api: Api, fake: FakeApi, change: Json
+) -> None:
+    body = {"metadata": {"name": "x", "labels": {"run": "mine"}}, "spec": {"steps": ["mine"]}}
+    there: Json = {"metadata": {"name": "x", "labels": {"run": "mine"}}, "spec": {"steps": ["mine"]}, "status": {}}
+    fake.put(PATH, there)
+    assert api.create("sandboxes", "n", body)["metadata"]["uid"] == fake.objects[PATH]["metadata"]["uid"]
+
+    there["spec"] = change.get("spec", there["spec"])
+    there["metadata"] |= {key: change[key] for key in ("labels",) if key in change}
+    with pytest.raises(Refused) as caught:
+        api.create("sandboxes", "n", body)
+    assert caught.value.status == 409
+
+
+def test_only_the_object_that_is_meant_is_deleted(api: Api, fake: FakeApi) -> None:
+    fake.put(PATH, {"metadata": {"name": "x", "uid": "another"}})
+    api.delete("sandboxes", "n", "x", uid="mine")
+    assert PATH in fake.objects
+    api.delete("sandboxes", "n", "x", uid="another")
+    assert fake.objects == {}
+
+
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
 def test_what_may_pass_is_tried_again(api: Api, fake: FakeApi, code: int) -> None:
     answers = [code, code]

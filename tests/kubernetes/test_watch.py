@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from pytest_arl import PermissionDenied
+from pytest_arl import PermissionDenied, json_text
 from pytest_arl.backends.kubernetes.api import Api, path_of
 from pytest_arl.backends.kubernetes.watch import Mail, Watch
 from tests.kubernetes.fake import Answer, FakeApi, status
@@ -179,6 +180,76 @@ def test_what_is_created_while_everything_is_read_was_not_deleted(watch: Watch, 
     fake.put(path("a"), {"state": 2})
     assert comes(mail, lambda: state(mail) == 2)
     assert not was_deleted
+
+
+def test_another_object_of_the_same_name_is_the_end_of_the_one_that_was_made(watch: Watch, fake: FakeApi) -> None:
+    """Whoever may make objects in the namespace may put one of their own in its place."""
+    mail = watch.mail("a")
+    made = fake.put(path("a"), {"state": "mine", "metadata": {"uid": "mine"}})
+    mail.claim(dict(made))
+    await_the_watch(fake)
+    with fake.changed:  # nobody sees that it was deleted
+        del fake.objects[path("a")]
+        fake.events.clear()
+    fake.put(path("a"), {"state": "forged", "metadata": {"uid": "another"}})
+
+    assert comes(mail, lambda: mail.deleted)
+    fake.put(path("a"), {"state": "forged again", "metadata": {"uid": "another"}})
+    mine = watch.mail("b")
+    fake.put(path("b"), {"state": 1})
+    assert comes(mine, lambda: state(mine) == 1), "control: events come"
+    assert (state(mail), mail.deleted) == ("mine", True)
+
+
+def test_what_is_read_anew_under_the_name_is_not_it_either(watch: Watch, fake: FakeApi) -> None:
+    mail = watch.mail("a")
+    made = fake.put(path("a"), {"state": "mine", "metadata": {"uid": "mine"}})
+    mail.claim(dict(made))
+    await_the_watch(fake)
+    with fake.changed:
+        fake.events.clear()
+        fake.objects[path("a")] = {"metadata": {"name": "a", "uid": "another", "resourceVersion": "999"}, "state": 2}
+        fake.version = fake.oldest = 1000
+    fake.break_watches()
+
+    assert comes(mail, lambda: mail.deleted)
+    assert state(mail) == "mine"
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_an_earlier_object_of_the_name_is_nothing_to_it(deleted: bool) -> None:
+    earlier = {"metadata": {"uid": "earlier", "resourceVersion": "7"}, "state": 1}
+    mail = Mail()
+    mail.put(earlier, deleted=deleted)
+    mail.claim({"metadata": {"uid": "mine", "resourceVersion": "9"}, "state": 2})
+    assert (state(mail), mail.deleted) == (2, False)
+
+    mail.put(earlier, deleted=True)
+    assert (state(mail), mail.deleted) == (2, False)
+    mail.put({"metadata": {"uid": "mine", "resourceVersion": "10"}, "state": 3})
+    assert state(mail) == 3
+
+
+def test_one_that_took_the_name_before_the_answer_came_is_seen() -> None:
+    mail = Mail()
+    mail.put({"metadata": {"uid": "another", "resourceVersion": "11"}, "state": "forged"})
+    mail.claim({"metadata": {"uid": "mine", "resourceVersion": "9"}, "state": "mine"})
+    assert (state(mail), mail.deleted) == ("mine", True)
+
+
+def test_an_object_that_nests_deep_hides_no_other(watch: Watch, fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may make an object decides how deep, in what of it nobody reads."""
+
+    def too_deep(_text: bytes) -> object:
+        raise RecursionError
+
+    monkeypatch.setattr(json_text, "json", SimpleNamespace(loads=too_deep))
+    fake.put(path("a"), {"state": 1})
+    mail = watch.mail("a")
+    assert comes(mail, lambda: state(mail) == 1)
+    await_the_watch(fake)
+    fake.put(path("a"), {"state": 2})
+    assert comes(mail, lambda: state(mail) == 2)
 
 
 def test_closing_ends_the_thread_and_the_connection(watch: Watch, fake: FakeApi) -> None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import aiohttp
-import ijson
 import kopf
 import yarl
-from ijson.common import JSONError, ObjectBuilder
+
+from pytest_arl import json_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -70,9 +70,6 @@ _MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"
 _AGAIN = {429, 500, 502, 503, 504}
 _LONGEST_PAUSE = 5.0
-_DEEPEST = 12_000
-"""Nesting of JSON: the API server takes no more than 10,000 (the limit of Go's encoding/json)."""
-_STEPS = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
 
 _NAMESPACE = re.compile(r"/namespaces/([^/]+)/")
 
@@ -323,9 +320,7 @@ class Api:
 def _parsed(raw: bytes) -> Object | None:
     """A JSON object; None for anything else."""
     try:
-        found = json.loads(raw)
-    except RecursionError:
-        found = _parsed_deeply(raw)
+        found = json_text.parse(raw)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
@@ -336,23 +331,6 @@ def _event(line: bytes) -> Object:
     if found is None:
         raise ValueError("an event is no JSON object")
     return found
-
-
-def _parsed_deeply(raw: bytes) -> object:
-    """Text that nests deeper than `json` goes: a pool's template may, and what is listed beside it counts.
-
-    How deep `json` goes differs by version of Python, and cannot be changed in 3.12 and later; ijson does not recurse.
-    """
-    builder, depth = ObjectBuilder(), 0
-    try:
-        for event, value in ijson.basic_parse(raw, use_float=True):
-            builder.event(event, value)
-            depth += _STEPS.get(event, 0)
-            if depth > _DEEPEST:
-                return None
-    except JSONError:
-        return None
-    return builder.value
 
 
 def _refusal(status: int, raw: bytes) -> ApiError:

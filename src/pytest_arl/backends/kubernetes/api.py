@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from pytest_arl import json_text
 from pytest_arl.backends.kubernetes.access import connect
 from pytest_arl.backends.kubernetes.refusals import Refused, Where, explained
 from pytest_arl.crds.models import GROUP, VERSION
@@ -82,15 +83,17 @@ class Api:
         return found.get("items") or [], str((found.get("metadata") or {}).get("resourceVersion") or "")
 
     def create(self, plural: str, namespace: str, body: Mapping[str, Any], **query: str) -> dict[str, Any]:
-        """Create an object whose name this side has given: one that is there already was created by a request whose
-        answer was lost.
+        """Create an object whose name this side has given: one that is there already, and is just that, was created by
+        a request whose answer was lost. Refused (409) for another one.
         """
         try:
             found: dict[str, Any] = self.call("POST", path_of(plural, namespace), body, query=query)
         except Refused as refused:
             if refused.status != 409 or refused.reason != "AlreadyExists":
                 raise
-            return self.get(plural, namespace, body["metadata"]["name"])
+            found = self.get(plural, namespace, body["metadata"]["name"])
+            if not _has(found, body):
+                raise
         return found
 
     def merge(self, plural: str, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,13 +103,17 @@ class Api:
         )
         return found
 
-    def delete(self, plural: str, namespace: str, name: str, *, patience: float | None = None) -> None:
-        """Delete an object. One that is gone is no error."""
-        query = {"propagationPolicy": "Background"}
+    def delete(
+        self, plural: str, namespace: str, name: str, *, uid: str | None = None, patience: float | None = None
+    ) -> None:
+        """Delete an object. One that is gone is no error, nor is another of its name, where ``uid`` is given."""
+        body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
         try:
-            self.call("DELETE", path_of(plural, namespace, name), query=query, patience=patience)
+            self.call("DELETE", path_of(plural, namespace, name), body, patience=patience)
         except Refused as refused:
-            if refused.status != 404:
+            if refused.status != 404 and not (refused.status == 409 and uid is not None):
                 raise
 
     def delete_all(self, plural: str, namespace: str, selector: str) -> None:
@@ -156,7 +163,7 @@ class Api:
         self._met = True
         if response.status >= 400:
             raise Refused.read(response.status, content)
-        return json.loads(content) if content else {}
+        return json_text.parse(content) if content else {}
 
     def send(
         self,
@@ -212,6 +219,15 @@ class Api:
 def encoded(body: Mapping[str, Any]) -> bytes:
     """JSON as it is sent. Lone surrogates, which no JSON has, were replaced before."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _has(found: object, wanted: object) -> bool:
+    """True if all that is wanted is in what was found, which may have more: the server adds to an object."""
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(_has(found.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(found) == len(wanted) and all(map(_has, found, wanted))
+    return found == wanted
 
 
 def _not_reached(access: Access, error: Exception) -> str:

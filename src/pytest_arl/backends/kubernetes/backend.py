@@ -71,12 +71,14 @@ class KubernetesBackend:
         pool = space.pool(request.pool_ref)
         name, secret = names.sandbox_name(pool.name), secrets.token_bytes(_SECRET_BYTES)
         mail = space.sandboxes.mail(name)
+        made = None
         try:
             made = self._create(space, pool, name, request, secret, owner)
+            mail.claim(made)
             self._wait(space, name, request, mail)
         except BaseException:
             space.sandboxes.forget(name)
-            self._give_up(space, name)
+            self._give_up(space, name, made)
             raise
         sandbox = KubernetesSandbox(
             space,
@@ -181,10 +183,11 @@ class KubernetesBackend:
         )
 
     @staticmethod
-    def _give_up(space: Space, name: str) -> None:
-        """Nobody will have that sandbox."""
+    def _give_up(space: Space, name: str, made: dict[str, Any] | None) -> None:
+        """Nobody will have that sandbox. ``made``: the object, as far as its creation was answered."""
+        uid = None if made is None else str(made["metadata"]["uid"])
         try:
-            space.api.delete("sandboxes", space.namespace, name, patience=1.0)
+            space.api.delete("sandboxes", space.namespace, name, uid=uid, patience=1.0)
         except (ArlError, Refused) as error:
             _logger.debug("sandbox %s was not deleted, and ends with its Lease: %s", name, error)
 

@@ -5,10 +5,10 @@ Pure functions over the server's Status objects, so that each can be tested with
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from pytest_arl import json_text
 from pytest_arl.crds.models import GROUP, VERSION
 from pytest_arl.errors import ArlError, BackendUnavailable, PermissionDenied, UsageError
 from pytest_arl.wording import printable, shorten
@@ -44,7 +44,7 @@ class Refused(Exception):
     def read(cls, status: int, body: bytes) -> Refused:
         """From an answer: a Status object, or whatever a proxy wrote."""
         try:
-            found = json.loads(body)
+            found = json_text.parse(body)
         except ValueError:
             found = None
         if not isinstance(found, dict):

@@ -109,15 +109,15 @@ class Running:
         made = api.explaining(
             f"creating the Task {self.name!r}", namespace, lambda: api.create("tasks", namespace, manifest, **strict)
         )
+        uid = str(made["metadata"]["uid"])
         if _newer_fields(made) != asked:
-            api.delete("tasks", namespace, self.name)
+            api.delete("tasks", namespace, self.name, uid=uid)
             raise BackendUnavailable(
                 "the custom resources in the cluster are older than this client: a Task lost its payloadHash, its "
                 f"proof or a cpuTime; {INSTALL}"
             )
-        self._sandbox.created(self._task.id, str(made["metadata"]["uid"]))
-        # One that was there already may have had its last event before anybody waited for it.
-        self.mail.put(made, since=0)
+        self._sandbox.created(self._task.id, uid)
+        self.mail.claim(made)
 
     # Waiting
 

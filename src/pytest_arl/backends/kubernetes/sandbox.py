@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pytest_arl.backends.budget import Budget
 from pytest_arl.backends.channeled import ChanneledSandbox
@@ -115,10 +115,17 @@ class KubernetesSandbox(ChanneledSandbox):
         if task_id not in self._numbers:
             return
         try:
-            self.space.api.merge("tasks", self.space.namespace, self.name_of(task_id), {"spec": {"cancel": True}})
+            self.space.api.merge("tasks", self.space.namespace, self.name_of(task_id), self._cancelling(task_id))
         except Refused as refused:
-            if refused.status != 404:
+            if refused.status not in (404, 409):
                 _logger.warning("task %s of sandbox %s could not be cancelled: %s", task_id, self.name, refused)
+
+    def _cancelling(self, task_id: str) -> dict[str, Any]:
+        """The change that cancels a Task, and no other one of its name."""
+        change: dict[str, Any] = {"spec": {"cancel": True}}
+        if task_id in self._agents:
+            change["metadata"] = {"uid": self._agents[task_id]}
+        return change
 
     def name_of(self, task_id: str) -> str:
         """The name of the Task object of a task; the same for the same task."""
@@ -223,7 +230,7 @@ class KubernetesSandbox(ChanneledSandbox):
 
     def _delete(self) -> None:
         try:
-            self.space.api.delete("sandboxes", self.space.namespace, self.name)
+            self.space.api.delete("sandboxes", self.space.namespace, self.name, uid=self.uid)
         except (ArlError, Refused) as error:
             _logger.warning("sandbox %s could not be deleted, and ends with its Lease: %s", self.name, error)
 

@@ -6,13 +6,13 @@ that (410), everything is read anew, and what is missing then was deleted.
 
 from __future__ import annotations
 
-import json
 import random
 import socket
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pytest_arl import json_text
 from pytest_arl.backends.kubernetes.api import path_of
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
 from pytest_arl.errors import ArlError
@@ -51,15 +51,35 @@ class Mail:
         self.failure: ArlError | None = None
         self.number = 0
         self.wakes: set[Mail] = set()
+        self._made: dict[str, Any] | None = None
+
+    def claim(self, made: dict[str, Any]) -> None:
+        """This is about the object as it was made here. Whoever may make objects in the namespace may delete it and
+        make another of its name: that is the end of it, and nothing that the other one says counts.
+        """
+        with self._changed:
+            self._made, seen = made, self.latest
+            if seen is not None and _uid(seen) == _uid(made):
+                return
+            self.latest, self.deleted = made, seen is not None and _came_after(seen, made)
+            self._count()
+        self._wake()
 
     def put(self, found: dict[str, Any] | None, *, deleted: bool = False, since: int | None = None) -> None:
         """The object is this now. ``since``: only if nothing has come after that number."""
         with self._changed:
             if since is not None and since != self.number:
                 return
+            if self._made is not None and found is not None and _uid(found) != _uid(self._made):
+                if self.deleted or not _came_after(found, self._made):
+                    return
+                found, deleted = None, True
             self.latest = found if found is not None else self.latest
             self.deleted = deleted
             self._count()
+        self._wake()
+
+    def _wake(self) -> None:
         for other in tuple(self.wakes):
             other.nudge()
 
@@ -189,7 +209,7 @@ class Watch:
             if response.status >= 400:
                 raise Refused.read(response.status, response.read(64 * 1024))
             for line in () if self._closed.is_set() else _lines(response):
-                self._event(json.loads(line))
+                self._event(json_text.parse(line))
                 came = True
         finally:
             self._response = None
@@ -216,6 +236,18 @@ class Watch:
             mails = list(self._mails.values())
         for mail in mails:
             mail.fail(failure)
+
+
+def _uid(found: dict[str, Any]) -> object:
+    return found["metadata"].get("uid")
+
+
+def _came_after(other: dict[str, Any], made: dict[str, Any]) -> bool:
+    """True if one of two objects of the same name is the later one (versions are numbers that grow: KEP-5504)."""
+    try:
+        return int(other["metadata"]["resourceVersion"]) > int(made["metadata"]["resourceVersion"])
+    except (LookupError, TypeError, ValueError):
+        return True
 
 
 def _lines(response: Any) -> Iterator[bytes]:
