@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EXPONENT", "KEY_BYTES", "LABEL", "LONGEST_SEALED", "is_proof", "modulus_of", "proof_of"]
+__all__ = ["EXPONENT", "KEY_BYTES", "LABEL", "LONGEST_SEALED", "agent_mark", "is_proof", "modulus_of", "proof_of"]
 
 KEY_BYTES = 32
 LABEL = b"arl-task-key-v1"
@@ -44,6 +44,13 @@ def proof_of(key: bytes, sandbox_uid: str, name: str, spec: Mapping[str, Any]) -
     covered["steps"] = [{field: each for field, each in step.items() if each is not None} for step in spec["steps"]]
     text = json.dumps([sandbox_uid, name, covered], sort_keys=True, separators=(",", ":"))
     return hmac.digest(key, b"arl-task-v1\0" + text.encode(), "sha256").hex()
+
+
+def agent_mark(key: bytes, sandbox_uid: str) -> bytes:
+    """What the operator leaves with the agent of a Sandbox, and its client asks for: who else takes the agent's port
+    does not have it.
+    """
+    return hmac.digest(key, b"arl-agent-v1\0" + sandbox_uid.encode(), "sha256")
 
 
 def is_proof(given: object, wanted: str) -> bool:

@@ -124,8 +124,8 @@ def operator_hello(hello: dict[str, Any], epoch: int, **fields: Any) -> dict[str
     return {"version": 1, "role": "operator", "epoch": epoch, "signature": signature, **fields}
 
 
-def holder_hello(secret: bytes = SECRET) -> dict[str, Any]:
-    return {"version": 1, "role": "holder", "secret": secret}
+def holder_hello(secret: bytes = SECRET, **fields: Any) -> dict[str, Any]:
+    return {"version": 1, "role": "holder", "secret": secret, **fields}
 
 
 class Agent:

@@ -221,6 +221,58 @@ def test_an_operator_is_told_what_runs(agent: Agent) -> None:
         assert admitted(agent.connect())["running"] == "long"
 
 
+# Marks: by which the operator and the holder know the agent again
+
+
+NONCE = b"n" * 32
+
+
+def shown(agent: Agent, **fields: Any) -> object:
+    """The proof that an operator is given."""
+    return admitted(agent.connect(), ask=NONCE, **fields).get("proof")
+
+
+def shown_to_holder(agent: Agent, **fields: Any) -> object:
+    peer = agent.connect()
+    peer.hello()
+    peer.send(frames.HELLO, 0, holder_hello(**fields))
+    found = peer.receive()
+    assert found is not None
+    assert found[0] == frames.READY, found
+    return found[2].get("proof")
+
+
+def test_the_first_mark_stands_and_is_shown_to_who_asks(agent: Agent) -> None:
+    assert shown(agent) is None, "there is none yet"
+    assert admitted(agent.connect(), mark=b"1" * 32).get("proof") is None, "nobody asked"
+    assert shown(agent) == auth.proof(b"1" * 32, NONCE)
+    assert shown(agent, mark=b"2" * 32) == auth.proof(b"1" * 32, NONCE)
+
+
+def test_the_holder_has_a_mark_of_its_own(agent: Agent) -> None:
+    agent.operator(mark=b"1" * 32)
+    assert shown_to_holder(agent, ask=NONCE) is None, "that of the operator is not the holder's"
+    agent.operator(holderMark=b"2" * 32)
+    agent.operator(holderMark=b"3" * 32)
+    assert shown_to_holder(agent, ask=NONCE) == auth.proof(b"2" * 32, NONCE)
+    assert shown_to_holder(agent) is None
+    assert shown(agent) == auth.proof(b"1" * 32, NONCE)
+
+
+@pytest.mark.parametrize("wrong", [b"", b"n" * 31, b"n" * 33, "n" * 32, 32, [1] * 32, True])
+def test_a_nonce_or_a_mark_of_another_form_is_refused(agent: Agent, wrong: object) -> None:
+    agent.operator()
+    for fields in ({"ask": wrong}, {"mark": wrong}, {"holder": digest(SECRET), "holderMark": wrong}):
+        peer = agent.connect()
+        peer.send(frames.HELLO, 0, operator_hello(peer.hello(), 1, **fields))
+        assert "malformed" in peer.refusal()
+    peer = agent.connect()
+    peer.hello()
+    peer.send(frames.HELLO, 0, holder_hello(ask=wrong))
+    assert "'ask' is to be" in peer.refusal()
+    assert agent.operator().run("true").ok
+
+
 # The holder
 
 

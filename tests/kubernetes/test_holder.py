@@ -70,8 +70,8 @@ def make(agent: Agent, ways: Ways, api: Api) -> Iterator[Make]:
     boot = agent.operator().boot
     made: list[Holder] = []
 
-    def one(*, secret: bytes = SECRET, boot: str = boot) -> Holder:
-        made.append(Holder(api, "tests", secret, lambda: ("pod-1", boot)))
+    def one(*, secret: bytes = SECRET, mark: bytes | None = None, boot: str = boot) -> Holder:
+        made.append(Holder(api, "tests", secret, mark, lambda: ("pod-1", boot)))
         return made[-1]
 
     yield one
@@ -117,6 +117,17 @@ def test_a_connection_that_is_given_up_is_closed(make: Make, ways: Ways) -> None
 def test_an_agent_that_was_started_anew_is_not_the_sandboxs(make: Make, ways: Ways) -> None:
     with pytest.raises(ChannelLost, match="started anew: what was in it before is lost"):
         make(boot="0" * 32).channel()
+    assert ways.opened[0].closed
+
+
+def test_an_agent_with_the_holders_mark_is_the_sandboxs(agent: Agent, make: Make) -> None:
+    agent.operator(holderMark=b"m" * 32)
+    assert busy(make(mark=b"m" * 32).channel()) is False
+
+
+def test_one_without_it_has_taken_the_agents_port(make: Make, ways: Ways) -> None:
+    with pytest.raises(ChannelLost, match="cannot show that it is the agent"):
+        make(mark=b"m" * 32).channel()
     assert ways.opened[0].closed
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pytest_arl import pod
-from pytest_arl.agent import frames
-from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, LinkLost
+from pytest_arl.agent import auth, frames
+from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, AnotherAgent, Claim, Introduction, LinkLost
 
 pytestmark = pytest.mark.asyncio
 
@@ -38,14 +38,21 @@ async def agent(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[No
         yield
 
 
-async def connect(**changes: Any) -> AgentLink:
-    wanted: dict[str, Any] = {
-        "sign": lambda nonce, pod_uid, boot: b"/".join((nonce, pod_uid.encode(), boot.encode())),
-        "epoch": 7,
-        "config": {"env": []},
-        "holder": "h",
-    }
-    return await AgentLink.connect("127.0.0.1", "uid-1", **(wanted | changes))
+def marks(pod_uid: str, boot: str) -> list[bytes]:
+    """As two keys make them: the one that signs, and the one before."""
+    return [f"{key} {pod_uid} {boot}".encode().ljust(32) for key in ("now", "before")]
+
+
+async def connect(sign: Any = None, **changes: Any) -> AgentLink:
+    operator = Introduction(
+        lambda nonce, pod_uid, boot: b"/".join((nonce, pod_uid.encode(), boot.encode())),
+        marks,
+        7,
+    )
+    if sign is not None:
+        operator = operator._replace(sign=sign)
+    wanted: dict[str, Any] = {"config": {"env": []}, "claim": Claim("h", b"c" * 32)}
+    return await AgentLink.connect("127.0.0.1", "uid-1", operator, **(wanted | changes))
 
 
 async def message(reader: asyncio.StreamReader) -> tuple[int, int, Any]:
@@ -77,6 +84,54 @@ async def test_the_operator_signs_the_nonce_for_this_pod_and_boot(monkeypatch: p
         assert (answer["role"], answer["epoch"], answer["holder"]) == ("operator", 7, "h")
         assert (link.hello.boot, link.hello.running) == ("b1", "t1")
         link.close("over")
+
+
+async def test_an_agent_is_marked_when_it_is_met_and_asked_for_its_mark_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    async with agent(greets(seen=seen), monkeypatch):
+        (await connect()).close("over")
+        answer = seen[0][2]
+        assert answer["mark"] == marks("uid-1", "b1")[0]
+        assert (answer["holder"], answer["holderMark"]) == ("h", b"c" * 32)
+        assert "ask" not in answer
+
+        with pytest.raises(AnotherAgent, match="cannot show"):
+            await connect(boot="b1")
+        assert "mark" not in seen[1][2], "what took its place would know it then"
+        assert len(seen[1][2]["ask"]) == 32
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_an_agent_that_has_its_mark_is_known_again(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frames.message(frames.HELLO, 0, HELLO))
+        nonce = (await message(reader))[2]["ask"]
+        shown = auth.proof(marks("uid-1", "b1")[which], nonce)
+        writer.write(frames.message(frames.READY, 0, READY | {"proof": shown}))
+        await reader.read()
+
+    async with agent(peer, monkeypatch):
+        link = await connect(boot="b1")
+        assert link.hello.boot == "b1"
+        link.close("over")
+
+
+@pytest.mark.parametrize(
+    "shown", [None, b"", b"p" * 32, auth.proof(b"m" * 32, b"n" * 32), "text", 1 << 40, [b"p"] * 9, {"proof": b"p"}]
+)
+async def test_one_that_shows_anything_else_is_another(monkeypatch: pytest.MonkeyPatch, shown: object) -> None:
+    async with agent(greets(ready={"proof": shown}), monkeypatch):
+        with pytest.raises(AnotherAgent):
+            await connect(boot="b1")
+
+
+async def test_another_start_of_the_agent_is_shown_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sign(*_: object) -> bytes:
+        raise AssertionError("it was signed")
+
+    async with agent(greets(), monkeypatch):
+        with pytest.raises(AnotherAgent, match="anew"):
+            await connect(sign=sign, boot="b2")
 
 
 async def test_another_pod_at_that_address_gets_no_signature(monkeypatch: pytest.MonkeyPatch) -> None:

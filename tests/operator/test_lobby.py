@@ -12,7 +12,7 @@ import pytest_asyncio
 from pytest_arl import pod
 from pytest_arl.agent import frames
 from pytest_arl.channel import AgentConfig
-from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, LinkLost
+from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, Claim, Introduction, LinkLost
 from pytest_arl.operator.lobby import Lobby
 
 pytestmark = pytest.mark.asyncio
@@ -47,6 +47,9 @@ class Agent:
         writer.close()
 
 
+CLAIM = Claim("h" * 64, b"m" * 32)
+
+
 class Scene:
     """A lobby beside an agent."""
 
@@ -55,8 +58,7 @@ class Scene:
         self.jobs: list[asyncio.Task[Any]] = []
         self.refusals: list[LinkLost] = []
         self.lobby = Lobby(
-            lambda *_: b"signed",
-            7,
+            Introduction(lambda *_: b"signed", lambda *_: [b"m" * 32], 7),
             config=lambda _: AgentConfig(workspace="/workspace"),
             spawn=self._spawn,
             refused=self.refusals.append,
@@ -93,12 +95,12 @@ async def test_a_ready_pod_is_visited_once_and_taken_with_its_holder(scene: Scen
     await scene.settle()
     scene.lobby.look(idle())
     await scene.settle()
-    link = await scene.lobby.take(idle(), "h" * 64)
+    link = await scene.lobby.take(idle(), CLAIM)
 
     assert isinstance(link, AgentLink)
     assert (scene.agent.connections, scene.agent.holders) == (1, ["h" * 64])
     assert link.hello.boot == "b1"
-    assert await scene.lobby.take(idle(), "h" * 64) is None, "a link is taken once"
+    assert await scene.lobby.take(idle(), CLAIM) is None, "a link is taken once"
     link.close("over")
 
 
@@ -141,7 +143,7 @@ async def test_an_agent_that_refuses_its_holder_is_left_to_who_connects_himself(
     await scene.settle()
     scene.agent.refuses = "it has another holder"
 
-    assert await scene.lobby.take(idle(), "h") is None
+    assert await scene.lobby.take(idle(), CLAIM) is None
 
 
 async def test_a_pod_that_is_claimed_or_gone_during_the_visit_leaves_no_link(scene: Scene) -> None:
@@ -150,7 +152,7 @@ async def test_a_pod_that_is_claimed_or_gone_during_the_visit_leaves_no_link(sce
     scene.lobby.gone(idle())
     await scene.settle()
 
-    assert await scene.lobby.take(idle(), "h") is None
+    assert await scene.lobby.take(idle(), CLAIM) is None
 
 
 async def test_what_no_event_told_is_found_out(scene: Scene) -> None:
@@ -159,7 +161,7 @@ async def test_what_no_event_told_is_found_out(scene: Scene) -> None:
     scene.lobby.keep({"uid-1"})
     scene.lobby.keep({"uid-2"})
 
-    assert await scene.lobby.take(idle(), "h") is None
+    assert await scene.lobby.take(idle(), CLAIM) is None
 
 
 async def test_a_newer_leader_is_heard_of(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

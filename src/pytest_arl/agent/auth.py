@@ -3,6 +3,10 @@
 Nothing secret is in the pod. The agent has public keys and sends a nonce; the operator signs what ``challenge`` gives
 (RSASSA-PKCS1-v1_5 with SHA-256, which is one ``pow`` here). The operator tells the agent the SHA-256 of the holder's
 secret. No part of a signature is parsed: the one right encoding is built and compared as a whole.
+
+The other way round, something else may listen on the port once the agent has ended, and repeat all that is public. So
+the operator leaves a mark with the agent when it first meets it, one of its own and one of the holder's, and each asks
+for a proof of it later.
 """
 
 from __future__ import annotations
@@ -18,12 +22,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["NONCE_BYTES", "Keys", "challenge", "digest", "is_digest", "read_keys", "same", "signed"]
+__all__ = [
+    "MARK_BYTES",
+    "NONCE_BYTES",
+    "Keys",
+    "challenge",
+    "digest",
+    "is_digest",
+    "proof",
+    "read_keys",
+    "same",
+    "signed",
+]
 
 Keys = list[tuple[int, int]]
 """RSA public keys: modulus and exponent."""
 
-NONCE_BYTES = 32
+NONCE_BYTES = MARK_BYTES = 32
 _SHORTEST_BITS = 2048
 _SHORTEST_EXPONENT = 3
 _MOST_KEYS = 16
@@ -67,6 +82,11 @@ def is_digest(text: object) -> bool:
 def same(secret: object, holder: str) -> bool:
     """Whether a secret is the one that this digest (hexadecimal) is of, in a time that tells nothing."""
     return isinstance(secret, bytes) and bool(_equal(digest(secret).hex(), holder))
+
+
+def proof(mark: bytes, nonce: bytes) -> bytes:
+    """What only an agent with that mark can answer to a nonce. Both have a fixed length."""
+    return digest(b"arl-agent-v1\0" + mark + nonce)
 
 
 def read_keys(text: str) -> Keys:

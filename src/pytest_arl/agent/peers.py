@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.agent.remote import Door
 
-__all__ = ["Holder", "Operator", "Peer"]
+__all__ = ["Holder", "Operator", "Peer", "asked"]
 
 _MOST_SUPPLIES = 4
 _DIGEST_DIGITS, _LONGEST_BOOT = 64, 64
@@ -33,12 +33,19 @@ class Peer(Connection):
         self.door = door
         self._socket = socket
 
-    def ready(self) -> None:
-        """Say that it is served from here on."""
+    def ready(self, nonce: bytes | None) -> None:
+        """Say that it is served from here on, with a proof of the mark, where one is asked for by a nonce."""
         server = self.server
         running = server.tasks.running if server.configured else None
-        said = {"configured": server.configured, "held": bool(self.door.holder), "running": running}
+        said: dict[str, Any] = {"configured": server.configured, "held": bool(self.door.holder), "running": running}
+        mark = self._mark()
+        if nonce is not None and mark is not None:
+            said["proof"] = auth.proof(mark, nonce)
         self.link.send(frames.READY, 0, said)
+
+    def _mark(self) -> bytes | None:
+        """What its like has left here, to know this agent again."""
+        raise NotImplementedError
 
     def dismiss(self, text: str) -> None:
         """Say why, and close."""
@@ -83,16 +90,22 @@ class Operator(Peer):
 
     def told(self, hello: dict[str, Any]) -> None:
         """What the agent is to be, and whose the sandbox is; each is said once."""
+        nonce = None
         try:
+            nonce = asked(hello)
+            self.door.mark = self.door.mark or mark_of(hello, "mark")
             if hello.get("config") is not None:
                 self.door.configure(hello["config"])
-            problem = self.door.hold(hello.get("holder"))
+            problem = self.door.hold(hello.get("holder"), mark_of(hello, "holderMark"))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             problem = "a config is malformed: " + type(error).__name__ + ": " + str(error)
         if problem is None:
-            self.ready()
+            self.ready(nonce)
         else:
             self.dismiss(problem)
+
+    def _mark(self) -> bytes | None:
+        return self.door.mark
 
     def _task(self, stream: int, request: dict[str, Any]) -> None:
         payload = exact.maybe(exact.text, request, "payload", _DIGEST_DIGITS)
@@ -118,6 +131,9 @@ class Holder(Peer):
         super().__init__(door, socket)
         self._handlers[frames.SUPPLY] = self._supply
 
+    def _mark(self) -> bytes | None:
+        return self.door.holder_mark
+
     def _task(self, stream: int, _request: dict[str, Any]) -> None:
         self.refuse(stream, "a sandbox's holder runs nothing here: tasks come from the operator")
 
@@ -129,3 +145,20 @@ class Holder(Peer):
         while len(supplies) > _MOST_SUPPLIES:
             del supplies[next(iter(supplies))]
         self._reply(stream, {})
+
+
+def asked(hello: dict[str, Any]) -> bytes | None:
+    """The nonce by which a peer asks for a proof; None where it asks for none. Inexact for anything else."""
+    return _exactly(hello, "ask", auth.NONCE_BYTES)
+
+
+def mark_of(hello: dict[str, Any], key: str) -> bytes | None:
+    """A mark that an operator leaves; None where there is none. Inexact for anything else."""
+    return _exactly(hello, key, auth.MARK_BYTES)
+
+
+def _exactly(hello: dict[str, Any], key: str, size: int) -> bytes | None:
+    found = exact.maybe(exact.data, hello, key, size)
+    if found is not None and len(found) != size:
+        raise exact.Inexact("'" + key + "' is to be " + str(size) + " bytes")
+    return found

@@ -16,7 +16,7 @@ import time
 from pytest_arl.agent import auth, container, exact, frames, main, system
 from pytest_arl.agent.inheritance import Inheritance
 from pytest_arl.agent.loop import READ, Loop
-from pytest_arl.agent.peers import Holder, Operator
+from pytest_arl.agent.peers import Holder, Operator, asked
 from pytest_arl.agent.server import Server
 from pytest_arl.agent.strangers import Crowd, Stranger, prepare, side_of
 
@@ -77,6 +77,7 @@ class Door:
         boot: another one for each start of the agent, which remembers no task of the one before.
         epoch: the highest that an operator proved.
         holder: the digest of the holder's secret (hexadecimal), empty before the sandbox is claimed.
+        mark, holder_mark: what the first operator and the holder left, to know this agent again.
         supplies: steps that a holder sent, by their digest.
     """
 
@@ -85,6 +86,8 @@ class Door:
         self.boot = os.urandom(16).hex()
         self.epoch = -1
         self.holder = ""
+        self.mark: bytes | None = None
+        self.holder_mark: bytes | None = None
         self.supplies: dict[str, list[dict[str, Any]]] = {}
         self.here = here
         self._peers: list[Peer] = []
@@ -118,8 +121,10 @@ class Door:
         if not self.server.configured:
             self.server.configure(container.own_config(self.here, config))
 
-    def hold(self, holder: object) -> str | None:
-        """The sandbox is claimed for whoever knows this digest's secret; why not, where that cannot be."""
+    def hold(self, holder: object, mark: bytes | None) -> str | None:
+        """The sandbox is claimed for whoever knows this digest's secret; why not, where that cannot be. ``mark``: by
+        which the holder knows this agent again.
+        """
         if holder is None:
             return None
         if type(holder) is not str or not auth.is_digest(holder):
@@ -127,6 +132,7 @@ class Door:
         if self.holder not in ("", holder):
             return "the sandbox is held by another"
         self.holder = holder
+        self.holder_mark = self.holder_mark or mark
         return None
 
     def admit(self, stranger: Stranger, hello: dict[str, Any]) -> None:
@@ -155,7 +161,7 @@ class Door:
         else:
             holder = Holder(self, socket)
             self._peers.append(holder)
-            holder.ready()
+            holder.ready(asked(hello))
 
     def _doubt_operator(self, nonce: bytes, hello: dict[str, Any]) -> str | None:
         try:
@@ -170,6 +176,10 @@ class Door:
     def _doubt_holder(self, hello: dict[str, Any]) -> str | None:
         if not self.holder:
             return "nobody holds this sandbox"
+        try:
+            asked(hello)
+        except exact.Inexact as error:
+            return str(error)
         return None if auth.same(hello.get("secret"), self.holder) else "the secret is not the holder's"
 
     def _supersede(self, epoch: int) -> None:

@@ -17,7 +17,7 @@ from pytest_arl.operator import lifetimes, wire
 from pytest_arl.operator.api import Api, ApiError, path
 from pytest_arl.operator.election import LeadershipLost
 from pytest_arl.operator.jobs import Jobs
-from pytest_arl.operator.link import OLDER_EPOCH
+from pytest_arl.operator.link import OLDER_EPOCH, Claim, Introduction
 from pytest_arl.operator.lobby import Lobby
 from pytest_arl.operator.notices import Notices
 from pytest_arl.operator.objects import Key, key, name, uid
@@ -27,6 +27,7 @@ from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.store import Store
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.pod import POOL_LABEL
+from pytest_arl.proof import agent_mark
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -71,7 +72,8 @@ class Control:
         self._by_uid: dict[str, SandboxKeeper] = {}
         self._synced = False
         self._doubted = 0.0
-        self.lobby = Lobby(self.sign, self.epoch, config=self._agent_config, spawn=self.spawn, refused=self.heard)
+        self.introduction = Introduction(self.sign, keys.marks, self.epoch)
+        self.lobby = Lobby(self.introduction, config=self._agent_config, spawn=self.spawn, refused=self.heard)
 
     def sign(self, nonce: bytes, pod: str, boot: str) -> bytes:
         """The answer to an agent's nonce."""
@@ -85,6 +87,14 @@ class Control:
     def opened(self, sealed: str) -> bytes | None:
         """A client's key that was sealed for this operator."""
         return self._keys.opened(sealed)
+
+    def claim_of(self, sandbox: Object) -> Claim | None:
+        """Whose a Sandbox is, as its agent is told; None where nobody holds it."""
+        holder = sandbox["spec"].get("holder") or {}
+        if "secretHash" not in holder:
+            return None
+        key = self.opened(holder["sealedKey"]) if "sealedKey" in holder else None
+        return Claim(holder["secretHash"], None if key is None else agent_mark(key, uid(sandbox)))
 
     def _agent_config(self, pod: Object) -> AgentConfig:
         name_of_pool = (pod["metadata"].get("labels") or {}).get(POOL_LABEL, "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import hmac
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -37,7 +38,7 @@ class Keys:
     Attributes:
         public: the variable by which agents are told.
         modulus: of the key that clients seal theirs for, in hexadecimal digits; its exponent is 65537.
-        claims: keys for the MACs on claimed pods, that of the key that signs first.
+        claims: keys for the MACs on claimed pods and for the marks of agents, that of the key that signs first.
     """
 
     def __init__(self, pems: Mapping[str, bytes]) -> None:
@@ -57,6 +58,13 @@ class Keys:
     def sign(self, nonce: bytes, pod: str, boot: str, epoch: int) -> bytes:
         """The answer to an agent's nonce."""
         return self._signing.sign(challenge(nonce, pod, boot, epoch), padding.PKCS1v15(), hashes.SHA256())
+
+    def marks(self, pod: str, boot: str) -> list[bytes]:
+        """What an agent is marked with, by each of the keys: it is known again by the first or, after a rotation, by
+        another.
+        """
+        text = b"\0".join((b"arl-agent-v1", pod.encode(), boot.encode()))
+        return [hmac.digest(key, text, "sha256") for key in self.claims]
 
     def _opened(self, sealed: str) -> bytes | None:
         """A client's key that was sealed for one of ours; None where it was not."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_arl import pod
 from pytest_arl.agent import exact, frames
+from pytest_arl.agent.auth import proof
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +18,17 @@ if TYPE_CHECKING:
     """Nonce, pod UID and boot to a signature."""
     OnFrame = Callable[[int, Any], None]
 
-__all__ = ["OLDER_EPOCH", "AgentLink", "Hello", "LinkLost", "Refusal", "refusal"]
+__all__ = [
+    "OLDER_EPOCH",
+    "AgentLink",
+    "AnotherAgent",
+    "Claim",
+    "Hello",
+    "Introduction",
+    "LinkLost",
+    "Refusal",
+    "refusal",
+]
 
 _SECONDS = 5.0
 """For an agent to say hello, and to be ready after our answer."""
@@ -45,6 +57,40 @@ class LinkLost(Exception):
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
         self.code = code
+
+
+class AnotherAgent(LinkLost):
+    """What answers there is not the agent that was known: it was started anew, or something else has its port."""
+
+
+class Claim(NamedTuple):
+    """Whose a sandbox is, as its agent is told.
+
+    Attributes:
+        holder: the digest of the secret that the holder will show.
+        mark: by which the holder knows the agent again; None for a client that has no key with this operator.
+    """
+
+    holder: str
+    mark: bytes | None
+
+    def message(self) -> dict[str, Any]:
+        """As it is sent."""
+        return {"holder": self.holder} if self.mark is None else {"holder": self.holder, "holderMark": self.mark}
+
+
+class Introduction(NamedTuple):
+    """What the operator shows an agent.
+
+    Attributes:
+        sign: what answers its nonce.
+        marks: what the agent of a pod and boot is marked with; the first is left, each is known again.
+        epoch: as whose leader.
+    """
+
+    sign: Sign
+    marks: Callable[[str, str], list[bytes]]
+    epoch: int
 
 
 class Refusal(NamedTuple):
@@ -100,15 +146,24 @@ class AgentLink(asyncio.Protocol):
 
     @classmethod
     async def connect(
-        cls, address: str, pod_uid: str, *, sign: Sign, epoch: int, config: dict[str, Any], holder: str | None
+        cls,
+        address: str,
+        pod_uid: str,
+        operator: Introduction,
+        *,
+        config: dict[str, Any],
+        claim: Claim | None,
+        boot: str | None = None,
     ) -> AgentLink:
-        """Connect and introduce oneself. OSError where nobody listens, LinkLost where it is not that pod's agent."""
+        """Connect and introduce oneself. OSError where nobody listens, LinkLost where it is not that pod's agent.
+        ``boot``: of an agent that has been marked; AnotherAgent where it is not that one.
+        """
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(_SECONDS):
             _, link = await loop.create_connection(cls, address, pod.PORT)
         try:
             async with asyncio.timeout(_SECONDS):
-                await link._introduce(pod_uid, sign, epoch, config, holder)  # noqa: SLF001 - this class
+                await link._introduce(pod_uid, operator, config, claim, boot)  # noqa: SLF001 - this class
         except TimeoutError:
             link.close("the agent did not introduce itself")
             raise LinkLost("the agent did not introduce itself") from None
@@ -118,7 +173,7 @@ class AgentLink(asyncio.Protocol):
         return link
 
     async def _introduce(
-        self, pod_uid: str, sign: Sign, epoch: int, config: dict[str, Any], holder: str | None
+        self, pod_uid: str, operator: Introduction, config: dict[str, Any], claim: Claim | None, known: str | None
     ) -> None:
         hello = await self._greeting(frames.HELLO)
         try:
@@ -131,17 +186,23 @@ class AgentLink(asyncio.Protocol):
             raise LinkLost(f"the agent speaks version {speaks}, the operator {frames.VERSION}")
         if pod_there != pod_uid:
             raise LinkLost(f"at that address is the pod {pod_there} by now")
+        if known is not None and boot != known:
+            raise AnotherAgent("the agent was started anew")
+        marks, asked = operator.marks(pod_uid, boot), os.urandom(_NONCE_BYTES)
         answer: dict[str, Any] = {
             "version": frames.VERSION,
             "role": "operator",
-            "epoch": epoch,
-            "signature": sign(nonce, pod_uid, boot),
+            "epoch": operator.epoch,
+            "signature": operator.sign(nonce, pod_uid, boot),
             "config": config,
+            # A mark is never told again: what took the place of the agent would know it then.
+            **({"mark": marks[0]} if known is None else {"ask": asked}),
+            **({} if claim is None else claim.message()),
         }
-        if holder is not None:
-            answer["holder"] = holder
         self.send(frames.HELLO, 0, answer)
         ready = await self._greeting(frames.READY)
+        if known is not None and ready.get("proof") not in [proof(mark, asked) for mark in marks]:
+            raise AnotherAgent("what answers on the agent's port cannot show that it is the agent")
         try:
             self.hello = Hello(hello, ready)
         except exact.Inexact as error:
@@ -164,12 +225,12 @@ class AgentLink(asyncio.Protocol):
             raise LinkLost(f"the agent greets with a frame of type {kind}")
         return value
 
-    async def hold(self, holder: str) -> None:
-        """Tell the agent the digest of the secret that its holder will show. LinkLost where it will not have it."""
+    async def hold(self, claim: Claim) -> None:
+        """Tell the agent whose it is. LinkLost where it will not have it."""
         answer: asyncio.Future[tuple[int, Any]] = self._loop.create_future()
         self._streams[0] = lambda kind, value: None if answer.done() else answer.set_result((kind, value))
         try:
-            self.send(frames.HELLO, 0, {"holder": holder})
+            self.send(frames.HELLO, 0, claim.message())
             await asyncio.wait((answer, self.lost), timeout=_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.shut(0)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_arl.channel import AgentConfig
-    from pytest_arl.operator.link import Sign
+    from pytest_arl.operator.link import Claim, Introduction
     from pytest_arl.operator.objects import Object
 
 __all__ = ["Lobby"]
@@ -30,8 +30,7 @@ class Lobby:
 
     def __init__(
         self,
-        sign: Sign,
-        epoch: int,
+        operator: Introduction,
         *,
         config: Callable[[Object], AgentConfig],
         spawn: Callable[[Coroutine[Any, Any, Any]], None],
@@ -41,8 +40,7 @@ class Lobby:
         agent says that will not have the operator.
         """
         self._config = config
-        self._sign = sign
-        self._epoch = epoch
+        self._operator = operator
         self._spawn = spawn
         self._refused = refused
         self._links: dict[str, AgentLink] = {}
@@ -65,10 +63,9 @@ class Lobby:
             link = await AgentLink.connect(
                 pod["status"]["podIP"],
                 uid(pod),
-                sign=self._sign,
-                epoch=self._epoch,
+                self._operator,
                 config=self._config(pod).message(),
-                holder=None,
+                claim=None,
             )
         except (OSError, LookupError):
             return  # whoever claims it finds out
@@ -84,15 +81,15 @@ class Lobby:
         finally:
             self._visited.discard(uid(pod))
 
-    async def take(self, pod: Object, holder: str | None) -> AgentLink | None:
+    async def take(self, pod: Object, claim: Claim | None) -> AgentLink | None:
         """The link to a pod that was claimed, which serves that holder from here on; None where there is none."""
         self._visited.discard(uid(pod))
         link = self._links.pop(uid(pod), None)
         if link is None or link.lost.done():
             return None
         try:
-            if holder is not None:
-                await link.hold(holder)
+            if claim is not None:
+                await link.hold(claim)
         except LinkLost as problem:
             _LOG.info("a link to an idle pod is of no use: %s", problem, extra={"data": {"pod": name(pod)}})
             link.close("of no use")

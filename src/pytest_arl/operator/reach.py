@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_arl.channel import AgentConfig
 from pytest_arl.operator import sandbox_status, wire
 from pytest_arl.operator.api import ApiError, path
-from pytest_arl.operator.link import AgentLink, LinkLost
+from pytest_arl.operator.link import AgentLink, AnotherAgent, LinkLost
 from pytest_arl.operator.objects import Key, created, leaving, name, uid
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.trouble import Trouble, end_of_pod, newest_warning, trouble_of
@@ -169,20 +169,21 @@ class Reach:
             await self._keeper.say(sandbox_status.bound(body, pod, why or starts))
         return asked
 
-    async def _connect(self, pod: Object, address: str) -> AgentLink:
+    async def _connect(self, pod: Object, address: str, boot: str | None = None) -> AgentLink:
+        """A link to the agent of a pod; to that start of it, where one is known."""
         body = self._keeper.body
         if body is None:
             raise LinkLost("the sandbox is gone")
         workspace = workspace_of(self._keeper.pool or {"spec": {}})
-        holder = (body["spec"].get("holder") or {}).get("secretHash")
-        link = await self._control.lobby.take(pod, holder)
+        claim = self._control.claim_of(body)
+        link = await self._control.lobby.take(pod, claim) if boot is None else None
         return link or await AgentLink.connect(
             address,
             uid(pod),
-            sign=self._control.sign,
-            epoch=self._control.epoch,
+            self._control.introduction,
             config=AgentConfig(workspace=workspace, cpu_time=wire.cpu_time(self._keeper.pool)).message(),
-            holder=holder,
+            claim=claim,
+            boot=boot,
         )
 
     async def _find_again(self, boot: str, pod: Object | None) -> AgentLink | None:
@@ -196,16 +197,13 @@ class Reach:
                 break
             if not changed:
                 try:
-                    link = await self._connect(pod, pod["status"]["podIP"])
+                    return await self._connect(pod, pod["status"]["podIP"], boot)
                 except OSError:
                     pass
+                except AnotherAgent:
+                    changed = True
                 except LinkLost as problem:
                     self._control.heard(problem)
-                else:
-                    if link.hello.boot == boot:
-                        return link
-                    changed = True
-                    link.close("another boot")
             waited = time.monotonic() - began
             why = end_of_pod(pod, boot_changed=changed)
             known = why.reason not in ("AgentLost", "AgentRestarted")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
+from pytest_arl.agent.auth import NONCE_BYTES, proof
 from pytest_arl.backends.kubernetes.portforward import Forward, open_forward
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
 from pytest_arl.channel import Channel, ChannelLost, ChannelTimeout
@@ -25,11 +27,16 @@ _GREETING_SECONDS = 15.0
 class Holder:
     """One sandbox's channel, and the secret that admits it. Thread-safe."""
 
-    def __init__(self, api: Api, namespace: str, secret: bytes, pod: Callable[[], tuple[str, str]]) -> None:
-        """``pod()`` names the sandbox's pod, and the agent that is in it by its boot id."""
+    def __init__(
+        self, api: Api, namespace: str, secret: bytes, mark: bytes | None, pod: Callable[[], tuple[str, str]]
+    ) -> None:
+        """``mark``: what the operator has left with the agent, if anything. ``pod()`` names the sandbox's pod, and the
+        agent that is in it by its boot id.
+        """
         self._api = api
         self._namespace = namespace
         self._secret = secret
+        self._mark = mark
         self._pod = pod
         self._lock = threading.Lock()
         self._open: tuple[Channel, Forward] | None = None
@@ -56,9 +63,11 @@ class Holder:
         )
         try:
             # At once, without waiting for the agent's greeting: see Channel.introduce.
-            hello = {"version": frames.VERSION, "role": "holder", "secret": self._secret}
-            channel.introduce(hello, time.monotonic() + _GREETING_SECONDS)
+            nonce = os.urandom(NONCE_BYTES)
+            hello = {"version": frames.VERSION, "role": "holder", "secret": self._secret, "ask": nonce}
+            ready = channel.introduce(hello, time.monotonic() + _GREETING_SECONDS)
             self._check_boot(channel, boot)
+            self._check_mark(channel, ready, nonce)
         except ChannelTimeout:
             channel.close()
             forward.close()
@@ -73,6 +82,11 @@ class Holder:
     def _check_boot(channel: Channel, boot: str) -> None:
         if channel.boot_id != boot:
             raise channel.fail("its agent was started anew: what was in it before is lost")
+
+    def _check_mark(self, channel: Channel, ready: dict[str, Any], nonce: bytes) -> None:
+        """What took the agent's port after its end may say any boot id: everybody in the namespace can read it."""
+        if self._mark is not None and ready.get("proof") != proof(self._mark, nonce):
+            raise channel.fail("what answers on its agent's port cannot show that it is the agent")
 
     def _forward(self, pod: str) -> Forward:
         try:

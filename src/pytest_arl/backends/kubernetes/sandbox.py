@@ -17,6 +17,7 @@ from pytest_arl.backends.kubernetes.refusals import Refused
 from pytest_arl.backends.kubernetes.running import Running
 from pytest_arl.channel import ChannelLost
 from pytest_arl.errors import ArlError
+from pytest_arl.proof import agent_mark
 from pytest_arl.results import StepResult
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class KubernetesSandbox(ChanneledSandbox):
         self.proves = proves
         self.warm = statuses.warm(mail.latest)
         self._roots = (pool.workspace.encode(), *self._roots[1:])
-        self._holder = Holder(space.api, space.namespace, secret, self._pod)
+        mark = agent_mark(space.task_key, self.uid) if proves else None
+        self._holder = Holder(space.api, space.namespace, secret, mark, self._pod)
         self._replace = replace
         self._on_close = on_close
         self._owner = os.getpid()
