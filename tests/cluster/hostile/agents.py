@@ -156,13 +156,46 @@ async def _listen(pod: str, scripts: list[Any], port: int) -> None:
         number += 1
         await players[number % len(players)].serve(reader, writer)
 
-    server = await asyncio.start_server(serve, None, port)
+    if os.environ.get("TAKES_OVER"):
+        boot = await _boot_there(port)
+        for player in players:
+            player.boot = boot
+    server = await _server(serve, port)
     async with server:
         await server.serve_forever()
 
 
+async def _boot_there(port: int) -> str:
+    """What the agent that listens here tells everybody who asks."""
+    parser = frames.Parser()
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                while data := await reader.read(65536):
+                    for _, _, value in parser.feed(data):
+                        return str(value["boot"])  # type: ignore[index]  # a HELLO
+            finally:
+                writer.close()
+        except OSError:
+            await asyncio.sleep(0.05)
+
+
+async def _server(serve: Any, port: int) -> asyncio.Server:
+    """A server of that port, as soon as nobody else has it."""
+    while True:
+        try:
+            return await asyncio.start_server(serve, None, port)
+        except OSError:
+            if not os.environ.get("TAKES_OVER"):
+                raise
+            await asyncio.sleep(0.005)
+
+
 def main(port: int) -> None:
-    """In a pod: ``POD_UID`` says which it is, the arguments are the scripts in base64, in as many pieces as they need."""
+    """In a pod: ``POD_UID`` says which it is, ``TAKES_OVER`` that an agent has the port and this one waits for its end; the
+    arguments are the scripts in base64, in as many pieces as they need.
+    """
     scripts = frames.decode(base64.b64decode("".join(sys.argv[1:])))
     assert isinstance(scripts, list)
     asyncio.run(_listen(os.environ["POD_UID"], scripts, port))

@@ -101,6 +101,34 @@ def test_a_pod_with_a_pools_labels_is_given_no_task_and_not_believed(
     assert status["stdout"] == ""
 
 
+_ENDS_THE_AGENT = "import resource; resource.prlimit(1, resource.RLIMIT_NOFILE, (8, 8))"
+
+
+def test_what_takes_the_agents_port_after_its_end_is_not_believed(ground: Ground) -> None:
+    """A container beside it, which a step may have taken over, knows all of the agent that is public."""
+    image = ground.there.images["python"]
+    body = pool("shared", image, replicas=0)
+    beside = agent_pod("unused", image, [{}])["spec"]["containers"][0]
+    del beside["readinessProbe"]
+    beside |= {"name": "beside", "env": [*beside["env"], {"name": "TAKES_OVER", "value": "yes"}]}
+    body["spec"]["template"]["spec"]["containers"].append(beside)
+    ground.there.apply(body)
+    ground.there.apply(sandbox("shared-sandbox", "shared"))
+    ground.there.wait("jsonpath={.status.phase}=Ready", "sandbox/shared-sandbox", seconds=90)
+
+    states = []
+    for number, argv in enumerate((["python3", "-c", _ENDS_THE_AGENT], ["false"])):
+        command = {"name": "s", "type": "Command", "command": argv}
+        ground.there.apply(task(f"shared-{number}", "shared-sandbox", command, timeout="20s"))
+        ground.there.wait("jsonpath={.status.completionTime}", f"task/shared-{number}", seconds=90)
+        states.append(ground.there.get("task", f"shared-{number}")["status"])
+
+    assert states[0]["state"] == "Succeeded", "control: the agent itself ran this one"
+    assert states[1]["state"] == "Failed", states[1]
+    assert "stdout" not in states[1]
+    ground.there.wait("jsonpath={.status.phase}=Failed", "sandbox/shared-sandbox", seconds=90)
+
+
 @dataclass(frozen=True, slots=True)
 class Planted:
     """Pods that the operator meets when it lists everything anew, after it has.
