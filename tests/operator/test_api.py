@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from functools import partial
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -158,3 +159,66 @@ async def test_an_event_without_an_end_is_not_held(monkeypatch: pytest.MonkeyPat
 
 async def _later(answer: web.Response, _request: object = None) -> web.Response:
     return answer
+
+
+TASKS = "/apis/arl.infra.io/v1alpha1/namespaces/ns/tasks"
+
+
+class Stored:
+    """One Task, as an API server keeps it: a status of another version is refused, whatever UID it is for."""
+
+    def __init__(self, name: str, uid: str, version: int) -> None:
+        self.body: dict[str, Any] = {"metadata": {"name": name, "uid": uid, "resourceVersion": str(version)}}
+        self.meanwhile = 0
+        self.written: list[Any] = []
+
+    async def patch(self, request: web.Request) -> web.Response:
+        change = await request.json()
+        meta = self.body["metadata"]
+        if self.meanwhile:
+            self.meanwhile -= 1
+            meta["resourceVersion"] = str(int(meta["resourceVersion"]) + 1)
+        if change["metadata"].get("resourceVersion") not in (None, meta["resourceVersion"]):
+            return refused(409, "Conflict", "the object has been modified")
+        self.written.append(change["status"])
+        return web.json_response(self.body | {"status": change["status"]})
+
+    async def get(self, _request: web.Request) -> web.Response:
+        return web.json_response(self.body)
+
+
+def task_of(uid: str, version: int) -> dict[str, Any]:
+    return {"metadata": {"namespace": "ns", "name": "t", "uid": uid, "resourceVersion": str(version)}}
+
+
+async def test_a_status_is_never_anothers_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (server, api):
+        anothers = Stored("t", "another", 12)
+        server.handlers |= {"PATCH": anothers.patch, "GET": anothers.get}
+        with pytest.raises(ApiError) as caught:
+            await api.write_status("tasks", task_of("mine", 7), {"state": "Succeeded"})
+        assert caught.value.status == 404
+        assert anothers.written == []
+
+
+@pytest.mark.parametrize("others", [0, 1, 7])
+async def test_a_status_is_written_after_what_others_write(monkeypatch: pytest.MonkeyPatch, others: int) -> None:
+    async with serving(monkeypatch) as (server, api):
+        stored = Stored("t", "mine", 7)
+        stored.meanwhile = others
+        server.handlers |= {"PATCH": stored.patch, "GET": stored.get}
+        found = await api.write_status("tasks", task_of("mine", 7), {"state": "Succeeded"})
+        assert found["status"] == {"state": "Succeeded"}
+        assert stored.written == [{"state": "Succeeded"}]
+        assert server.asked[0][1] == f"{TASKS}/t/status"
+
+
+async def test_who_writes_all_the_time_keeps_a_status_out_and_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (server, api):
+        stored = Stored("t", "mine", 7)
+        stored.meanwhile = 1000
+        server.handlers |= {"PATCH": stored.patch, "GET": stored.get}
+        with pytest.raises(ApiError) as caught:
+            await api.write_status("tasks", task_of("mine", 7), {})
+        assert (caught.value.status, caught.value.reason) == (0, "Contended")
+        assert len(server.asked) <= 16

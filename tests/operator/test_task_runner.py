@@ -18,15 +18,15 @@ def outcome(the_task: Any, held: Held | None) -> Any:
     """The status that is written without a word to the agent; Sent where it is given the Task."""
     written: list[Any] = []
 
-    async def patch(_where: str, body: Any) -> Any:
-        written.append(body["status"])
+    async def write_status(_plural: str, _body: Any, status: Any) -> Any:
+        written.append(status)
         return the_task
 
     def send(*_: object) -> None:
         raise Sent
 
     link: Any = SimpleNamespace(hello=SimpleNamespace(boot="b"), open=lambda *_: 1, shut=lambda _: None, send=send)
-    api, store = SimpleNamespace(patch=patch), SimpleNamespace(put=lambda *_: None)
+    api, store = SimpleNamespace(write_status=write_status), SimpleNamespace(put=lambda *_: None)
     control: Any = SimpleNamespace(epoch=1, opened={"aa": KEY}.get, api=api, store=store)
     asyncio.run(TaskRunner(control, the_task, None, {}, held).run(link))
     (status,) = written

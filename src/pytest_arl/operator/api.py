@@ -71,6 +71,9 @@ _APPLY = "application/apply-patch+yaml"
 _AGAIN = {429, 500, 502, 503, 504}
 _LONGEST_PAUSE = 5.0
 
+_MOST_CONFLICTS = 8
+"""Of a status with other writes to its object, one after another."""
+
 _NAMESPACE = re.compile(r"/namespaces/([^/]+)/")
 
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -228,6 +231,28 @@ class Api:
     async def patch(self, where: str, body: Object, *, patience: float = PATIENCE_SECONDS) -> Object:
         """A merge patch."""
         return (await self._ask("PATCH", where, body, _MERGE, patience=patience))[0]
+
+    async def write_status(self, plural: str, body: Object, status: Object) -> Object:
+        """The status of that very object. ApiError (404) where it is gone, though another may have its name by now.
+
+        For a status the API server does not look at the UID, only at the version, which changes with every other write:
+        where it has, the object is looked at again.
+        """
+        meta = body["metadata"]
+        where = path(plural, meta["namespace"], meta["name"])
+        version = meta.get("resourceVersion")
+        for _ in range(_MOST_CONFLICTS):
+            change = {"metadata": {"uid": meta["uid"], "resourceVersion": version}, "status": status}
+            try:
+                return await self.patch(f"{where}/status", change)
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+            found = (await self.get(where))["metadata"]
+            if found["uid"] != meta["uid"]:
+                raise ApiError(404, "NotFound", "another object has its name by now")
+            version = found["resourceVersion"]
+        raise ApiError(0, "Contended", "somebody else writes to it all the time")
 
     async def replace(self, where: str, body: Object, *, patience: float = PATIENCE_SECONDS) -> Object:
         """A whole object in place of the one whose resourceVersion it has."""

@@ -244,9 +244,10 @@ class PoolKeeper:
         gates = [gate for gate in pod["spec"].get("schedulingGates") or () if gate["name"] != pooling.GATE]
         where = path("pods", self.key.namespace, name(pod))
         try:
-            self._store.put("pods", await self._api.patch(where, {"spec": {"schedulingGates": gates or None}}))
+            change = {"metadata": {"uid": uid(pod)}, "spec": {"schedulingGates": gates or None}}
+            self._store.put("pods", await self._api.patch(where, change))
         except ApiError as error:
-            if error.status != 404:
+            if error.status not in (404, 409):
                 _LOG.warning("a pod was not started: %s", error, extra={"data": {"pod": name(pod)}})
         finally:
             self._lifting.discard(uid(pod))
@@ -375,12 +376,9 @@ class PoolKeeper:
         if self._told or time.monotonic() - self._status_at < _STATUS_SECONDS:
             return
         self._status_at = time.monotonic()
-        where = path("warmpools", self.key.namespace, self.key.name, "status")
         try:
-            self._store.put(
-                "warmpools", await self._api.patch(where, {"metadata": {"uid": uid(body)}, "status": status})
-            )
+            self._store.put("warmpools", await self._api.write_status("warmpools", body, status))
         except ApiError as error:
-            if error.status not in (404, 409):
+            if error.status != 404:
                 _LOG.warning("a pool's status was not written: %s", error)
         self._told = True

@@ -134,10 +134,8 @@ class Rounds:
         """Say why, for whoever watches; then delete, whether or not that could be said."""
         _LOG.info("sandbox ends", extra={"data": {"sandbox": "/".join(keeper.key), "reason": why.reason}})
         if not sandbox_status.finished(body):
-            where = path("sandboxes", *keeper.key, "status")
-            status = {"metadata": {"uid": uid(body)}, "status": sandbox_status.failed(body, why)}
             try:
-                self._store.put("sandboxes", await self._api.patch(where, status))
+                await keeper.write(sandbox_status.failed(body, why))
             except ApiError as error:
                 _LOG.warning("the end of a sandbox was not written: %s", error, extra=keeper.data())
         await self._api.delete(path("sandboxes", *keeper.key), uid(body))

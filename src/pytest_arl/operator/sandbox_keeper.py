@@ -89,9 +89,8 @@ class SandboxKeeper:
     async def write_activity(self) -> None:
         """Write when a Task last ran: a new operator counts a sandbox's idle time from there."""
         self._told = time.monotonic()
-        body = {"metadata": {"uid": self.uid}, "status": {"lastTaskTime": now(time.time() - self._told + self._ran)}}
         try:
-            self._store.put("sandboxes", await self._api.patch(path("sandboxes", *self.key, "status"), body))
+            await self.write({"lastTaskTime": now(time.time() - self._told + self._ran)})
         except ApiError as error:
             if error.status not in (404, 409):
                 _LOG.warning("the last task's time was not written: %s", error, extra=self.data())
@@ -297,9 +296,10 @@ class SandboxKeeper:
             await self.write(status)
 
     async def write(self, status: Object) -> None:
-        """Write a status."""
-        body = {"metadata": {"uid": self.uid}, "status": status}
-        self._store.put("sandboxes", await self._api.patch(path("sandboxes", *self.key, "status"), body))
+        """Write a status; nothing where the Sandbox is gone already."""
+        body = self.body
+        if body is not None:
+            self._store.put("sandboxes", await self._api.write_status("sandboxes", body, status))
 
     async def pause(self, seconds: float | None, *others: asyncio.Future[Any]) -> None:
         """Until something changes, one of the others is done, or the time is over."""

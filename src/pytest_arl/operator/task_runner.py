@@ -287,11 +287,10 @@ def _times(progress: Progress, began: float) -> tuple[float, float]:
 
 async def write(control: Control, task: Object, status: Object) -> bool:
     """Write a status; whether the Task is still there."""
-    where = path("tasks", *key(task), "status")
     try:
-        control.store.put("tasks", await control.api.patch(where, {"metadata": {"uid": uid(task)}, "status": status}))
+        control.store.put("tasks", await control.api.write_status("tasks", task, status))
     except ApiError as error:
-        if error.status in (404, 409):
+        if error.status == 404:
             return False
         raise
     return True
