@@ -39,6 +39,7 @@ __all__ = [
     "LEASE_LABEL",
     "LEASE_PREFIX",
     "OPERATOR_KEYS_VARIABLE",
+    "OPERATOR_LEASE",
     "POD_UID_VARIABLE",
     "POOL_LABEL",
     "PORT",
@@ -90,6 +91,8 @@ INSTALL_COMMAND = (*INTERPRETER, f"{AGENT_FOLDER}/install.py", INSTALL_FOLDER)
 IDLE_COMMAND = (*INTERPRETER, f"{AGENT_FOLDER}/idle.py")
 """``command`` of the agent's container. Ends when it is asked to, where sleep(1) as PID 1 would take all the grace."""
 
+OPERATOR_LEASE = "arl-operator"
+"""The Lease of the operator that leads."""
 POOL_LABEL = "arl.infra.io/pool"
 STATUS_LABEL = "arl.infra.io/status"
 STATUS_IDLE = "idle"

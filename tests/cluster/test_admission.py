@@ -257,7 +257,7 @@ def test_who_runs_tests_touches_no_lease_but_those_of_runs(installation: Install
     installation.apply(lease("leader", holder="somebody"), lease("arl-r1-main-1-abcdef"))
     try:
         assert user.creates(lease("arl-r1-main-2-abcdef")) == ""
-        for wrong in (lease("leader-2"), lease("arl-x", holder="me"), lease("arl-x", label="y")):
+        for wrong in (lease("leader-2"), lease("arl-x", holder="me"), lease("arl-x", label="y"), lease("arl-operator")):
             assert forbidden(user.creates(wrong)), wrong
             assert editor.creates(wrong) == ""
         renewed = {"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}}

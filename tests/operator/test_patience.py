@@ -31,3 +31,28 @@ def test_a_deadline_counts_from_the_first_attempt() -> None:
     assert patience.deadline("t", 130, 60) == 160
     assert patience.deadline("t", 155, 60) == 165, "what the agent has in its record it may say"
     assert patience.deadline("u", 155, 2) == 157
+
+
+def test_tasks_that_take_turns_have_an_end_too() -> None:
+    """An agent may say of each that the other one runs."""
+    patience = Patience()
+    pauses = [patience.pause("tu"[number % 2], 0.01) for number in range(2 * MOST_IN_VAIN + 2)]
+    assert None not in pauses[:-2]
+    assert pauses[-2:] == [None, None]
+
+
+def test_a_task_that_has_ended_is_forgotten() -> None:
+    patience = Patience()
+    for _ in range(MOST_IN_VAIN):
+        patience.pause("t", 0.01)
+    patience.over("t")
+    patience.over("never seen")
+    assert patience.pause("t", 0.01) is not None
+
+
+def test_only_so_many_tasks_are_remembered() -> None:
+    patience = Patience()
+    for number in range(1000):
+        patience.pause(str(number), 0.01)
+    assert len(patience._tasks) <= 256
+    assert patience.pause("999", 0.01) == 0.2, "the latest are"

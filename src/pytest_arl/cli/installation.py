@@ -12,6 +12,7 @@ from pytest_arl.cli.pods import examine_nodes, examine_pools, why_not_ready
 from pytest_arl.cli.rights import examine_rights
 from pytest_arl.crds.models import GROUP, KINDS, VERSION
 from pytest_arl.errors import PermissionDenied
+from pytest_arl.pod import OPERATOR_LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,7 +118,7 @@ def _schema(definition: Json) -> object:
 
 def _operator(cluster: Cluster, namespace: str, sleep: Callable[[float], None]) -> Iterator[Finding]:
     try:
-        lease = cluster.get(leases_path(namespace, "arl-operator"))
+        lease = cluster.get(leases_path(namespace, OPERATOR_LEASE))
     except PermissionDenied as error:
         yield note(f"whether an operator runs in {namespace}, this user may not see ({error})")
         return
@@ -134,7 +135,7 @@ def _operator(cluster: Cluster, namespace: str, sleep: Callable[[float], None]) 
         return
     # Seemingly over: but the clock that is compared is another machine's.
     sleep(_RENEWED_WITHIN)
-    later = cluster.get(leases_path(namespace, "arl-operator")) or lease
+    later = cluster.get(leases_path(namespace, OPERATOR_LEASE)) or lease
     if later["spec"].get("renewTime") != spec.get("renewTime"):
         yield warn(f"operator {holder} leads, but its clock and this machine's differ", "set the clocks (NTP)")
     else:

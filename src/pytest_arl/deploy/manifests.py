@@ -15,7 +15,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from pytest_arl.errors import UsageError
-from pytest_arl.pod import LEASE_LABEL, POOL_LABEL, PORT, SANDBOX_LABEL, STATUS_LABEL
+from pytest_arl.pod import LEASE_LABEL, OPERATOR_LEASE, POOL_LABEL, PORT, SANDBOX_LABEL, STATUS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,6 +129,7 @@ def _filled(template: str, installation: Installation, sandboxes: str = "") -> s
         status_label=STATUS_LABEL,
         sandbox_label=SANDBOX_LABEL,
         lease_label=LEASE_LABEL,
+        operator_lease=OPERATOR_LEASE,
         port=PORT,
     )
 

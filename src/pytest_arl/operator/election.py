@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.operator.api import Api, ApiError, path
 from pytest_arl.operator.objects import now
+from pytest_arl.pod import OPERATOR_LEASE
 
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
 
-__all__ = ["LEASE", "Leadership", "LeadershipLost", "may_take"]
+__all__ = ["Leadership", "LeadershipLost", "may_take"]
 
 _LOG = logging.getLogger(__name__)
-
-LEASE = "arl-operator"
 
 
 class LeadershipLost(Exception):
@@ -44,7 +43,7 @@ class Leadership:
 
     def __init__(self, api: Api, namespace: str, identity: str, seconds: float) -> None:
         self._api = api
-        self._where = path("leases", namespace, LEASE)
+        self._where = path("leases", namespace, OPERATOR_LEASE)
         self._all = path("leases", namespace)
         self._namespace = namespace
         self.identity = identity
@@ -134,7 +133,7 @@ class Leadership:
             "renewTime": moment,
             "leaseTransitions": epoch,
         }
-        meta = {"name": LEASE, "namespace": self._namespace} if before is None else before["metadata"]
+        meta = {"name": OPERATOR_LEASE, "namespace": self._namespace} if before is None else before["metadata"]
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
         try:
             if before is None:

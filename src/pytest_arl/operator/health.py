@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ __all__ = ["Health", "serve"]
 
 _MOST_REQUEST = 8192
 _SECONDS = 5.0
+_MOST_OF_AN_ADDRESS = 8
+"""Connections at a time: whoever reaches the port may open as many as there are descriptors, and hold each for 5 s."""
 
 
 @dataclass(slots=True)
@@ -45,7 +48,14 @@ async def serve(health: Health, port: int) -> AsyncIterator[None]:
         yield
         return
 
+    there: Counter[str] = Counter()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        address = str((writer.get_extra_info("peername") or ("",))[0])
+        if there[address] >= _MOST_OF_AN_ADDRESS:
+            writer.transport.abort()
+            return
+        there[address] += 1
         try:
             async with asyncio.timeout(_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
@@ -54,6 +64,9 @@ async def serve(health: Health, port: int) -> AsyncIterator[None]:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:
+            there[address] -= 1
+            if not there[address]:
+                del there[address]
             writer.close()
 
     server = await asyncio.start_server(answer, None, port, limit=_MOST_REQUEST)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Options", "add_arguments", "run"]
 
 _LOG = logging.getLogger(__name__)
+
+_MOST_DESCRIPTORS = 65_536
 
 _ORIGINAL_LEASE = "arl-operator.infra.io"
 
@@ -83,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until stopped; the exit code."""
     logs.setup(args.log_level)
+    _take_descriptors()
     if not args.agent_image:
         sys.stderr.write("pytest-arl: no agent image: set ARL_AGENT_IMAGE or give --agent-image\n")
         return 2
@@ -115,6 +119,14 @@ def run(args: argparse.Namespace) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 0
     return 0
+
+
+def _take_descriptors() -> None:
+    """As many as may be had: a container may start with 1,024, and each sandbox has a connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _main(options: Options) -> None:

@@ -19,29 +19,45 @@ _GRACE_SECONDS = 10.0
 """For an agent that is asked after a Task's deadline, by which it has the end of it in its record."""
 
 
-class Patience:
-    """The attempts at one Task at a time, which is what an agent runs."""
+_MOST_TASKS = 256
+"""Tasks whose attempts are counted at a time: an agent may say of each that another one runs."""
+
+
+class _Attempts:
+    """Those at one Task."""
 
     def __init__(self) -> None:
-        self._task = ""
-        self._vain = 0
-        self._deadline: float | None = None
+        self.vain = 0
+        self.deadline: float | None = None
+
+
+class Patience:
+    """The attempts at the Tasks of one sandbox. Each has its own count, whatever is tried between them."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, _Attempts] = {}
 
     def deadline(self, task: str, moment: float, seconds: float) -> float:
         """Until when to wait for a Task that may take ``seconds``: counted from the first attempt at it."""
-        self._turn_to(task)
-        if self._deadline is None:
-            self._deadline = moment + seconds
-        return max(self._deadline, moment + min(seconds, _GRACE_SECONDS))
+        attempts = self._at(task)
+        if attempts.deadline is None:
+            attempts.deadline = moment + seconds
+        return max(attempts.deadline, moment + min(seconds, _GRACE_SECONDS))
 
     def pause(self, task: str, lasted: float) -> float | None:
         """Seconds to wait after an attempt that lasted so long; None where it was one too many."""
-        self._turn_to(task)
-        self._vain = 1 if lasted > _LIVED_SECONDS else self._vain + 1
-        if self._vain > MOST_IN_VAIN:
+        attempts = self._at(task)
+        attempts.vain = 1 if lasted > _LIVED_SECONDS else attempts.vain + 1
+        if attempts.vain > MOST_IN_VAIN:
             return None
-        return min(_FIRST_PAUSE * 2.0 ** (self._vain - 1), _LONGEST_PAUSE)
+        return min(_FIRST_PAUSE * 2.0 ** (attempts.vain - 1), _LONGEST_PAUSE)
 
-    def _turn_to(self, task: str) -> None:
-        if task != self._task:
-            self._task, self._vain, self._deadline = task, 0, None
+    def over(self, task: str) -> None:
+        """A Task has ended."""
+        self._tasks.pop(task, None)
+
+    def _at(self, task: str) -> _Attempts:
+        found = self._tasks.setdefault(task, _Attempts())
+        if len(self._tasks) > _MOST_TASKS:
+            del self._tasks[next(each for each in self._tasks if each != task)]
+        return found

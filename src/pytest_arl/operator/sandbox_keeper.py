@@ -212,6 +212,7 @@ class SandboxKeeper:
             await self._in_vain(task, began, str(lost))
         else:
             self._runner = None
+            self._patience.over(uid(task))
         return None
 
     async def _in_vain(self, task: Object, began: float, why: str) -> None:

@@ -253,7 +253,7 @@ def _executor(executor: Object, workspace: str, agent: Agent) -> None:
         {"name": pod.OPERATOR_KEYS_VARIABLE, "value": agent.keys},
         # Two are one: else Kubernetes puts a variable's value in place of $(NAME).
         {"name": pod.WORKSPACE_VARIABLE, "value": workspace.replace("$", "$$")},
-        *([{"name": pod.KEPT_VARIABLE, "value": " ".join(kept)}] if kept else []),
+        {"name": pod.KEPT_VARIABLE, "value": " ".join(kept)},  # said where there is none: else the image's own counts
     ]
     # The file is writable by steps, and is mounted wherever the template says: not over what is the agent's.
     executor["terminationMessagePath"] = "/dev/termination-log"

@@ -72,10 +72,11 @@ class Lease:
         wait = RENEW_SECONDS
         while not self._stop.wait(wait):
             wait = RENEW_SECONDS
+            change = {"metadata": {"uid": self._uid}, "spec": {"renewTime": _now()}}
             try:
-                self._api.merge("leases", self._namespace, self.name, {"spec": {"renewTime": _now()}})
+                self._api.merge("leases", self._namespace, self.name, change)
             except Refused as refused:
-                if refused.status == 404:
+                if refused.status in (404, 409):
                     # Over, and so are the sandboxes that it owned. The next one gets another.
                     _logger.warning("the Lease %s is gone: its sandboxes end", self.name)
                     with self._lock:
@@ -93,7 +94,7 @@ class Lease:
             uid, self._uid = self._uid, None
         if uid is not None:
             try:
-                self._api.delete("leases", self._namespace, self.name)
+                self._api.delete("leases", self._namespace, self.name, uid=uid)
             except (Refused, ArlError) as error:
                 _logger.warning("the Lease %s could not be deleted, and ends by itself: %s", self.name, error)
 

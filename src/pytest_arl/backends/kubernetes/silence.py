@@ -6,8 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.kubernetes.refusals import INSTALL
-from pytest_arl.backends.kubernetes.space import OPERATOR_LEASE, OPERATOR_NAMESPACE
+from pytest_arl.backends.kubernetes.space import OPERATOR_NAMESPACE
 from pytest_arl.errors import BackendUnavailable
+from pytest_arl.pod import OPERATOR_LEASE
 
 if TYPE_CHECKING:
     from pytest_arl.backends.kubernetes.space import Space

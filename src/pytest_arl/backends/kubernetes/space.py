@@ -16,22 +16,21 @@ from pytest_arl.backends.kubernetes.sealing import seal
 from pytest_arl.backends.kubernetes.watch import Watch
 from pytest_arl.backends.transfer import MOST_BYTES
 from pytest_arl.errors import BackendUnavailable, PoolNotFound, UsageError
-from pytest_arl.pod import EXECUTOR_CONTAINER, WORKSPACE
+from pytest_arl.pod import EXECUTOR_CONTAINER, OPERATOR_LEASE, WORKSPACE
 from pytest_arl.pools import KEPT_TIMES
 from pytest_arl.proof import KEY_BYTES, modulus_of
 from pytest_arl.units import parse_quantity
-from pytest_arl.wording import hint
+from pytest_arl.wording import hint, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_arl.backends.kubernetes.api import Api
 
-__all__ = ["OPERATOR_LEASE", "OPERATOR_NAMESPACE", "Pool", "Space"]
+__all__ = ["OPERATOR_NAMESPACE", "Pool", "Space"]
 
 OPERATOR_NAMESPACE = "arl-system"
 """Where `pytest-arl manifests` puts the operator."""
-OPERATOR_LEASE = "arl-operator"
 _OUTPUT = 16 * 1024 * 1024
 _POOL_SECONDS = 60.0
 _NEW_POOL_SECONDS = 2.0
@@ -79,8 +78,8 @@ class Pool:
             name=str(found["metadata"]["name"]),
             output=_bytes(sandbox, "outputLimit", _OUTPUT),
             kept=_bytes(sandbox, "kept", _usually_kept(limits)),
-            isolation=f"pod+{runtime}" if runtime else "pod",
-            limits=limits,
+            isolation=printable(f"pod+{runtime}") if runtime else "pod",
+            limits={key: printable(value) for key, value in limits.items()},
             workspace=workspace,
             task_key=modulus_of((found.get("status") or {}).get("taskKey")),
         )
