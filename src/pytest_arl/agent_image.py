@@ -32,7 +32,7 @@ _BOOT = f"""\
 import sys
 sys.argv[1:1] = [sys.argv[0][:-len("boot.py")] + "{_BUNDLE}"]
 {REMOTE_BOOT}"""
-"""The program of pod.AGENT_COMMAND. It finds the agent beside itself, so that the folder can be tried anywhere."""
+"""The program of pod.agent_command. It finds the agent beside itself, so that the folder can be tried anywhere."""
 
 # Beside what has been imported once the agent is loaded, what it imports where it is first needed.
 _ASK = f"""\
@@ -143,14 +143,14 @@ def _copy_code(source: Path, destination: Path) -> None:
 
 
 def _own_loader(code: bytes, source: Path) -> bytes:
-    """The loader with its own files in the folder, where they are not: what /etc/ld.so.preload names it would load into
+    """The loader with its own files where no image can have any: what /etc/ld.so.preload names it would load into
     whatever it starts, and no option or variable keeps it from that. musl's has neither file.
     """
     for name in ("preload", "cache") if b"GLIBC_PRIVATE" in code else ():
-        theirs, ours = f"/etc/ld.so.{name}\0".encode(), f"{pod.AGENT_FOLDER}/ld.so.{name}\0".encode()
-        if len(theirs) != len(ours) or theirs not in code:
+        theirs, ours = f"/etc/ld.so.{name}\0".encode(), f"/proc/arl.{name}\0".encode()
+        if theirs not in code:
             raise RuntimeError(f"{source} does not read /etc/ld.so.{name} in the way that is known")
-        code = code.replace(theirs, ours)
+        code = code.replace(theirs, ours.ljust(len(theirs), b"\0"))
     return code
 
 
@@ -172,7 +172,7 @@ def _let_everybody_read(folder: Path) -> None:
 
 def _try(folder: Path, parts: _Parts) -> None:
     """Import all that is wanted by the folder alone."""
-    command = [argument.replace(pod.AGENT_FOLDER, str(folder), 1) for argument in pod.AGENT_COMMAND[:-1]]
+    command = pod.agent_command(str(folder))[:-1]
     wanted = [name for name, (origin, _) in parts.modules.items() if origin and name != "__main__"]
     prefix = _run([*command, "-c", _TRY, *wanted]).strip()
     if prefix != str(folder):

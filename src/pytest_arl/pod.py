@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
-    "AGENT_COMMAND",
     "AGENT_CONTAINER",
     "AGENT_FOLDER",
     "EXECUTOR_CONTAINER",
@@ -53,11 +52,15 @@ __all__ = [
     "WORKER_LABEL",
     "WORKSPACE",
     "WORKSPACE_VARIABLE",
+    "agent_command",
+    "agent_folder",
     "keys_variable",
 ]
 
 AGENT_FOLDER = "/arl"
-"""The agent with its interpreter: an emptyDir that is mounted read-only there."""
+"""The agent with its interpreter, in its own image. In a sandbox's container it is an emptyDir, mounted read-only at
+``agent_folder``.
+"""
 
 EXECUTOR_CONTAINER = "executor"
 """The container of a pool's template that the sandbox runs in; without one of this name, the first."""
@@ -82,10 +85,6 @@ INTERPRETER = (
     *INTERPRETER_FLAGS,
 )
 """An interpreter that needs nothing of the image that it runs in: its own loader and its own C library."""
-AGENT_COMMAND = (f"{AGENT_FOLDER}/start", *INTERPRETER, f"{AGENT_FOLDER}/boot.py")
-"""The executor's ``command``; it has no ``args``. It begins with :mod:`pytest_arl.first_stage`, as any loader obeys the
-variables of the image.
-"""
 INSTALL_COMMAND = (*INTERPRETER, f"{AGENT_FOLDER}/install.py", INSTALL_FOLDER)
 """postStart of the agent's container. The executor is started when this has ended."""
 IDLE_COMMAND = (*INTERPRETER, f"{AGENT_FOLDER}/idle.py")
@@ -104,6 +103,21 @@ LEASE_LABEL = "arl.infra.io/lease"
 """The Lease that an object lives by. The Lease of a process of a run carries its own name there."""
 LEASE_PREFIX = "arl-"
 """How the name of such a Lease begins."""
+
+
+def agent_folder(token: str) -> str:
+    """Where the executor has the agent. The token is of the pool and not to be guessed: an image may declare a volume
+    at any path that it knows (``VOLUME``), and what it has there would lie over the agent.
+    """
+    return f"{AGENT_FOLDER}-{token}"
+
+
+def agent_command(folder: str) -> tuple[str, ...]:
+    """The executor's ``command``; it has no ``args``. It begins with :mod:`pytest_arl.first_stage`, as any loader obeys
+    the variables of the image.
+    """
+    interpreter = [word.replace(AGENT_FOLDER, folder, 1) for word in INTERPRETER]
+    return (f"{folder}/start", *interpreter, f"{folder}/boot.py")
 
 
 def keys_variable(keys: Iterable[tuple[int, int]]) -> str:

@@ -25,7 +25,7 @@ DEBIANS_PYTHON = "/usr/bin/python3"
 @pytest.fixture
 def agent(bubblewrap: str, folder: Path) -> Iterator[Agent]:
     """In a root folder that holds nothing else: no shell, no C library."""
-    with agent_of(argv=pod.AGENT_COMMAND, files=["--ro-bind", str(folder), "/arl", *EMPTY]) as agent:
+    with agent_of(argv=pod.agent_command("/arl"), files=["--ro-bind", str(folder), "/arl", *EMPTY]) as agent:
         yield agent
 
 
@@ -73,7 +73,7 @@ def test_steps_of_all_kinds_work_by_a_program_alone(agent: Agent) -> None:
 
 def test_the_agent_starts_soon(bubblewrap: str, folder: Path) -> None:
     began = time.monotonic()
-    with agent_of(argv=pod.AGENT_COMMAND, files=["--ro-bind", str(folder), "/arl", *EMPTY]):
+    with agent_of(argv=pod.agent_command("/arl"), files=["--ro-bind", str(folder), "/arl", *EMPTY]):
         assert time.monotonic() - began < 2
 
 
@@ -109,7 +109,9 @@ def test_nothing_of_the_folders_makers_environment_is_needed(bubblewrap: str, fo
         "LC_ALL": "de_DE.ISO-8859-1",
         "LD_LIBRARY_PATH": "/nowhere",
     }
-    with agent_of(argv=pod.AGENT_COMMAND, files=["--ro-bind", str(folder), "/arl", *EMPTY], env=hostile) as agent:
+    with agent_of(
+        argv=pod.agent_command("/arl"), files=["--ro-bind", str(folder), "/arl", *EMPTY], env=hostile
+    ) as agent:
         operator = agent.operator(config=AgentConfig())
         result = operator.run(*pod.INTERPRETER, "-c", "import posix; print(posix.environ)")
 
@@ -146,7 +148,7 @@ def test_the_distributions_python_will_do(bubblewrap: str, tmp_path: Path) -> No
     if said.stdout != "True\n":
         pytest.skip("the distribution's Python is older than 3.11")
     folder = made_by(DEBIANS_PYTHON, tmp_path / "arl")
-    with agent_of(argv=pod.AGENT_COMMAND, files=["--ro-bind", str(folder), "/arl", *EMPTY]) as agent:
+    with agent_of(argv=pod.agent_command("/arl"), files=["--ro-bind", str(folder), "/arl", *EMPTY]) as agent:
         (result,) = agent.operator(config=AgentConfig()).execute({"type": "FilePatch", "path": "x", "content": "y"})
     assert result.ok
 

@@ -79,7 +79,7 @@ def test_the_agent_opens_no_file_of_the_image_whatever_its_variables_say(
     monkeypatch.setattr(remote_harness, "BUBBLEWRAP", str(wrapper))
     variables = tuple(word for name, value in HOSTILE.items() for word in ("--setenv", name, value))
     files = ["--bind", str(image), "/", "--ro-bind", str(folder), "/arl", "--proc", "/proc", "--dev", "/dev"]
-    with agent_of(argv=pod.AGENT_COMMAND, files=files, extra=variables) as agent:
+    with agent_of(argv=pod.agent_command("/arl"), files=files, extra=variables) as agent:
         operator = agent.operator(config=AgentConfig())
         seen = operator.run(*pod.INTERPRETER, "-c", "import posix; open('/etc/mark'); print(posix.environ)")
         sandbox = agent.holder()
@@ -89,7 +89,7 @@ def test_the_agent_opens_no_file_of_the_image_whatever_its_variables_say(
     assert (
         HOSTILE.items() <= {os.fsdecode(name): os.fsdecode(value) for name, value in eval(seen.stdout).items()}.items()
     )
-    agents, steps = opened(tmp_path / "trace", pod.AGENT_COMMAND[0])
+    agents, steps = opened(tmp_path / "trace", "/arl/start")
     assert {name for name in agents if not name.startswith(OURS) and name not in OWN} == set()
     assert "/arl/agent" in agents, "the positive control: what the agent reads is seen"
     assert {"/etc/mark", "/image/mark.so", "/image/audit.so"} <= steps, "likewise: what a step's loader and a step read"

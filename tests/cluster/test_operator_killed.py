@@ -70,7 +70,7 @@ def _kill_agent(killed: Room, pod: str) -> None:
         int(process.name)
         for process in Path("/proc").glob("[0-9]*")
         if {uid, uid.replace("-", "_")} & set(re.findall(r"pod([0-9a-f_-]{36})", _read(process / "cgroup")))
-        and "/arl/boot.py" in _read(process / "cmdline")
+        and re.search(r"/arl-[0-9a-f]{32}/boot\.py", _read(process / "cmdline"))
     ]
     # What runs below it, the supervisor of a background step, has its command line, too.
     found = [pid for pid in agents if re.search(r"^NSpid:.*\s1$", _read(Path(f"/proc/{pid}/status")), re.MULTILINE)]

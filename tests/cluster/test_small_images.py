@@ -14,16 +14,25 @@ from typing import Any
 import pytest
 
 from pytest_arl import SandboxSession, pod
-from tests.cluster.installation import Installation
+from tests.cluster.installation import Installation, Json
 
-PYTHON = [*pod.INTERPRETER, "-c"]
+PYTHON: list[str] = []
+"""That interpreter, with the option that code follows: it lies in another folder in each pool."""
 
 
 @pytest.fixture(scope="module", params=["busybox", "bare"])
 def sandbox(request: pytest.FixtureRequest, installation: Installation) -> Iterator[SandboxSession]:
     pool = request.getfixturevalue(f"{request.param}_pool")
     with SandboxSession(pool, namespace=installation.namespace, backend="kubernetes") as session:
+        start = _executor(installation, session)["command"]
+        PYTHON[:] = [*start[1 : len(pod.INTERPRETER) + 1], "-c"]
         yield session
+
+
+def _executor(installation: Installation, session: SandboxSession) -> Json:
+    body = installation.get("pod", installation.get("sandbox", session.name)["status"]["podName"])
+    executor: Json = next(each for each in body["spec"]["containers"] if each["name"] == pod.EXECUTOR_CONTAINER)
+    return executor
 
 
 def python(code: str, **fields: Any) -> dict[str, Any]:
@@ -75,7 +84,7 @@ def test_a_signal_is_named(sandbox: SandboxSession) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "code"), [("no-such-program", 127), ("/no/such/program", 127), ("/arl/boot.py", 126)]
+    ("command", "code"), [("no-such-program", 127), ("/no/such/program", 127), ("/proc/version", 126)]
 )
 def test_what_cannot_be_started_is_a_failed_step(sandbox: SandboxSession, command: str, code: int) -> None:
     result = sandbox.run(command)
@@ -178,7 +187,8 @@ def test_files_and_folders_go_in_and_out(sandbox: SandboxSession, tmp_path: Path
 
 
 def test_a_file_outside_of_the_writable_folders_is_not_written(sandbox: SandboxSession) -> None:
-    task = sandbox.execute([patch("/arl/boot.py", "")])
+    folder = os.path.dirname(os.path.dirname(PYTHON[0]))
+    task = sandbox.execute([patch(f"{folder}/boot.py", "")])
 
     assert task.steps[0].outcome == "Failed"
-    assert "/arl/boot.py" in task.steps[0].stderr
+    assert f"{folder}/boot.py" in task.steps[0].stderr

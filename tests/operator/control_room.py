@@ -47,6 +47,6 @@ async def leading(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Room]:
     async with serving(monkeypatch) as (server, api):
         leadership = Leadership(api, "arl-system", "me", 15.0)
         leadership.epoch = 7
-        control = Control(api, Keys({"key.pem": _PEM}), leadership, Agent("agent:1", None, ""), [])
+        control = Control(api, Keys({"key.pem": _PEM}), leadership, Agent("agent:1", None, "", b"secret"), [])
         watching = Watching(control)
         yield Room(server, control, watching, Rounds(control, watching.resync))

@@ -18,7 +18,7 @@ def granted(asked: Any, *, own: Any = OWN, most: Any = None) -> Any:
     """The executor's resources, as a pod of its own would have them."""
     the_pool = pool(resources=own, sandbox=None if most is None else {"maxResources": most})
     found, same = resources_for(asked, the_pool)
-    made = pod_template(the_pool, Agent("agent:1", None, "[]"), asked)["spec"]["containers"][1]["resources"]
+    made = pod_template(the_pool, Agent("agent:1", None, "[]", b"secret"), asked)["spec"]["containers"][1]["resources"]
     assert made == found
     assert same == (found == own)
     return found
@@ -146,9 +146,10 @@ def test_a_pool_without_resources_has_none_to_give() -> None:
 @pytest.mark.parametrize("most", [{"memory": "511Mi"}, {"cpu": "49m"}, {"memory": "0"}, {"memory": "much"}])
 def test_a_bound_below_what_the_pool_gives_anyway_is_the_pools_fault(most: Any) -> None:
     with pytest.raises(TemplateInvalid, match=r"spec\.sandbox\.maxResources\."):
-        pod_template(pool(resources=OWN, sandbox={"maxResources": most}), Agent("a", None, "[]"))
+        pod_template(pool(resources=OWN, sandbox={"maxResources": most}), Agent("a", None, "[]", b"secret"))
     pod_template(
-        pool(resources=OWN, sandbox={"maxResources": {"memory": "512Mi", "cpu": "50m"}}), Agent("a", None, "[]")
+        pool(resources=OWN, sandbox={"maxResources": {"memory": "512Mi", "cpu": "50m"}}),
+        Agent("a", None, "[]", b"secret"),
     )
 
 

@@ -50,7 +50,7 @@ def test_a_template_that_is_too_large_is_refused_with_a_sentence() -> None:
         found["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "X", "value": "x" * room}]
         return slim("warmpools", found)
 
-    agent = Agent("agent:1", None, "")
+    agent = Agent("agent:1", None, "", b"secret")
     assert not is_too_large(made(MOST_TEMPLATE))
     assert pod_template(made(MOST_TEMPLATE), agent)
     assert is_too_large(made(MOST_TEMPLATE + 1))

@@ -1,3 +1,6 @@
+import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +11,7 @@ from pytest_arl.operator.template import Agent, TemplateInvalid, claim, cold_pod
 from tests.operator.objects import pod as a_pod
 from tests.operator.objects import pool, sandbox
 
-AGENT = Agent("agent:1", "Never", "[keys]")
+AGENT = Agent("agent:1", "Never", "[keys]", b"secret")
 
 
 def made(the_pool: Any) -> Any:
@@ -20,15 +23,27 @@ def executor(the_pool: Any) -> Any:
 
 
 def test_the_agent_comes_first_and_the_executor_loses_its_command_to_it() -> None:
-    found = made(pool(command=["sleep", "1"], args=["x"]))
+    the_pool = pool(command=["sleep", "1"], args=["x"])
+    found = made(the_pool)
     agent, ours = found["spec"]["containers"]
     assert agent["name"] == pod.AGENT_CONTAINER
     assert agent["image"] == "agent:1"
     assert agent["imagePullPolicy"] == "Never"
     assert agent["lifecycle"]["postStart"]["exec"]["command"] == list(pod.INSTALL_COMMAND)
-    assert ours["command"] == list(pod.AGENT_COMMAND)
+    assert ours["command"] == list(pod.agent_command(AGENT.folder(the_pool)))
     assert "args" not in ours
     assert ours["image"] == "python:3"
+
+
+def test_no_image_can_know_where_the_agent_lies() -> None:
+    """What it declares as a volume would lie over it."""
+    the_pool, other = pool(), pool()
+    folder = AGENT.folder(the_pool)
+    assert re.fullmatch("/arl-[0-9a-f]{32}", folder)
+    assert AGENT.folder(the_pool) == folder, "else the pool's pods were replaced again and again"
+    assert AGENT.folder(other) != folder
+    assert replace(AGENT, secret=b"another").folder(the_pool) != folder
+    assert folder not in json.dumps(the_pool)
 
 
 def test_the_pools_own_object_is_not_changed() -> None:
@@ -89,8 +104,9 @@ def mounts(container: Any) -> Any:
 
 
 def test_the_agents_folder_is_read_only_and_the_workspace_is_not() -> None:
-    found = mounts(executor(pool()))
-    assert found["/arl"]["readOnly"] is True
+    the_pool = pool()
+    found = mounts(executor(the_pool))
+    assert found[AGENT.folder(the_pool)]["readOnly"] is True
     assert found["/workspace"]["readOnly"] is False
     assert "/arl-spool" in found
     assert "/tmp" not in found
@@ -155,14 +171,27 @@ def test_privileges_that_are_asked_for_are_refused_rather_than_dropped(security:
 
 
 @pytest.mark.parametrize(
-    "path", ["/arl", "/arl-spool/", "//arl", "/x/../arl", "/arl/lib", "/arl/lib/libm.so.6", "//arl-spool/./x"]
+    "path",
+    [
+        "/arl",
+        "/arl-spool/",
+        "//arl",
+        "/x/../arl",
+        "/arl/lib",
+        "/arl/lib/libm.so.6",
+        "//arl-spool/./x",
+        f"/arl-{32 * '0'}",
+        f"/arl-{32 * 'a'}/lib",
+    ],
 )
 def test_the_agents_folders_cannot_be_mounted_over(path: Any) -> None:
     with pytest.raises(TemplateInvalid, match="which is the agent's"):
         made(pool(volumeMounts=[{"name": "mine", "mountPath": path}]))
 
 
-@pytest.mark.parametrize("path", ["/arlington", "/arl.d", "/opt/arl"])
+@pytest.mark.parametrize(
+    "path", ["/arlington", "/arl.d", "/opt/arl", "/arl-data", f"/arl-{31 * '0'}", f"/arl-{33 * '0'}"]
+)
 def test_what_lies_beside_them_can_be_mounted(path: Any) -> None:
     mount = {"name": "mine", "mountPath": path}
     assert mount in executor(pool(volumeMounts=[mount]))["volumeMounts"]

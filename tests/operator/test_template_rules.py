@@ -18,7 +18,7 @@ PLACES = ("containers", "initContainers")
 
 
 def made(the_pool: Any) -> Any:
-    return pod_template(the_pool, Agent("agent:1", "Never", "[keys]"))
+    return pod_template(the_pool, Agent("agent:1", "Never", "[keys]", b"secret"))
 
 
 def with_pod(**spec: Any) -> Any:
@@ -334,7 +334,7 @@ def documented() -> list[Any]:
 
 @pytest.mark.parametrize("the_pool", documented(), ids=lambda the_pool: the_pool["metadata"]["name"])
 def test_the_pools_of_the_documentation_are_taken(the_pool: Any) -> None:
-    the_pool["metadata"]["namespace"] = "ns"
+    the_pool["metadata"] |= {"namespace": "ns", "uid": "u"}
     assert made(the_pool)["spec"]["containers"][1]["image"]
 
 

@@ -139,7 +139,7 @@ async def _main(options: Options) -> None:
         keeping = asyncio.create_task(_keep(leadership))
         state.state = "syncing"
         loaded = await keys.load(api, options.home)
-        agent = Agent(options.agent_image, options.pull_policy, loaded.public)
+        agent = Agent(options.agent_image, options.pull_policy, loaded.public, loaded.claims[0])
         control = Control(api, loaded, leadership, agent, options.namespaces)
         watching = Watching(control)
         rounds = Rounds(control, watching.resync)

@@ -8,6 +8,7 @@ when the hook has ended (0.8 s until the agent listens, an init container took 1
 from __future__ import annotations
 
 import copy
+import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 _AGENT_USER = 65532
+_TOKEN_BYTES = 16
 _OWN_PREFIX = pod.POOL_LABEL.partition("/")[0] + "/"
 _KUBELETS_PREFIX = "KUBERNETES_"
 
@@ -59,11 +61,18 @@ class Agent:
         image: of the agent.
         pull_policy: for that image; None leaves it to Kubernetes.
         keys: the value of the variable with the operator's public keys.
+        secret: by which a pool's folder for the agent cannot be guessed.
     """
 
     image: str
     pull_policy: str | None
     keys: str
+    secret: bytes
+
+    def folder(self, pool: Object) -> str:
+        """Where the sandboxes of a pool have the agent."""
+        token = hmac.digest(self.secret, b"arl-folder-v1\0" + uid(pool).encode(), "sha256")[:_TOKEN_BYTES].hex()
+        return pod.agent_folder(token)
 
 
 def workspace_of(pool: Object) -> str:
@@ -105,9 +114,10 @@ def pod_template(pool: Object, agent: Agent, asked: Object | None = None) -> Obj
     except ResourcesInvalid as problem:
         raise TemplateInvalid(str(problem)) from None
     others = [each for each in spec["containers"] if each is not executor and each.get("name") != SIDECAR]
-    volumes = _mount(executor, workspace)
+    folder = agent.folder(pool)
+    volumes = _mount(executor, workspace, folder)
     _refuse_twins(spec, volumes)
-    _executor(executor, workspace, agent)
+    _executor(executor, workspace, folder, agent)
     if asked is not None:
         executor["resources"] = resources_for(asked, pool)[0]
     spec |= {
@@ -224,11 +234,11 @@ def _refuse_twins(spec: Object, volumes: list[str]) -> None:
             raise TemplateInvalid(f"a volume is named {volume['name']}, which is the agent's: rename it")
 
 
-def _mount(executor: Object, workspace: str) -> list[str]:
+def _mount(executor: Object, workspace: str, folder: str) -> list[str]:
     """Mount what the agent needs; the volumes to add."""
     mounts: list[Object] = list(executor.get("volumeMounts") or ())
     taken = {plain_path(each.get("mountPath") or "") for each in mounts}
-    added = [(FOLDER_VOLUME, pod.AGENT_FOLDER, True), (SPOOL_VOLUME, pod.SPOOL_FOLDER, False)]
+    added = [(FOLDER_VOLUME, folder, True), (SPOOL_VOLUME, pod.SPOOL_FOLDER, False)]
     if plain_path(workspace) not in taken:
         added.append((WORKSPACE_VOLUME, workspace, False))
     if (executor.get("securityContext") or {}).get("readOnlyRootFilesystem") and "/tmp" not in taken:  # noqa: S108 - the sandbox's own
@@ -240,10 +250,10 @@ def _mount(executor: Object, workspace: str) -> list[str]:
     return [volume for volume, _, _ in added]
 
 
-def _executor(executor: Object, workspace: str, agent: Agent) -> None:
+def _executor(executor: Object, workspace: str, folder: str, agent: Agent) -> None:
     executor.setdefault("name", pod.EXECUTOR_CONTAINER)
     executor.pop("args", None)
-    executor["command"] = list(pod.AGENT_COMMAND)
+    executor["command"] = list(pod.agent_command(folder))
     executor["workingDir"] = workspace
     env: list[Object] = executor.get("env") or []
     kept = sorted(each["name"] for each in env if (each.get("name") or "").startswith(_KUBELETS_PREFIX))

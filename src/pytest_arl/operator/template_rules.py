@@ -7,6 +7,7 @@ Pod Security level `baseline` allows, and the executor has less. What the API se
 from __future__ import annotations
 
 import posixpath
+import re
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl import pod
@@ -58,6 +59,7 @@ _NOT_IN_METADATA = {
     "ownerReferences": "its pods are the pool's, and then a Sandbox's",
 }
 _KERNEL_FOLDERS = ("/proc", "/sys")
+_A_POOLS_FOLDER = re.compile(re.escape(pod.agent_folder("")) + "[0-9a-f]{32}(/|$)")
 _APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 _PROFILE = {"type": str}
 _SECURITY = {
@@ -130,7 +132,7 @@ def refuse(template: Object, executor: Object, workspace: str) -> None:
     _refuse_metadata(template.get("metadata") or {})
     _refuse_pod(spec)
     _refuse_executor(executor)
-    if _within(workspace, pod.AGENT_FOLDER, pod.SPOOL_FOLDER, *_KERNEL_FOLDERS):
+    if _is_the_agents(workspace) or _within(workspace, *_KERNEL_FOLDERS):
         raise TemplateInvalid(f"spec.sandbox.workDir is {workspace}, which is not a sandbox's: use another folder")
     for container in _containers(spec):
         where = f"container {_shown(container.get('name'))}"
@@ -229,7 +231,7 @@ def _refuse_mounts(container: Object, where: str, ours: frozenset[str]) -> None:
         if mount.get("name") in ours:
             raise TemplateInvalid(f"{where} mounts the volume {mount['name']}, which is the agent's")
     for path in _paths(container):
-        if _within(path, pod.AGENT_FOLDER, pod.SPOOL_FOLDER):
+        if _is_the_agents(path):
             raise TemplateInvalid(f"{where} mounts something at {_shown(path)}, which is the agent's")
 
 
@@ -241,6 +243,11 @@ def _paths(container: Object) -> Iterator[str]:
         yield plain_path(device.get("devicePath") or "")
     if container.get("terminationMessagePath"):
         yield plain_path(container["terminationMessagePath"])
+
+
+def _is_the_agents(path: str) -> bool:
+    """True for a path in a folder of the agent's, that of any pool included."""
+    return _within(path, pod.AGENT_FOLDER, pod.SPOOL_FOLDER) or _A_POOLS_FOLDER.match(plain_path(path)) is not None
 
 
 def _within(path: str, *folders: str) -> bool:

@@ -106,7 +106,7 @@ class Operator:
         )
         self._api = await Api().__aenter__()
         keys = Keys({"key.pem": pem})
-        agent = Agent("agent:1", None, keys.public)
+        agent = Agent("agent:1", None, keys.public, b"secret")
         leadership = Leadership(self._api, "system", "operator", 15.0)
         await leadership.acquire()
         self.control = Control(self._api, keys, leadership, agent, ["victim", "mallory"])
