@@ -42,6 +42,8 @@ T = TypeVar("T")
 REQUEST_SECONDS = 60.0
 """How long an agent may take for an answer that needs no program to end."""
 _OUTPUT_PART = 4 * 1024 * 1024
+_MOST_EMPTY = 1024
+"""Parts in a row of which nothing is kept: 4 GiB, as much as is kept at a time."""
 
 
 class ChanneledSandbox:
@@ -181,13 +183,17 @@ class ChanneledSandbox:
     def output(self, task_id: str, step: int, stream: StreamName) -> Iterator[bytes]:
         """All of a step's stream that is kept."""
         which = {"task": self.agents_name(task_id), "step": step, "stream": STREAMS.index(stream)}
-        at = 0
+        at = received = empty = 0
         end: dict[str, int] = {"size": 1, "lost": 0}
-        while at < end["size"]:
+        while at < end["size"] and received < end["size"] - end["lost"]:
             # A part at a time, and none under way while the caller looks at one: he may take as long as he likes.
             pieces, end = self._output_part({**which, "most": _OUTPUT_PART, "from": at})
             yield from pieces
             at += _OUTPUT_PART
+            received += sum(map(len, pieces))
+            empty = 0 if pieces else empty + 1
+            if empty > _MOST_EMPTY or (at - received > end["lost"] and at < end["size"]):
+                self.lost("its agent has less of an output than it says")
         if end["lost"]:
             raise InfrastructureError(
                 f"{end['lost']} of the {end['size']} bytes of {stream} are no longer kept: "

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pytest_arl.operator.link import LinkLost
     from pytest_arl.operator.objects import Object
     from pytest_arl.operator.template import Agent
+    from pytest_arl.operator.trouble import Trouble
 
 __all__ = ["Control"]
 
@@ -256,6 +257,12 @@ class Control:
         """Have a look at it."""
         if where in self.sandboxes:
             self.sandboxes[where][0].wake.set()
+
+    async def fail_sandbox_of(self, task: Object, why: Trouble) -> None:
+        """Nothing more runs in a Task's Sandbox."""
+        kept = self.sandboxes.get(Key(key(task).namespace, task["spec"]["sandboxRef"]))
+        if kept is not None:
+            await kept[0].fail(why)
 
     async def delete_pod(self, pod: Object) -> None:
         """A used pod is never used again."""

@@ -17,10 +17,11 @@ from pytest_arl.agent import frames
 from pytest_arl.operator import task_status, wire
 from pytest_arl.operator.api import ApiError, path
 from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, LinkLost
-from pytest_arl.operator.objects import key, uid
+from pytest_arl.operator.objects import key, name, uid
 from pytest_arl.operator.patience import Patience
 from pytest_arl.operator.progress import LAST_MOMENT, Garbled, Progress
 from pytest_arl.operator.slim import is_cut
+from pytest_arl.operator.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -227,13 +228,16 @@ class TaskRunner:
             return
         began, ended = _times(self.progress, self._began)
         told = time.time()
-        await write_end(
+        known = await write_end(
             self._control,
             self.task,
             lambda output: task_status.result(
                 self.task, self.progress, began=began, ended=ended, limits=self._limits, output=output
             ),
         )
+        if not known:  # its holder is told in the only way that is left
+            text = f"the end of Task {name(self.task)} cannot be written: its object is as large as may be"
+            await self._control.fail_sandbox_of(self.task, Trouble("TaskUnwritten", text))
         self._log(ended - began, told)
 
     def _log(self, seconds: float, told: float) -> None:
@@ -296,10 +300,11 @@ async def write(control: Control, task: Object, status: Object) -> bool:
     return True
 
 
-async def write_end(control: Control, task: Object, build: Callable[[bool], Object]) -> None:
+async def write_end(control: Control, task: Object, build: Callable[[bool], Object]) -> bool:
     """Write how a Task ended: with its output, without it where that is refused, again where nobody answers.
 
-    A Task that has no room for a status is given up: what would be refused for ever is not asked for ever.
+    A Task that has no room for a status is given up: what would be refused for ever is not asked for ever. It is
+    deleted, so that nobody waits for it; False where that is refused as well.
     """
     refused = ""
     builds: list[Callable[[], Object]] = [lambda: build(True), lambda: build(False), lambda: _unwritten(task, refused)]
@@ -308,7 +313,7 @@ async def write_end(control: Control, task: Object, build: Callable[[bool], Obje
         try:
             if not await write(control, task, builds[0]()):
                 control.store.remove("tasks", task)
-            return
+            return True
         except ApiError as error:
             _LOG.warning("the end of a Task was not written: %s", error, extra={"data": {"task": "/".join(key(task))}})
             refused = error.message[:200]
@@ -319,7 +324,13 @@ async def write_end(control: Control, task: Object, build: Callable[[bool], Obje
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
     control.store.give_up(task)
-    control.notices.warn(task, "StatusRefused", f"its end cannot be written, and it is left as it is: {refused}")
+    control.notices.warn(task, "StatusRefused", f"its end cannot be written, so it is deleted: {refused}")
+    try:
+        await control.api.delete(path("tasks", *key(task)), uid(task))
+    except ApiError as error:
+        _LOG.warning("a Task was not deleted: %s", error, extra={"data": {"task": "/".join(key(task))}})
+        return False
+    return True
 
 
 def _unwritten(task: Object, refused: str) -> Object:

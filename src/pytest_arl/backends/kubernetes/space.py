@@ -34,6 +34,9 @@ OPERATOR_NAMESPACE = "arl-system"
 _OUTPUT = 16 * 1024 * 1024
 _POOL_SECONDS = 60.0
 _NEW_POOL_SECONDS = 2.0
+_FIRST_STATUS_SECONDS = 5.0
+"""For an operator to look at a new pool: it took one second at most."""
+_LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +141,12 @@ class Space:
             known = self._pools.get(name)
         if known is not None and time.monotonic() < known[1]:
             return known[0]
-        try:
-            found = self.api.get("warmpools", self.namespace, name)
-        except Refused as refused:
-            if refused.status == 404 and refused.details.get("name"):
-                raise self.no_such_pool(name) from None
-            raise explained(refused, f"reading pool {name!r}", self.api.where(self.namespace)) from None
+        found = self._read(name)
+        deadline = time.monotonic() + _FIRST_STATUS_SECONDS
+        while not found.get("status") and time.monotonic() < deadline:
+            # Its operator has not seen it yet, and so has published no key: without one, Tasks would have no proof.
+            time.sleep(_LOOK_SECONDS)
+            found = self._read(name)
         try:
             pool = Pool.read(found)
         except UsageError as error:
@@ -153,6 +156,14 @@ class Space:
             known_for = _NEW_POOL_SECONDS if pool.task_key is None else _POOL_SECONDS
             self._pools[name] = (pool, time.monotonic() + known_for)
         return pool
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            return self.api.get("warmpools", self.namespace, name)
+        except Refused as refused:
+            if refused.status == 404 and refused.details.get("name"):
+                raise self.no_such_pool(name) from None
+            raise explained(refused, f"reading pool {name!r}", self.api.where(self.namespace)) from None
 
     def sealed_key(self, pool: Pool) -> str | None:
         """``task_key``, for the operator of a pool to read; None where that is one which reads none."""
