@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,11 +42,11 @@ class Room:
 
 
 @asynccontextmanager
-async def leading(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Room]:
-    """An operator of all namespaces that has listed nothing yet."""
+async def leading(monkeypatch: pytest.MonkeyPatch, namespaces: Sequence[str] = ()) -> AsyncIterator[Room]:
+    """An operator of these or all namespaces that has listed nothing yet."""
     async with serving(monkeypatch) as (server, api):
         leadership = Leadership(api, "arl-system", "me", 15.0)
         leadership.epoch = 7
-        control = Control(api, Keys({"key.pem": _PEM}), leadership, Agent("agent:1", None, "", b"secret"), [])
+        control = Control(api, Keys({"key.pem": _PEM}), leadership, Agent("agent:1", None, "", b"secret"), namespaces)
         watching = Watching(control)
         yield Room(server, control, watching, Rounds(control, watching.resync))

@@ -49,7 +49,41 @@ async def test_a_list_comes_in_pages_that_grow_while_they_are_small(monkeypatch:
 async def test_pages_of_large_objects_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(monkeypatch) as (server, api):
         server.objects[PODS] = [{"metadata": {"name": "x" * 1_400_000}} for _ in range(40)]
-        assert [len(page) async for page, _ in api.pages(PODS)] == [16, 8, 4, 4, 4, 4]
+        assert [len(page) async for page, _ in api.pages(PODS)] == [1] * 40
+        assert [int(query["limit"]) for _, _, query in server.asked][:4] == [16, 4, 1, 1]
+
+
+async def test_no_page_is_read_that_fills_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages grow over small objects, and large ones follow: whoever makes them chooses their names."""
+    async with serving(monkeypatch) as (server, api):
+        small = [{"metadata": {"name": f"a{number}"}} for number in range(500)]
+        large = [{"metadata": {"name": f"z{number}", "annotations": {"a": "<" * 700_000}}} for number in range(20)]
+        server.objects[PODS] = small + large
+        sizes, names = [], []
+        async for page, _ in api.pages(PODS):
+            sizes.append(len(json.dumps(page)))
+            names += [each["metadata"]["name"] for each in page]
+        assert names == [each["metadata"]["name"] for each in small + large]
+        assert max(sizes) < 2.1 * 1024**2
+
+
+async def test_an_object_that_is_longer_than_any_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_arl.operator.api._MOST_ANSWER", 100_000)
+    async with serving(monkeypatch) as (server, api):
+        server.objects[PODS] = [{"metadata": {"name": "x" * 99_000}}]
+        assert len(await api.items(PODS)) == 1
+        server.objects[PODS] = [{"metadata": {"name": "x" * 100_000}}]
+        monkeypatch.setattr("pytest_arl.operator.api._FIRST_PAGE", 1)
+        with pytest.raises(ApiError, match="read no further"):
+            await api.items(PODS)
+        assert len(server.asked) == 2, "it is not asked for again"
+
+
+async def test_of_a_list_only_so_many_are_kept_and_of_each_what_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (server, api):
+        server.objects[PODS] = [{"metadata": {"name": str(number)}, "spec": "x" * 100} for number in range(1500)]
+        found = await api.items(PODS, lambda each: each["metadata"])
+        assert [each["name"] for each in found] == [str(number) for number in range(1000)]
 
 
 async def test_what_is_too_large_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +176,7 @@ async def test_what_nests_deeper_than_any_object_is_an_error(monkeypatch: pytest
 
 
 async def test_an_event_without_an_end_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_arl.operator.api._MOST_LINE", 100_000)
+    monkeypatch.setattr("pytest_arl.operator.api._MOST_ANSWER", 100_000)
     async with serving(monkeypatch) as (server, api):
 
         async def endless(request: web.Request) -> web.StreamResponse:

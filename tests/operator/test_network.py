@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -76,11 +77,17 @@ class Server:
     def __init__(self, status: int) -> None:
         self.status = status
 
-    async def items(self, where: str, **_: str) -> Any:
+    async def items(self, where: str, keep: Callable[[Any], Any]) -> Any:
         assert where == "/apis/networking.k8s.io/v1/namespaces/ns/networkpolicies"
         if self.status:
             raise ApiError(self.status, "x", "networkpolicies is forbidden")
-        return [policy(policyTypes=["Ingress", "Egress"])]
+        rules: list[dict[str, str]] = [{} for _ in range(1000)]
+        kept = [
+            keep(policy(policyTypes=["Ingress", "Egress"], egress=rules)),
+            keep(policy("o", podSelector={"matchLabels": {"x": "y"}})),
+        ]
+        assert len(str(kept)) < 200, "of each what is asked, not its rules"
+        return kept
 
 
 @pytest.mark.parametrize(("status", "found"), [(0, "True"), (403, "Unknown"), (500, None)])

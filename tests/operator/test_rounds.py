@@ -161,7 +161,7 @@ async def test_an_object_that_is_not_understood_stops_no_round_and_is_told_of(mo
         room.control.begin()
         keeper = room.control.sandboxes[Key("ns", "odd")][0]
         assert keeper.body is not None
-        keeper.body["metadata"]["creationTimestamp"] = "last Tuesday"
+        keeper.body["spec"]["maxLifetimeSeconds"] = "soon"
         other_keeper = room.control.sandboxes[Key("ns", "other")][0]
         assert other_keeper.body is not None
         other_keeper.body["spec"]["maxLifetimeSeconds"] = 1

@@ -9,7 +9,7 @@ import pytest
 from pytest_arl.operator.ownership import CLAIM
 from pytest_arl.operator.slim import MOST_REFERENCES, MOST_TEMPLATE, is_too_large, slim, weight
 from pytest_arl.operator.template import Agent, TemplateInvalid, pod_template
-from tests.operator.objects import owned_by, pod, pool, sandbox
+from tests.operator.objects import owned_by, pod, pool, sandbox, task
 
 
 def test_weight_is_about_what_python_takes() -> None:
@@ -56,3 +56,13 @@ def test_a_template_that_is_too_large_is_refused_with_a_sentence() -> None:
     assert is_too_large(made(MOST_TEMPLATE + 1))
     with pytest.raises(TemplateInvalid, match="larger than 256 KiB"):
         pod_template(made(MOST_TEMPLATE + 1), agent)
+
+
+@pytest.mark.parametrize("kind", ["pods", "sandboxes", "tasks", "leases", "warmpools"])
+def test_of_labels_ours_are_kept(kind: str) -> None:
+    body = {"pods": pod("p"), "sandboxes": sandbox(), "tasks": task(), "warmpools": pool()}.get(
+        kind, {"metadata": {"name": "l", "namespace": "ns", "uid": "u"}, "spec": {}}
+    )
+    many = {f"example.com/{number}": "x" for number in range(50_000)}
+    body["metadata"]["labels"] = {"arl.infra.io/run": "r", "arl.infra.iox/a": "b", **many}
+    assert slim(kind, body)["metadata"]["labels"] == {"arl.infra.io/run": "r"}

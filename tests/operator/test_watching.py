@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.objects import Key, uid
 from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
@@ -146,3 +147,44 @@ async def test_a_finished_task_takes_little_memory(monkeypatch: pytest.MonkeyPat
         assert all(not hasattr(each, "__dict__") for each in kept.values())
         assert Key("ns", "t0") in {each.key for each in kept.values()}
         assert {uid(each) for each in room.server.objects[TASKS]} == set(kept)
+
+
+async def test_a_namespace_that_refuses_keeps_no_other_from_being_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its administrator may take the operator's rights there, or delete it."""
+    async with leading(monkeypatch, namespaces=["closed", "open"]) as room:
+        server, refusing = room.server, [True]
+        where = "/apis/arl.infra.io/v1alpha1/namespaces/open/sandboxes"
+        inside = sandbox("one")
+        inside["metadata"]["namespace"] = "open"
+        server.objects[where] = [inside]
+
+        async def get(request: web.Request) -> web.StreamResponse:
+            if refusing[0] and "/namespaces/closed/" in request.path:
+                return refused(403, "Forbidden")
+            return await server._watch(request) if "watch" in request.query else server.page(request)
+
+        server.handlers["GET"] = get
+        await room.watching.start()
+        assert names(room) == ["one"]
+        closed = "/apis/arl.infra.io/v1alpha1/namespaces/closed/sandboxes"
+        other = sandbox("two")
+        other["metadata"]["namespace"] = "closed"
+        server.objects[closed] = [other]
+        refusing[0] = False
+        following = asyncio.ensure_future(room.watching.run())
+        await room.until(lambda: names(room) == ["one", "two"])
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+
+
+async def test_where_all_refuse_the_operator_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        room.server.handlers["GET"] = lambda _: _refusal()
+        with pytest.raises(ApiError) as caught:
+            await room.watching.start()
+        assert caught.value.status == 403
+
+
+async def _refusal() -> web.Response:
+    return refused(403, "Forbidden")

@@ -5,7 +5,7 @@ import pytest
 
 from pytest_arl.agent import frames
 from pytest_arl.crds.models import MOST_SPEC_BYTES
-from pytest_arl.operator.wire import KEPT_BYTES, SENT_BYTES, Held, Refused, cpu_time, message
+from pytest_arl.operator.wire import KEPT_BYTES, SENT_BYTES, Held, Refused, cpu_time, kept_bytes, message
 from pytest_arl.proof import proof_of
 from tests.operator.objects import command, pool, sandbox, task
 
@@ -190,3 +190,12 @@ def test_what_may_be_changed_later_and_what_the_api_server_leaves_out_is_not_in_
     the_task["spec"] |= {"cancel": True, "ttlSecondsAfterFinished": 5, "traceID": "t", "timeout": None}
     del the_task["spec"]["steps"][0]["env"]
     held.check(the_task, {"aa": KEY}.get)
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [(None, 16 << 20), ("1Mi", 1 << 20), ("9999999999999Ti", 1 << 50), ("much", 16 << 20), ("-1", 16 << 20), (5, 5)],
+)
+def test_what_is_kept_of_an_output_is_a_number_that_an_agent_takes(limit: object, kept: int) -> None:
+    found = kept_bytes({"spec": {"sandbox": {"outputLimit": limit}}})
+    assert found == kept

@@ -12,6 +12,7 @@ import random
 import re
 import time
 from collections import defaultdict
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -22,7 +23,7 @@ import yarl
 from pytest_arl import json_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
     from typing import Self
 
     from pytest_arl.operator.objects import Object
@@ -53,15 +54,22 @@ _MOST_OF_A_NAMESPACE = 12
 """Requests about one namespace at a time: a namespace that keeps the operator busy leaves connections to the others."""
 
 _FIRST_PAGE, _LARGEST_PAGE = 16, 500
-_SMALL_PAGE_BYTES, _LARGE_PAGE_BYTES = 1024 * 1024, 8 * 1024 * 1024
-"""Pages grow while they are small and shrink while they are large: an object may have 1.5 MB, most have 2 KB."""
+_SMALL_PAGE_BYTES, _MOST_PAGE_BYTES = 512 * 1024, 2 * 1024 * 1024
+"""Pages grow while they are small; one that is larger than that is read no further, and asked for again in parts. An
+object may have 1.5 MB, most have 2 KB; as Python has them, they take up to 40 times as much.
+"""
+
+_MOST_ANSWER = 16 * 1024 * 1024
+"""Bytes of an object, or of an event of a watch; etcd keeps 1.5 MB, which are six times as much where every character
+is escaped.
+"""
+
+_MOST_ITEMS = 1000
+"""Of a list that is wanted as a whole."""
 
 _WATCH_SECONDS = 300
 _SILENCE_SECONDS = 90.0
 """Without a word from a watch it is opened anew: bookmarks come every minute."""
-
-_MOST_LINE = 16 * 1024 * 1024
-"""Bytes of an event of a watch; etcd keeps 1.5 MB, which are six times as much where every character is escaped."""
 
 PATIENCE_SECONDS = 30.0
 """How long a request is repeated while the API server is away or overloaded."""
@@ -104,6 +112,13 @@ class ApiError(Exception):
     def too_large(self) -> bool:
         """True if the object would be larger than what is stored: the same again is refused again."""
         return self.status == 413 or (self.status == 500 and any(words in self.message for words in _TOO_LARGE))
+
+
+class AnswerTooLong(ApiError):
+    """An answer is longer than what is read of one."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(0, "AnswerTooLong", f"an answer of more than {most} bytes is read no further")
 
 
 def path(plural: str, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
@@ -178,15 +193,21 @@ class Api:
         """An object, or a list with these query parameters."""
         return (await self._ask("GET", where, params=params))[0]
 
-    async def items(self, where: str, **params: str) -> list[Object]:
-        """All objects of a short list."""
-        found = await self.get(where, **params)
-        items: list[Object] = found["items"]
-        return items
+    async def items(
+        self, where: str, keep: Callable[[Object], Object] = lambda each: each, **params: str
+    ) -> list[Object]:
+        """The objects of a list, at most 1000. ``keep``: what is kept of each while the others come."""
+        found: list[Object] = []
+        async with aclosing(self.pages(where, metadata=False, **params)) as pages:
+            async for page, _ in pages:
+                found += map(keep, page)
+                if len(found) >= _MOST_ITEMS:
+                    break
+        return found[:_MOST_ITEMS]
 
     async def pages(
         self, where: str, *, metadata: bool = False, **params: str
-    ) -> AsyncIterator[tuple[list[Object], str]]:
+    ) -> AsyncGenerator[tuple[list[Object], str], None]:
         """A list, a page at a time, each with the version of the whole. With ``metadata`` objects have nothing else.
 
         ApiError 410 where the list took so long that its beginning is forgotten.
@@ -194,7 +215,15 @@ class Api:
         token, limit = "", _FIRST_PAGE
         while True:
             query = {**params, "limit": str(limit), **({"continue": token} if token else {})}
-            found, size = await self._ask("GET", where, params=query, accept=_METADATA if metadata else None)
+            accept = _METADATA if metadata else None
+            try:
+                most = _MOST_PAGE_BYTES if limit > 1 else _MOST_ANSWER
+                found, size = await self._ask("GET", where, params=query, accept=accept, most=most)
+            except AnswerTooLong:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 4)
+                continue
             about = found.get("metadata") or {}
             token = about.get("continue") or ""
             yield found.pop("items", None) or [], str(about.get("resourceVersion") or "")
@@ -203,8 +232,6 @@ class Api:
             del found
             if size < _SMALL_PAGE_BYTES:
                 limit = min(2 * limit, _LARGEST_PAGE)
-            elif size > _LARGE_PAGE_BYTES:
-                limit = max(1, limit // 2)
 
     async def watch(self, where: str, version: str, **params: str) -> AsyncGenerator[Object, None]:
         """Events after ``version`` as they come, until the server ends the stream. ApiError as for a request."""
@@ -218,7 +245,7 @@ class Api:
                 if response.status == 401:
                     self._login()
                 if response.status >= 300:
-                    raise _refusal(response.status, await response.content.read(_MOST_LINE))
+                    raise _refusal(response.status, await response.content.read(_MOST_ANSWER))
                 async for line in _lines(response.content):
                     yield _event(line)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
@@ -285,6 +312,7 @@ class Api:
         params: Mapping[str, str] | None = None,
         patience: float = PATIENCE_SECONDS,
         accept: str | None = None,
+        most: int = _MOST_ANSWER,
     ) -> tuple[Object, int]:
         """The answer, and its bytes."""
         data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
@@ -293,7 +321,9 @@ class Api:
         while True:
             try:
                 async with self._turn(where):
-                    return await self._once(method, where, data, content, params, accept)
+                    return await self._once(method, where, data, content, params, accept, most)
+            except AnswerTooLong:
+                raise
             except ApiError as error:
                 if error.status == 401:
                     self._login()
@@ -318,6 +348,7 @@ class Api:
         content: str | None,
         params: Mapping[str, str] | None,
         accept: str | None,
+        most: int,
     ) -> tuple[Object, int]:
         if self._session is None or self._info is None:
             raise RuntimeError("the session with the API server is not open")
@@ -329,7 +360,7 @@ class Api:
             async with self._session.request(
                 method, url.with_query(params) if params else url, data=data, headers=headers
             ) as response:
-                raw = await response.read()
+                raw = await _read(response, most)
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             said = f"{type(error).__name__}: {error}"
@@ -340,6 +371,17 @@ class Api:
         if found is None:
             raise ApiError(0, "Garbled", "the API server answers with what is no JSON object")
         return found, len(raw)
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The whole of an answer. AnswerTooLong ends its connection: the rest is not waited for."""
+    found = bytearray()
+    async for piece in response.content.iter_any():
+        found += piece
+        if len(found) > most:
+            response.close()
+            raise AnswerTooLong(most)
+    return bytes(found)
 
 
 def _parsed(raw: bytes) -> Object | None:
@@ -374,5 +416,5 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             left.clear()
             begin = end + 1
         left += chunk[begin:]
-        if len(left) > _MOST_LINE:
-            raise ValueError(f"an event of more than {_MOST_LINE} bytes")
+        if len(left) > _MOST_ANSWER:
+            raise ValueError(f"an event of more than {_MOST_ANSWER} bytes")

@@ -34,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 
 _MOST_DESCRIPTORS = 65_536
 
+_LONGEST_TERM = 600.0
 _ORIGINAL_LEASE = "arl-operator.infra.io"
 
 
@@ -202,16 +203,20 @@ async def _check(api: Api, options: Options) -> None:
                 continue
             raise
         for lease in leases:
-            if _renewed(lease):
-                where = lease["metadata"]["namespace"]
-                raise Refused(f"the original ARL operator runs in namespace {where}: stop it first, both cannot")
+            where = lease["metadata"]["namespace"]
+            if not _renewed(lease):
+                continue
+            text = f"the original ARL operator runs in namespace {where}: stop it first, both cannot"
+            if where == options.home:
+                raise Refused(text)
+            _LOG.warning("%s; so it seems by a Lease there, which others may have made", text)
 
 
 def _renewed(lease: dict[str, Any]) -> bool:
-    """Whether its holder was there within three times its term (by two wall clocks: a guess on the safe side)."""
+    """True if its holder was there within three times its term (by two wall clocks: a guess on the safe side)."""
     import time  # noqa: PLC0415 - here only
 
     spec = lease.get("spec") or {}
     renewed = parse_time(spec.get("renewTime"))
-    term = 3 * float(spec.get("leaseDurationSeconds") or 15)
-    return bool(spec.get("holderIdentity")) and renewed is not None and time.time() - renewed < term
+    term = 3 * min(float(spec.get("leaseDurationSeconds") or 15), _LONGEST_TERM)
+    return bool(spec.get("holderIdentity")) and renewed is not None and abs(time.time() - renewed) < term

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_arl.operator.api import Api, ApiError, path
 from pytest_arl.operator.objects import name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_arl.operator.objects import Object
 
@@ -21,10 +21,20 @@ _MOST_NAMES = 5
 
 def isolation(policies: Iterable[Object], labels: Mapping[str, str], namespace: str) -> Object:
     """The condition that says whether pods with these labels are closed in both directions but for what rules open."""
-    around = [policy for policy in policies if selects(policy["spec"].get("podSelector") or {}, labels)]
-    open_ways = [way for way in ("Egress", "Ingress") if not any(way in _types(policy) for policy in around)]
+    return _judged([around for policy in policies if (around := _around(policy, labels))], namespace)
+
+
+def _around(policy: Object, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Name and directions of a policy that selects pods with these labels, as it may have a million rules."""
+    if not selects(policy["spec"].get("podSelector") or {}, labels):
+        return {}
+    return {"name": name(policy), "types": _types(policy)}
+
+
+def _judged(around: Sequence[Mapping[str, Any]], namespace: str) -> Object:
+    open_ways = [way for way in ("Egress", "Ingress") if not any(way in each["types"] for each in around)]
     if not open_ways:
-        names = sorted(name(policy) for policy in around)
+        names = sorted(each["name"] for each in around)
         more = "" if len(names) <= _MOST_NAMES else f" and {len(names) - _MOST_NAMES} more"
         return _condition("True", "PolicySelects", f"NetworkPolicy {', '.join(names[:_MOST_NAMES])}{more}")
     to_do = {"Egress": "reach the network", "Ingress": "be reached from it"}
@@ -35,12 +45,12 @@ def isolation(policies: Iterable[Object], labels: Mapping[str, str], namespace: 
 async def look(api: Api, namespace: str, labels: Mapping[str, str]) -> Object | None:
     """That condition by the policies that are there; None where the API server does not say."""
     try:
-        policies = await api.items(path("networkpolicies", namespace))
+        found = await api.items(path("networkpolicies", namespace), lambda policy: _around(policy, labels))
     except ApiError as error:
         if error.status != 403:
             return None
         return _condition("Unknown", "Forbidden", f"the operator may not look at NetworkPolicies: {error.message}")
-    return isolation(policies, labels, namespace)
+    return _judged([each for each in found if each], namespace)
 
 
 def selects(selector: Object, labels: Mapping[str, str]) -> bool:

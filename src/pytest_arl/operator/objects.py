@@ -123,10 +123,11 @@ def created(body: Object) -> str:
 
 
 def parse_time(text: str | None) -> float | None:
-    """Seconds since the epoch of a Time or MicroTime."""
-    if not text:
+    """Seconds since the epoch of a Time or MicroTime; None for one that is none, or of a year that no clock shows."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except (ValueError, OverflowError, OSError):
         return None
-    return datetime.fromisoformat(text).timestamp()
 
 
 def now(seconds: float | None = None) -> str:

@@ -13,7 +13,7 @@ from pytest_arl.operator.api import ApiError, path
 from pytest_arl.operator.link import AgentLink, AnotherAgent, LinkLost
 from pytest_arl.operator.objects import Key, created, leaving, name, uid
 from pytest_arl.operator.template import workspace_of
-from pytest_arl.operator.trouble import Trouble, end_of_pod, newest_warning, trouble_of
+from pytest_arl.operator.trouble import Trouble, end_of_pod, newest_warning, shortened, trouble_of
 from pytest_arl.operator.waiting import PodInvalid
 
 if TYPE_CHECKING:
@@ -163,7 +163,9 @@ class Reach:
         if why is None and time.monotonic() - asked > _EVENTS_SECONDS - 0.1:
             asked = time.monotonic()
             query = f"involvedObject.uid={uid(pod)}"
-            why = newest_warning(await self._api.items(path("events", self._keeper.key.namespace), fieldSelector=query))
+            why = newest_warning(
+                await self._api.items(path("events", self._keeper.key.namespace), shortened, fieldSelector=query)
+            )
         if why is not None or sandbox_status.phase(body) != "Bound":
             starts = Trouble("PodStarting", f"the pod {name(pod)} starts")
             await self._keeper.say(sandbox_status.bound(body, pod, why or starts))

@@ -123,6 +123,10 @@ class SandboxKeeper:
         self._control.notices.warn(body, "StatusRefused", text)
         for pod in list(self._store.owned.get(self.uid, {}).values()):
             await self._control.delete_pod(pod)
+        try:  # what waits for it is told so by its end
+            await self._api.delete(path("sandboxes", *self.key), self.uid)
+        except ApiError as refused:
+            _LOG.warning("a sandbox was not deleted: %s", refused, extra=self.data())
 
     async def _gone(self, body: Object) -> bool:
         """Whether it is the Sandbox that was not found."""
@@ -210,6 +214,11 @@ class SandboxKeeper:
             self._control.heard(lost)
             link.close(str(lost))
             await self._in_vain(task, began, str(lost))
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # Something of it, or of its pool, is not as it should be; the Tasks behind it have their turn.
+            _LOG.exception("a Task was not run", extra=self.data(task=name(task)))
+            link.close("a Task was not understood")
+            await self._in_vain(task, began, f"{type(error).__name__}: {error}")
         else:
             self._runner = None
             self._patience.over(uid(task))

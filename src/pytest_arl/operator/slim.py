@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.operator.ownership import CLAIM
 from pytest_arl.operator.trouble import DEFAULT_CONTAINER
+from pytest_arl.pod import POOL_LABEL
 
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
@@ -23,6 +24,7 @@ MOST_REFERENCES = 64
 MOST_TEMPLATE = 256 * 1024
 """Weight of a pool's template: it is stored three times more, in the Deployment, its ReplicaSets and each pod."""
 
+_OUR_LABELS = POOL_LABEL.partition("/")[0] + "/"
 _POD_ANNOTATIONS = (CLAIM, DEFAULT_CONTAINER)
 _DROPPED_META = ("managedFields", "annotations", "selfLink")
 _POD_STATUS_DROPPED = ("podIPs", "hostIP", "hostIPs", "qosClass", "startTime", "ephemeralContainerStatuses")
@@ -73,6 +75,8 @@ def is_cut(body: Object) -> bool:
 def _meta(kind: str, meta: Object) -> Object:
     dropped = ("managedFields",) if kind == "pods" else _DROPPED_META
     found = {key: value for key, value in meta.items() if key not in dropped}
+    if "labels" in found:  # somebody else's may be 60,000
+        found["labels"] = {key: value for key, value in found["labels"].items() if key.startswith(_OUR_LABELS)}
     if kind == "pods" and "annotations" in found:
         found["annotations"] = {key: value for key, value in found["annotations"].items() if key in _POD_ANNOTATIONS}
     for key in ("ownerReferences", "finalizers"):

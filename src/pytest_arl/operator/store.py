@@ -202,7 +202,7 @@ class Store:
         """A Task that waits, whole where there is room for it."""
         namespace = body["metadata"]["namespace"]
         self._held[namespace] -= self._weights.pop(uid(body), 0)
-        size = weight(body["spec"]["steps"])
+        size = weight(body["spec"]) + weight(body["metadata"])
         if is_cut(body) or size > _WHOLE_TASK or self._held[namespace] + size > _WHOLE_TASKS:
             return cut_task(body)
         self._weights[uid(body)] = size

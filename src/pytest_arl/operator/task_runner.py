@@ -220,7 +220,12 @@ class TaskRunner:
 
     async def _write_running(self) -> None:
         status = task_status.running(self.task, self.progress, self._began, self._limits)
-        await write(self._control, self.task, status)
+        try:
+            await write(self._control, self.task, status)
+        except ApiError as error:
+            if not error.too_large:
+                raise
+            _LOG.warning("a Task has no room for what is said of it while it runs: %s", error)
 
     async def _finish(self) -> None:
         if not self.progress.ended:

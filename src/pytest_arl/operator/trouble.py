@@ -94,6 +94,13 @@ def refused_pod(message: str) -> Trouble:
     return _trouble("PodRefused", message)
 
 
+def shortened(event: Object) -> Object:
+    """An event with what is asked of it: whoever may make events may make them large."""
+    times = {key: event[key] for key in ("lastTimestamp", "eventTime") if isinstance(event.get(key), str)}
+    words = {key: str(event.get(key) or "")[:MOST_MESSAGE] for key in ("type", "reason", "message")}
+    return words | times
+
+
 def newest_warning(events: Iterable[Object]) -> Trouble | None:
     """The latest warning among a pod's events."""
     warnings = [event for event in events if event.get("type") == "Warning"]

@@ -49,9 +49,23 @@ class Watching:
         self._followed = [Followed(control, kind, namespace) for kind in KINDS for namespace in control.namespaces]
 
     async def start(self) -> None:
-        """List everything. ApiError where something cannot be listed."""
-        for each in self._followed:
-            await each.list()
+        """List everything. ApiError where nothing can be listed: a namespace that refuses, or is gone, is tried again
+        while the others are served.
+        """
+        refusals = [refusal for each in self._followed if (refusal := await self._first(each)) is not None]
+        if len(refusals) == len(self._followed):
+            raise refusals[0]
+
+    @staticmethod
+    async def _first(followed: Followed) -> ApiError | None:
+        try:
+            await followed.list()
+        except ApiError as error:
+            if error.status not in (403, 404):
+                raise
+            _LOG.error("%s are not followed yet, and tried again: %s", followed.kind, error)
+            return error
+        return None
 
     async def run(self) -> None:
         """Follow for ever."""
@@ -127,10 +141,13 @@ class Followed:
         pause = _FIRST_PAUSE
         while True:
             began = time.monotonic()
+            if not self._version:
+                await self._list_again()
             try:
-                async with aclosing(self._api.watch(self._where, self._version, **self._params)) as events:
-                    async for event in events:
-                        self._seen(event)
+                if self._version:
+                    async with aclosing(self._api.watch(self._where, self._version, **self._params)) as events:
+                        async for event in events:
+                            self._seen(event)
             except ApiError as error:
                 if error.status == _GONE:
                     await self._list_again()

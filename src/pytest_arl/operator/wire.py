@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["KEPT_BYTES", "SENT_BYTES", "Held", "Refused", "cpu_time", "kept_bytes", "message"]
 
 KEPT_BYTES = 16 * 1024 * 1024
+_MOST_KEPT_BYTES = 1 << 50
 """Bytes of a stream that a result has, where the pool says nothing else; as for pools of this machine."""
 
 SENT_BYTES = 128 * 1024
@@ -71,7 +72,10 @@ class Held:
 def kept_bytes(pool: Object | None) -> int:
     """Bytes of a stream that the agent keeps for who attaches later."""
     limit = (((pool or {}).get("spec") or {}).get("sandbox") or {}).get("outputLimit")
-    return KEPT_BYTES if limit is None else parse_quantity(limit)
+    try:
+        return KEPT_BYTES if limit is None else min(parse_quantity(limit), _MOST_KEPT_BYTES)
+    except (ValueError, OverflowError):  # UsageError is one
+        return KEPT_BYTES
 
 
 def cpu_time(pool: Object | None) -> float | None:
