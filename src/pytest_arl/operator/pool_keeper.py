@@ -34,6 +34,9 @@ _STATUS_SECONDS = 1.0
 _SHORT_SECONDS = 2.0
 """How often to ask why a Deployment has fewer pods than it should."""
 
+_LONGEST_REFUSAL = 8.0
+"""Seconds between two tries to make a pod that the API server refuses."""
+
 
 class PoolKeeper:
     """Keeps one WarmPool."""
@@ -53,6 +56,11 @@ class PoolKeeper:
         self._status_at = 0.0
         self._trouble: Trouble | None = None
         self._short: Trouble | None = None
+        self._refused: Trouble | None = None
+        self._refusals = 0
+        self._try_at = 0.0
+        self._seen: tuple[Trouble | None, int] = (None, 0)
+        self._explained: object = None
         self._told = True
         self._network: Object | None = None
         self._makers = Makers(self._api, self._store, where)
@@ -83,18 +91,19 @@ class PoolKeeper:
         waiter.pod.cancel()
         self._waiters.pop(uid(waiter.sandbox), None)
 
-    def why(self, waiter: Waiter) -> Trouble:
-        """Why there is no pod yet."""
+    def why(self) -> Trouble:
+        """Why there is no pod yet for who waits."""
+        trouble, starting = self._seen
+        waits = Trouble("WaitingForPod", f"waiting for a pod of pool {self.key.name}: {starting} start")
+        return self._trouble or self._makers.trouble or self._refused or trouble or self._short or waits
+
+    def _look(self) -> bool:
+        """What every waiter is told, found out once for all of them; whether it is another than before."""
         found = self._pods()
-        waits = Trouble("WaitingForPod", f"waiting for a pod of pool {self.key.name}: {len(found.starting)} start")
-        return (
-            self._trouble
-            or self._makers.trouble
-            or waiter.trouble
-            or pooling.pool_trouble(found)
-            or self._short
-            or waits
-        )
+        self._seen = pooling.pool_trouble(found), len(found.starting)
+        before = self._explained
+        self._explained = self._trouble, self._makers.trouble, self._refused, self._seen, self._short
+        return self._explained != before
 
     def assign(self) -> None:
         """Hand out what there is, start what is missing."""
@@ -110,16 +119,42 @@ class PoolKeeper:
                 self._reserved.add(uid(pod))
                 self._claims.append(time.monotonic())
                 self._control.spawn(self._claim(self._waiters.pop(who), pod))
-            for who in plan.cold:
+            for who in self._may_be_made(plan.cold):
                 self._control.spawn(self._create(self._waiters.pop(who)))
             lift = plan.lift
             found = self._pods()
         else:
             lift = []
+            self._refused, self._refusals = None, 0
         # Who waits first: with a gate to lift for each of them, those who come next have time.
         for pod in lift or pooling.refill(found, body["spec"]["replicas"], *self._recent_claims()):
             self._lifting.add(uid(pod))
             self._control.spawn(self._lift(pod))
+
+    def _may_be_made(self, cold: list[str]) -> list[str]:
+        """Who gets a pod of its own now: where the API server has refused one, they try one after another."""
+        if not cold:
+            self._refused, self._refusals = None, 0
+        if self._refused is None:
+            return cold
+        moment = time.monotonic()
+        if moment < self._try_at:
+            return []
+        self._try_at = moment + _LONGEST_REFUSAL  # until the answer comes
+        return cold[:1]
+
+    def _be_refused(self, why: Trouble) -> None:
+        """A pod was refused, by a quota perhaps: the answer for all who wait."""
+        pause = min(2.0 ** min(self._refusals, 10), _LONGEST_REFUSAL)
+        self._refused, self._refusals = why, self._refusals + 1
+        self._try_at = time.monotonic() + pause
+        asyncio.get_running_loop().call_later(pause + 0.01, self.wake.set)
+
+    def _be_allowed(self) -> None:
+        """A pod was made: the next one may try."""
+        self._refusals, self._try_at = 0, 0.0
+        if self._refused is not None:
+            self.wake.set()
 
     def _recent_claims(self) -> tuple[int, float]:
         """How many there were lately, and for how many seconds there was none."""
@@ -222,11 +257,10 @@ class PoolKeeper:
                     waiter.pod.set_exception(PodInvalid(error.message))
                 return
             else:
-                waiter.trouble = refused_pod(error.message)
-                await asyncio.sleep(1.0)
+                self._be_refused(refused_pod(error.message))
                 self._back(waiter)
-                self._control.wake_sandbox(key(waiter.sandbox))
                 return
+        self._be_allowed()
         # Its UID is known only now.
         change = self._marked({"metadata": {"uid": uid(mine)}}, waiter.sandbox, mine)
         try:
@@ -265,8 +299,9 @@ class PoolKeeper:
                 self.assign()
                 await self._explain(body)
                 await self._tell(body)
-            for waiter in self._waiters.values():
-                self._control.wake_sandbox(key(waiter.sandbox))
+            if self._look():
+                for waiter in self._waiters.values():
+                    self._control.wake_sandbox(key(waiter.sandbox))
             await self._pause()
         for waiter in list(self._waiters.values()):
             self.withdraw(waiter)

@@ -101,7 +101,7 @@ class Reach:
                 fresh = self._keeper.body
                 if fresh is None or leaving(fresh) or sandbox_status.finished(fresh):
                     return None
-                await self._keeper.say(sandbox_status.pending(fresh, keeper.why(waiter)))
+                await self._keeper.say(sandbox_status.pending(fresh, keeper.why()))
                 await self._keeper.pause(None, waiter.pod)
             return None if waiter.pod.cancelled() else waiter.pod.result()
         except PodInvalid as problem:

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from pytest_arl.operator.objects import Object
-    from pytest_arl.operator.trouble import Trouble
 
 __all__ = ["PodInvalid", "Waiter"]
 
@@ -26,10 +25,8 @@ class Waiter:
         sandbox: whose it is.
         pod: what it gets; cancelled where it no longer waits.
         since: its creation, for the order.
-        trouble: why it waits.
     """
 
     sandbox: Object
     pod: asyncio.Future[Object]
     since: tuple[str, str]
-    trouble: Trouble | None = None
