@@ -55,3 +55,10 @@ def test_a_task_with_proof_and_every_task_of_a_sandbox_without_a_key_goes_to_the
     assert sent(proved, Held("u", "aa"))
     assert not sent(proved, Held("another", "aa"))
     assert sent(task(), None)
+
+
+def test_a_task_with_proof_does_not_run_where_it_cannot_be_checked() -> None:
+    """Another Sandbox was put in the place of the one that it is for."""
+    proved = task()
+    proved["spec"]["proof"] = proof_of(KEY, "u", proved["metadata"]["name"], proved["spec"])
+    assert not sent(proved, None)

@@ -144,5 +144,8 @@ def items(cluster: Cluster, path: str, **query: str) -> Iterator[Json]:
 
 
 def timestamp(text: str | None) -> float:
-    """Seconds since the epoch of a time as Kubernetes writes it; 0 where there is none."""
-    return datetime.fromisoformat(text).timestamp() if text else 0.0
+    """Seconds since the epoch of a time as Kubernetes writes it; 0 where there is none, or one that no clock shows."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else 0.0
+    except (ValueError, OverflowError, OSError):
+        return 0.0

@@ -150,6 +150,9 @@ class TaskRunner:
                 return None
         if self._held is not None:
             self._held.check(task, self._control.opened)
+        elif task["spec"].get("proof") is not None:
+            text = "it has a proof, and this Sandbox no key to check it by: another was put in its Sandbox's place"
+            raise wire.Refused("NotTheHolders", text)
         return wire.message(task, boot=link.hello.boot, epoch=self._control.epoch, pool=self._pool)
 
     async def _known(self, link: AgentLink) -> bool:
