@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import os
 import sys
 from typing import Any
@@ -64,6 +65,8 @@ class Player:
         self.pod = pod
         self.script = script
         self.boot = "b" * 32
+        self.mark = b""
+        self._asked = b""
         self.connections = 0
         self._task = ""
 
@@ -84,8 +87,11 @@ class Player:
     def _occasion(self, kind: int, value: Any) -> str:
         if kind == frames.TASK:
             self._task = value["id"]
-        if kind == frames.HELLO and "role" not in value:
-            return "holder"
+        if kind == frames.HELLO:
+            self.mark = self.mark or value.get("mark", b"")
+            self._asked = value.get("ask", b"")
+            if "role" not in value:
+                return "holder"
         return OCCASIONS.get(kind, "cancel")
 
     async def _act(self, occasion: str, stream: int, writer: asyncio.StreamWriter) -> None:
@@ -121,6 +127,8 @@ class Player:
         kind, value = RIGHT[which]
         if which == "greeting":
             value = {**value, "pod": self.pod, "boot": self.boot, "nonce": os.urandom(32)}
+        if which == "hello" and self.mark and self._asked:
+            value = {**value, "proof": hashlib.sha256(b"arl-agent-v1\0" + self.mark + self._asked).digest()}
         value = {**value, **{key: self._grown(each) for key, each in changes.items()}}
         for key in dropped:
             value.pop(key, None)
