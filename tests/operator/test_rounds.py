@@ -209,3 +209,19 @@ async def _round(room: Room) -> None:
 
 async def _later(answer: web.Response) -> web.Response:
     return answer
+
+
+async def test_a_finished_task_that_a_finalizer_keeps_is_deleted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else thousands of them were deleted, and read, anew each minute."""
+    async with leading(monkeypatch) as room:
+        kept = task("kept")
+        kept["spec"]["ttlSecondsAfterFinished"] = 0
+        kept["status"] = {"state": "Succeeded", "completionTime": "2026-01-01T00:00:00Z"}
+        room.control.store.put("tasks", kept)
+        room.server.handlers["DELETE"] = lambda _: _later(web.json_response({}))
+        for _ in range(10):
+            room.rounds.once()
+            await asyncio.sleep(0.02)
+        assert len(room.server.asked_for("DELETE")) == 1
+        room.control.event("tasks", True, kept)
+        assert not room.control.store.over

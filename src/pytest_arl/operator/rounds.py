@@ -40,6 +40,8 @@ _NOT_FOUND_SECONDS = 10.0
 
 _LAST_TASK_SECONDS = 30.0
 _DELETES_AT_ONCE = 4
+_ASKED_SECONDS = 600.0
+"""After which a finished Task that was deleted, and is still there, is deleted again."""
 _BUSY_SURPLUS = 200
 """Finished Tasks over the bound that are left alone while the sandbox is busy: deleting costs what running does."""
 
@@ -55,6 +57,7 @@ class Rounds:
         self._resync = resync
         self._deletes = asyncio.Semaphore(_DELETES_AT_ONCE)
         self._ended = time.monotonic()
+        self._asked: dict[str, float] = {}
 
     @property
     def alive(self) -> bool:
@@ -164,8 +167,11 @@ class Rounds:
         self._control.orphans.pop(uid(task), None)
 
     def _finished_tasks(self) -> None:
-        wall = time.time()
-        for sandbox, finished in list(self._store.over.items()):
+        wall, moment = time.time(), time.monotonic()
+        self._asked = {which: at for which, at in self._asked.items() if moment - at < _ASKED_SECONDS}
+        for sandbox, tasks in list(self._store.over.items()):
+            # Somebody's finalizer may keep one that was deleted.
+            finished = {which: each for which, each in tasks.items() if which not in self._asked}
             gone = {each.uid: each for each in finished.values() if wall >= each.expires}
             extra = _BUSY_SURPLUS if self._store.open.get(sandbox) else 0
             for own, bound in ((True, lifetimes.MOST_FINISHED), (False, lifetimes.MOST_FINISHED_BY_HAND)):
@@ -174,15 +180,13 @@ class Rounds:
                     spare = lifetimes.surplus([(each.completed, each.key.name, each.uid) for each in kept], bound)
                     gone |= {which: finished[which] for which in spare}
             for each in gone.values():
-                self._jobs.once(("delete", each.uid), lambda sandbox=sandbox, each=each: self._delete(sandbox, each))  # type: ignore[misc]  # bound loop variables
+                self._jobs.once(("delete", each.uid), lambda each=each: self._delete(each))  # type: ignore[misc]  # a bound loop variable
 
-    async def _delete(self, sandbox: Key, task: Finished) -> None:
+    async def _delete(self, task: Finished) -> None:
+        """Delete a Task; its event takes it from the store."""
         async with self._deletes:
             await self._api.delete(path("tasks", *task.key), task.uid)
-        finished = self._store.over.get(sandbox, {})
-        finished.pop(task.uid, None)
-        if not finished:
-            self._store.over.pop(sandbox, None)
+        self._asked[task.uid] = time.monotonic()
 
     # What no event told
 
