@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
-from pytest_arl import UsageError
-from pytest_arl.backends.kubernetes.space import Pool
+from pytest_arl import BackendUnavailable, UsageError
+from pytest_arl.backends.kubernetes.api import Api, path_of
+from pytest_arl.backends.kubernetes.space import Pool, Space
+from tests.kubernetes.fake import FakeApi
 
 GI = 2**30
 
@@ -51,3 +54,35 @@ def test_where_that_is_not_known_it_is_16_gi(sizes: dict[str, str | int | None])
 def test_a_size_that_is_none_is_named(field: str) -> None:
     with pytest.raises(UsageError, match=rf"^spec\.sandbox\.{field} must be bytes or a size such as .*, not 'lots'$"):
         Pool.read(warm_pool({field: "lots"}))
+
+
+def test_what_is_shown_of_a_pool_shows_nothing_else() -> None:
+    body = warm_pool()
+    template = body["spec"]["template"]["spec"]
+    template["runtimeClassName"] = "gvisor\x1b[2K\r12 passed"
+    template["containers"][0]["resources"] = {"limits": {"memory": "1Gi\x1b[2K"}}
+    pool = Pool.read(body)
+    assert pool.isolation.startswith("pod+gvisor")
+    assert pool.isolation.isprintable()
+    assert pool.limits["memory"].isprintable()
+
+
+@pytest.mark.parametrize(
+    "template", [{"spec": {"containers": ["x"]}}, {"spec": [1]}, [1], {"spec": {"containers": [{"volumeMounts": [1]}]}}]
+)
+def test_a_template_that_is_none_is_told_with_the_pools_name(api: Api, fake: FakeApi, template: Any) -> None:
+    body = {"spec": {"replicas": 1, "template": template}, "status": {"taskKey": "00"}}
+    fake.put(path_of("warmpools", "n", "odd"), body)
+    with pytest.raises(BackendUnavailable, match=r"'odd'.* no pod template"):
+        Space(api, "n", "run").pool("odd")
+
+
+def test_a_new_pool_is_waited_for_until_its_operator_has_seen_it(api: Api, fake: FakeApi) -> None:
+    """Before that it has published no key, and a Task would have no proof."""
+    where = path_of("warmpools", "n", "new")
+    body = warm_pool()
+    fake.put(where, body)
+    key = f"{(1 << 2047) + 1:x}"
+    later = threading.Timer(0.3, lambda: fake.put(where, body | {"status": {"taskKey": key}}))
+    later.start()
+    assert Space(api, "n", "run").pool("new").task_key == int(key, 16)

@@ -53,6 +53,11 @@ def show(findings: Iterable[Finding]) -> str:
     """Findings as they are printed, each cure under its own."""
     lines = []
     for finding in findings:
-        lines.append(f"  {finding.level:<8} {printable(finding.what)}")
+        lines.append(f"  {finding.level:<8} {_line(finding.what)}")
         lines += [f"           {line}" for line in printable(finding.cure).splitlines()]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _line(text: str) -> str:
+    """Text as one line: names and images of a cluster are other people's."""
+    return printable(text).replace("\n", " ")

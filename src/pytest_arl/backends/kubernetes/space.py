@@ -151,6 +151,11 @@ class Space:
             pool = Pool.read(found)
         except UsageError as error:
             raise BackendUnavailable(f"pool {name!r} of namespace {self.namespace!r}: {error}") from None
+        except (AttributeError, LookupError, TypeError) as error:
+            raise BackendUnavailable(
+                f"pool {name!r} of namespace {self.namespace!r}: spec.template is no pod template ({error}); "
+                f"kubectl -n {self.namespace} describe warmpool {name}"
+            ) from None
         with self._lock:
             # A pool that is new has no key yet, nor has one of an operator that knows none.
             known_for = _NEW_POOL_SECONDS if pool.task_key is None else _POOL_SECONDS
