@@ -278,7 +278,7 @@ def test_what_each_step_used_is_shown_and_kept(project: Project) -> None:
     assert re.search(r"note +Succeeded +exit 0 +\S+ m?s\n", outcome.text)
     found = {each.get("name"): each.get("value") for each in ET.parse(project.path / "j.xml").iter("property")}
     used = float(found["arl.step.2.user_time"] or 0) + float(found["arl.step.2.system_time"] or 0)
-    assert 0.2 <= used < 0.8, "beside the program's own there are Python's start and its end"
+    assert 0.2 <= used < 5, "beside the program's own there are Python's start and its end"
     assert int(shown[2]) == pytest.approx(used * 1000, abs=1)
     assert int(found["arl.step.2.max_rss"] or 0) > 64 << 20
     assert "arl.step.1.user_time" not in found
