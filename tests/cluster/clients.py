@@ -42,15 +42,17 @@ def rewritten(path: Path, *, server: str | None = None, token: str | None = None
 
 
 def account(found: Installation, name: str, rules: list[Json] | None, *, role: str | None = None) -> str:
-    """A service account's token. It has these rules in the namespace, or a ClusterRole, or nothing."""
-    found.kubectl("create", "serviceaccount", name)
+    """A service account's token. It has these rules in the namespace, or a ClusterRole, or nothing. Another worker of the
+    run may have made it.
+    """
+    found.make("serviceaccount", name)
     subject = f"{found.namespace}:{name}"
     if rules is not None:
         api = "rbac.authorization.k8s.io/v1"
         found.apply({"apiVersion": api, "kind": "Role", "metadata": {"name": name}, "rules": rules})
-        found.kubectl("create", "rolebinding", name, f"--role={name}", f"--serviceaccount={subject}")
+        found.make("rolebinding", name, f"--role={name}", f"--serviceaccount={subject}")
     elif role is not None:
-        found.kubectl("create", "rolebinding", name, f"--clusterrole={role}", f"--serviceaccount={subject}")
+        found.make("rolebinding", name, f"--clusterrole={role}", f"--serviceaccount={subject}")
     return found.kubectl("create", "token", name).stdout.strip()
 
 

@@ -107,7 +107,17 @@ class Installation:
 
     def apply(self, *objects: Json) -> None:
         """Apply objects of ours; their kind and name say the rest."""
-        self.kubectl("apply", "-f", "-", text=yaml.safe_dump_all(objects))
+        text = yaml.safe_dump_all(objects)
+        # Another worker of the run may have made one between kubectl's look and its request: once more, then.
+        done = self.kubectl("apply", "-f", "-", text=text, check=False)
+        if done.returncode != 0:
+            assert "AlreadyExists" in done.stderr, f"apply: {done.stdout}{done.stderr}"
+            self.kubectl("apply", "-f", "-", text=text)
+
+    def make(self, kind: str, name: str, *words: str) -> None:
+        """`kubectl create`, where another worker of the run may have done it."""
+        done = self.kubectl("create", kind, name, *words, check=False)
+        assert done.returncode == 0 or "already exists" in done.stderr, f"{kind} {name}: {done.stderr}"
 
     def refused(self, *objects: Json) -> str:
         """What the API server says to objects that it must not take."""

@@ -73,7 +73,7 @@ def test_steps_that_are_right_are_taken(installation: Installation) -> None:
     ("wrong", "said"),
     [
         (task(), "should have at least 1 items"),
-        (task(COMMAND, COMMAND), "two steps have one name: names are unique"),
+        (task(COMMAND, COMMAND), "spec.steps[1]: Duplicate value"),
         (task(COMMAND, retries=11), "should be less than or equal to 10"),
         (task(COMMAND, ttlSecondsAfterFinished=-1), "should be greater than or equal to 0"),
         (task(*({**COMMAND, "name": f"s{number}"} for number in range(257))), "must have at most 256 items"),

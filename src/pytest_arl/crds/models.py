@@ -312,7 +312,9 @@ class TaskSpec(_Part):
 
     rules: ClassVar[list[dict[str, str]]] = [
         _rule(
+            # Lists whose items have a key are equal to CEL in whatever order: the names say in which they run.
             "self.sandboxRef == oldSelf.sandboxRef && self.steps == oldSelf.steps && "
+            "self.steps.map(step, step.name) == oldSelf.steps.map(step, step.name) && "
             + _unchanged("timeout", "retries", "payloadHash", "proof"),
             "a Task cannot be changed once it is created (but for cancel): create another one",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import pytest
 from pytest_arl import SandboxSession
 from tests.cluster.hostile.bystanders import Neighbour
 from tests.cluster.hostile.tenants import Tenant, tenant
-from tests.cluster.installation import Installation
+from tests.cluster.installation import Installation, shared_folder
 
 _PODS = [{"apiGroups": [""], "resources": ["pods", "pods/log"], "verbs": ["get", "list", "create", "patch", "delete"]}]
 
@@ -41,12 +42,12 @@ def ground(installation: Installation) -> Iterator[Ground]:
     there.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "pods"}, "spec": quota})
     user = tenant(there, "user", role="arl-user")
     pool_admin = tenant(there, "pool-admin", role="arl-user")
-    there.kubectl(
-        "create", "rolebinding", "makes-pools", "--clusterrole=arl-pool-admin",
-        f"--serviceaccount={there.namespace}:pool-admin",
-    )  # fmt: skip
-    yield Ground(there, user, pool_admin, tenant(there, "pod-maker", rules=_PODS))
-    for each in (user, pool_admin):
+    there.make(
+        "rolebinding", "makes-pools", "--clusterrole=arl-pool-admin", f"--serviceaccount={there.namespace}:pool-admin"
+    )
+    pod_maker = tenant(there, "pod-maker", rules=_PODS)
+    yield Ground(there, user, pool_admin, pod_maker)
+    for each in (user, pool_admin, pod_maker):
         each.close()
     # What has a finalizer would keep the namespace for ever.
     for kind in ("tasks", "sandboxes", "warmpools", "leases", "pods"):
@@ -58,6 +59,14 @@ def _free(there: Installation, kind: str) -> None:
     for name in listed.stdout.split():
         there.kubectl("patch", kind, name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}', check=False)
     there.kubectl("delete", kind, "--all", "--wait=false", check=False)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nobody else is in that namespace: pytest-xdist may give a part of these tests to another worker."""
+    with (shared_folder(tmp_path_factory) / "hostile.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="module")  # while it is open, one sandbox fewer may be in this process

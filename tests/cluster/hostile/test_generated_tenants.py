@@ -28,7 +28,7 @@ from tests.cluster.hostile.objects import CHANGES, everything
 from tests.cluster.hostile.tenants import Tenant, agent_pod, sandbox, task
 from tests.cluster.installation import Installation, Json, pool
 
-pytestmark = [pytest.mark.generated, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.generated, pytest.mark.timeout(900), pytest.mark.usefixtures("alone")]
 
 SECONDS = float(os.environ.get("ARL_TEST_ATTACK_SECONDS") or 60)
 FIRST_SEED = int(os.environ.get("ARL_TEST_ATTACK_SEED") or 0)

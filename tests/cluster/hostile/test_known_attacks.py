@@ -14,7 +14,7 @@ from tests.cluster.hostile.conftest import Ground
 from tests.cluster.hostile.tenants import agent_pod, sandbox, task
 from tests.cluster.installation import Installation, Json, pool
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("alone")]
 
 FORBIDDEN = (403, 422)
 _VISITED_SECONDS = 3.0
