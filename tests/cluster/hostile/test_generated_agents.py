@@ -232,7 +232,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
         patch.setattr(asyncio.events.Handle, "_run", timed)
         found.run(found.start())
         # A machine on which a good agent takes long is no reason to give that agent up.
-        factor = max(1.0, 40 * found.run(found.slowest()) / _SHORT[link]["_SECONDS"])
+        factor = min(6.0, max(1.0, 40 * found.run(found.slowest()) / _SHORT[link]["_SECONDS"]))
         for module, times in _SHORT.items():
             for name, seconds in times.items():
                 patch.setattr(module, name, factor * seconds)
