@@ -59,6 +59,32 @@ def test_an_object_of_the_name_that_somebody_else_made_is_not_taken_for_it(
     assert caught.value.status == 409
 
 
+def test_only_the_object_that_is_meant_is_changed(api: Api, fake: FakeApi) -> None:
+    fake.put(PATH, {"metadata": {"name": "x", "uid": "another"}, "spec": {}})
+    with pytest.raises(Refused) as caught:
+        api.merge("sandboxes", "n", "x", {"spec": {"a": 1}}, uid="mine")
+    assert caught.value.status == 404
+    assert fake.objects[PATH]["spec"] == {}
+    api.merge("sandboxes", "n", "x", {"spec": {"a": 1}}, uid="another")
+    assert fake.objects[PATH]["spec"] == {"a": 1}
+
+
+@pytest.mark.parametrize(("others", "written"), [(4, True), (5, False)])
+def test_others_that_write_meanwhile_are_no_other_object(api: Api, fake: FakeApi, others: int, written: bool) -> None:
+    """A renewal that met five conflicts in a row is no Lease that is gone."""
+    fake.put(PATH, {"metadata": {"name": "x", "uid": "mine"}, "spec": {}})
+    left = [409] * others
+    fake.intercept = lambda method, _path, _query: (
+        (left.pop(), status(409, "Conflict", "modified")) if left and method == "PATCH" else None
+    )
+    if written:
+        api.merge("sandboxes", "n", "x", {"spec": {"a": 1}}, uid="mine")
+    else:
+        with pytest.raises(Refused) as caught:
+            api.merge("sandboxes", "n", "x", {"spec": {"a": 1}}, uid="mine")
+        assert caught.value.status == 409
+
+
 def test_only_the_object_that_is_meant_is_deleted(api: Api, fake: FakeApi) -> None:
     fake.put(PATH, {"metadata": {"name": "x", "uid": "another"}})
     api.delete("sandboxes", "n", "x", uid="mine")

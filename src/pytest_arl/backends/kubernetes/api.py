@@ -40,6 +40,8 @@ _LONGEST_PAUSE = 2.0
 _BROKEN = ("EOF", "reset", "timed out")
 """What errors of TLS say that are about the connection, not about who is at its other end."""
 
+_MOST_CONFLICTS = 5
+
 _ROOTS = {
     "leases": "/apis/coordination.k8s.io/v1",
     "pods": "/api/v1",
@@ -96,12 +98,27 @@ class Api:
                 raise
         return found
 
-    def merge(self, plural: str, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
-        """Change fields of an object."""
-        found: dict[str, Any] = self.call(
-            "PATCH", path_of(plural, namespace, name), patch, kind="application/merge-patch+json"
-        )
-        return found
+    def merge(
+        self, plural: str, namespace: str, name: str, patch: Mapping[str, Any], *, uid: str | None = None
+    ) -> dict[str, Any]:
+        """Change fields of an object; with ``uid``, of no other: Refused (404) where another has its name by now."""
+        where = path_of(plural, namespace, name)
+        body = patch if uid is None else {**patch, "metadata": {"uid": uid}}
+        for _ in range(_MOST_CONFLICTS):
+            try:
+                found: dict[str, Any] = self.call("PATCH", where, body, kind="application/merge-patch+json")
+            except Refused as refused:
+                if uid is None or refused.status not in (409, 422):
+                    raise
+                # A UID that is not the object's, or somebody else's writes, one after another: a look tells.
+                if self.get(plural, namespace, name)["metadata"]["uid"] != uid:
+                    raise Refused(404, "NotFound", f"another object has the name {name} by now") from None
+                if refused.status == 422:
+                    raise
+                conflict = refused
+            else:
+                return found
+        raise conflict
 
     def delete(
         self, plural: str, namespace: str, name: str, *, uid: str | None = None, patience: float | None = None

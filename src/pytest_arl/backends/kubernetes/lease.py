@@ -72,11 +72,11 @@ class Lease:
         wait = RENEW_SECONDS
         while not self._stop.wait(wait):
             wait = RENEW_SECONDS
-            change = {"metadata": {"uid": self._uid}, "spec": {"renewTime": _now()}}
+            change = {"spec": {"renewTime": _now()}}
             try:
-                self._api.merge("leases", self._namespace, self.name, change)
+                self._api.merge("leases", self._namespace, self.name, change, uid=self._uid)
             except Refused as refused:
-                if refused.status in (404, 409):
+                if refused.status == 404:
                     # Over, and so are the sandboxes that it owned. The next one gets another.
                     _logger.warning("the Lease %s is gone: its sandboxes end", self.name)
                     with self._lock:

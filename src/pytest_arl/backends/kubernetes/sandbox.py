@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from pytest_arl.backends.budget import Budget
 from pytest_arl.backends.channeled import ChanneledSandbox
@@ -117,17 +117,16 @@ class KubernetesSandbox(ChanneledSandbox):
         if task_id not in self._numbers:
             return
         try:
-            self.space.api.merge("tasks", self.space.namespace, self.name_of(task_id), self._cancelling(task_id))
+            self.space.api.merge(
+                "tasks",
+                self.space.namespace,
+                self.name_of(task_id),
+                {"spec": {"cancel": True}},
+                uid=self._agents.get(task_id),
+            )
         except Refused as refused:
-            if refused.status not in (404, 409):
+            if refused.status != 404:
                 _logger.warning("task %s of sandbox %s could not be cancelled: %s", task_id, self.name, refused)
-
-    def _cancelling(self, task_id: str) -> dict[str, Any]:
-        """The change that cancels a Task, and no other one of its name."""
-        change: dict[str, Any] = {"spec": {"cancel": True}}
-        if task_id in self._agents:
-            change["metadata"] = {"uid": self._agents[task_id]}
-        return change
 
     def name_of(self, task_id: str) -> str:
         """The name of the Task object of a task; the same for the same task."""
