@@ -97,6 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path in api.objects:
             wanted = body.get("preconditions", {}).get("uid") or body.get("metadata", {}).get("uid")
             if wanted not in (None, api.objects[path]["metadata"]["uid"]):
+                if self.command == "PATCH":
+                    return 422, status(422, "Invalid", "metadata.uid: field is immutable")
                 return 409, status(409, "Conflict", "Precondition failed: UID in precondition")
             if self.command == "DELETE":
                 api.remove(path)

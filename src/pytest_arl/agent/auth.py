@@ -85,7 +85,7 @@ def same(secret: object, holder: str) -> bool:
 
 
 def proof(mark: bytes, nonce: bytes) -> bytes:
-    """What only an agent with that mark can answer to a nonce. Both have a fixed length."""
+    """The answer to a nonce that only an agent with that mark can give. Both have a fixed length."""
     return digest(b"arl-agent-v1\0" + mark + nonce)
 
 

@@ -25,7 +25,7 @@ def isolation(policies: Iterable[Object], labels: Mapping[str, str], namespace: 
 
 
 def _around(policy: Object, labels: Mapping[str, str]) -> dict[str, Any]:
-    """Name and directions of a policy that selects pods with these labels, as it may have a million rules."""
+    """Name and directions of a policy that selects pods with these labels, without its rules; empty for any other."""
     if not selects(policy["spec"].get("podSelector") or {}, labels):
         return {}
     return {"name": name(policy), "types": _types(policy)}

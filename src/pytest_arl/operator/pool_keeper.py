@@ -281,7 +281,7 @@ class PoolKeeper:
             change = {"metadata": {"uid": uid(pod)}, "spec": {"schedulingGates": gates or None}}
             self._store.put("pods", await self._api.patch(where, change))
         except ApiError as error:
-            if error.status not in (404, 409):
+            if error.status not in (404, 409, 422):
                 _LOG.warning("a pod was not started: %s", error, extra={"data": {"pod": name(pod)}})
         finally:
             self._lifting.discard(uid(pod))

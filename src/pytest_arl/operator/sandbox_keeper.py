@@ -255,7 +255,7 @@ class SandboxKeeper:
         try:
             await self._api.patch(path("tasks", self.key.namespace, name(task)), {"metadata": meta})
         except ApiError as error:
-            if error.status not in (404, 409):
+            if error.status not in (404, 409, 422):  # 422: another Task of that name, as the UID cannot be changed
                 raise
 
     # The end

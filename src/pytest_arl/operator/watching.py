@@ -49,12 +49,12 @@ class Watching:
         self._followed = [Followed(control, kind, namespace) for kind in KINDS for namespace in control.namespaces]
 
     async def start(self) -> None:
-        """List everything. ApiError where nothing can be listed: a namespace that refuses, or is gone, is tried again
+        """List everything. ApiError where every namespace refuses something: one that does, or is gone, is tried again
         while the others are served.
         """
-        refusals = [refusal for each in self._followed if (refusal := await self._first(each)) is not None]
-        if len(refusals) == len(self._followed):
-            raise refusals[0]
+        refusals = {each.namespace: error for each in self._followed if (error := await self._first(each)) is not None}
+        if len(refusals) == len(self._control.namespaces):
+            raise next(iter(refusals.values()))
 
     @staticmethod
     async def _first(followed: Followed) -> ApiError | None:
@@ -87,13 +87,14 @@ class Followed:
 
     Attributes:
         kind: its plural.
+        namespace: None for all of them.
     """
 
     def __init__(self, control: Control, kind: str, namespace: str | None) -> None:
         self._control = control
         self._api = control.api
         self.kind = kind
-        self._namespace = namespace
+        self.namespace = namespace
         self._where = path(kind, namespace)
         self._params = {"labelSelector": _SELECTORS[kind]} if kind in _SELECTORS else {}
         self._version = ""
@@ -102,12 +103,12 @@ class Followed:
         """Look at all that there is."""
         there, listed = await self._there(metadata=False)
         self._version = listed
-        self._control.listed(self.kind, there, self._namespace, _number(listed))
+        self._control.listed(self.kind, there, self.namespace, _number(listed))
 
     async def compare(self) -> None:
         """Look at what is known, and ask for what is not, or in another version."""
         there, listed = await self._there(metadata=True)
-        for where in self._control.listed(self.kind, there, self._namespace, _number(listed)):
+        for where in self._control.listed(self.kind, there, self.namespace, _number(listed)):
             try:
                 found = await self._api.get(path(self.kind, *where))
             except ApiError as error:
