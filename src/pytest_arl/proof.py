@@ -47,7 +47,7 @@ def proof_of(key: bytes, sandbox_uid: str, name: str, spec: Mapping[str, Any]) -
 
 
 def agent_mark(key: bytes, sandbox_uid: str) -> bytes:
-    """What the operator leaves with the agent of a Sandbox, and its client asks for: who else takes the agent's port
+    """The mark that the operator leaves with the agent of a Sandbox, and its client asks for: what else takes the port
     does not have it.
     """
     return hmac.digest(key, b"arl-agent-v1\0" + sandbox_uid.encode(), "sha256")

@@ -44,7 +44,7 @@ class Peer(Connection):
         self.link.send(frames.READY, 0, said)
 
     def _mark(self) -> bytes | None:
-        """What its like has left here, to know this agent again."""
+        """The mark that its like has left here, to know this agent again."""
         raise NotImplementedError
 
     def dismiss(self, text: str) -> None:

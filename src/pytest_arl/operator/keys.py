@@ -60,7 +60,7 @@ class Keys:
         return self._signing.sign(challenge(nonce, pod, boot, epoch), padding.PKCS1v15(), hashes.SHA256())
 
     def marks(self, pod: str, boot: str) -> list[bytes]:
-        """What an agent is marked with, by each of the keys: it is known again by the first or, after a rotation, by
+        """An agent's marks, one by each of the keys: it is known again by the first or, after a rotation, by
         another.
         """
         text = b"\0".join((b"arl-agent-v1", pod.encode(), boot.encode()))

@@ -60,7 +60,7 @@ class LinkLost(Exception):
 
 
 class AnotherAgent(LinkLost):
-    """What answers there is not the agent that was known: it was started anew, or something else has its port."""
+    """Another agent than the one that was known: it was started anew, or something else has its port."""
 
 
 class Claim(NamedTuple):
@@ -80,7 +80,7 @@ class Claim(NamedTuple):
 
 
 class Introduction(NamedTuple):
-    """What the operator shows an agent.
+    """The operator, as it shows itself to an agent.
 
     Attributes:
         sign: what answers its nonce.

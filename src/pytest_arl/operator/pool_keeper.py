@@ -98,7 +98,7 @@ class PoolKeeper:
         return self._trouble or self._makers.trouble or self._refused or trouble or self._short or waits
 
     def _look(self) -> bool:
-        """What every waiter is told, found out once for all of them; whether it is another than before."""
+        """Find out once what every waiter is told; True if it is another than before."""
         found = self._pods()
         self._seen = pooling.pool_trouble(found), len(found.starting)
         before = self._explained
@@ -132,7 +132,7 @@ class PoolKeeper:
             self._control.spawn(self._lift(pod))
 
     def _may_be_made(self, cold: list[str]) -> list[str]:
-        """Who gets a pod of its own now: where the API server has refused one, they try one after another."""
+        """Those that get a pod of their own now: where the API server has refused one, they try one after another."""
         if not cold:
             self._refused, self._refusals = None, 0
         if self._refused is None:

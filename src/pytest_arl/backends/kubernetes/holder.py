@@ -84,7 +84,7 @@ class Holder:
             raise channel.fail("its agent was started anew: what was in it before is lost")
 
     def _check_mark(self, channel: Channel, ready: dict[str, Any], nonce: bytes) -> None:
-        """What took the agent's port after its end may say any boot id: everybody in the namespace can read it."""
+        """Fail where it has no proof. Any boot id can be repeated: everybody in the namespace can read it."""
         if self._mark is not None and ready.get("proof") != proof(self._mark, nonce):
             raise channel.fail("what answers on its agent's port cannot show that it is the agent")
 
