@@ -56,8 +56,10 @@ def agent_and_channel(
     ours, theirs = socket.socketpair()
     channel = Channel(ours, lost=lost, starved=starved)
     with theirs:
-        yield FakeAgent(theirs), channel
-        channel.close()
+        try:
+            yield FakeAgent(theirs), channel
+        finally:
+            channel.close()
 
 
 class Server:

@@ -2,7 +2,11 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_arl.operator.task_runner import TaskRunner
+import pytest
+
+from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.objects import uid
+from pytest_arl.operator.task_runner import TaskRunner, write_end
 from pytest_arl.operator.wire import Held
 from pytest_arl.proof import proof_of
 from tests.operator.objects import task
@@ -62,3 +66,50 @@ def test_a_task_with_proof_does_not_run_where_it_cannot_be_checked() -> None:
     proved = task()
     proved["spec"]["proof"] = proof_of(KEY, "u", proved["metadata"]["name"], proved["spec"])
     assert not sent(proved, None)
+
+
+TOO_LARGE = "etcdserver: request is too large"
+
+
+def ended(task_body: Any, *, deleted: bool) -> tuple[bool, list[str]]:
+    """Write an end for which there is no room: whether whoever waits hears of it, and what was done."""
+    done: list[str] = []
+
+    async def write_status(*_: Any) -> Any:
+        raise ApiError(500, "InternalError", TOO_LARGE)
+
+    async def delete(where: str, which: str) -> bool:
+        done.append(f"delete {which}")
+        if not deleted:
+            raise ApiError(500, "InternalError", TOO_LARGE)
+        return True
+
+    store = SimpleNamespace(put=None, give_up=lambda _: done.append("give up"))
+    notices = SimpleNamespace(warn=lambda _task, reason, _text: done.append(reason))
+    control: Any = SimpleNamespace(
+        api=SimpleNamespace(write_status=write_status, delete=delete), store=store, notices=notices
+    )
+    return asyncio.run(write_end(control, task_body, lambda _output: {})), done
+
+
+def test_a_task_whose_end_has_no_room_is_deleted() -> None:
+    the_task = task()
+    assert ended(the_task, deleted=True) == (True, ["give up", "StatusRefused", f"delete {uid(the_task)}"])
+
+
+def test_where_that_is_refused_as_well_it_is_said() -> None:
+    assert ended(task(), deleted=False)[0] is False
+
+
+@pytest.mark.parametrize(("message", "goes_on"), [(TOO_LARGE, True), ("etcdserver: no leader", False)])
+def test_a_task_that_has_no_room_for_running_runs(message: str, goes_on: bool) -> None:
+    async def write_status(*_: Any) -> Any:
+        raise ApiError(500, "InternalError", message)
+
+    control: Any = SimpleNamespace(api=SimpleNamespace(write_status=write_status), store=SimpleNamespace(put=None))
+    writing = TaskRunner(control, task(), None, {}, None)._write_running()
+    if goes_on:
+        asyncio.run(writing)
+    else:
+        with pytest.raises(ApiError):
+            asyncio.run(writing)
