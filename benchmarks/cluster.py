@@ -22,7 +22,8 @@ import aiohttp
 
 from benchmarks.machine import describe
 from benchmarks.statistics import median, percentile
-from pytest_arl.operator.api import Api, ApiError, connection, path
+from pytest_arl.operator.api import Api, ApiError, connection
+from pytest_arl.operator.paths import path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

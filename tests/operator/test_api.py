@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pytest_arl.operator.api import ApiError, UnsafeName, path
+from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.paths import UnsafeName, path
 from tests.operator.api_server import refused, serving
 
 pytestmark = pytest.mark.asyncio

@@ -14,13 +14,13 @@ import time
 from collections import defaultdict
 from contextlib import aclosing
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import aiohttp
 import kopf
 import yarl
 
 from pytest_arl import json_text
+from pytest_arl.operator.paths import path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -28,23 +28,9 @@ if TYPE_CHECKING:
 
     from pytest_arl.operator.objects import Object
 
-__all__ = ["GROUP_PATH", "Api", "ApiError", "UnsafeName", "connection", "path"]
+__all__ = ["Api", "ApiError", "connection"]
 
 _LOG = logging.getLogger(__name__)
-
-GROUP_PATH = "/apis/arl.infra.io/v1alpha1"
-_PATHS = {
-    "warmpools": GROUP_PATH,
-    "sandboxes": GROUP_PATH,
-    "tasks": GROUP_PATH,
-    "pods": "/api/v1",
-    "events": "/api/v1",
-    "secrets": "/api/v1",
-    "deployments": "/apis/apps/v1",
-    "replicasets": "/apis/apps/v1",
-    "networkpolicies": "/apis/networking.k8s.io/v1",
-    "leases": "/apis/coordination.k8s.io/v1",
-}
 
 _REQUEST_SECONDS = 20.0
 _MOST_CONNECTIONS = 24
@@ -90,10 +76,6 @@ _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _TOO_LARGE = ("request is too large", "trying to send message larger than max")
 
 
-class UnsafeName(ValueError):
-    """A name that is no segment of a path: somebody wrote it where no API server checks it."""
-
-
 class ApiError(Exception):
     """The API server's own refusal.
 
@@ -119,23 +101,6 @@ class AnswerTooLong(ApiError):
 
     def __init__(self, most: int) -> None:
         super().__init__(0, "AnswerTooLong", f"an answer of more than {most} bytes is read no further")
-
-
-def path(plural: str, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
-    """Where an object, or all of its kind, are. UnsafeName for a name that would lead elsewhere."""
-    found = _PATHS[plural]
-    if namespace is not None:
-        found += f"/namespaces/{_segment(namespace)}"
-    found += f"/{plural}"
-    if name is not None:
-        found += f"/{_segment(name)}"
-    return found if subresource is None else f"{found}/{subresource}"
-
-
-def _segment(name: str) -> str:
-    if name in ("", ".", ".."):
-        raise UnsafeName(f"{name!r} is no object's name")
-    return quote(name, safe="")
 
 
 def connection() -> kopf.ConnectionInfo:

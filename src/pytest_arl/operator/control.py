@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.channel import AgentConfig
 from pytest_arl.operator import lifetimes, wire
-from pytest_arl.operator.api import Api, ApiError, path
+from pytest_arl.operator.api import Api, ApiError
 from pytest_arl.operator.election import LeadershipLost
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.link import OLDER_EPOCH, Claim, Introduction
@@ -22,6 +22,7 @@ from pytest_arl.operator.lobby import Lobby
 from pytest_arl.operator.notices import Notices
 from pytest_arl.operator.objects import Key, key, name, uid
 from pytest_arl.operator.ownership import Ownership
+from pytest_arl.operator.paths import path
 from pytest_arl.operator.pool_keeper import PoolKeeper
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.store import Store

@@ -11,8 +11,9 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.operator.api import Api, ApiError, path
+from pytest_arl.operator.api import Api, ApiError
 from pytest_arl.operator.objects import now
+from pytest_arl.operator.paths import path
 from pytest_arl.pod import OPERATOR_LEASE
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import kopf
 
 from pytest_arl.operator import election, health, keys, logs
-from pytest_arl.operator.api import GROUP_PATH, Api, ApiError, path
+from pytest_arl.operator.api import Api, ApiError
 from pytest_arl.operator.control import Control
 from pytest_arl.operator.objects import parse_time
+from pytest_arl.operator.paths import GROUP_PATH, path
 from pytest_arl.operator.rounds import Rounds
 from pytest_arl.operator.template import Agent
 from pytest_arl.operator.watching import Watching

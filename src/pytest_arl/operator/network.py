@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.operator.api import Api, ApiError, path
+from pytest_arl.operator.api import Api, ApiError
 from pytest_arl.operator.objects import name
+from pytest_arl.operator.paths import path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -7,8 +7,9 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.api import Api, ApiError, UnsafeName, path
+from pytest_arl.operator.api import Api, ApiError
 from pytest_arl.operator.objects import key, now, uid
+from pytest_arl.operator.paths import UnsafeName, path
 from pytest_arl.wording import printable, shorten
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from pytest_arl import pod as pods
 from pytest_arl.operator import network, pooling, template
-from pytest_arl.operator.api import ApiError, path
+from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.makers import Makers
 from pytest_arl.operator.objects import Key, condition, created, key, leaving, name, uid
+from pytest_arl.operator.paths import path
 from pytest_arl.operator.pool_status import Told, pool_status, same
 from pytest_arl.operator.resources import ResourcesInvalid
 from pytest_arl.operator.trouble import Trouble, refused_pod

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.channel import AgentConfig
 from pytest_arl.operator import sandbox_status, wire
-from pytest_arl.operator.api import ApiError, path
+from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.link import AgentLink, AnotherAgent, LinkLost
 from pytest_arl.operator.objects import Key, created, leaving, name, uid
+from pytest_arl.operator.paths import path
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.trouble import Trouble, end_of_pod, newest_warning, shortened, trouble_of
 from pytest_arl.operator.waiting import PodInvalid

@@ -8,9 +8,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.operator import sandbox_status, task_status, wire
-from pytest_arl.operator.api import ApiError, path
+from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.link import AgentLink, LinkLost
 from pytest_arl.operator.objects import Key, condition, leaving, name, now, owner, parse_time, uid
+from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import MOST_IN_VAIN, Patience
 from pytest_arl.operator.reach import Reach
 from pytest_arl.operator.task_runner import Busy, TaskRunner, write_end

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
 from pytest_arl.operator import task_status, wire
-from pytest_arl.operator.api import ApiError, path
+from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, LinkLost
 from pytest_arl.operator.objects import key, name, uid
+from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import Patience
 from pytest_arl.operator.progress import LAST_MOMENT, Garbled, Progress
 from pytest_arl.operator.slim import is_cut
