@@ -210,7 +210,10 @@ class Operator:
 
     async def _good(self) -> None:
         status = await self.task("victim", "good")
-        assert (status.get("state"), status.get("stdout")) == ("Succeeded", "on")
+        assert (status.get("state"), status.get("stdout")) == ("Succeeded", "on"), (
+            status,
+            self.cluster.get("sandboxes", "victim", "good").get("status"),
+        )
 
 
 @pytest.fixture(scope="module")
