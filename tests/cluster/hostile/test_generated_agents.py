@@ -212,7 +212,7 @@ class Operator:
         status = await self.task("victim", "good")
         assert (status.get("state"), status.get("stdout")) == ("Succeeded", "on"), (
             status,
-            self.cluster.get("sandboxes", "victim", "good").get("status"),
+            self.cluster.get("sandboxes", "victim", "good"),
         )
 
 
