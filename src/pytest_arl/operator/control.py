@@ -20,7 +20,7 @@ from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.link import OLDER_EPOCH, Claim, Introduction
 from pytest_arl.operator.lobby import Lobby
 from pytest_arl.operator.notices import Notices
-from pytest_arl.operator.objects import Key, key, name, uid
+from pytest_arl.operator.objects import Key, ended, key, name, uid
 from pytest_arl.operator.ownership import Ownership
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.pool_keeper import PoolKeeper
@@ -183,9 +183,9 @@ class Control:
         elif kind == "pods":
             if self.store.is_idle(body):
                 self.lobby.look(body)
-            self._look_at_pod(body)
+            self._look_at_pod(body, ended(body))
 
-    def _look_at_pod(self, body: Object) -> None:
+    def _look_at_pod(self, body: Object, over: bool) -> None:
         labels = body["metadata"].get("labels") or {}
         pool = self.pools.get(Key(body["metadata"]["namespace"], labels.get(POOL_LABEL, "")))
         its = self.store.ours.sandbox(body)
@@ -195,7 +195,7 @@ class Control:
         else:
             keeper = self._by_uid.get(its)
             if keeper is not None:
-                keeper.wake.set()
+                keeper.pod_changed(body, over)
         if pool is not None:
             pool.wake.set()
 
@@ -212,7 +212,7 @@ class Control:
             self.clock.forget(uid(body))
         elif kind == "pods":
             self.lobby.gone(body)
-            self._look_at_pod(body)
+            self._look_at_pod(body, True)
         elif kind == "warmpools" and where in self.pools:
             self.pools[where].wake.set()
         elif kind == "tasks":

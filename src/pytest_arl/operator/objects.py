@@ -18,6 +18,7 @@ __all__ = [
     "conditions",
     "controller",
     "created",
+    "ended",
     "is_name",
     "key",
     "leaving",
@@ -80,6 +81,11 @@ def version(body: Object) -> int:
 def leaving(body: Object) -> bool:
     """Whether it is being deleted."""
     return body["metadata"].get("deletionTimestamp") is not None
+
+
+def ended(pod: Object) -> bool:
+    """Whether no container of a pod will run again."""
+    return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
 
 def owner_reference(body: Object, kind: str) -> Object | None:

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.objects import condition, created, leaving, name, uid
+from pytest_arl.operator.objects import condition, created, ended, leaving, name, uid
 from pytest_arl.operator.trouble import trouble_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def sort_pods(pods: Collection[Object], reserved: Collection[str], lifting: Coll
     """
     found = Pods()
     for pod in sorted(pods, key=lambda pod: (created(pod), name(pod))):
-        if leaving(pod) or uid(pod) in reserved or (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded"):
+        if leaving(pod) or uid(pod) in reserved or ended(pod):
             continue
         if _gated(pod) and uid(pod) not in lifting:
             found.gated.append(pod)

@@ -11,7 +11,7 @@ from pytest_arl.channel import AgentConfig
 from pytest_arl.operator import sandbox_status, wire
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.link import AgentLink, AnotherAgent, LinkLost
-from pytest_arl.operator.objects import Key, created, leaving, name, uid
+from pytest_arl.operator.objects import Key, created, ended, leaving, name, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.trouble import Trouble, end_of_pod, newest_warning, shortened, trouble_of
@@ -131,8 +131,7 @@ class Reach:
             fresh, here = self._keeper.body, self._store.owned.get(self._keeper.uid, {}).get(name(pod))
             if fresh is None or leaving(fresh):
                 return None
-            phase = (here or {}).get("status", {}).get("phase")
-            if here is None or leaving(here) or phase in ("Failed", "Succeeded"):
+            if here is None or leaving(here) or ended(here):
                 await self._keeper.say(sandbox_status.pending(fresh, end_of_pod(here)))
                 if here is not None:
                     await self._control.delete_pod(here)
@@ -196,7 +195,7 @@ class Reach:
         while True:
             if self._keeper.body is None:
                 return None
-            if pod is None or leaving(pod) or pod["status"].get("phase") in ("Failed", "Succeeded"):
+            if pod is None or leaving(pod) or ended(pod):
                 break
             if not changed:
                 try:

@@ -77,6 +77,15 @@ class SandboxKeeper:
                 runner.cancel()
         self.wake.set()
 
+    def pod_changed(self, pod: Object, over: bool) -> None:
+        """Look at its pod. Where the network of one that is over went before its processes, the connection stays,
+        silent for the 20 s of its keepalive.
+        """
+        link = self._link
+        if over and link is not None and link.hello.pod == uid(pod):
+            link.close("its pod is gone")
+        self.wake.set()
+
     def task_gone(self, task: str) -> None:
         """Somebody deleted a Task: if it runs, it is ended, as nobody is left to be told."""
         runner = self._runner

@@ -59,7 +59,11 @@ _LONGEST_PAUSE = 0.4
 
 
 class Player:
-    """Serves the connections of one agent."""
+    """Serves the connections of one agent.
+
+    Attributes:
+        task: the UID of the Task that it was given last.
+    """
 
     def __init__(self, pod: str, script: Script) -> None:
         self.pod = pod
@@ -68,7 +72,7 @@ class Player:
         self.mark = b""
         self._asked = b""
         self.connections = 0
-        self._task = ""
+        self.task = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, to its end."""
@@ -86,7 +90,7 @@ class Player:
 
     def _occasion(self, kind: int, value: Any) -> str:
         if kind == frames.TASK:
-            self._task = value["id"]
+            self.task = value["id"]
         if kind == frames.HELLO:
             self.mark = self.mark or value.get("mark", b"")
             self._asked = value.get("ask", b"")
@@ -138,9 +142,9 @@ class Player:
         if isinstance(value, dict) and "fill" in value:
             return ("x" if value.get("as") == "str" else b"x") * value["fill"]
         if isinstance(value, dict) and value.get("own") == "task":
-            return self._task
+            return self.task
         if isinstance(value, dict) and value.get("own") == "busy":
-            return f"task {self._task} is running; one at a time"
+            return f"task {self.task} is running; one at a time"
         return value
 
 

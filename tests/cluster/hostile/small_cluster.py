@@ -93,6 +93,14 @@ class SmallCluster:
 
         self._call(delete)
 
+    def player(self, pod: str) -> Player:
+        """The agent in mallory's pod."""
+        return self._call(lambda: self.players[self._objects["pods"]["mallory", pod]["metadata"]["uid"]])
+
+    def change(self, kind: str, namespace: str, name: str, change: Json) -> None:
+        """Merge a change into an object."""
+        self._call(lambda: self._patch(kind, (namespace, name), change, None))
+
     def idle_pod(self, namespace: str, pool: str, script: Any) -> Json:
         """A pod of the pool's own Deployment, with that agent in it."""
         return self._call(lambda: self._idle_pod(namespace, pool, script))

@@ -170,6 +170,20 @@ class Operator:
         self.cluster.delete("tasks", namespace, name)
         return ended.result()
 
+    async def without_pod(self, sandbox: str, how: str) -> Json:
+        """How a Task ends whose pod goes after its agent was given it."""
+        task = asyncio.ensure_future(self.task("mallory", sandbox, timeout="300s"))
+        name = ""
+        async with asyncio.timeout(DEADLINE):
+            while not name or not self.cluster.player(name).task:
+                await asyncio.sleep(0.02)
+                name = (self.cluster.get("sandboxes", "mallory", sandbox) or {}).get("status", {}).get("podName", "")
+        if how == "deleted":
+            self.cluster.delete("pods", "mallory", name)
+        else:
+            self.cluster.change("pods", "mallory", name, {"status": {"phase": "Failed", "reason": "Evicted"}})
+        return await task
+
     async def meet(self, scripts: list[tuple[bool, Any]]) -> None:
         """Sandboxes with these agents and a Task for each, a neighbour beside them."""
         names = []
@@ -295,6 +309,22 @@ def test_whatever_agents_say_the_operator_and_their_neighbour_go_on(operator: Op
 )
 def test_a_task_ends_though_its_agent_does_so_each_time_that_it_is_asked(operator: Operator, script: Any) -> None:
     operator.run(operator.meet([(False, script)]))
+
+
+@pytest.mark.parametrize("how", ["deleted", "failed"])
+def test_a_task_ends_with_its_pod_though_the_connection_stays(
+    operator: Operator, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod's network may go before its processes: nothing on the connection says so."""
+    monkeypatch.setattr(link, "_PONG_SECONDS", 4 * DEADLINE)
+    monkeypatch.setitem(operator.cluster.scripts, "silent", {"task": [], "ping": []})
+    operator.sandbox("mallory", "silent")
+    status = operator.run(operator.without_pod("silent", how))
+    operator.cluster.delete("sandboxes", "mallory", "silent")
+
+    (failed,) = (each for each in status["conditions"] if each["type"] == "Failed")
+    assert failed["reason"] == "SandboxLost"
+    assert {"deleted": "PodDeleted", "failed": "Evicted"}[how] in failed["message"]
 
 
 def test_an_agent_that_keeps_to_what_is_right_is_believed(operator: Operator) -> None:
