@@ -8,7 +8,7 @@ attacks for that long with each of the tests that are marked so, and ``-rP`` sho
 from __future__ import annotations
 
 import functools
-import itertools
+import math
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +18,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 _SECONDS = float(os.environ.get("ARL_TEST_ATTACK_SECONDS") or 0)
+
+_MOST_SECONDS, _FEWEST = 120.0, 3
+"""In a run that was asked for no time: after how long no more cases are made, but these few. There are machines that take a
+minute for one.
+"""
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -33,27 +38,32 @@ def generated(examples: int, *, shrink: bool = True) -> Callable[[Test], Test]:
     chosen = settings(max_examples=examples, deadline=None, suppress_health_check=health, phases=phases)
 
     def decorate(test: Test) -> Test:
-        cases = itertools.count()
+        done, end = [0], [0.0]
         given: Any = test
         case = given.hypothesis.inner_test  # there for plugins to wrap
 
         @functools.wraps(case)
         def counted(*args: object, **named: object) -> object:
-            next(cases)
-            return case(*args, **named)
+            if not _SECONDS and done[0] >= _FEWEST and time.monotonic() > end[0]:
+                return None
+            done[0] += 1
+            try:
+                return case(*args, **named)
+            except BaseException:
+                end[0] = math.inf  # hypothesis runs it again, to see it fail again
+                raise
 
         given.hypothesis.inner_test = counted
         bounded = chosen(test)
 
         @functools.wraps(test)
         def attack(*args: object, **named: object) -> None:
-            first = next(cases) + 1
-            end = time.monotonic() + _SECONDS
+            done[0], end[0] = 0, time.monotonic() + (_SECONDS or _MOST_SECONDS)
             while True:
                 bounded(*args, **named)
-                if time.monotonic() >= end:
+                if not _SECONDS or time.monotonic() >= end[0]:
                     break
-            print(f"{next(cases) - first} cases")
+            print(f"{done[0]} cases")
 
         return cast("Test", pytest.mark.generated(attack))
 
