@@ -42,6 +42,8 @@ _PATIENCE_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
 _MESSAGE_BYTES = 512
 _LONGEST_TEXT = 2000
+_LONGEST_PATH = 64 * 1024  # that is told: a tree may be deeper than any path that the kernel takes
+_LARGEST_ERRNO = 4095  # MAX_ERRNO
 _LONGEST_SECONDS = 3600.0  # a lock waits for 292 years at the most, but not for infinity
 
 
@@ -116,7 +118,7 @@ class Stream:
         """
         kind, value = self._channel.receive(self, deadline)
         if kind == frames.ERROR:
-            raise AgentError(_quoted(value["text"]), value["errno"], value["path"])
+            raise AgentError(_quoted(value["text"]), value["errno"], value["path"][:_LONGEST_PATH])
         return kind, value
 
     def is_worked_on(self, deadline: float) -> bool:
@@ -309,7 +311,8 @@ class Channel:
                     with self._state:
                         self._reader = None
                         self._state.notify_all()
-            if not found:
+            # What comes for others for ever is no answer.
+            if not found or (deadline is not None and not stream.inbox and time.monotonic() >= deadline):
                 raise ChannelTimeout
 
     def _may_read(self, stream: Stream, deadline: float | None) -> bool:
@@ -467,6 +470,7 @@ def _is_refusal(value: object) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("text"), str)
-        and isinstance(value.get("errno"), int)
+        and type(value.get("errno")) is int
+        and 0 <= value["errno"] <= _LARGEST_ERRNO
         and isinstance(value.get("path"), bytes)
     )

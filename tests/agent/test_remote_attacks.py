@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -249,6 +250,25 @@ resource.prlimit(1, resource.RLIMIT_NOFILE, before)
         attack(agent, operator, program.replace("MOST", most))
 
     assert agent.cpu_seconds() < before + 0.5
+    assert agent.holder().alive()
+
+
+@pytest.mark.parametrize("most", [3, 15])
+def test_what_runs_in_the_background_does_not_keep_the_holder_out_by_the_agents_limits(
+    agent: Agent, operator: Operator, most: int
+) -> None:
+    program = f"""
+import resource, time
+before = resource.prlimit(1, resource.RLIMIT_NOFILE)
+resource.prlimit(1, resource.RLIMIT_NOFILE, ({most}, before[1]))
+time.sleep(600)
+"""
+    argv = (os.path.realpath(sys.executable), "-I", "-S", "-c", program)
+    assert operator.execute(command(*argv, background=True))[0].ok
+    limits = Path(f"/proc/{agent.pid}/limits")
+    assert wait_until(lambda: f"Max open files            {most} " in limits.read_text(), 10), "control: it is lowered"
+    with suppress(ChannelLost):  # what found no descriptor is closed, and a client tries again
+        agent.holder()
     assert agent.holder().alive()
 
 

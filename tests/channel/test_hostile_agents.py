@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import stat
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -13,7 +15,7 @@ from zlib import crc32
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.backends import arriving_links, task_run, transfer
+from pytest_arl.backends import arriving_links, process, task_run, transfer
 from pytest_arl.backends.agent import AgentSandbox
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.backends.budget import Budget
@@ -38,12 +40,15 @@ def play(agent: FakeAgent, work: Any, *messages: Entry) -> Any:
     """Run ``work`` against an agent that answers its first request with these messages."""
     result = in_thread(work)
     _, stream, _ = agent.receive()
+    said = bytearray()
     for kind, value in messages:
         if kind >= frames.HELLO:
-            agent.send(kind, stream, value)
+            said += frames.message(kind, stream, value)
         else:
             assert isinstance(value, bytes)
-            agent.send_raw(frames.frame(kind, stream, value))
+            said += frames.frame(kind, stream, value)
+    with suppress(OSError):  # it may have been given up in the middle
+        agent.send_raw(bytes(said))
     return result()
 
 
@@ -561,6 +566,85 @@ def test_a_time_that_is_none_loses_the_sandbox(tmp_path: Path) -> None:
 def test_a_file_that_is_read_has_no_more_bytes_than_it_announced(size: int) -> None:
     with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost, match="more data"):
         play(agent, lambda: sandbox.read("f"), entry(b"", size=size), (frames.DATA, b"abcd"))
+
+
+def crumbs(kind: str, count: int) -> list[Entry]:
+    one: Entry = (frames.HOLE, {"n": 1}) if kind == "holes" else (frames.DATA, b"x" if kind == "bytes" else b"")
+    return [one] * count
+
+
+@pytest.mark.parametrize("kind", ["holes", "bytes", "nothing"])
+@pytest.mark.parametrize("way", ["read", "download"])
+def test_a_file_in_crumbs_is_given_up(tmp_path: Path, way: str, kind: str) -> None:
+    """Eight gigabytes in holes of one byte would take a year, each within its time."""
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost, match="in crumbs"):
+        work = (lambda: sandbox.read("f")) if way == "read" else (lambda: sandbox.download("f", tmp_path / "d"))
+        play(agent, work, entry(b"", size=2**33), *crumbs(kind, 1100))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_small_pieces_between_holes_are_a_file() -> None:
+    pieces = [part for _ in range(2000) for part in ((frames.DATA, bytes(4096)), (frames.HOLE, {"n": 4096}))]
+    crc = crc32(bytes(4096 * 2000))
+    with sandbox_and_agent() as (sandbox, agent):
+        found = play(
+            agent, lambda: sandbox.read("f"), entry(b"", size=2000 * 8192), *pieces, (frames.END, {"crc": crc})
+        )
+    assert found == bytes(2000 * 8192)
+
+
+def test_a_file_is_announced_once() -> None:
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost, match="a second entry"):
+        play(agent, lambda: sandbox.read("f"), entry(b"", size=3), entry(b"", size=3))
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_process_that_is_asked_for_its_output_gives_as_much_as_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(process, "_MORE_BYTES", 2_000)
+    said = (frames.STDOUT, frames.STEP_INDEX.pack(0) + bytes(size))
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost, match="more of an output"):
+        sandbox._background["id", 0] = parse_steps([{"type": "Command", "command": ["x"], "background": True}])[0]
+        play(agent, lambda: sandbox.process("id", 0).output("stdout"), *[said] * (4_100 // (size + 4) + 1))
+
+
+@pytest.mark.parametrize("fields", [{"errno": True}, {"errno": -1}, {"errno": 4096}, {"errno": 1 << 60}])
+def test_a_refusal_has_a_number_of_the_kernels(fields: dict[str, object]) -> None:
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost):
+        play(agent, lambda: sandbox.read("f"), (frames.ERROR, {"text": "no", "errno": 2, "path": b"p", **fields}))
+
+
+def test_of_a_path_in_a_refusal_no_more_is_told_than_can_be_read() -> None:
+    refusal = (frames.ERROR, {"text": "no", "errno": 2, "path": b"p" * 10_000_000})
+    with sandbox_and_agent() as (sandbox, agent), pytest.raises(FileNotFoundError) as caught:
+        play(agent, lambda: sandbox.write("f", b"", None), refusal)
+    assert len(str(caught.value)) < 70_000
+
+
+def test_what_comes_for_others_without_end_is_no_answer() -> None:
+    """A deadline was looked at only where nothing came."""
+    with sandbox_and_agent() as (sandbox, agent):
+        stop = threading.Event()
+
+        def flood() -> None:
+            with suppress(OSError):
+                while not stop.is_set():
+                    agent.send_raw(frames.frame(frames.STDOUT, 999, bytes(1000)) * 100)
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            with sandbox.asking() as channel, channel.open() as stream:
+                stream.send(frames.PING, {})
+                with pytest.raises(ChannelTimeout):
+                    stream.receive(time.monotonic() + 0.5)
+        finally:
+            stop.set()
+            sandbox.close()
+            agent.hang_up()
+            thread.join(20)
 
 
 def test_a_wrong_checksum_is_an_error(tmp_path: Path) -> None:

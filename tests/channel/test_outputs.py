@@ -80,3 +80,36 @@ def test_an_output_without_an_end_is_the_agents_end(lost: int) -> None:
 def test_a_part_that_is_short_without_a_loss_is_the_agents_end() -> None:
     with pytest.raises(SandboxLost, match="less of an output than it says"):
         fetched(lambda _start: (b"12345", {"size": 100, "lost": 0}))
+
+
+def test_an_output_in_crumbs_is_the_agents_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte of each part, and the rest lost: so it says."""
+    monkeypatch.setattr(channeled, "_MOST_SHORT", 6)
+    asked: list[int] = []
+
+    def part(start: int) -> tuple[bytes, dict[str, Any]]:
+        asked.append(start)
+        return b"x", {"size": 1 << 62, "lost": 1 << 61}
+
+    with pytest.raises(SandboxLost, match="less of an output than it says"):
+        fetched(part)
+    assert len(asked) == 7
+
+
+def test_an_output_that_gets_longer_meanwhile_is_as_long_as_it_was() -> None:
+    """A process in the background prints on."""
+    asked: list[int] = []
+
+    def part(start: int) -> tuple[bytes, dict[str, Any]]:
+        asked.append(start)
+        return b"0123456789", {"size": 35 + 10 * len(asked), "lost": 0}
+
+    assert fetched(part) == b"0123456789" * 5
+    assert asked == [0, 10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("second", [{"size": 20, "lost": 0}, {"size": 100, "lost": 9}])
+def test_an_agent_that_says_something_else_of_an_output_is_given_up(second: dict[str, Any]) -> None:
+    ends = iter([{"size": 100, "lost": 10}, second])
+    with pytest.raises(SandboxLost, match="something else"):
+        fetched(lambda _start: (b"0123456789", next(ends)))

@@ -158,3 +158,23 @@ def test_names_cannot_leave_their_place_in_a_path() -> None:
         == "/apis/arl.infra.io/v1alpha1/namespaces/a%2F..%2Fb/sandboxes/c%3Fd%23e"
     )
     assert path_of("leases", "n").startswith("/apis/coordination.k8s.io/v1/")
+
+
+def test_a_list_is_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What colleagues have made may be large, and is not all held at once."""
+    api = object.__new__(Api)
+    asked: list[dict[str, str]] = []
+
+    def call(method: str, path: str, *, query: dict[str, str]) -> Any:
+        asked.append(query)
+        at = int(query.get("continue", "0"))
+        items = [{"metadata": {"name": str(number)}} for number in range(at, min(at + int(query["limit"]), 250))]
+        left = {"continue": str(at + len(items))} if at + len(items) < 250 else {}
+        return {"metadata": {"resourceVersion": "7", **left}, "items": items}
+
+    monkeypatch.setattr(api, "call", call)
+    sizes = [len(page) for page, _ in api.pages("tasks", "n", labelSelector="a=b")]
+    assert sizes == [100, 100, 50]
+    assert all(each["labelSelector"] == "a=b" for each in asked)
+    found, version = api.items("tasks", "n")
+    assert ([each["metadata"]["name"] for each in found], version) == ([str(number) for number in range(250)], "7")

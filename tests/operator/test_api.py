@@ -168,12 +168,60 @@ async def test_an_object_that_nests_deep_hides_none_beside_it(monkeypatch: pytes
         assert listed == seen == ["deep", "plain"]
 
 
-async def test_what_nests_deeper_than_any_object_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_is_none_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same would come again: a start that waited for that would be late for all."""
     async with serving(monkeypatch) as (server, api):
-        answer = web.Response(text=nested(12_500), content_type="application/json")
-        server.handlers["PATCH"] = partial(_later, answer)
+        asked: list[str] = []
+
+        async def answer(request: web.Request) -> web.Response:
+            asked.append(request.path)
+            return web.Response(text="{'no': json}", content_type="application/json")
+
+        server.handlers["GET"] = answer
         with pytest.raises(ApiError, match="no JSON object"):
-            await api.patch(PODS, {}, patience=0)
+            await api.get(PODS)
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize("part", [b'"f:a\xff\xfeb"', b'"\\ud800"', b'"\x7f"'])
+async def test_bytes_that_no_type_of_the_server_has_checked_hide_nothing(
+    monkeypatch: pytest.MonkeyPatch, part: bytes
+) -> None:
+    """It gives managedFields back as their maker sent them."""
+    async with serving(monkeypatch) as (server, api):
+        odd = b'{"metadata": {"name": "odd", "managedFields": [{"fieldsV1": {' + part + b": " + b"9" * 5_000 + b"}}]}}"
+
+        async def answer(request: web.Request) -> web.Response:
+            if "watch" in request.query:
+                text = b'{"type": "ADDED", "object": ' + odd + b"}\n"
+            else:
+                text = b'{"metadata": {"resourceVersion": "7"}, "items": [' + odd + b"]}"
+            return web.Response(body=text, content_type="application/json")
+
+        server.handlers["GET"] = answer
+        listed = [each["metadata"]["name"] async for page, _ in api.pages(PODS) for each in page]
+        seen = [each["object"]["metadata"]["name"] async for each in api.watch(PODS, "7")]
+        assert listed == seen == ["odd"]
+
+
+async def test_no_more_than_two_large_answers_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_arl.operator.api._MOST_PAGE_BYTES", 1_000)
+    monkeypatch.setattr("pytest_arl.operator.api._FIRST_PAGE", 1)
+    async with serving(monkeypatch) as (server, api):
+        server.objects[PODS] = [{"metadata": {"name": "x" * 5_000}}]
+        held = most = 0
+
+        async def look() -> None:
+            nonlocal held, most
+            async for page, _ in api.pages(PODS):
+                held += 1
+                most = max(most, held)
+                await asyncio.sleep(0.01)
+                assert len(page) == 1
+                held -= 1
+
+        await asyncio.gather(*(look() for _ in range(8)))
+        assert most == 2
 
 
 async def test_an_event_without_an_end_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:

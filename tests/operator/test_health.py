@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -24,19 +25,32 @@ async def ask(port: int, host: str = "127.0.0.1") -> bytes:
         writer.close()
 
 
-async def test_one_address_does_not_hold_all_connections() -> None:
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n"], ids=["silent", "half a request"])
+async def test_one_address_holds_eight_connections_and_keeps_none_of_it_from_an_answer(said: bytes) -> None:
+    """A kubelet probes the operator from the address that it probes everybody's pods from."""
     port = free_port()
     async with serve(Health(), port):
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
+        for _, writer in idle:
+            writer.write(said)
         await asyncio.sleep(0.2)
-        closed = sum(reader.at_eof() or reader.exception() is not None for reader, _ in idle)
-        assert closed == 32, "eight may wait for their five seconds"
-        assert await ask(port) == b"", "nor is another one of that address served"
-        assert (await ask(port, "127.0.0.2")).startswith(b"HTTP/1.1 200"), "the kubelet has another"
+        gone = [reader.at_eof() or reader.exception() is not None for reader, _ in idle]
+        assert gone == [True] * 32 + [False] * 8, "the oldest make room"
+        for host in ("127.0.0.1", "127.0.0.2"):
+            assert (await ask(port, host)).startswith(b"HTTP/1.1 200")
         for _, writer in idle:
             writer.close()
-        await asyncio.sleep(0.2)
-        assert (await ask(port)).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("said", [b"\x16\x03\x01\x02\x00", b"PRI * HTTP/2.0\r\n", b"POST / HTTP/1.1\r\n", b"\0"])
+async def test_what_is_no_probe_is_not_waited_for(said: bytes) -> None:
+    port = free_port()
+    async with serve(Health(), port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 4) == b""  # it waits 5 s for others
+        writer.close()
 
 
 async def test_many_answers_one_after_another() -> None:

@@ -1,11 +1,12 @@
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pytest_arl.operator.api import ApiError
-from pytest_arl.operator.network import isolation, look, selects
+from pytest_arl.operator.network import Policies, isolation, selects
 from pytest_arl.pod import POOL_LABEL
 
 LABELS = {POOL_LABEL: "python", "app": "x"}
@@ -76,22 +77,49 @@ def test_many_policies_are_not_all_named() -> None:
 class Server:
     def __init__(self, status: int) -> None:
         self.status = status
+        self.asked = 0
+        self.selector: Any = {"matchLabels": {"x": "y"}}
 
     async def items(self, where: str, keep: Callable[[Any], Any]) -> Any:
+        self.asked += 1
         assert where == "/apis/networking.k8s.io/v1/namespaces/ns/networkpolicies"
+        await asyncio.sleep(0)
         if self.status:
             raise ApiError(self.status, "x", "networkpolicies is forbidden")
         rules: list[dict[str, str]] = [{} for _ in range(1000)]
         kept = [
             keep(policy(policyTypes=["Ingress", "Egress"], egress=rules)),
-            keep(policy("o", podSelector={"matchLabels": {"x": "y"}})),
+            keep(policy("o", podSelector=self.selector)),
         ]
-        assert len(str(kept)) < 200, "of each what is asked, not its rules"
+        assert len(str(kept)) < 500, "of each what is asked, not its rules"
         return kept
 
 
 @pytest.mark.parametrize(("status", "found"), [(0, "True"), (403, "Unknown"), (500, None)])
 def test_what_may_not_be_seen_is_not_guessed(status: int, found: str | None) -> None:
     server: Any = Server(status)
-    told = asyncio.run(look(server, "ns", LABELS))
+    told = asyncio.run(Policies(server).look("ns", LABELS))
     assert (told and told["status"]) == found
+
+
+@pytest.mark.asyncio
+async def test_all_pools_of_a_namespace_look_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each at once, of large policies, filled the operator."""
+    server: Any = Server(0)
+    policies = Policies(server)
+    told = await asyncio.gather(*(policies.look("ns", LABELS) for _ in range(20)))
+    assert {each["message"] for each in told if each} == {"NetworkPolicy p"}
+    assert server.asked == 1
+    now = time.monotonic()
+    for seconds, asked in ((29, 1), (31, 2)):
+        monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: now + seconds)
+        await policies.look("ns", LABELS)
+        assert server.asked == asked
+
+
+def test_a_selector_as_large_as_none_of_pods_selects_none() -> None:
+    server: Any = Server(0)
+    server.selector = {"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["x" * 20_000]}]}
+    told = asyncio.run(Policies(server).look("ns", LABELS))
+    assert told is not None
+    assert told["message"] == "NetworkPolicy p", "else the other one was there, too"

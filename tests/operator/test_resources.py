@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_arl.operator.resources import ResourcesInvalid, amount
-from pytest_arl.operator.template import Agent, TemplateInvalid, pod_template, resources_for
+from pytest_arl.operator.template import Agent, TemplateInvalid, own_resources, pod_template, resources_for
 from tests.operator.objects import pool
 
 OWN = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
@@ -17,10 +17,10 @@ OWN = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi
 def granted(asked: Any, *, own: Any = OWN, most: Any = None) -> Any:
     """The executor's resources, as a pod of its own would have them."""
     the_pool = pool(resources=own, sandbox=None if most is None else {"maxResources": most})
-    found, same = resources_for(asked, the_pool)
+    assert own_resources(the_pool) == own
+    found = resources_for(asked, own, the_pool)
     made = pod_template(the_pool, Agent("agent:1", None, "[]", b"secret"), asked)["spec"]["containers"][1]["resources"]
     assert made == found
-    assert same == (found == own)
     return found
 
 

@@ -12,8 +12,9 @@ from aiohttp import web
 
 from pytest_arl.operator import rounds as rounds_module
 from pytest_arl.operator.link import OLDER_EPOCH, LinkLost
-from pytest_arl.operator.objects import Key
-from pytest_arl.pod import POOL_LABEL, STATUS_ALLOCATED, STATUS_LABEL
+from pytest_arl.operator.objects import Key, key
+from pytest_arl.operator.sandbox_keeper import SandboxKeeper
+from pytest_arl.pod import LEASE_LABEL, POOL_LABEL, RUN_LABEL, STATUS_ALLOCATED, STATUS_LABEL
 from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
 from tests.operator.objects import owned_by, pod, sandbox, task
@@ -225,3 +226,34 @@ async def test_a_finished_task_that_a_finalizer_keeps_is_deleted_once(monkeypatc
         assert len(room.server.asked_for("DELETE")) == 1
         room.control.event("tasks", True, kept)
         assert not room.control.store.over
+
+
+async def test_a_lease_that_a_finalizer_keeps_does_not_keep_its_sandboxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes ends what it owns only when it is gone."""
+    async with leading(monkeypatch) as room:
+        names = {LEASE_LABEL: "arl-l", RUN_LABEL: "r"}
+        meta = {"name": "arl-l", "namespace": "ns", "uid": "u-lease", "resourceVersion": "1", "labels": names}
+        meta |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.com/never"]}
+        spec = {"holderIdentity": "arl-l", "leaseDurationSeconds": 5}
+        lease = {"metadata": meta, "spec": spec}
+        room.control.store.put("leases", lease)
+        mine, other = sandbox("mine", owners=owned_by("Lease", "u-lease")), sandbox("other")
+        for body in (mine, other):
+            body["metadata"] |= {"uid": f"u-{body['metadata']['name']}", "namespace": "ns"}
+            room.control.store.put("sandboxes", body)
+        keepers = {body["metadata"]["name"]: SandboxKeeper(room.control, body, key(body)) for body in (mine, other)}
+        room.control.sandboxes.update({each.key: (each, asyncio.Future()) for each in keepers.values()})
+        deleted: list[str] = []
+
+        async def delete(where: str, which: str | None = None, version: str | None = None) -> bool:
+            deleted.append(f"{where.rpartition('/')[2]} {which}")
+            return True
+
+        monkeypatch.setattr(room.control.api, "delete", delete)
+        room.rounds._lease(lease, 100.0)
+        room.rounds._lease(lease, 104.0)
+        await asyncio.sleep(0.05)
+        assert deleted == [], "it may be renewed"
+        room.rounds._lease(lease, 106.0)
+        await room.until(lambda: deleted)
+        assert deleted == ["mine u-mine"]

@@ -7,13 +7,22 @@ from typing import Any
 import pytest
 
 from pytest_arl.operator.ownership import CLAIM
-from pytest_arl.operator.slim import MOST_REFERENCES, MOST_TEMPLATE, is_too_large, slim, weight
+from pytest_arl.operator.slim import (
+    LEGACY_FINALIZER,
+    MOST_POD,
+    MOST_REFERENCES,
+    MOST_TEMPLATE,
+    is_too_large,
+    slim,
+    weight,
+)
 from pytest_arl.operator.template import Agent, TemplateInvalid, pod_template
 from tests.operator.objects import owned_by, pod, pool, sandbox, task
 
 
 def test_weight_is_about_what_python_takes() -> None:
     assert 700_000 < weight(["x" * 700_000]) < 701_000
+    assert 2_800_000 < weight(["\U0001f600" * 700_000]) < 2_801_000
     assert 1_000_000 < weight([{}] * 20_000) < 2_000_000
 
 
@@ -24,13 +33,73 @@ def test_nesting_without_an_end_is_heavy_and_ends() -> None:
     assert weight(deep) > MOST_TEMPLATE
 
 
-@pytest.mark.parametrize("kind", ["ownerReferences", "finalizers"])
-def test_an_object_with_too_many_references_counts_as_having_none(kind: str) -> None:
+def test_an_object_with_too_many_owners_counts_as_having_none() -> None:
     body = sandbox()
-    body["metadata"][kind] = owned_by("Lease", "u") * MOST_REFERENCES
-    assert len(slim("sandboxes", body)["metadata"][kind]) == MOST_REFERENCES
-    body["metadata"][kind] = owned_by("Lease", "u") * (MOST_REFERENCES + 1)
-    assert kind not in slim("sandboxes", body)["metadata"]
+    body["metadata"]["ownerReferences"] = owned_by("Lease", "u") * MOST_REFERENCES
+    assert len(slim("sandboxes", body)["metadata"]["ownerReferences"]) == MOST_REFERENCES
+    body["metadata"]["ownerReferences"] = owned_by("Lease", "u") * (MOST_REFERENCES + 1)
+    assert "ownerReferences" not in slim("sandboxes", body)["metadata"]
+
+
+LONG = "\U0001f600" + "a" * 340_000
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        {"name": LONG},
+        {"uid": LONG},
+        {"apiVersion": f"coordination.k8s.io/{LONG}"},
+        {"kind": LONG},
+        {"apiVersion": "x.y/v1"},
+        {"kind": "Nope"},
+        {"name": "a" * 254},
+    ],
+    ids=["name", "uid", "group", "kind", "another group", "another kind", "one too long"],
+)
+def test_of_owners_those_are_kept_that_are_asked_for(reference: dict[str, str]) -> None:
+    """The API server bounds no text in a reference."""
+    body = sandbox()
+    (good,) = owned_by("Lease", "u")
+    body["metadata"]["ownerReferences"] = [{**good, **reference, "x": "y"}, {**good, "name": "a" * 253}]
+    assert slim("sandboxes", body)["metadata"]["ownerReferences"] == [{**good, "name": "a" * 253}]
+
+
+def test_of_finalizers_the_one_that_is_looked_for() -> None:
+    body = sandbox()
+    body["metadata"]["finalizers"] = ["a/b"] * 10_000
+    assert "finalizers" not in slim("sandboxes", body)["metadata"]
+    body["metadata"]["finalizers"].append(LEGACY_FINALIZER)
+    assert slim("sandboxes", body)["metadata"]["finalizers"] == [LEGACY_FINALIZER]
+
+
+def test_of_a_lease_what_is_read_while_it_is_short() -> None:
+    meta = {"name": "arl-l", "namespace": "ns", "uid": "u", "resourceVersion": "3", "x": LONG}
+    spec = {"holderIdentity": "h" * 253, "leaseDurationSeconds": 5, "renewTime": "t", "strategy": LONG}
+    kept = slim("leases", {"metadata": meta, "spec": spec})
+    assert kept["metadata"].keys() == meta.keys() - {"x"}
+    assert kept["spec"] == {"holderIdentity": "h" * 253, "leaseDurationSeconds": 5, "renewTime": "t"}
+    assert "holderIdentity" not in slim("leases", {"metadata": meta, "spec": {"holderIdentity": "h" * 254}})["spec"]
+    assert slim("leases", {"metadata": meta})["spec"] == {}
+
+
+@pytest.mark.parametrize("where", ["status", "resources"])
+def test_a_pod_that_says_too_much_counts_as_one_that_failed(where: str) -> None:
+    def made(size: int) -> Any:
+        body = pod("p")
+        body["status"] = {"phase": "Running", "message": "x"}
+        if where == "status":
+            body["status"]["message"] = "x" * (1 + size - weight(body["status"]))
+            return slim("pods", body)
+        container: Any = {"name": "executor", "resources": {"limits": {"x": ""}}}
+        body["spec"]["containers"] = [container]
+        room = size - weight([[{"name": "executor", "resources": {"limits": {"x": ""}}}], {}])
+        container["resources"]["limits"]["x"] = "x" * room
+        return slim("pods", body)
+
+    assert made(MOST_POD)["status"]["phase"] == "Running"
+    assert made(MOST_POD + 1)["status"]["reason"] == "TooLarge"
+    assert weight(made(10**7)) < 4096
 
 
 def test_annotations_are_kept_of_pods_only_and_ours_only() -> None:
@@ -63,6 +132,6 @@ def test_of_labels_ours_are_kept(kind: str) -> None:
     body = {"pods": pod("p"), "sandboxes": sandbox(), "tasks": task(), "warmpools": pool()}.get(
         kind, {"metadata": {"name": "l", "namespace": "ns", "uid": "u"}, "spec": {}}
     )
-    many = {f"example.com/{number}": "x" for number in range(50_000)}
+    many = {f"arl.infra.io/a{number}": "x" for number in range(50_000)}
     body["metadata"]["labels"] = {"arl.infra.io/run": "r", "arl.infra.iox/a": "b", **many}
     assert slim(kind, body)["metadata"]["labels"] == {"arl.infra.io/run": "r"}

@@ -272,3 +272,26 @@ def test_resources_of_the_sandbox_stand_over_those_of_the_pool() -> None:
     wanted = {"limits": {"memory": "1Gi"}}
     found = pod_template(pool(resources={"limits": {"cpu": "1", "memory": "2Gi"}}), AGENT, wanted)
     assert found["spec"]["containers"][1]["resources"] == {"limits": {"cpu": "1", "memory": "1Gi"}}
+
+
+@pytest.mark.parametrize(
+    ("security", "drop"),
+    [
+        ({}, ["NET_RAW"]),
+        ({"capabilities": {"drop": ["CHOWN"], "add": ["KILL"]}}, ["CHOWN", "NET_RAW"]),
+        ({"capabilities": {"drop": ["NET_RAW"]}}, ["NET_RAW"]),
+        ({"capabilities": {"drop": ["ALL"]}}, ["ALL"]),
+        ({"runAsUser": 5, "capabilities": None}, ["NET_RAW"]),
+    ],
+)
+@pytest.mark.parametrize("place", ["containers", "initContainers"])
+def test_what_runs_beside_the_agent_reads_nothing_off_its_network(place: str, security: Any, drop: list[str]) -> None:
+    the_pool = pool()
+    beside = {"name": "beside", "image": "x", **({"securityContext": security} if security else {})}
+    spec = the_pool["spec"]["template"]["spec"]
+    spec[place] = [*spec.get(place, ()), beside]
+    (found,) = [each for each in made(the_pool)["spec"][place] if each["name"] == "beside"]
+    assert found["securityContext"]["capabilities"]["drop"] == drop
+    kept = {key: value for key, value in security.items() if key != "capabilities"}
+    assert {key: value for key, value in found["securityContext"].items() if key != "capabilities"} == kept
+    assert (found["securityContext"]["capabilities"].get("add") == ["KILL"]) is ("CHOWN" in drop)

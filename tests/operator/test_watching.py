@@ -149,8 +149,11 @@ async def test_a_finished_task_takes_little_memory(monkeypatch: pytest.MonkeyPat
         assert {uid(each) for each in room.server.objects[TASKS]} == set(kept)
 
 
-async def test_a_namespace_that_refuses_keeps_no_other_from_being_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its administrator may take the operator's rights there, or delete it."""
+@pytest.mark.parametrize("how", ["forbidden", "garbled"])
+async def test_a_namespace_that_refuses_keeps_no_other_from_being_served(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its administrator may take the operator's rights there, or delete it; somebody may make what cannot be read."""
     async with leading(monkeypatch, namespaces=["closed", "open"]) as room:
         server, refusing = room.server, [True]
         where = "/apis/arl.infra.io/v1alpha1/namespaces/open/sandboxes"
@@ -160,7 +163,7 @@ async def test_a_namespace_that_refuses_keeps_no_other_from_being_served(monkeyp
 
         async def get(request: web.Request) -> web.StreamResponse:
             if refusing[0] and "/namespaces/closed/" in request.path:
-                return refused(403, "Forbidden")
+                return refused(403, "Forbidden") if how == "forbidden" else web.Response(text="{'no': json}")
             return await server._watch(request) if "watch" in request.query else server.page(request)
 
         server.handlers["GET"] = get

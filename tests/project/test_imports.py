@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "pytest_arl"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-CLIENT = {"cryptography", "ijson", "kubernetes", "urllib3", "websocket"}
+CLIENT = {"cryptography", "kubernetes", "urllib3", "websocket"}
 """What the extra `kubernetes` brings."""
 CLUSTER = CLIENT | {"aiohttp", "kopf", "yarl"}
 """That, and what the extra `operator` brings."""
@@ -98,8 +98,6 @@ def test_no_module_imports_a_package_that_is_not_declared() -> None:
 @pytest.mark.parametrize("path", [path for path in MODULES if room(path) not in {"operator", "cli"}], ids=relative)
 def test_what_the_cluster_s_extras_bring_stays_in_its_rooms(path: Path) -> None:
     allowed = CLIENT if relative(path).startswith("backends/kubernetes/") else set()
-    if relative(path) == "json_text.py":  # what the client and the operator read of the API server
-        allowed = {"ijson"}
     assert third_party(path) & CLUSTER <= allowed
 
 

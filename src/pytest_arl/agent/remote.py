@@ -196,6 +196,7 @@ class Door:
             except BlockingIOError:
                 return
             except OSError:  # no descriptor or memory is left, or the caller is gone: not asked again and again
+                self._have_back()
                 self._pause()
                 return
             socket = _socket.socket(self._socket.family, self._socket.type, 0, fd)
@@ -204,11 +205,17 @@ class Door:
                 stranger = Stranger(self, socket, side_of(socket.family, address))
             except OSError:  # it is gone already, or no descriptor is left
                 socket.close()
+                self._have_back()
                 continue
             excess = self._crowd.add(stranger.side, stranger)
             if excess is not None:
                 excess.dismiss("too many connections that do not say who they are")
             stranger.greet()
+
+    def _have_back(self) -> None:
+        """What runs in the background may have taken descriptors from the agent, and no step comes to look at that."""
+        if self.server.inheritance is not None:
+            self.server.inheritance.restore()
 
     def _pause(self) -> None:
         loop, fd = self.server.loop, self._socket.fileno()

@@ -44,6 +44,8 @@ REQUEST_SECONDS = 60.0
 _OUTPUT_PART = 4 * 1024 * 1024
 _MOST_EMPTY = 1024
 """Parts in a row of which nothing is kept: 4 GiB, as much as is kept at a time."""
+_MOST_SHORT = 64
+"""Parts of which some bytes are kept and some lost: one at each end of what is lost together."""
 
 
 class ChanneledSandbox:
@@ -145,12 +147,13 @@ class ChanneledSandbox:
                 raise OSError(error.errno, error.text, os.fsdecode(error.path) or None) from None
             raise UsageError(error.text) from None
 
-    def exchange(self, action: Callable[[Stream], T]) -> T:
+    def exchange(self, action: Callable[[Stream], T], *, lasting: bool = False) -> T:
         """What ``action`` gives for a stream of its own. To do it twice must be as good as once: it may be done anew
-        on another connection where the first one broke. Here one channel is for life, and what breaks it ends the
-        sandbox.
+        on another connection where the first one broke, any number of times where it is a ``lasting`` one, which waits
+        for a program. Here one channel is for life, and what breaks it ends the sandbox.
         """
         __tracebackhide__ = True
+        del lasting
         with self.asking() as channel, channel.open() as stream:
             return action(stream)
 
@@ -183,16 +186,23 @@ class ChanneledSandbox:
     def output(self, task_id: str, step: int, stream: StreamName) -> Iterator[bytes]:
         """All of a step's stream that is kept."""
         which = {"task": self.agents_name(task_id), "step": step, "stream": STREAMS.index(stream)}
-        at = received = empty = 0
-        end: dict[str, int] = {"size": 1, "lost": 0}
-        while at < end["size"] and received < end["size"] - end["lost"]:
+        at = received = empty = short = 0
+        end: dict[str, int] = {}
+        while not end or (at < end["size"] and received < end["size"] - end["lost"]):
             # A part at a time, and none under way while the caller looks at one: he may take as long as he likes.
+            before = end
             pieces, end = self._output_part({**which, "most": _OUTPUT_PART, "from": at})
+            if before and (end["size"] < before["size"] or end["lost"] < before["lost"]):
+                self.lost("its agent has said something else of that output before")
+            end["size"] = (before or end)["size"]  # what a process in the background prints meanwhile is not waited for
             yield from pieces
+            size = sum(map(len, pieces))
             at += _OUTPUT_PART
-            received += sum(map(len, pieces))
+            received += size
             empty = 0 if pieces else empty + 1
-            if empty > _MOST_EMPTY or (at - received > end["lost"] and at < end["size"]):
+            short += 0 < size < _OUTPUT_PART
+            few = empty > _MOST_EMPTY or short > _MOST_SHORT
+            if few or (at - received > end["lost"] and at < end["size"]):
                 self.lost("its agent has less of an output than it says")
         if end["lost"]:
             raise InfrastructureError(

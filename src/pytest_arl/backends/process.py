@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _ANSWER_SECONDS = 60.0  # for what needs no program to end: a machine under load must not look like a dead agent
 _STDIN_PIECE = 64 * 1024
+_MORE_BYTES = 1024 * 1024
+"""Beside what is asked for of both streams: the heads of frames."""
 
 
 class AgentProcess:
@@ -115,7 +117,7 @@ class AgentProcess:
                 raise stream.unexpected(TypeError("the answer to a write"))
             return value
 
-        return self._sandbox.exchange(ask)
+        return self._sandbox.exchange(ask, lasting=True)
 
     def _ask_with_output(
         self,
@@ -127,7 +129,7 @@ class AgentProcess:
         limit = self._sandbox.output_limit
 
         def ask(stream: Stream) -> T:
-            collected = Collected(limit)
+            collected, left = Collected(limit), 2 * limit + _MORE_BYTES
             stream.send(frames.PROCESS, {**self._which, "do": action, "limit": limit, **more})
             while True:
                 kind, value = stream.receive(deadline)
@@ -135,6 +137,9 @@ class AgentProcess:
                     return result(stream, value, collected.streams())
                 if not frames.STDOUT <= kind <= frames.STDERR_TAIL:
                     raise stream.unexpected(kind)
+                left -= len(value) + frames.HEADER.size
+                if left < 0:
+                    raise stream.unexpected(ValueError("more of an output than was asked for"))
                 collected.take(kind, value[frames.STEP_INDEX.size :])
 
-        return self._sandbox.exchange(ask)
+        return self._sandbox.exchange(ask, lasting=action == "wait")

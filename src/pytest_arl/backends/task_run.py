@@ -72,12 +72,9 @@ class TaskRun:
         limit: int,
         label: Callable[[str | None], str | None],
         on_step: OnStep | None = None,
-        patience: float = 0.0,
-        late: int | None = None,
+        until: float | None = None,
     ) -> None:
-        """``patience``: seconds of silence to bear past a deadline, and ``late`` bytes that may come then, where the
-        way to the agent is long and it keeps what has not been sent.
-        """
+        """``until``: when it is over (monotonic), though each connection that it is followed over counts anew."""
         self._task = task
         self._on_step = on_step
         self._limit = limit
@@ -88,8 +85,8 @@ class TaskRun:
         self._began = self._step_began = time.monotonic()
         self._cancel_until: float | None = None
         self._late_bytes = 0
-        self._most_late = 2 * limit + _MOST_UNDER_WAY if late is None else late
-        self._patience = patience
+        self._most_late = 2 * limit + _MOST_UNDER_WAY
+        self._until = until
 
     def collect(self, stream: Stream) -> None:
         """Take frames until the task is done: its last result says so already, whether or not a frame follows."""
@@ -116,7 +113,7 @@ class TaskRun:
         """The next frame. ChannelTimeout where the agent is past its deadline and does not say that it works on."""
         extended = 0.0
         while True:
-            deadline = self._patient(self._deadline())
+            deadline = self._deadline()
             try:
                 return stream.receive(None if deadline is None else max(deadline, extended))
             except ChannelTimeout:
@@ -173,17 +170,14 @@ class TaskRun:
         if self._cancel_until is not None:
             return self._cancel_until
         ends = [] if self._task.timeout is None else [self._began + self._task.timeout]
+        if self._until is not None:
+            ends.append(self._until)
         index = len(self._results)
         if index < len(self._task.steps):
             step = self._task.steps[index]
             if step.type == "Command" and step.timeout is not None:
                 ends.append(self._step_began + step.timeout)
         return min(ends) + GRACE_SECONDS if ends else None
-
-    def _patient(self, deadline: float | None) -> float | None:
-        if deadline is None or self._cancel_until is not None:
-            return deadline
-        return max(deadline, time.monotonic() + self._patience)
 
     def _printed(self, kind: int, value: bytes) -> tuple[str, list[tuple[StreamName, bytes]]]:
         """Keep a frame of output; the step's name, and what a caller who watches is to see."""

@@ -43,7 +43,10 @@ _ANSWER_SECONDS = 60.0
 _IN_MEMORY = 1024 * 1024
 # An agent that sends next to nothing for ever is given up, as one is that sends nothing.
 _SLOWEST = 16 * 1024  # bytes in a second
-_ENTRY_SECONDS = 0.01
+_ENTRY_SECONDS = 0.002
+# Frames beside two for each entry, and one for so many bytes: pieces of an agent's are as long as the file has content.
+_FEW_FRAMES = 1024
+_FRAME_BYTES = 512
 
 
 class Archive:
@@ -93,16 +96,18 @@ def receive_file(stream: Stream, path: bytes, budget: Budget) -> bytes:
     most = min(MOST_READ, budget.most)
     stream.send(frames.GET, _wanted(path, most, most, entries=1))
     content = BytesIO()
-    size = 0
+    size: int | None = None
     try:
         for kind, value in _incoming(stream):
             if kind == frames.ENTRY:
                 if value["t"] != "f":
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
+                if size is not None:
+                    raise stream.unexpected(ValueError("a second entry of one file"))
                 size = value["n"]
                 continue
             length = len(value) if kind == frames.DATA else value["n"]
-            if content.tell() + length > min(size, most):
+            if content.tell() + length > min(size or 0, most):
                 raise stream.unexpected(ValueError("more data than the entry announced"))
             if kind == frames.HOLE:
                 content.seek(length - 1, os.SEEK_CUR)
@@ -259,9 +264,14 @@ def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
     """Entries, data and holes until the end, checked by their checksum and their types."""
     crc = 0
     until = time.monotonic() + _ANSWER_SECONDS
+    allowed = float(_FEW_FRAMES)
     while True:
         kind, value = stream.receive(until)
-        until += len(value) / _SLOWEST if kind == frames.DATA else _ENTRY_SECONDS
+        until += len(value) / _SLOWEST if kind == frames.DATA else _ENTRY_SECONDS if kind == frames.ENTRY else 0
+        allowed += len(value) / _FRAME_BYTES if kind == frames.DATA else 2 if kind == frames.ENTRY else 0
+        allowed -= 1
+        if allowed < 0:
+            raise stream.unexpected(ValueError("a file in crumbs"))
         if kind == frames.DATA:
             crc = crc32(value, crc)
         elif kind == frames.ENTRY:

@@ -46,6 +46,8 @@ object may have 1.5 MB, most have 2 KB; as Python has them, they take up to 40 t
 """
 
 _MOST_ANSWER = 16 * 1024 * 1024
+_MOST_LARGE = 2
+"""Answers of more than a page at a time, whoever waits for one."""
 """Bytes of an object, or of an event of a watch; etcd keeps 1.5 MB, which are six times as much where every character
 is escaped.
 """
@@ -96,6 +98,10 @@ class ApiError(Exception):
         return self.status == 413 or (self.status == 500 and any(words in self.message for words in _TOO_LARGE))
 
 
+_GARBLED = "Garbled"
+"""An answer that is none: the same would come again."""
+
+
 class AnswerTooLong(ApiError):
     """An answer is longer than what is read of one."""
 
@@ -125,6 +131,7 @@ class Api:
         self._session: aiohttp.ClientSession | None = None
         self._watches: aiohttp.ClientSession | None = None
         self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_MOST_OF_A_NAMESPACE))
+        self._large = asyncio.Semaphore(_MOST_LARGE)
         self._info: kopf.ConnectionInfo | None = None
         self._headers: dict[str, str] = {}
 
@@ -166,6 +173,7 @@ class Api:
         async with aclosing(self.pages(where, metadata=False, **params)) as pages:
             async for page, _ in pages:
                 found += map(keep, page)
+                page.clear()  # the generator and this frame know it while the next one comes
                 if len(found) >= _MOST_ITEMS:
                     break
         return found[:_MOST_ITEMS]
@@ -181,20 +189,22 @@ class Api:
         while True:
             query = {**params, "limit": str(limit), **({"continue": token} if token else {})}
             accept = _METADATA if metadata else None
-            try:
-                most = _MOST_PAGE_BYTES if limit > 1 else _MOST_ANSWER
-                found, size = await self._ask("GET", where, params=query, accept=accept, most=most)
-            except AnswerTooLong:
-                if limit == 1:
-                    raise
-                limit = max(1, limit // 4)
-                continue
-            about = found.get("metadata") or {}
-            token = about.get("continue") or ""
-            yield found.pop("items", None) or [], str(about.get("resourceVersion") or "")
+            if limit > 1:
+                try:
+                    found, size = await self._ask("GET", where, params=query, accept=accept, most=_MOST_PAGE_BYTES)
+                except AnswerTooLong:
+                    limit = max(1, limit // 4)
+                    continue
+                token, page, version = _page(found)
+                yield page, version
+            else:  # of 16 MB, which Python has as ten times that
+                async with self._large:
+                    found, size = await self._ask("GET", where, params=query, accept=accept, most=_MOST_ANSWER)
+                    token, page, version = _page(found)
+                    yield page, version
+                    page.clear()
             if not token:
                 return
-            del found
             if size < _SMALL_PAGE_BYTES:
                 limit = min(2 * limit, _LARGEST_PAGE)
 
@@ -240,11 +250,16 @@ class Api:
             except ApiError as error:
                 if error.status != 409:
                     raise
-            found = (await self.get(where))["metadata"]
-            if found["uid"] != meta["uid"]:
+            who, version = await self._identity(where)
+            if who != meta["uid"]:
                 raise ApiError(404, "NotFound", "another object has its name by now")
-            version = found["resourceVersion"]
         raise ApiError(0, "Contended", "somebody else writes to it all the time")
+
+    async def _identity(self, where: str) -> tuple[str, str]:
+        """UID and version of an object, without holding the rest of it."""
+        async with self._large:
+            meta = (await self.get(where))["metadata"]
+            return meta["uid"], meta["resourceVersion"]
 
     async def replace(self, where: str, body: Object, *, patience: float = PATIENCE_SECONDS) -> Object:
         """A whole object in place of the one whose resourceVersion it has."""
@@ -292,7 +307,7 @@ class Api:
             except ApiError as error:
                 if error.status == 401:
                     self._login()
-                elif (error.status not in _AGAIN and error.status != 0) or error.too_large:
+                elif (error.status not in _AGAIN and error.status != 0) or error.too_large or error.reason == _GARBLED:
                     raise
                 if time.monotonic() + pause > deadline:
                     raise
@@ -334,8 +349,15 @@ class Api:
             raise _refusal(status, raw)
         found = _parsed(raw)
         if found is None:
-            raise ApiError(0, "Garbled", "the API server answers with what is no JSON object")
+            raise ApiError(0, _GARBLED, "the API server answers with what is no JSON object")
         return found, len(raw)
+
+
+def _page(found: Object) -> tuple[str, list[Object], str]:
+    """The token of the next page, the items, and the version of the list."""
+    about = found.get("metadata") or {}
+    items: list[Object] = found.pop("items", None) or []
+    return about.get("continue") or "", items, str(about.get("resourceVersion") or "")
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

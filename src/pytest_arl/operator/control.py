@@ -19,6 +19,7 @@ from pytest_arl.operator.election import LeadershipLost
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.link import OLDER_EPOCH, Claim, Introduction
 from pytest_arl.operator.lobby import Lobby
+from pytest_arl.operator.network import Policies
 from pytest_arl.operator.notices import Notices
 from pytest_arl.operator.objects import Key, ended, key, name, uid
 from pytest_arl.operator.ownership import Ownership
@@ -69,6 +70,7 @@ class Control:
         self.namespaces: Sequence[str | None] = list(namespaces) or [None]
         self.orphans: dict[str, float] = {}
         self.clock = lifetimes.Clock()
+        self.policies = Policies(api)
         self._keys = keys
         self._leadership = leadership
         self._by_uid: dict[str, SandboxKeeper] = {}

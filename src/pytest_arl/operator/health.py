@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
-from contextlib import asynccontextmanager
+from collections import defaultdict, deque
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,12 @@ __all__ = ["Health", "serve"]
 _MOST_REQUEST = 8192
 _SECONDS = 5.0
 _MOST_OF_AN_ADDRESS = 8
-"""Connections at a time: whoever reaches the port may open as many as there are descriptors, and hold each for 5 s."""
+"""Connections at a time: whoever reaches the port may open as many as there are descriptors, and hold each for 5 s. The
+ninth takes the place of the oldest: a kubelet probes the operator from the same address as a tenant's pods, with
+whatever protocol and host their probes name.
+"""
+_PROBE = b"G"
+"""What a GET begins with. Whoever begins otherwise is not waited for."""
 
 
 @dataclass(slots=True)
@@ -48,25 +53,28 @@ async def serve(health: Health, port: int) -> AsyncIterator[None]:
         yield
         return
 
-    there: Counter[str] = Counter()
+    there: defaultdict[str, deque[asyncio.WriteTransport]] = defaultdict(deque)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         address = str((writer.get_extra_info("peername") or ("",))[0])
-        if there[address] >= _MOST_OF_AN_ADDRESS:
-            writer.transport.abort()
-            return
-        there[address] += 1
+        own = there[address]
+        own.append(writer.transport)
+        if len(own) > _MOST_OF_AN_ADDRESS:
+            own.popleft().abort()
         try:
             async with asyncio.timeout(_SECONDS):
-                request = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_response(request, health))
-                await writer.drain()
+                first = await reader.readexactly(1)
+                if first == _PROBE:
+                    request = first + await reader.readuntil(b"\r\n\r\n")
+                    writer.write(_response(request, health))
+                    await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:
-            there[address] -= 1
-            if not there[address]:
-                del there[address]
+            with suppress(ValueError):  # it was the oldest
+                own.remove(writer.transport)
+            if not own:
+                there.pop(address, None)
             writer.close()
 
     server = await asyncio.start_server(answer, None, port, limit=_MOST_REQUEST)

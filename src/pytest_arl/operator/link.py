@@ -156,7 +156,7 @@ class AgentLink(asyncio.Protocol):
         boot: str | None = None,
     ) -> AgentLink:
         """Connect and introduce oneself. OSError where nobody listens, LinkLost where it is not that pod's agent.
-        ``boot``: of an agent that has been marked; AnotherAgent where it is not that one.
+        ``boot``: of an agent that has been marked, and has been told the claim; AnotherAgent where it is not that one.
         """
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(_SECONDS):
@@ -195,9 +195,8 @@ class AgentLink(asyncio.Protocol):
             "epoch": operator.epoch,
             "signature": operator.sign(nonce, pod_uid, boot),
             "config": config,
-            # A mark is never told again: what took the place of the agent would know it then.
-            **({"mark": marks[0]} if known is None else {"ask": asked}),
-            **({} if claim is None else claim.message()),
+            # Neither mark is ever told again: what took the place of the agent would know it then.
+            **({"mark": marks[0], **({} if claim is None else claim.message())} if known is None else {"ask": asked}),
         }
         self.send(frames.HELLO, 0, answer)
         ready = await self._greeting(frames.READY)

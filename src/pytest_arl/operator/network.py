@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.operator.api import Api, ApiError
 from pytest_arl.operator.objects import name
 from pytest_arl.operator.paths import path
+from pytest_arl.operator.slim import weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_arl.operator.objects import Object
 
-__all__ = ["CONDITION", "isolation", "look", "selects"]
+__all__ = ["CONDITION", "Policies", "isolation", "selects"]
 
 CONDITION = "Isolated"
 _CURE = "pytest-arl manifests --sandboxes {0}, with the installation's other options, has a policy for namespace {0}"
 _MOST_NAMES = 5
+_MOST_SELECTOR = 16 * 1024
+_FRESH_SECONDS = 30.0
 
 
 def isolation(policies: Iterable[Object], labels: Mapping[str, str], namespace: str) -> Object:
@@ -43,15 +49,41 @@ def _judged(around: Sequence[Mapping[str, Any]], namespace: str) -> Object:
     return _condition("False", "NetworkOpen", f"no NetworkPolicy here: sandboxes can {ways}. {_CURE.format(namespace)}")
 
 
-async def look(api: Api, namespace: str, labels: Mapping[str, str]) -> Object | None:
-    """That condition by the policies that are there; None where the API server does not say."""
-    try:
-        found = await api.items(path("networkpolicies", namespace), lambda policy: _around(policy, labels))
-    except ApiError as error:
-        if error.status != 403:
-            return None
-        return _condition("Unknown", "Forbidden", f"the operator may not look at NetworkPolicies: {error.message}")
-    return _judged([each for each in found if each], namespace)
+class Policies:
+    """The NetworkPolicies of each namespace, looked at once a minute for all of its pools together."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._seen: dict[str, tuple[float, list[Object]]] = {}
+
+    async def look(self, namespace: str, labels: Mapping[str, str]) -> Object | None:
+        """That condition by the policies that are there; None where the API server does not say."""
+        try:
+            found = await self._there(namespace)
+        except ApiError as error:
+            if error.status != 403:
+                return None
+            return _condition("Unknown", "Forbidden", f"the operator may not look at NetworkPolicies: {error.message}")
+        return isolation(found, labels, namespace)
+
+    async def _there(self, namespace: str) -> list[Object]:
+        async with self._turns[namespace]:
+            moment, found = self._seen.get(namespace, (-_FRESH_SECONDS, []))
+            if time.monotonic() - moment < _FRESH_SECONDS:
+                return found
+            found = await self._api.items(path("networkpolicies", namespace), _outline)
+            self._seen[namespace] = time.monotonic(), found
+            return found
+
+
+def _outline(policy: Object) -> Object:
+    """A policy without its rules. One whose selector is as large as no selector of pods is counts as selecting none."""
+    spec = policy["spec"]
+    selector = spec.get("podSelector") or {}
+    if weight(selector) > _MOST_SELECTOR:
+        selector = {"matchExpressions": [{"key": "", "operator": "NotUnderstood"}]}
+    return {"metadata": {"name": name(policy)}, "spec": {"podSelector": selector, "policyTypes": _types(policy)}}
 
 
 def selects(selector: Object, labels: Mapping[str, str]) -> bool:

@@ -20,6 +20,7 @@ __all__ = [
     "created",
     "ended",
     "is_name",
+    "is_of_a_kind",
     "key",
     "leaving",
     "name",
@@ -115,6 +116,11 @@ def controller(body: Object, kind: str) -> Object | None:
 def _is_of(reference: Object, kind: str) -> bool:
     group, slash, _ = reference["apiVersion"].partition("/")
     return reference["kind"] == kind and (group if slash else "") == _GROUPS[kind]
+
+
+def is_of_a_kind(reference: Object) -> bool:
+    """True if a reference to an owner is to one of the kinds that are asked for."""
+    return reference["kind"] in _GROUPS and _is_of(reference, reference["kind"])
 
 
 def is_name(text: str) -> bool:

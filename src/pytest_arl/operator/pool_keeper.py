@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pytest_arl import pod as pods
-from pytest_arl.operator import network, pooling, template
+from pytest_arl.operator import pooling, template
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.makers import Makers
 from pytest_arl.operator.objects import Key, condition, created, key, leaving, name, uid
@@ -65,6 +65,8 @@ class PoolKeeper:
         self._told = True
         self._network: Object | None = None
         self._makers = Makers(self._api, self._store, where)
+        self._own: tuple[tuple[str, int] | None, Object | None] = (None, None)
+        self._needs: dict[str, tuple[tuple[str, int], bool]] = {}
         self.template: Object | None = None
 
     @property
@@ -91,6 +93,7 @@ class PoolKeeper:
         """Leave the queue."""
         waiter.pod.cancel()
         self._waiters.pop(uid(waiter.sandbox), None)
+        self._needs.pop(uid(waiter.sandbox), None)
 
     def why(self) -> Trouble:
         """Why there is no pod yet for who waits."""
@@ -173,16 +176,32 @@ class PoolKeeper:
         wanted, body = sandbox["spec"].get("resources"), self.body
         if wanted is None or body is None:
             return False
-        try:
-            return not template.resources_for(wanted, body)[1]
-        except template.TemplateInvalid:
-            return False  # and is told so
+        own = self._own_resources(body)
+        return own is not None and template.resources_for(wanted, own, body) != own
+
+    def _own_resources(self, body: Object) -> Object | None:
+        """The executor's, looked for once in each version of the pool; None where its template is none."""
+        state = _state(body)
+        if self._own[0] != state:
+            try:
+                self._own = state, template.own_resources(body)
+            except template.TemplateInvalid:
+                self._own = state, None  # and is told so
+        return self._own[1]
 
     def _needs_own(self, sandbox: Object) -> bool:
+        """Whether it wants a pod of its own: found out once for all the times that the queue is looked at."""
+        body = self.body
+        known, state = self._needs.get(uid(sandbox)), (None if body is None else _state(body))
+        if known is not None and known[0] == state:
+            return known[1]
         try:
-            return self._special(sandbox)
+            found = self._special(sandbox)
         except ResourcesInvalid:  # since the pool was changed: refused where its pod is made
-            return True
+            found = True
+        if state is not None:
+            self._needs[uid(sandbox)] = state, found
+        return found
 
     async def _claim(self, waiter: Waiter, pod: Object) -> None:
         """Make an idle pod this sandbox's. Whoever loses a race asks again."""
@@ -353,7 +372,7 @@ class PoolKeeper:
             self._trouble, self.template = None, made
             self._makers.applied(applied)
             labels = {**made["metadata"]["labels"], pods.STATUS_LABEL: pods.STATUS_ALLOCATED}
-            self._network = await network.look(self._api, self.key.namespace, labels) or self._network
+            self._network = await self._control.policies.look(self.key.namespace, labels) or self._network
         self._applied = state
         if self._logged != (state, self._trouble):
             self._logged = state, self._trouble
@@ -418,3 +437,8 @@ class PoolKeeper:
             if error.status != 404:
                 _LOG.warning("a pool's status was not written: %s", error)
         self._told = True
+
+
+def _state(pool: Object) -> tuple[str, int]:
+    """Another one wherever its spec is another one."""
+    return uid(pool), pool["metadata"].get("generation", 1)

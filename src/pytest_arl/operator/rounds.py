@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
 from pytest_arl.operator.api import ApiError
-from pytest_arl.operator.objects import Key, age, controller, is_name, key, leaving, uid
+from pytest_arl.operator.objects import Key, age, controller, is_name, key, leaving, owner, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.task_runner import write, write_end
 from pytest_arl.operator.trouble import Trouble
@@ -112,8 +112,23 @@ class Rounds:
     def _lease(self, lease: Object, moment: float) -> None:
         clock = self._control.clock
         clock.see(uid(lease), lease, moment)
-        if lifetimes.is_of_a_run(lease) and not leaving(lease) and clock.over(uid(lease), lease, moment):
+        if not lifetimes.is_of_a_run(lease) or not clock.over(uid(lease), lease, moment):
+            return
+        if not leaving(lease):
             self._jobs.once(("lease", uid(lease)), lambda: self._end_lease(lease))
+        # Kubernetes ends what it owns once it is gone, which a finalizer of somebody's may keep it from for ever.
+        elif any(not leaving(body) for body in self._owned(lease)):
+            self._jobs.once(("lease", uid(lease)), lambda: self._end_owned(lease))
+
+    def _owned(self, lease: Object) -> list[Object]:
+        where = key(lease)
+        bodies = [keeper.body for at, (keeper, _) in self._control.sandboxes.items() if at.namespace == where.namespace]
+        return [body for body in bodies if body is not None and owner(body, "Lease") == uid(lease)]
+
+    async def _end_owned(self, lease: Object) -> None:
+        for body in self._owned(lease):
+            if not leaving(body):
+                await self._api.delete(path("sandboxes", *key(body)), uid(body))
 
     async def _end_lease(self, lease: Object) -> None:
         where = key(lease)

@@ -14,6 +14,7 @@ from pytest_arl.operator.objects import Key, condition, leaving, name, now, owne
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import MOST_IN_VAIN, Patience
 from pytest_arl.operator.reach import Reach
+from pytest_arl.operator.slim import LEGACY_FINALIZER
 from pytest_arl.operator.task_runner import Busy, TaskRunner, write_end
 from pytest_arl.operator.template import executor_of
 from pytest_arl.operator.trouble import Trouble
@@ -27,7 +28,6 @@ __all__ = ["SandboxKeeper"]
 _LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-_LEGACY_FINALIZER = "arl.infra.io/sandbox-finalizer"
 
 
 class SandboxKeeper:
@@ -260,10 +260,12 @@ class SandboxKeeper:
             "controller": False,
             "blockOwnerDeletion": False,
         }
-        owners = [*(task["metadata"].get("ownerReferences") or ()), reference]
-        meta = {"uid": uid(task), "ownerReferences": owners}
+        where = path("tasks", self.key.namespace, name(task))
         try:
-            await self._api.patch(path("tasks", self.key.namespace, name(task)), {"metadata": meta})
+            found = (await self._api.get(where))["metadata"]  # the store has not all of it
+            owners = [*(found.get("ownerReferences") or ()), reference]
+            meta = {"uid": uid(task), "resourceVersion": found["resourceVersion"], "ownerReferences": owners}
+            await self._api.patch(where, {"metadata": meta})
         except ApiError as error:
             if error.status not in (404, 409, 422):  # 422: another Task of that name, as the UID cannot be changed
                 raise
@@ -302,12 +304,17 @@ class SandboxKeeper:
 
     async def _strip(self, body: Object) -> None:
         """The original operator's finalizer would keep the object for ever."""
-        finalizers = body["metadata"].get("finalizers") or []
-        if _LEGACY_FINALIZER in finalizers:
-            kept = [each for each in finalizers if each != _LEGACY_FINALIZER]
-            meta: dict[str, Any] = {"uid": self.uid, "finalizers": kept or None}
-            found = await self._api.patch(path("sandboxes", *self.key), {"metadata": meta})
-            self._store.put("sandboxes", found)
+        if LEGACY_FINALIZER not in (body["metadata"].get("finalizers") or ()):
+            return
+        where = path("sandboxes", *self.key)
+        there = (await self._api.get(where))["metadata"]  # the store has not all of it
+        kept = [each for each in there.get("finalizers") or () if each != LEGACY_FINALIZER]
+        meta: dict[str, Any] = {
+            "uid": self.uid,
+            "resourceVersion": there["resourceVersion"],
+            "finalizers": kept or None,
+        }
+        self._store.put("sandboxes", await self._api.patch(where, {"metadata": meta}))
 
     async def say(self, status: Object) -> None:
         """Write a status where it says something new."""

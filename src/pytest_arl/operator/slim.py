@@ -9,25 +9,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_arl import pod as pods
+from pytest_arl.operator.objects import is_of_a_kind
 from pytest_arl.operator.ownership import CLAIM
 from pytest_arl.operator.trouble import DEFAULT_CONTAINER
-from pytest_arl.pod import POOL_LABEL
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_arl.operator.objects import Object
 
-__all__ = ["MOST_REFERENCES", "MOST_TEMPLATE", "cut_task", "is_cut", "is_too_large", "slim", "weight"]
+__all__ = [
+    "LEGACY_FINALIZER",
+    "MOST_POD",
+    "MOST_REFERENCES",
+    "MOST_TEMPLATE",
+    "cut_task",
+    "is_cut",
+    "is_too_large",
+    "slim",
+    "weight",
+]
 
 MOST_REFERENCES = 64
-"""Owners and finalizers of an object that are looked at; one that has more of either counts as having none."""
+"""Owners of an object that are looked at; one that has more counts as having none."""
+
+MOST_POD = 64 * 1024
+"""Weight of what is kept of a pod's containers, and of its status. One that has more counts as one that has Failed."""
+
+LEGACY_FINALIZER = "arl.infra.io/sandbox-finalizer"
+"""The original operator's."""
 
 MOST_TEMPLATE = 256 * 1024
 """Weight of a pool's template: it is stored three times more, in the Deployment, its ReplicaSets and each pod."""
 
-_OUR_LABELS = POOL_LABEL.partition("/")[0] + "/"
+_META = frozenset(
+    ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
+)
+_LABELS = frozenset(
+    (pods.POOL_LABEL, pods.STATUS_LABEL, pods.SANDBOX_LABEL, pods.RUN_LABEL, pods.WORKER_LABEL, pods.LEASE_LABEL)
+)
 _POD_ANNOTATIONS = (CLAIM, DEFAULT_CONTAINER)
-_DROPPED_META = ("managedFields", "annotations", "selfLink")
-_POD_STATUS_DROPPED = ("podIPs", "hostIP", "hostIPs", "qosClass", "startTime", "ephemeralContainerStatuses")
+_LONGEST_ANNOTATION = 512
+_REFERENCE = ("apiVersion", "kind", "name", "uid", "controller")
+_LONGEST_NAME = 253
+"""Characters of any name of Kubernetes' own. In a reference to an owner the API server bounds none."""
+_LEASE_SPEC = ("holderIdentity", "leaseDurationSeconds", "renewTime")
+_POD_STATUS = ("phase", "reason", "message", "conditions", "podIP", "containerStatuses", "initContainerStatuses")
 _CUT, _TOO_LARGE = "stepsLeftOut", "templateLeftOut"
 _OVERHEAD = 64  # bytes of a string, a list or a dict in Python, about
 _MOST_DEPTH = 32
@@ -36,7 +64,7 @@ _MOST_DEPTH = 32
 def weight(value: Any, *, depth: int = 0) -> int:
     """Bytes that a value of JSON takes in memory, about; nesting that no object of ours has counts as endless."""
     if isinstance(value, str):
-        return _OVERHEAD + len(value)
+        return _OVERHEAD + (len(value) if value.isascii() else 4 * len(value))
     if depth > _MOST_DEPTH:
         return MOST_TEMPLATE + 1
     if isinstance(value, dict):
@@ -51,6 +79,8 @@ def slim(kind: str, body: Object) -> Object:
     body = {**body, "metadata": _meta(kind, body["metadata"])}
     if kind == "pods":
         return _pod(body)
+    if kind == "leases":
+        return {**body, "spec": _short(body.get("spec") or {}, _LEASE_SPEC)}
     if kind == "warmpools" and weight(body["spec"].get("template")) > MOST_TEMPLATE:
         body |= {"spec": {**body["spec"], "template": {}}, _TOO_LARGE: True}
     return body
@@ -73,25 +103,46 @@ def is_cut(body: Object) -> bool:
 
 
 def _meta(kind: str, meta: Object) -> Object:
-    dropped = ("managedFields",) if kind == "pods" else _DROPPED_META
-    found = {key: value for key, value in meta.items() if key not in dropped}
-    if "labels" in found:  # somebody else's may be 60,000
-        found["labels"] = {key: value for key, value in found["labels"].items() if key.startswith(_OUR_LABELS)}
-    if kind == "pods" and "annotations" in found:
-        found["annotations"] = {key: value for key, value in found["annotations"].items() if key in _POD_ANNOTATIONS}
-    for key in ("ownerReferences", "finalizers"):
-        if len(found.get(key) or ()) > MOST_REFERENCES:
-            del found[key]
+    """What is read of it. Kubernetes bounds the whole of an object alone: one label fewer is a longer name."""
+    found = {key: value for key, value in meta.items() if key in _META}
+    if labels := {key: value for key, value in (meta.get("labels") or {}).items() if key in _LABELS}:
+        found["labels"] = labels
+    annotations = (meta.get("annotations") or {}) if kind == "pods" else {}
+    if kept := {key: annotations[key] for key in _POD_ANNOTATIONS if key in annotations}:
+        found["annotations"] = {key: value for key, value in kept.items() if len(value) <= _LONGEST_ANNOTATION}
+    if owners := _references(meta.get("ownerReferences") or ()):
+        found["ownerReferences"] = owners
+    if LEGACY_FINALIZER in (meta.get("finalizers") or ()):
+        found["finalizers"] = [LEGACY_FINALIZER]
     return found
+
+
+def _references(given: Sequence[Object]) -> list[Object]:
+    """Owners of the kinds that are asked for."""
+    if len(given) > MOST_REFERENCES:
+        return []
+    kept = [_short(each, _REFERENCE) for each in given if is_of_a_kind(each)]
+    return [each for each in kept if {"apiVersion", "kind", "name", "uid"} <= each.keys()]
+
+
+def _short(given: Object, names: Sequence[str]) -> Object:
+    """These fields, but for texts that are longer than any of Kubernetes' own."""
+    found = {name: given[name] for name in names if name in given}
+    return {key: value for key, value in found.items() if not (isinstance(value, str) and len(value) > _LONGEST_NAME)}
 
 
 def _pod(pod: Object) -> Object:
     """Most of a pod's spec is the same for all of a pool."""
-    spec, status = pod["spec"], pod.get("status") or {}
+    spec, given = pod["spec"], pod.get("status") or {}
     containers = [{key: each[key] for key in ("name", "resources") if key in each} for each in spec["containers"]]
     gates = {"schedulingGates": spec["schedulingGates"]} if spec.get("schedulingGates") else {}
+    status = {key: given[key] for key in _POD_STATUS if key in given}
+    if weight([containers, gates]) > MOST_POD or weight(status) > MOST_POD:
+        containers, gates = [], {}
+        message = f"what its object says is more than {MOST_POD // 1024} KiB"
+        status = {"phase": "Failed", "reason": "TooLarge", "message": message}
     return {
         **{part: pod[part] for part in ("apiVersion", "kind", "metadata") if part in pod},
         "spec": {"containers": containers, **gates},
-        "status": {key: value for key, value in status.items() if key not in _POD_STATUS_DROPPED},
+        "status": status,
     }

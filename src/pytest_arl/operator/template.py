@@ -42,6 +42,7 @@ __all__ = [
     "deployment",
     "executor_of",
     "has_sidecar",
+    "own_resources",
     "pod_template",
     "resources_for",
     "workspace_of",
@@ -87,14 +88,15 @@ def has_sidecar(pool: Object) -> bool:
     return any(each.get("name") == SIDECAR for each in containers)
 
 
-def resources_for(asked: object, pool: Object) -> tuple[Object, bool]:
-    """The executor's resources for a Sandbox that asks for these, and whether they are just the pool's.
+def own_resources(pool: Object) -> Object:
+    """Those of the executor in the pool's template. TemplateInvalid where it is none."""
+    found: Object = executor_of(_well_shaped(pool)["spec"]).get("resources") or {}
+    return found
 
-    ResourcesInvalid where it asks for what it cannot have.
-    """
-    own = executor_of(_well_shaped(pool)["spec"]).get("resources") or {}
-    found = own if asked is None else changed(asked, own, _most(pool), name(pool))
-    return found, found == own
+
+def resources_for(asked: object, own: Object, pool: Object) -> Object:
+    """The executor's resources for a Sandbox that asks for these. ResourcesInvalid where it cannot have them."""
+    return changed(asked, own, _most(pool), name(pool))
 
 
 def pod_template(pool: Object, agent: Agent, asked: Object | None = None) -> Object:
@@ -118,8 +120,10 @@ def pod_template(pool: Object, agent: Agent, asked: Object | None = None) -> Obj
     volumes = _mount(executor, workspace, folder)
     _refuse_twins(spec, volumes)
     _executor(executor, workspace, folder, agent)
+    for each in (*others, *(spec.get("initContainers") or ())):
+        each["securityContext"] = _without_raw(each.get("securityContext") or {})
     if asked is not None:
-        executor["resources"] = resources_for(asked, pool)[0]
+        executor["resources"] = resources_for(asked, own_resources(pool), pool)
     spec |= {
         "containers": [_agent_container(agent), executor, *others],
         "volumes": [*(spec.get("volumes") or ()), *({"name": each, "emptyDir": {}} for each in volumes)],
@@ -281,6 +285,16 @@ def _confined(security: Object) -> Object:
     if profile != "Localhost":
         found["seccompProfile"] = {"type": "RuntimeDefault"}
     return found
+
+
+def _without_raw(security: Object) -> Object:
+    """Of a container beside the executor. Runtimes give NET_RAW to each: one could read what the operator and the
+    holder send to the agent, over the network that a pod's containers share.
+    """
+    capabilities = security.get("capabilities") or {}
+    drop = capabilities.get("drop") or []
+    kept = drop if {"ALL", "NET_RAW"} & set(drop) else [*drop, "NET_RAW"]
+    return {**security, "capabilities": {**capabilities, "drop": kept}}
 
 
 def _agent_container(agent: Agent) -> Object:

@@ -63,7 +63,7 @@ _A_POOLS_FOLDER = re.compile(re.escape(pod.agent_folder("")) + "[0-9a-f]{32}(/|$
 _APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 _PROFILE = {"type": str}
 _SECURITY = {
-    "capabilities": {"add": [str]},
+    "capabilities": {"add": [str], "drop": [str]},
     "seccompProfile": _PROFILE,
     "appArmorProfile": _PROFILE,
     "seLinuxOptions": {"type": str, "user": str, "role": str},

@@ -50,8 +50,8 @@ class Watching:
         self._followed = [Followed(control, kind, namespace) for kind in KINDS for namespace in control.namespaces]
 
     async def start(self) -> None:
-        """List everything. ApiError where every namespace refuses something: one that does, or is gone, is tried again
-        while the others are served.
+        """List everything. ApiError where no namespace can be listed: one that cannot, whatever the reason, is tried
+        again while the others are served.
         """
         refusals = {each.namespace: error for each in self._followed if (error := await self._first(each)) is not None}
         if len(refusals) == len(self._control.namespaces):
@@ -62,8 +62,6 @@ class Watching:
         try:
             await followed.list()
         except ApiError as error:
-            if error.status not in (403, 404):
-                raise
             _LOG.error("%s are not followed yet, and tried again: %s", followed.kind, error)
             return error
         return None

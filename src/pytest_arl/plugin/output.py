@@ -168,19 +168,21 @@ def _content(session: SandboxSession, step: StepResult, stream: StreamName) -> t
     kept = step.stdout_bytes if stream == "stdout" else step.stderr_bytes
     size = step.stdout_size if stream == "stdout" else step.stderr_size
     if size > len(kept) and session.keep(size):
-        return _whole(session, step, stream, kept), True
+        return _whole(session, step, stream, kept, size), True
     if session.keep(len(kept)):
         return iter((kept,)), size <= len(kept)
     return None, False
 
 
-def _whole(session: SandboxSession, step: StepResult, stream: StreamName, kept: bytes) -> Iterator[bytes]:
-    """Everything of a stream, from the sandbox as long as that has it."""
+def _whole(session: SandboxSession, step: StepResult, stream: StreamName, kept: bytes, size: int) -> Iterator[bytes]:
+    """Everything of a stream, ``size`` bytes at the most, from the sandbox as long as that has it."""
     sent = 0
     try:
         for block in session.output(step, stream):
+            yield block[: size - sent]
             sent += len(block)
-            yield block
+            if sent >= size:
+                return
     except Exception:  # noqa: BLE001 - the sandbox may be gone; what the result kept is then all there is
         if not sent:
             yield kept

@@ -21,7 +21,7 @@ from pytest_arl.errors import BackendUnavailable
 from pytest_arl.wording import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pytest_arl.backends.kubernetes.access import Access
     from pytest_arl.settings import Settings
@@ -41,6 +41,8 @@ _BROKEN = ("EOF", "reset", "timed out")
 """What errors of TLS say that are about the connection, not about who is at its other end."""
 
 _MOST_CONFLICTS = 5
+_PAGE = 100
+"""Objects of a list at a time."""
 
 _ROOTS = {
     "leases": "/apis/coordination.k8s.io/v1",
@@ -81,8 +83,20 @@ class Api:
 
     def items(self, plural: str, namespace: str, **query: str) -> tuple[list[dict[str, Any]], str]:
         """Objects, and the version of the collection that they were read at."""
-        found = self.call("GET", path_of(plural, namespace), query=query)
-        return found.get("items") or [], str((found.get("metadata") or {}).get("resourceVersion") or "")
+        pages = [*self.pages(plural, namespace, **query)]
+        return [each for page, _ in pages for each in page], pages[-1][1]
+
+    def pages(self, plural: str, namespace: str, **query: str) -> Iterator[tuple[list[dict[str, Any]], str]]:
+        """The same, some at a time: what others have made may be large. Refused (410) where it takes too long."""
+        token = ""
+        while True:
+            more = {"continue": token} if token else {}
+            found = self.call("GET", path_of(plural, namespace), query={**query, "limit": str(_PAGE), **more})
+            about = found.get("metadata") or {}
+            token = about.get("continue") or ""
+            yield found.get("items") or [], str(about.get("resourceVersion") or "")
+            if not token:
+                return
 
     def create(self, plural: str, namespace: str, body: Mapping[str, Any], **query: str) -> dict[str, Any]:
         """Create an object whose name this side has given: one that is there already, and is just that, was created by
@@ -180,7 +194,10 @@ class Api:
         self._met = True
         if response.status >= 400:
             raise Refused.read(response.status, content)
-        return json_text.parse(content) if content else {}
+        try:
+            return json_text.parse(content) if content else {}
+        except ValueError:
+            raise BackendUnavailable(f"{method} {path}: the API server answers with what is no JSON") from None
 
     def send(
         self,

@@ -35,7 +35,8 @@ _CHECK_SECONDS = 15.0
 _LAST_WORDS_SECONDS = 2.0
 _CANCEL_SECONDS = 2.0
 _OPERATOR_SECONDS = 15.0  # how much later than the agent the operator may be with its report
-_MOST_KEPT = 9 * 1024**3  # bytes: what an agent keeps of both streams, all of which may come after their step
+_AGAIN_SECONDS = 600.0
+"""And as long as the Task may take: for what it has printed to come once more, where a connection broke."""
 _CANCELLED_CODE = 137
 _LOST = frozenset({"SandboxLost", "SandboxNotFound", "SandboxFailed", "AgentRestarted", "SandboxDeleted"})
 
@@ -182,6 +183,11 @@ class Running:
             self._sandbox.kill()
             self._sandbox.lost(f"its agent did not report the end of a task that must end within {limit:.0f} s")
 
+    def _latest(self) -> float | None:
+        """When it is not followed any longer, over however many connections; None where nothing bounds it."""
+        limit = self._limit()
+        return None if limit is None or self._began is None else self._began + 2 * limit + _AGAIN_SECONDS
+
     def _limit(self) -> float | None:
         """Seconds after its start in which the task is over, reported or not; None where nothing bounds it."""
         bounds = [] if self._task.timeout is None else [self._task.timeout]
@@ -198,6 +204,8 @@ class Running:
         if not statuses.is_whole(found):
             exact: list[StepResult] = []
             self._sandbox.exchange(lambda stream: self._attach(stream, exact, None, None))
+            if _ends(exact) != _ends(self._results):
+                self._sandbox.lost("its agent has told the operator another end of that task")
             self._results[:] = exact
         self._tell()
 
@@ -232,7 +240,15 @@ class Running:
     ) -> None:
         """All results from the agent, exactly."""
         sandbox = self._sandbox
-        run = TaskRun(self._task, on_output, results, limit=sandbox.output_limit, label=sandbox.label, on_step=on_step)
+        run = TaskRun(
+            self._task,
+            on_output,
+            results,
+            limit=sandbox.output_limit,
+            label=sandbox.label,
+            on_step=on_step,
+            until=self._latest(),
+        )
         asked = {"id": sandbox.agents_name(self._task.id), "limit": sandbox.output_limit, "live": on_output is not None}
         try:
             stream.send(frames.ATTACH, asked)
@@ -260,7 +276,7 @@ class Running:
                 if statuses.why_failed(found) is not None:
                     return
             try:
-                self._sandbox.exchange(self._attach_live)
+                self._sandbox.exchange(self._attach_live, lasting=True)
                 return
             except _NotThereError as error:
                 if statuses.finished(found):
@@ -286,6 +302,10 @@ class Running:
             self._results[:] = statuses.read_steps(self._task.steps, found, self._sandbox.label)
         except (ArlError, TimeoutError):
             pass  # whoever interrupted wants to go on
+
+
+def _ends(results: list[StepResult]) -> list[tuple[str, int | None]]:
+    return [(each.outcome, each.exit_code) for each in results]
 
 
 def _newer_fields(task: dict[str, Any]) -> list[str | None]:

@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from pytest_arl.backends.budget import Budget
@@ -34,8 +33,10 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("pytest_arl")
 _MOST_BREAKS = 8
-_BREAKS_SECONDS = 60.0
-"""So many breaks of a connection within so long are the end of it; over hours, any number is borne."""
+_LIVED_SECONDS = 60.0
+"""So many breaks of a connection in a row are the end of it. One that lasted so long begins a new row: over hours, any
+number is borne of what waits for a program, and twice as many of the rest.
+"""
 _FIRST_PAUSE = 0.025
 _LONGEST_PAUSE = 2.0
 _WHY_SECONDS = 5.0
@@ -143,23 +144,23 @@ class KubernetesSandbox(ChanneledSandbox):
 
     # The channel
 
-    def exchange(self, action: Callable[[Stream], T]) -> T:
+    def exchange(self, action: Callable[[Stream], T], *, lasting: bool = False) -> T:
         """What ``action`` gives for a stream of its own; on a new connection, where one broke and the pod lives."""
         __tracebackhide__ = True
         with self._telling():
-            breaks: deque[float] = deque(maxlen=_MOST_BREAKS)
+            in_all = in_a_row = 0
             while True:
+                began = time.monotonic()
                 try:
                     with self._holder.channel().open() as stream:
                         return action(stream)
                 except ChannelLost:
-                    now = time.monotonic()
-                    often = len(breaks) == _MOST_BREAKS and now < breaks[0] + _BREAKS_SECONDS
+                    in_all += 1
+                    in_a_row = 1 if time.monotonic() > began + _LIVED_SECONDS else in_a_row + 1
+                    often = in_a_row > _MOST_BREAKS or (in_all > 2 * _MOST_BREAKS and not lasting)
                     if often or self._closed or self.over():
                         raise
-                    breaks.append(now)
-                    recent = sum(now < moment + _BREAKS_SECONDS for moment in breaks)
-                    time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**recent))
+                    time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**in_a_row))
 
     def _channel_in_use(self) -> Channel:
         return self._holder.channel()

@@ -181,15 +181,21 @@ class Watch:
         with self._lock:
             # What was created while the list was on its way is not in it, and not deleted either.
             before = {name for name, mail in self._mails.items() if mail.latest is not None}
-        found, version = self._api.items(self._plural, self._namespace, labelSelector=self._selector)
-        by_name = {item["metadata"]["name"]: item for item in found}
+        there: set[str] = set()
+        version = ""
+        for page, version in self._api.pages(self._plural, self._namespace, labelSelector=self._selector):  # noqa: B007 - the last one's
+            for item in page:
+                name = item["metadata"]["name"]
+                there.add(name)
+                with self._lock:
+                    mail = self._mails.get(name)
+                if mail is not None:
+                    mail.put(item)
+            page.clear()
         with self._lock:
-            mails = dict(self._mails)
-        for name, mail in mails.items():
-            if name in by_name:
-                mail.put(by_name[name])
-            elif name in before:
-                mail.put(None, deleted=True)
+            gone = [mail for name, mail in self._mails.items() if name in before and name not in there]
+        for mail in gone:
+            mail.put(None, deleted=True)
         self._version = version
 
     def _follow(self) -> bool:
