@@ -65,7 +65,7 @@ def test_a_sandbox_that_is_there_for_all_runs_the_tasks_of_all(
     name = f"for-all-{held}".lower()
     spec: Json = {"poolRef": python_pool, "keepAlive": True}
     if held:
-        spec["holder"] = {"secretHash": "0" * 64}
+        spec["holder"] = {"secretHash": "0" * 64, "openToAll": True}
     body = {"apiVersion": "arl.infra.io/v1alpha1", "kind": "Sandbox", "metadata": {"name": name}, "spec": spec}
     installation.apply(body)
     try:

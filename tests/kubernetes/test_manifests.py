@@ -172,3 +172,11 @@ def test_a_holder_names_the_key_that_is_sealed_for_the_operator() -> None:
     request = AcquireRequest(pool_ref="p")
     assert holder_of(request, "run", "gw0", b"secret", "abcd")["sealedKey"] == "abcd"
     assert "sealedKey" not in holder_of(request, "run", "gw0", b"secret", None)
+
+
+def test_one_that_is_kept_is_open_to_all_and_its_agent_is_known_again() -> None:
+    kept, held = (AcquireRequest(pool_ref="p", keep_alive=each) for each in (True, False))
+    assert holder_of(kept, "run", "gw0", b"secret", "abcd")["openToAll"] is True
+    assert holder_of(kept, "run", "gw0", b"secret", "abcd")["sealedKey"] == "abcd"
+    assert "openToAll" not in holder_of(held, "run", "gw0", b"secret", "abcd")
+    assert "openToAll" not in holder_of(kept, "run", "gw0", b"secret", None)

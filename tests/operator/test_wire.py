@@ -135,6 +135,13 @@ def held_sandbox(**holder: Any) -> Any:
     return Held.of(sandbox("sb", holder={"secretHash": "0" * 64, **holder}))
 
 
+@pytest.mark.parametrize(
+    ("holder", "demanded"), [({}, True), ({"openToAll": False}, True), ({"openToAll": True}, False)]
+)
+def test_one_that_is_open_to_all_runs_every_task(holder: Any, demanded: bool) -> None:
+    assert (held_sandbox(sealedKey="aa", **holder) is not None) is demanded
+
+
 def test_a_task_of_the_holder_is_run_once() -> None:
     held = held_sandbox(sealedKey="aa")
     the_task = proved(task(), held)

@@ -217,11 +217,14 @@ class Holder(_Part):
                 pattern="^([0-9a-f]{2})+$",
                 max_length=1024,
                 description="The key of the holder's Tasks, sealed for the operator. With it, only Tasks with a proof "
-                "are run.",
+                "are run, and its agent is known again.",
             ),
         ]
         | None
     ) = None
+    open_to_all: Annotated[bool, Field(description="That Tasks need no proof, though there is a sealedKey.")] | None = (
+        None
+    )
 
 
 class Resources(_Part):

@@ -53,7 +53,9 @@ class Held:
     def of(cls, sandbox: Object | None) -> Held | None:
         """Of a Sandbox; None for one in which every Task is run."""
         holder = ((sandbox or {}).get("spec") or {}).get("holder") or {}
-        return None if sandbox is None or "sealedKey" not in holder else cls(uid(sandbox), holder["sealedKey"])
+        if sandbox is None or "sealedKey" not in holder or holder.get("openToAll") is True:
+            return None
+        return cls(uid(sandbox), holder["sealedKey"])
 
     def check(self, task: Object, opened: Callable[[str], bytes | None]) -> None:
         """Raise Refused for a Task that is not the holder's."""

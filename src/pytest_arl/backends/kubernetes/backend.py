@@ -87,7 +87,7 @@ class KubernetesBackend:
             mail,
             secret,
             kept=request.keep_alive,
-            proves="sealedKey" in made["spec"]["holder"],
+            marked="sealedKey" in made["spec"]["holder"],
             replace=lambda: self._replace(request),
             on_close=self._forget_sandbox,
         )
@@ -124,9 +124,7 @@ class KubernetesBackend:
         labels = names.labels_of(request.labels, space.labels)
         if request.keep_alive:
             labels[names.KEPT_LABEL] = "true"
-        # One that is kept is there for others, who have no key.
-        sealed_key = None if request.keep_alive else space.sealed_key(pool)
-        holder = holder_of(request, space.run, space.worker, secret, sealed_key)
+        holder = holder_of(request, space.run, space.worker, secret, space.sealed_key(pool))
         body = sandbox_manifest(name, request, labels, holder, None if request.keep_alive else owner)
         made: dict[str, Any] = space.api.explaining(
             f"creating the Sandbox {name!r}",
@@ -134,7 +132,7 @@ class KubernetesBackend:
             lambda: space.api.create("sandboxes", space.namespace, body),
         )
         there = made["spec"].get("holder") or {}
-        if any(there.get(key) != holder.get(key) for key in ("secretHash", "sealedKey")):
+        if any(there.get(key) != holder.get(key) for key in ("secretHash", "sealedKey", "openToAll")):
             raise BackendUnavailable(
                 "the custom resources in the cluster are of another version than this client: a Sandbox lost its "
                 f"holder; {INSTALL}"

@@ -45,9 +45,11 @@ _LONGEST_TEST = 1000
 
 def holder_of(request: AcquireRequest, run: str, worker: str, secret: bytes, sealed_key: str | None) -> dict[str, Any]:
     """Who holds a sandbox. The secret itself stays here."""
-    found = {"run": run, "worker": worker, "secretHash": hashlib.sha256(secret).hexdigest()}
+    found: dict[str, Any] = {"run": run, "worker": worker, "secretHash": hashlib.sha256(secret).hexdigest()}
     if sealed_key is not None:
         found["sealedKey"] = sealed_key
+        if request.keep_alive:  # it is there for others, who have no key
+            found["openToAll"] = True
     test = request.labels.get("test")
     return {**found, "test": _plain(test)[-_LONGEST_TEST:]} if test else found
 

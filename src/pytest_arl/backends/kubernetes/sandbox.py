@@ -63,11 +63,13 @@ class KubernetesSandbox(ChanneledSandbox):
         secret: bytes,
         *,
         kept: bool,
-        proves: bool,
+        marked: bool,
         replace: Callable[[], KubernetesSandbox],
         on_close: Callable[[KubernetesSandbox], None],
     ) -> None:
-        """``made`` is the object's name and uid. ``kept``: it outlives its holder. ``proves``: Tasks have a proof."""
+        """``made`` is the object's name and uid. ``kept``: it outlives its holder. ``marked``: its agent can show that
+        it is the one that the operator has told of us; where it is not kept, Tasks have a proof that they are ours.
+        """
         super().__init__(
             name=made[0],
             pool_ref=pool.name,
@@ -80,10 +82,10 @@ class KubernetesSandbox(ChanneledSandbox):
         self.uid = made[1]
         self.mail = mail
         self.kept = kept
-        self.proves = proves
+        self.proves = marked and not kept
         self.warm = statuses.warm(mail.latest)
         self._roots = (pool.workspace.encode(), *self._roots[1:])
-        mark = agent_mark(space.task_key, self.uid) if proves else None
+        mark = agent_mark(space.task_key, self.uid) if marked else None
         self._holder = Holder(space.api, space.namespace, secret, mark, self._pod)
         self._replace = replace
         self._on_close = on_close
