@@ -84,3 +84,18 @@ def test_what_a_cluster_says_cannot_command_the_terminal(
     said = capsys.readouterr().out
     assert "\x1b" not in said
     assert "\\x1b[2J" in said
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        {"spec": "x"},
+        {"spec": {"containers": ["x"]}},
+        {"spec": {"containers": "x"}},
+        {"spec": {"containers": {"a": 1}}},
+        [1],
+    ],
+)
+def test_a_template_that_is_none_hides_no_other_pool(template: Any) -> None:
+    odd = {"metadata": {"name": "odd", "namespace": "n"}, "spec": {"template": template}}
+    assert pools._pool(odd).image == "?"

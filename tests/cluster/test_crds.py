@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.crds.models import MOST_SPEC_BYTES
+from pytest_arl.crds.models import MOST_SPEC_BYTES, MOST_WORDS
 from tests.cluster.installation import Installation, pool
 
 Json = dict[str, Any]
@@ -270,3 +270,20 @@ def test_steps_that_leave_their_status_no_room_are_refused(installation: Install
 
     assert created(MOST_SPEC_BYTES) == ""
     assert f"more than {MOST_SPEC_BYTES} characters" in created(MOST_SPEC_BYTES + 1)
+
+
+@pytest.mark.parametrize("what", ["command", "env"])
+def test_a_task_has_so_many_words_and_variables(installation: Installation, what: str) -> None:
+    """Each costs the API server at every change of the Task, of a label too."""
+
+    def created(count: int) -> str:
+        parts = [1000] * (count // 1000) + [count % 1000]
+        values: list[Any] = [
+            ["x"] * part if what == "command" else {f"v{number}": "x" for number in range(part - 1)} for part in parts
+        ]
+        steps = [{**COMMAND, "name": f"s{number}", what: value} for number, value in enumerate(values)]
+        made = json.dumps(task(*steps))
+        return installation.kubectl("create", "--dry-run=server", "-f", "-", text=made, check=False).stderr
+
+    assert created(MOST_WORDS) == ""
+    assert f"more than {MOST_WORDS} words" in created(MOST_WORDS + 1)

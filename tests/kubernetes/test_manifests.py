@@ -14,7 +14,7 @@ from pytest_arl.backends.base import AcquireRequest, TaskRequest
 from pytest_arl.backends.kubernetes.api import encoded
 from pytest_arl.backends.kubernetes.manifests import Payload, go_size, holder_of, sandbox_manifest, task_manifest
 from pytest_arl.backends.task_run import task_message
-from pytest_arl.crds.models import MOST_SPEC_BYTES, Sandbox, Task
+from pytest_arl.crds.models import MOST_SPEC_BYTES, MOST_WORDS, Sandbox, Task
 from pytest_arl.proof import proof_of
 from pytest_arl.steps import parse_steps
 
@@ -155,6 +155,30 @@ def test_a_task_of_a_sandbox_that_wants_it_has_a_proof_over_what_is_sent(size: i
     assert (payload is None) is (size == 10)
     assert sent["proof"] == proof_of(b"k" * 32, "u-1", "box-000001", sent)
     assert go_size(encoded(manifest["spec"])) <= MOST_SPEC_BYTES
+
+
+@pytest.mark.parametrize("what", ["words", "variables"])
+def test_what_has_more_words_than_the_api_server_looks_at_goes_to_the_agent(what: str) -> None:
+    def sent(count: int) -> bool:
+        parts = [1000] * (count // 1000) + [count % 1000]
+        steps: list[dict[str, Any]] = [
+            {"name": f"s{number}", "type": "Command", "command": ["true"] * part}
+            if what == "words"
+            else {
+                "name": f"s{number}",
+                "type": "Command",
+                "command": ["true"],
+                "env": {f"v{each}": "" for each in range(part - 1)},
+            }
+            for number, part in enumerate(parts)
+        ]
+        manifest, payload = task_manifest("n", SANDBOX, LABELS, TaskRequest("t", parse_steps(steps), None), b"k" * 32)
+        Task.model_validate(manifest)
+        assert (payload is None) is ("payloadHash" not in manifest["spec"])
+        return payload is None
+
+    assert sent(MOST_WORDS)
+    assert not sent(MOST_WORDS + 1)
 
 
 def test_the_largest_task_that_is_sent_as_it_is_has_room_for_its_proof() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_arl import BackendUnavailable, UsageError
+from pytest_arl.backends.kubernetes import space
 from pytest_arl.backends.kubernetes.api import Api, path_of
 from pytest_arl.backends.kubernetes.space import Pool, Space
 from tests.kubernetes.fake import FakeApi
@@ -86,3 +87,20 @@ def test_a_new_pool_is_waited_for_until_its_operator_has_seen_it(api: Api, fake:
     later = threading.Timer(0.3, lambda: fake.put(where, body | {"status": {"taskKey": key}}))
     later.start()
     assert Space(api, "n", "run").pool("new").task_key == int(key, 16)
+
+
+def test_a_pool_that_no_operator_has_looked_at_gives_no_sandbox_to_everybody(
+    api: Api, fake: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its key, a Sandbox is held by nobody: each Task of the namespace is run in it."""
+    monkeypatch.setattr(space, "_FIRST_STATUS_SECONDS", 0.3)
+    fake.put(path_of("warmpools", "n", "new"), warm_pool())
+    with pytest.raises(BackendUnavailable, match="no operator has looked at pool 'new'"):
+        Space(api, "n", "run").pool("new")
+
+
+@pytest.mark.parametrize(("asked", "output"), [("1Ki", 1024), ("1Pi", 1 << 50), ("9999999999999Ti", 1 << 50)])
+def test_no_more_of_an_output_is_asked_for_than_an_agent_is_told(asked: str, output: int) -> None:
+    body = warm_pool()
+    body["spec"]["sandbox"] = {"outputLimit": asked}
+    assert Pool.read(body).output == output

@@ -50,9 +50,19 @@ def test_a_task_that_has_ended_is_forgotten() -> None:
     assert patience.pause("t", 0.01) is not None
 
 
+def test_hundreds_that_take_turns_have_an_end_too() -> None:
+    patience = Patience()
+    pauses = [patience.pause(str(number % 264), 0.01) for number in range(66)]
+    assert None not in pauses[:64]
+    assert pauses[64:] == [None, None]
+    patience.over("a task that has ended")
+    assert patience.pause("7", 0.01) is not None
+    assert patience.pause("8", 61) is not None
+
+
 def test_only_so_many_tasks_are_remembered() -> None:
     patience = Patience()
     for number in range(1000):
-        patience.pause(str(number), 0.01)
+        patience.pause(str(number), 61)
     assert len(patience._tasks) <= 256
     assert patience.pause("999", 0.01) == 0.2, "the latest are"

@@ -127,7 +127,10 @@ def _pool(pool: Json) -> ClusterPool:
 
 
 def _image(template: Json) -> str:
-    """That of the container that sandboxes run in."""
-    containers = (template.get("spec") or {}).get("containers") or [{}]
-    named = [container for container in containers if container.get("name") == "executor"]
-    return str((named or containers)[0].get("image", ""))
+    """That of the container that sandboxes run in; a question mark for what is no template."""
+    try:
+        containers = (template.get("spec") or {}).get("containers") or [{}]
+        named = [container for container in containers if container.get("name") == "executor"]
+        return str((named or containers)[0].get("image", ""))
+    except (AttributeError, LookupError, TypeError):
+        return "?"

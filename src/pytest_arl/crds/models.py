@@ -40,6 +40,8 @@ VERSION = "v1alpha1"
 
 MOST_STEPS = 256
 MOST_SPEC_BYTES = 768 * 1024
+MOST_WORDS = 8192
+"""Words of commands and variables in a Task's steps: the API server looks at each, at every change of a label too."""
 """Encoded JSON of a Task's spec. etcd takes objects of 1.5 MB, and spec and status share one."""
 
 MOST_STATUS_BYTES = 384 * 1024
@@ -69,6 +71,10 @@ _CHARACTERS = (
     " + (has(s.env) ? s.env.map(name, size(name) + size(s.env[name])).sum() : 0)).sum()"
 )
 """CEL: characters of all that is free text in the steps of a Task."""
+
+
+_WORDS = "self.steps.map(s, (has(s.command) ? size(s.command) : 0) + (has(s.env) ? size(s.env) : 0)).sum()"
+"""CEL: words of commands and variables."""
 
 
 def _unchanged(*fields: str) -> str:
@@ -320,6 +326,11 @@ class TaskSpec(_Part):
             "self.steps.map(step, step.name) == oldSelf.steps.map(step, step.name) && "
             + _unchanged("timeout", "retries", "payloadHash", "proof"),
             "a Task cannot be changed once it is created (but for cancel): create another one",
+        ),
+        _rule(
+            f"{_WORDS} <= {MOST_WORDS}",
+            f"its steps have more than {MOST_WORDS} words and variables together: put them into a file, or run two "
+            "Tasks",
         ),
         _rule(
             f"{_CHARACTERS} <= {MOST_SPEC_BYTES}",

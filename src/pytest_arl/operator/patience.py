@@ -11,6 +11,9 @@ __all__ = ["MOST_IN_VAIN", "Patience"]
 MOST_IN_VAIN = 8
 """Attempts in a row at one Task that come to nothing. With the pauses between them they take 20 s at least."""
 
+_MOST_IN_A_ROW = 64
+"""Attempts in a row at any Tasks: an agent may say of each of hundreds that another one runs."""
+
 _LIVED_SECONDS = 60.0
 """An attempt that lasted so long was no attempt in vain: a long Task outlives any number of broken connections."""
 
@@ -36,6 +39,7 @@ class Patience:
 
     def __init__(self) -> None:
         self._tasks: dict[str, _Attempts] = {}
+        self._in_a_row = 0
 
     def deadline(self, task: str, moment: float, seconds: float) -> float:
         """Until when to wait for a Task that may take ``seconds``: counted from the first attempt at it."""
@@ -47,13 +51,16 @@ class Patience:
     def pause(self, task: str, lasted: float) -> float | None:
         """Seconds to wait after an attempt that lasted so long; None where it was one too many."""
         attempts = self._at(task)
-        attempts.vain = 1 if lasted > _LIVED_SECONDS else attempts.vain + 1
-        if attempts.vain > MOST_IN_VAIN:
+        lived = lasted > _LIVED_SECONDS
+        attempts.vain = 1 if lived else attempts.vain + 1
+        self._in_a_row = 1 if lived else self._in_a_row + 1
+        if attempts.vain > MOST_IN_VAIN or self._in_a_row > _MOST_IN_A_ROW:
             return None
         return min(_FIRST_PAUSE * 2.0 ** (attempts.vain - 1), _LONGEST_PAUSE)
 
     def over(self, task: str) -> None:
         """A Task has ended."""
+        self._in_a_row = 0
         self._tasks.pop(task, None)
 
     def _at(self, task: str) -> _Attempts:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl.agent import frames
 from pytest_arl.backends.kubernetes.api import encoded
 from pytest_arl.backends.task_run import task_message
-from pytest_arl.crds.models import GROUP, MOST_SPEC_BYTES, MOST_STEPS, VERSION
+from pytest_arl.crds.models import GROUP, MOST_SPEC_BYTES, MOST_STEPS, MOST_WORDS, VERSION
 from pytest_arl.errors import UsageError
 from pytest_arl.proof import proof_of
 from pytest_arl.units import go_duration
@@ -37,7 +37,7 @@ FINISHED_SECONDS = 300
 _LONGEST_NAME = 63
 _LONGEST_WORD = 128 * 1024  # also the kernel's bound
 _LONGEST_PATH = 4096
-_MOST_WORDS = 1024
+_MOST_OF_A_STEP = 1024
 _SHOWN = 200
 _SHOWN_WORDS = 16
 _LONGEST_TEST = 1000
@@ -114,7 +114,7 @@ def task_manifest(
     if key is not None:
         spec["proof"] = "0" * 64  # it has its size
     payload = None
-    if all(map(_is_exact, task.steps)):
+    if all(map(_is_exact, task.steps)) and sum(map(_words, task.steps)) <= MOST_WORDS:
         spec["steps"] = [step.to_json() for step in task.steps]
     if "steps" not in spec or go_size(encoded(spec)) > MOST_SPEC_BYTES:
         payload = Payload.of(task)
@@ -150,8 +150,8 @@ def _is_exact(step: Step) -> bool:
         return _fits(step.path, _LONGEST_PATH)
     words = [*step.command, *step.env, *step.env.values()]
     return (
-        len(step.command) <= _MOST_WORDS
-        and len(step.env) <= _MOST_WORDS
+        len(step.command) <= _MOST_OF_A_STEP
+        and len(step.env) <= _MOST_OF_A_STEP
         and all(_fits(word, _LONGEST_WORD) for word in words)
         and (step.work_dir is None or _fits(step.work_dir, _LONGEST_PATH))
         and (step.stdin is None or _is_text(step.stdin))
@@ -190,6 +190,10 @@ def _described_command(step: Command) -> dict[str, Any]:
     if step.cpu_time is not None:
         found["cpuTime"] = go_duration(step.cpu_time)
     return {**found, "background": True} if step.background else found
+
+
+def _words(step: Step) -> int:
+    return len(step.command) + len(step.env) if step.type == "Command" else 0
 
 
 def _plain(text: str) -> str:

@@ -32,10 +32,12 @@ __all__ = ["OPERATOR_NAMESPACE", "Pool", "Space"]
 OPERATOR_NAMESPACE = "arl-system"
 """Where `pytest-arl manifests` puts the operator."""
 _OUTPUT = 16 * 1024 * 1024
+_MOST_OUTPUT = 1 << 50
+"""Of what a pool asks for: as much as the operator tells the agent."""
 _POOL_SECONDS = 60.0
 _NEW_POOL_SECONDS = 2.0
-_FIRST_STATUS_SECONDS = 5.0
-"""For an operator to look at a new pool: it took one second at most."""
+_FIRST_STATUS_SECONDS = 15.0
+"""For an operator to look at a new pool: it took one second at most, and one that starts anew some more."""
 _LOOK_SECONDS = 0.1
 
 
@@ -79,7 +81,7 @@ class Pool:
         runtime = template.get("runtimeClassName")
         return cls(
             name=str(found["metadata"]["name"]),
-            output=_bytes(sandbox, "outputLimit", _OUTPUT),
+            output=min(_bytes(sandbox, "outputLimit", _OUTPUT), _MOST_OUTPUT),
             kept=_bytes(sandbox, "kept", _usually_kept(limits)),
             isolation=printable(f"pod+{runtime}") if runtime else "pod",
             limits={key: printable(value) for key, value in limits.items()},
@@ -147,6 +149,12 @@ class Space:
             # Its operator has not seen it yet, and so has published no key: without one, Tasks would have no proof.
             time.sleep(_LOOK_SECONDS)
             found = self._read(name)
+        if not found.get("status"):
+            raise BackendUnavailable(
+                f"no operator has looked at pool {name!r} of namespace {self.namespace!r} for "
+                f"{_FIRST_STATUS_SECONDS:.0f} s, so that anybody's Tasks would be run in its sandboxes: "
+                "`pytest-arl doctor` says whether one runs"
+            )
         try:
             pool = Pool.read(found)
         except UsageError as error:
