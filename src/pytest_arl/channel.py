@@ -38,6 +38,7 @@ _LEAVE_SECONDS = 1.0
 _MOST_PIECES = 512  # for one call: the kernel takes 1,024 (IOV_MAX)
 _MOST_WAITING = 8 * 1024 * 1024  # bytes for one stream that nobody takes
 _MORE_WAITING = 2 * 1024 * 1024  # after each second in which he took nothing; what an agent may have queued before
+_MOST_HELD = 128 * 1024 * 1024  # bytes for one stream in any case: what an agent has queued before an answer is a tenth
 _PATIENCE_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
 _MESSAGE_BYTES = 512
@@ -381,6 +382,8 @@ class Channel:
         stream = self._streams.get(number)
         if stream is not None:
             stream.arrived += _weight(kind, value)
+            if stream.arrived - stream.taken > _MOST_HELD:
+                raise frames.ProtocolError("more for one exchange than is taken")
             stream.inbox.append((kind, value))
         elif kind == frames.ERROR and number == 0:
             raise self.fail(f"the agent gave up: {value['text']}")
@@ -458,7 +461,10 @@ class Channel:
 
 def _weight(kind: int, value: Any) -> int:
     """Bytes that a frame holds while nobody takes it; of a message, about."""
-    return len(value) if kind < frames.HELLO else _MESSAGE_BYTES
+    if kind < frames.HELLO:
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else ()
+    return _MESSAGE_BYTES + sum(len(part) for part in parts if isinstance(part, (bytes, str)))
 
 
 def _quoted(text: str) -> str:

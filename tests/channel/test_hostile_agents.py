@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from zlib import crc32
 
 import pytest
 
+from pytest_arl import channel as channel_module
 from pytest_arl.agent import frames
 from pytest_arl.backends import arriving_links, process, task_run, transfer
 from pytest_arl.backends.agent import AgentSandbox
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.backends.budget import Budget
-from pytest_arl.channel import ChannelTimeout, Stream
+from pytest_arl.channel import ChannelLost, ChannelTimeout, Stream
 from pytest_arl.errors import SandboxLost, UsageError
 from pytest_arl.steps import parse_steps
 from tests.channel.fake import FakeAgent, in_thread, sandbox_and_agent
@@ -621,6 +623,29 @@ def test_of_a_path_in_a_refusal_no_more_is_told_than_can_be_read() -> None:
     with sandbox_and_agent() as (sandbox, agent), pytest.raises(FileNotFoundError) as caught:
         play(agent, lambda: sandbox.write("f", b"", None), refusal)
     assert len(str(caught.value)) < 70_000
+
+
+@pytest.mark.parametrize("kind", [frames.STDOUT, frames.STEP])
+def test_what_nobody_takes_is_not_kept_without_end(monkeypatch: pytest.MonkeyPatch, kind: int) -> None:
+    """The thread that should take it waits for another answer itself."""
+    monkeypatch.setattr(channel_module, "_MOST_HELD", 1_000_000)
+    part = (
+        frames.frame(kind, 1, bytes(60_000)) if kind == frames.STDOUT else frames.message(kind, 1, {"o": bytes(60_000)})
+    )
+    with sandbox_and_agent() as (sandbox, agent), sandbox.asking() as channel, channel.open() as live:
+        assert live.number == 1
+        flood = in_thread(lambda: suppressed(lambda: agent.send_raw(part * 100)))
+        with channel.open() as other, pytest.raises(ChannelLost, match="more for one exchange than is taken"):
+            other.receive(time.monotonic() + 10)
+        assert live.arrived < 1_200_000
+        sandbox.close()
+        agent.hang_up()
+        flood()
+
+
+def suppressed(action: Callable[[], object]) -> None:
+    with suppress(OSError):
+        action()
 
 
 def test_what_comes_for_others_without_end_is_no_answer() -> None:

@@ -219,8 +219,7 @@ class KubernetesSandbox(ChanneledSandbox):
         self.mail.nudge()
         for waiting in tuple(self.mail.wakes):
             waiting.nudge()
-        if not self.mail.deleted:
-            self._delete()
+        self._delete()  # a watch says so, too, of one that has lost its label
         self._on_close(self)
 
     def let_go(self) -> None:
