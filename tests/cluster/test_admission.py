@@ -235,6 +235,24 @@ def test_a_pools_deployment_is_changed_by_its_operator_alone(
         assert maker.patches(what, {"metadata": {"annotations": {"x": "y"}}}, "--dry-run=server") == ""
 
 
+def test_an_init_containers_image_is_its_pools_too(installation: Installation, maker: Maker) -> None:
+    """A native sidecar listens before the agent does."""
+    body = pool("sidecar", images()["python"], replicas=1)
+    sidecar = {"name": "db", "image": images()["busybox"], "restartPolicy": "Always", "command": ["sleep", "9999"]}
+    body["spec"]["template"]["spec"]["initContainers"] = [{**sidecar, "imagePullPolicy": "IfNotPresent"}]
+    installation.apply(body)
+    try:
+        installation.wait("jsonpath={.status.readyReplicas}=1", "warmpool/sidecar", seconds=90)
+        (found, *_) = _idle(installation, "sidecar")
+        change = {"spec": {"initContainers": [{"name": "db", "image": images()["python"]}]}}
+        words = ("patch", f"pod/{found['metadata']['name']}", "--type=strategic", "--dry-run=server")
+        assert forbidden(maker.tries(*words, "-p", json.dumps(change)))
+        same = {"metadata": {"annotations": {"x": "y"}}}
+        assert maker.tries(*words, "-p", json.dumps(same)) == "", "control"
+    finally:
+        installation.kubectl("delete", "warmpool", "sidecar")
+
+
 # Leases
 
 

@@ -204,23 +204,23 @@ async def test_bytes_that_no_type_of_the_server_has_checked_hide_nothing(
         assert listed == seen == ["odd"]
 
 
-async def test_no_more_than_two_large_answers_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_than_two_large_answers_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytest_arl.operator.api._MOST_PAGE_BYTES", 1_000)
     monkeypatch.setattr("pytest_arl.operator.api._FIRST_PAGE", 1)
     async with serving(monkeypatch) as (server, api):
-        server.objects[PODS] = [{"metadata": {"name": "x" * 5_000}}]
+        body = {"metadata": {"resourceVersion": "7"}, "items": [{"metadata": {"name": "x" * 5_000}}]}
         held = most = 0
 
-        async def look() -> None:
+        async def answer(_request: web.Request) -> web.Response:
             nonlocal held, most
-            async for page, _ in api.pages(PODS):
-                held += 1
-                most = max(most, held)
-                await asyncio.sleep(0.01)
-                assert len(page) == 1
-                held -= 1
+            held += 1
+            most = max(most, held)
+            await asyncio.sleep(0.02)
+            held -= 1
+            return web.json_response(body)
 
-        await asyncio.gather(*(look() for _ in range(8)))
+        server.handlers["GET"] = answer
+        assert [len(found) for found in await asyncio.gather(*(api.items(PODS) for _ in range(8)))] == [1] * 8
         assert most == 2
 
 

@@ -304,7 +304,14 @@ class TaskStep(_Part):
     command: Annotated[list[Annotated[str, Field(max_length=131072)]], Field(min_length=1, max_length=1024)] | None = (
         None
     )
-    env: Annotated[dict[str, Annotated[str, Field(max_length=131072)]], Field(max_length=1024)] | None = None
+    env: (
+        Annotated[
+            dict[str, Annotated[str, Field(max_length=131072)]],
+            # As a whole: else the API server keeps, and reads at each change, who has set which.
+            Field(max_length=1024, json_schema_extra={"x-kubernetes-map-type": "atomic"}),
+        ]
+        | None
+    ) = None
     work_dir: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     stdin: Annotated[str, Field(max_length=MOST_SPEC_BYTES)] | None = None
     timeout: Duration | None = None

@@ -189,20 +189,17 @@ class Api:
         while True:
             query = {**params, "limit": str(limit), **({"continue": token} if token else {})}
             accept = _METADATA if metadata else None
-            if limit > 1:
-                try:
-                    found, size = await self._ask("GET", where, params=query, accept=accept, most=_MOST_PAGE_BYTES)
-                except AnswerTooLong:
-                    limit = max(1, limit // 4)
-                    continue
-                token, page, version = _page(found)
-                yield page, version
-            else:  # of 16 MB, which Python has as ten times that
-                async with self._large:
-                    found, size = await self._ask("GET", where, params=query, accept=accept, most=_MOST_ANSWER)
-                    token, page, version = _page(found)
-                    yield page, version
-                    page.clear()
+            try:
+                most = _MOST_PAGE_BYTES if limit > 1 else _MOST_ANSWER
+                found, size = await self._ask("GET", where, params=query, accept=accept, most=most, large=limit == 1)
+            except AnswerTooLong:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 4)
+                continue
+            token, page, version = _page(found)
+            yield page, version
+            page.clear()  # of 16 MB at the most, which Python has as ten times that
             if not token:
                 return
             if size < _SMALL_PAGE_BYTES:
@@ -257,9 +254,8 @@ class Api:
 
     async def _identity(self, where: str) -> tuple[str, str]:
         """UID and version of an object, without holding the rest of it."""
-        async with self._large:
-            meta = (await self.get(where))["metadata"]
-            return meta["uid"], meta["resourceVersion"]
+        meta = (await self._ask("GET", where, large=True))[0]["metadata"]
+        return meta["uid"], meta["resourceVersion"]
 
     async def replace(self, where: str, body: Object, *, patience: float = PATIENCE_SECONDS) -> Object:
         """A whole object in place of the one whose resourceVersion it has."""
@@ -293,14 +289,15 @@ class Api:
         patience: float = PATIENCE_SECONDS,
         accept: str | None = None,
         most: int = _MOST_ANSWER,
+        large: bool = False,
     ) -> tuple[Object, int]:
-        """The answer, and its bytes."""
+        """The answer, and its bytes. ``large``: no more than two of these are read at a time."""
         data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         deadline = time.monotonic() + patience
         pause = 0.05
         while True:
             try:
-                async with self._turn(where):
+                async with self._turn(where), self._large if large else contextlib.nullcontext():
                     return await self._once(method, where, data, content, params, accept, most)
             except AnswerTooLong:
                 raise

@@ -20,10 +20,10 @@ __all__ = ["Health", "serve"]
 
 _MOST_REQUEST = 8192
 _SECONDS = 5.0
-_MOST_OF_AN_ADDRESS = 8
+_MOST_OF_AN_ADDRESS = 64
 """Connections at a time: whoever reaches the port may open as many as there are descriptors, and hold each for 5 s. The
-ninth takes the place of the oldest: a kubelet probes the operator from the same address as a tenant's pods, with
-whatever protocol and host their probes name.
+next one takes the place of the oldest: a kubelet probes the operator from the same address as a tenant's pods, with
+whatever protocol and host their probes name. As many as that may have come while the loop was busy, unread.
 """
 _PROBE = b"G"
 """What a GET begins with. Whoever begins otherwise is not waited for."""

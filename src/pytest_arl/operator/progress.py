@@ -98,6 +98,8 @@ class StepEnd:
             limit=exact.maybe(exact.text, value, "limit", _MOST_WORD),
             usage=Usage.from_agent(value.get("u")),
         )
+        if not all(word is None or word.isprintable() for word in (found.signal, found.limit)):
+            raise ValueError("a signal and a limit are words")
         if found.succeeded != (found.code == 0):
             raise ValueError("a step succeeds with exit code 0, and only with that")
         return found
