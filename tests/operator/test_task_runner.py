@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.objects import uid
-from pytest_arl.operator.task_runner import TaskRunner, write_end
+from pytest_arl.operator.task_runner import TaskRunner, refusal_of, write_end
 from pytest_arl.operator.wire import Held
 from pytest_arl.proof import proof_of
 from tests.operator.objects import task
@@ -32,7 +33,15 @@ def outcome(the_task: Any, held: Held | None) -> Any:
     link: Any = SimpleNamespace(hello=SimpleNamespace(boot="b"), open=lambda *_: 1, shut=lambda _: None, send=send)
     api, store = SimpleNamespace(write_status=write_status), SimpleNamespace(put=lambda *_: None)
     control: Any = SimpleNamespace(epoch=1, opened={"aa": KEY}.get, api=api, store=store)
-    asyncio.run(TaskRunner(control, the_task, None, {}, held).run(link))
+
+    async def run() -> None:
+        control.jobs = Jobs()
+        await TaskRunner(control, the_task, None, {}, held).run(link)
+        assert control.jobs.busy(refusal_of(the_task)), "it is ended beside: the queue goes on"
+        while control.jobs.busy(refusal_of(the_task)):
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
     (status,) = written
     return status
 

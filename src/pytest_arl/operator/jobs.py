@@ -70,6 +70,10 @@ class Jobs:
         if not self.resting(named):  # else it was told: events may come by the thousand
             self._fail(named, error)
 
+    def busy(self, named: Hashable) -> bool:
+        """True while it runs, or is left alone because it failed."""
+        return named in self._named or self.resting(named)
+
     def resting(self, named: Hashable) -> bool:
         """True while something that failed is left alone."""
         return time.monotonic() < self._failures.get(named, (0.0, 0.0))[1]

@@ -15,7 +15,7 @@ from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import MOST_IN_VAIN, Patience
 from pytest_arl.operator.reach import Reach
 from pytest_arl.operator.slim import LEGACY_FINALIZER
-from pytest_arl.operator.task_runner import Busy, TaskRunner, write_end
+from pytest_arl.operator.task_runner import Busy, TaskRunner, refusal_of, write_end
 from pytest_arl.operator.template import executor_of
 from pytest_arl.operator.trouble import Trouble
 
@@ -196,7 +196,8 @@ class SandboxKeeper:
                 self.active = self._ran = time.monotonic()
 
     def _next(self, first: str | None) -> Object | None:
-        tasks = self._store.tasks(self.key)
+        jobs = self._control.jobs
+        tasks = [task for task in self._store.tasks(self.key) if not jobs.busy(refusal_of(task))]
         return next((task for task in tasks if uid(task) == first), tasks[0] if tasks else None)
 
     async def _run(self, task: Object, link: AgentLink) -> str | None:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import re
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_arl.operator.link import Refusal
     from pytest_arl.operator.objects import Object
 
-__all__ = ["Busy", "TaskRunner", "write", "write_end"]
+__all__ = ["Busy", "TaskRunner", "refusal_of", "write", "write_end"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -124,7 +125,9 @@ class TaskRunner:
             try:
                 message = await self._message(link)
             except wire.Refused as problem:
-                await self._fail(problem.reason, str(problem))
+                # Beside: who keeps changing a Task of theirs in somebody's queue would hold up that queue.
+                end = partial(self._fail, problem.reason, str(problem))
+                self._control.jobs.once(refusal_of(self.task), end)
                 return
             if message is None:
                 return
@@ -268,6 +271,11 @@ class TaskRunner:
             self._control, self.task, lambda _output: task_status.failed(self.task, reason, text, time.time())
         )
         _LOG.info("task", extra={"data": {"task": "/".join(key(self.task)), "uid": uid(self.task), "reason": reason}})
+
+
+def refusal_of(task: Object) -> tuple[str, str]:
+    """The name of the job that ends a Task which was not for its Sandbox."""
+    return "refuse", uid(task)
 
 
 def _refusal(text: str) -> tuple[str, str]:
