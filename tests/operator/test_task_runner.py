@@ -7,6 +7,7 @@ import pytest
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.objects import uid
+from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.task_runner import TaskRunner, refusal_of, write_end
 from pytest_arl.operator.wire import Held
 from pytest_arl.proof import proof_of
@@ -122,3 +123,17 @@ def test_a_task_that_has_no_room_for_running_runs(message: str, goes_on: bool) -
     else:
         with pytest.raises(ApiError):
             asyncio.run(writing)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_queue_goes_on_behind_a_task_that_is_being_refused(busy: bool) -> None:
+    keeper: Any = object.__new__(SandboxKeeper)
+    foreign, mine = task("a"), task("b")
+    keeper.key = None
+    keeper._store = SimpleNamespace(tasks=lambda _key: [foreign, mine])
+    keeper._control = SimpleNamespace(
+        jobs=SimpleNamespace(busy=lambda named: busy and named == ("refuse", uid(foreign)))
+    )
+    assert keeper._next(None) is (mine if busy else foreign)
+    assert keeper._next(uid(mine)) is mine
+    assert keeper._next(uid(foreign)) is (mine if busy else foreign)
