@@ -81,7 +81,7 @@ def test_a_task_with_proof_does_not_run_where_it_cannot_be_checked() -> None:
 TOO_LARGE = "etcdserver: request is too large"
 
 
-def ended(task_body: Any, *, deleted: bool) -> tuple[bool, list[str]]:
+def ended(task_body: Any, *, deleted: bool, kept: Any = None) -> tuple[bool, list[str]]:
     """Write an end for which there is no room: whether whoever waits hears of it, and what was done."""
     done: list[str] = []
 
@@ -94,10 +94,15 @@ def ended(task_body: Any, *, deleted: bool) -> tuple[bool, list[str]]:
             raise ApiError(500, "InternalError", TOO_LARGE)
         return True
 
+    async def get(_where: str) -> Any:
+        if kept is None:
+            raise ApiError(404, "NotFound", "it is gone")
+        return kept
+
     store = SimpleNamespace(put=None, give_up=lambda _: done.append("give up"))
     notices = SimpleNamespace(warn=lambda _task, reason, _text: done.append(reason))
     control: Any = SimpleNamespace(
-        api=SimpleNamespace(write_status=write_status, delete=delete), store=store, notices=notices
+        api=SimpleNamespace(write_status=write_status, delete=delete, get=get), store=store, notices=notices
     )
     return asyncio.run(write_end(control, task_body, lambda _output: {})), done
 
@@ -105,6 +110,13 @@ def ended(task_body: Any, *, deleted: bool) -> tuple[bool, list[str]]:
 def test_a_task_whose_end_has_no_room_is_deleted() -> None:
     the_task = task()
     assert ended(the_task, deleted=True) == (True, ["give up", "StatusRefused", f"delete {uid(the_task)}"])
+
+
+def test_one_that_a_finalizer_keeps_is_said_to_be_there() -> None:
+    """Who waits for it would wait for ever, if its Sandbox went on."""
+    the_task = task()
+    assert ended(the_task, deleted=True, kept=the_task)[0] is False
+    assert ended(the_task, deleted=True, kept=task("another"))[0] is True
 
 
 def test_where_that_is_refused_as_well_it_is_said() -> None:

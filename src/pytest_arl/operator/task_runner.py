@@ -321,7 +321,7 @@ async def write_end(control: Control, task: Object, build: Callable[[bool], Obje
     """Write how a Task ended: with its output, without it where that is refused, again where nobody answers.
 
     A Task that has no room for a status is given up: what would be refused for ever is not asked for ever. It is
-    deleted, so that nobody waits for it; False where that is refused as well.
+    deleted, so that nobody waits for it; False where that is refused as well, or a finalizer keeps it.
     """
     refused = ""
     builds: list[Callable[[], Object]] = [lambda: build(True), lambda: build(False), lambda: _unwritten(task, refused)]
@@ -342,12 +342,16 @@ async def write_end(control: Control, task: Object, build: Callable[[bool], Obje
         pause = min(2 * pause, _LONGEST_PAUSE)
     control.store.give_up(task)
     control.notices.warn(task, "StatusRefused", f"its end cannot be written, so it is deleted: {refused}")
+    where = path("tasks", *key(task))
     try:
-        await control.api.delete(path("tasks", *key(task)), uid(task))
+        await control.api.delete(where, uid(task))
+        left = (await control.api.get(where))["metadata"]["uid"] == uid(task)  # a finalizer may keep it for ever
     except ApiError as error:
+        if error.status == 404:
+            return True
         _LOG.warning("a Task was not deleted: %s", error, extra={"data": {"task": "/".join(key(task))}})
         return False
-    return True
+    return not left
 
 
 def _unwritten(task: Object, refused: str) -> Object:
