@@ -40,6 +40,7 @@ _MOST_WAITING = 8 * 1024 * 1024  # bytes for one stream that nobody takes
 _MORE_WAITING = 2 * 1024 * 1024  # after each second in which he took nothing; what an agent may have queued before
 _MOST_HELD = 128 * 1024 * 1024  # bytes for one stream in any case: what an agent has queued before an answer is a tenth
 _PATIENCE_SECONDS = 1.0
+_PARTS_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
 _MESSAGE_BYTES = 512
 _LONGEST_TEXT = 2000
@@ -312,8 +313,9 @@ class Channel:
                     with self._state:
                         self._reader = None
                         self._state.notify_all()
-            # What comes for others for ever is no answer.
-            if not found or (deadline is not None and not stream.inbox and time.monotonic() >= deadline):
+            # What comes for others for ever is no answer; a part of one may be on its way.
+            late = deadline is not None and time.monotonic() >= deadline + _PARTS_SECONDS
+            if not found or (late and not stream.inbox):
                 raise ChannelTimeout
 
     def _may_read(self, stream: Stream, deadline: float | None) -> bool:

@@ -648,8 +648,9 @@ def suppressed(action: Callable[[], object]) -> None:
         action()
 
 
-def test_what_comes_for_others_without_end_is_no_answer() -> None:
+def test_what_comes_for_others_without_end_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A deadline was looked at only where nothing came."""
+    monkeypatch.setattr(channel_module, "_PARTS_SECONDS", 0.5)
     with sandbox_and_agent() as (sandbox, agent):
         stop = threading.Event()
 
