@@ -60,8 +60,8 @@ def test_a_size_that_is_none_is_named(field: str) -> None:
 def test_what_is_shown_of_a_pool_shows_nothing_else() -> None:
     body = warm_pool()
     template = body["spec"]["template"]["spec"]
-    template["runtimeClassName"] = "gvisor\x1b[2K\r12 passed"
-    template["containers"][0]["resources"] = {"limits": {"memory": "1Gi\x1b[2K"}}
+    template["runtimeClassName"] = "gvisor\x1b[2K\r\n===== 12 passed ====="
+    template["containers"][0]["resources"] = {"limits": {"memory": "1Gi\x1b[2K\n"}}
     pool = Pool.read(body)
     assert pool.isolation.startswith("pod+gvisor")
     assert pool.isolation.isprintable()

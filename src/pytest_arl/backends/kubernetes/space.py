@@ -83,11 +83,16 @@ class Pool:
             name=str(found["metadata"]["name"]),
             output=min(_bytes(sandbox, "outputLimit", _OUTPUT), _MOST_OUTPUT),
             kept=_bytes(sandbox, "kept", _usually_kept(limits)),
-            isolation=printable(f"pod+{runtime}") if runtime else "pod",
-            limits={key: printable(value) for key, value in limits.items()},
+            isolation=_one_line(f"pod+{runtime}") if runtime else "pod",
+            limits={key: _one_line(value) for key, value in limits.items()},
             workspace=workspace,
             task_key=modulus_of((found.get("status") or {}).get("taskKey")),
         )
+
+
+def _one_line(text: str) -> str:
+    """Words of a pool's maker, for the last line of a run."""
+    return printable(text).replace("\n", "\\n")
 
 
 def _bytes(sandbox: Mapping[str, Any], field: str, default: int) -> int:
