@@ -40,9 +40,10 @@ VERSION = "v1alpha1"
 
 MOST_STEPS = 256
 MOST_SPEC_BYTES = 768 * 1024
+"""Encoded JSON of a Task's spec. etcd takes objects of 1.5 MB, and spec and status share one."""
+
 MOST_WORDS = 8192
 """Words of commands and variables in a Task's steps: the API server looks at each, at every change of a label too."""
-"""Encoded JSON of a Task's spec. etcd takes objects of 1.5 MB, and spec and status share one."""
 
 MOST_STATUS_BYTES = 384 * 1024
 """Encoded JSON of a Task's status. A NUL is six bytes of it."""

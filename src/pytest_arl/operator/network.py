@@ -22,7 +22,9 @@ __all__ = ["CONDITION", "Policies", "isolation", "selects"]
 CONDITION = "Isolated"
 _CURE = "pytest-arl manifests --sandboxes {0}, with the installation's other options, has a policy for namespace {0}"
 _MOST_NAMES = 5
-_MOST_SELECTOR = 16 * 1024
+_MOST_SELECTOR = 4 * 1024
+"""Weight of a policy's selector. A thousand of them are held for each namespace."""
+
 _FRESH_SECONDS = 30.0
 
 
