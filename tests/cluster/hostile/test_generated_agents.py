@@ -57,7 +57,7 @@ MOST_STALL = 0.5
 """Seconds of processor time that one agent's word may cost at a time, during which nobody else is served."""
 
 _BEAT_SECONDS, _STALL_SECONDS = 0.02, 0.2
-_MOST_STALLS = 50
+_MOST_STALLS = 5
 
 _SHORT: dict[Any, dict[str, float]] = {
     link: {"_SECONDS": 0.3, "_PONG_SECONDS": 0.5},
