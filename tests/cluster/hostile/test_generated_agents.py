@@ -11,7 +11,6 @@ import resource
 import socket
 import subprocess
 import sys
-import threading
 import time
 import tracemalloc
 from collections.abc import Coroutine, Iterator
@@ -56,8 +55,8 @@ MOST_MEMORY = 24 * 1024**2
 MOST_STALL = 0.5
 """Seconds of processor time that one agent's word may cost at a time, during which nobody else is served."""
 
-_BEAT_SECONDS, _STALL_SECONDS = 0.02, 0.2
-_MOST_STALLS = 5
+_MOST_TIMES = 20.0
+"""As long as these the times may become: the operator's own are longer still."""
 
 _SHORT: dict[Any, dict[str, float]] = {
     link: {"_SECONDS": 0.3, "_PONG_SECONDS": 0.5},
@@ -81,26 +80,6 @@ class Complaints(logging.Handler):
         self.found.append(text)
 
 
-class Stalls:
-    """When this process last got no processor for a while: beside a fork bomb on one processor that is seconds."""
-
-    def __init__(self) -> None:
-        self.latest = 0.0
-        self._over = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        before = time.monotonic()
-        while not self._over.wait(_BEAT_SECONDS):
-            now = time.monotonic()
-            if now - before > _BEAT_SECONDS + _STALL_SECONDS:
-                self.latest = now
-            before = now
-
-    def stop(self) -> None:
-        self._over.set()
-
-
 class Operator:
     """The operator of two namespaces in this thread, over a cluster in another one: all of it but kopf's watches."""
 
@@ -109,8 +88,6 @@ class Operator:
         self.complaints = Complaints()
         self.exits: list[int] = []
         self.longest = 0.0
-        self.stalls = Stalls()
-        self._stalled = 0
         self._runner = asyncio.Runner()
         self._loop = self._runner.get_loop()
         self._loop.set_exception_handler(self._broken)
@@ -170,7 +147,6 @@ class Operator:
         await self._api.__aexit__()
 
     def close(self) -> None:
-        self.stalls.stop()
         logging.getLogger("pytest_arl.operator").removeHandler(self.complaints)
         logging.getLogger("pytest_arl.operator").setLevel(logging.NOTSET)
         self._runner.close()
@@ -241,25 +217,20 @@ class Operator:
         await self._good()
 
     async def slowest(self) -> float:
-        """Seconds that a Task of a good agent takes."""
+        """Seconds that a Task of a good agent takes while memory is traced, which the tests do."""
         took = []
-        for _ in range(5):
-            began = time.monotonic()
-            await self._good()
-            took.append(time.monotonic() - began)
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                began = time.monotonic()
+                await self._good()
+                took.append(time.monotonic() - began)
+        finally:
+            tracemalloc.stop()
         return max(took)
 
     async def _good(self) -> None:
-        began = time.monotonic()
         status = await self.task("victim", "good")
-        if status.get("state") != "Succeeded" and self.stalls.latest > began - DEADLINE:
-            # With times as short as these a good agent is given up, and another one gets its pod.
-            self._stalled += 1
-            assert self._stalled < _MOST_STALLS
-            self.cluster.delete("sandboxes", "victim", "good")
-            self.sandbox("victim", "good")
-            await self._good()
-            return
         assert (status.get("state"), status.get("stdout")) == ("Succeeded", "on"), (
             status,
             self.cluster.get("sandboxes", "victim", "good"),
@@ -284,8 +255,9 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
 
         patch.setattr(asyncio.events.Handle, "_run", timed)
         found.run(found.start())
-        # A machine on which a good agent takes long is no reason to give that agent up.
-        factor = min(6.0, max(1.0, 40 * found.run(found.slowest()) / _SHORT[link]["_SECONDS"]))
+        # A machine on which a good agent takes long is no reason to give that agent up: all agents share one thread, and
+        # what hostile ones send keeps it busy for many times as long.
+        factor = min(_MOST_TIMES, max(1.0, 40 * found.run(found.slowest()) / _SHORT[link]["_SECONDS"]))
         for module, times in _SHORT.items():
             for name, seconds in times.items():
                 patch.setattr(module, name, factor * seconds)
