@@ -586,6 +586,18 @@ def test_a_file_in_crumbs_is_given_up(tmp_path: Path, way: str, kind: str) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_so_many_crumbs_may_be(more: int) -> None:
+    holes = 1024 + more  # and the end
+    said = [entry(b"", size=holes), *crumbs("holes", holes), (frames.END, {"crc": 0})]
+    with sandbox_and_agent() as (sandbox, agent):
+        if more:
+            with pytest.raises(SandboxLost, match="in crumbs"):
+                play(agent, lambda: sandbox.read("f"), *said)
+        else:
+            assert play(agent, lambda: sandbox.read("f"), *said) == bytes(holes)
+
+
 def test_small_pieces_between_holes_are_a_file() -> None:
     pieces = [part for _ in range(2000) for part in ((frames.DATA, bytes(4096)), (frames.HOLE, {"n": 4096}))]
     crc = crc32(bytes(4096 * 2000))

@@ -7,6 +7,7 @@ import pytest
 
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.network import Policies, isolation, selects
+from pytest_arl.operator.slim import weight
 from pytest_arl.pod import POOL_LABEL
 
 LABELS = {POOL_LABEL: "python", "app": "x"}
@@ -86,12 +87,12 @@ class Server:
         await asyncio.sleep(0)
         if self.status:
             raise ApiError(self.status, "x", "networkpolicies is forbidden")
-        rules: list[dict[str, str]] = [{} for _ in range(1000)]
+        rules: list[dict[str, str]] = [{} for _ in range(10_000)]
         kept = [
             keep(policy(policyTypes=["Ingress", "Egress"], egress=rules)),
-            keep(policy("o", podSelector=self.selector)),
+            keep(policy("o", podSelector=self.selector, policyTypes=["Ingress", "Egress"])),
         ]
-        assert len(str(kept)) < 500, "of each what is asked, not its rules"
+        assert len(str(kept)) < 5_000, "of each what is asked, not its rules"
         return kept
 
 
@@ -117,9 +118,13 @@ async def test_all_pools_of_a_namespace_look_once(monkeypatch: pytest.MonkeyPatc
         assert server.asked == asked
 
 
-def test_a_selector_as_large_as_none_of_pods_selects_none() -> None:
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_selector_as_large_as_none_of_pods_selects_none(more: int) -> None:
+    def selector(size: int) -> Any:
+        return {"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["x" * size]}]}
+
     server: Any = Server(0)
-    server.selector = {"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["x" * 4_000]}]}
+    server.selector = selector(4096 - weight(selector(0)) + more)
     told = asyncio.run(Policies(server).look("ns", LABELS))
     assert told is not None
-    assert told["message"] == "NetworkPolicy p", "else the other one was there, too"
+    assert told["message"] == ("NetworkPolicy p" if more else "NetworkPolicy o, p")

@@ -91,14 +91,14 @@ async def test_who_waits_is_looked_at_once_and_not_by_each_who_comes(monkeypatch
         waiters = [keeper.ask(sandbox(f"s{number}", resources=asked[number % 2])) for number in range(100)]
         assert looked.count("own_resources") == 1
         assert looked.count("resources_for") == 200, "at its coming, and in the queue"
-        special = {uid(each.sandbox) for each in waiters if keeper._needs_own(each.sandbox)}
+        special = {uid(each.sandbox) for each in waiters if keeper._wishes.own_pod(each.sandbox)}
         assert special == {uid(each.sandbox) for each in waiters[1::2]}
 
         changed = pool(replicas=0, resources={"limits": {"memory": "1Gi"}})
         changed["metadata"] |= {"uid": body["metadata"]["uid"], "generation": 2, "resourceVersion": "99999"}
         assert room.control.store.put("warmpools", changed)
-        assert all(keeper._needs_own(each.sandbox) for each in waiters), "neither is the pool's any more"
+        assert all(keeper._wishes.own_pod(each.sandbox) for each in waiters), "neither is the pool's any more"
         assert looked.count("own_resources") == 2
         for each in waiters:
             keeper.withdraw(each)
-        assert keeper._needs == {}
+        assert keeper._wishes._known == {}

@@ -111,6 +111,13 @@ def test_annotations_are_kept_of_pods_only_and_ours_only() -> None:
         assert "managedFields" in body["metadata"]
 
 
+@pytest.mark.parametrize(("size", "kept"), [(512, True), (513, False)])
+def test_an_annotation_that_is_longer_than_any_of_ours_is_none(size: int, kept: bool) -> None:
+    body = pod("p")
+    body["metadata"]["annotations"] = {CLAIM: "c" * size}
+    assert (CLAIM in slim("pods", body)["metadata"].get("annotations", {})) is kept
+
+
 def test_a_template_that_is_too_large_is_refused_with_a_sentence() -> None:
     def made(size: int) -> Any:
         found = pool()

@@ -213,7 +213,7 @@ class Door:
             stranger.greet()
 
     def _have_back(self) -> None:
-        """What runs in the background may have taken descriptors from the agent, and no step comes to look at that."""
+        """Undo a lower limit of descriptors, which a program in the background may have set: no step comes to look."""
         if self.server.inheritance is not None:
             self.server.inheritance.restore()
 

@@ -147,13 +147,12 @@ class ChanneledSandbox:
                 raise OSError(error.errno, error.text, os.fsdecode(error.path) or None) from None
             raise UsageError(error.text) from None
 
-    def exchange(self, action: Callable[[Stream], T], *, lasting: bool = False) -> T:
+    def exchange(self, action: Callable[[Stream], T], *, lasting: bool = False) -> T:  # noqa: ARG002 - for those of a cluster
         """What ``action`` gives for a stream of its own. To do it twice must be as good as once: it may be done anew
         on another connection where the first one broke, any number of times where it is a ``lasting`` one, which waits
         for a program. Here one channel is for life, and what breaks it ends the sandbox.
         """
         __tracebackhide__ = True
-        del lasting
         with self.asking() as channel, channel.open() as stream:
             return action(stream)
 

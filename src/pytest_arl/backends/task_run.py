@@ -74,7 +74,7 @@ class TaskRun:
         on_step: OnStep | None = None,
         until: float | None = None,
     ) -> None:
-        """``until``: when it is over (monotonic), though each connection that it is followed over counts anew."""
+        """``until``: its end in any case (monotonic seconds), where it is followed over several connections."""
         self._task = task
         self._on_step = on_step
         self._limit = limit

@@ -267,9 +267,9 @@ def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
     allowed = float(_FEW_FRAMES)
     while True:
         kind, value = stream.receive(until)
-        until += len(value) / _SLOWEST if kind == frames.DATA else _ENTRY_SECONDS if kind == frames.ENTRY else 0
-        allowed += len(value) / _FRAME_BYTES if kind == frames.DATA else 2 if kind == frames.ENTRY else 0
-        allowed -= 1
+        seconds, more = _allowance(kind, value)
+        until += seconds
+        allowed += more - 1
         if allowed < 0:
             raise stream.unexpected(ValueError("a file in crumbs"))
         if kind == frames.DATA:
@@ -287,6 +287,13 @@ def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
         else:
             raise stream.unexpected(kind)
         yield kind, value
+
+
+def _allowance(kind: int, value: Any) -> tuple[float, float]:
+    """Seconds and frames that an agent may take for what follows, because of this one."""
+    if kind == frames.DATA:
+        return len(value) / _SLOWEST, len(value) / _FRAME_BYTES
+    return (_ENTRY_SECONDS, 2) if kind == frames.ENTRY else (0, 0)
 
 
 def _is_entry(value: object) -> bool:

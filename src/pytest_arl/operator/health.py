@@ -26,7 +26,7 @@ next one takes the place of the oldest: a kubelet probes the operator from the s
 whatever protocol and host their probes name. As many as that may have come while the loop was busy, unread.
 """
 _PROBE = b"G"
-"""What a GET begins with. Whoever begins otherwise is not waited for."""
+"""The first byte of a GET. A connection that begins otherwise is not waited for."""
 
 
 @dataclass(slots=True)

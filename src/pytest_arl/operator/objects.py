@@ -85,7 +85,7 @@ def leaving(body: Object) -> bool:
 
 
 def ended(pod: Object) -> bool:
-    """Whether no container of a pod will run again."""
+    """True if no container of a pod will run again."""
     return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
 

@@ -19,7 +19,7 @@ from pytest_arl.operator.paths import path
 from pytest_arl.operator.pool_status import Told, pool_status, same
 from pytest_arl.operator.resources import ResourcesInvalid
 from pytest_arl.operator.trouble import Trouble, refused_pod
-from pytest_arl.operator.waiting import PodInvalid, Waiter
+from pytest_arl.operator.waiting import PodInvalid, Waiter, Wishes
 
 if TYPE_CHECKING:
     from pytest_arl.operator.control import Control
@@ -65,8 +65,7 @@ class PoolKeeper:
         self._told = True
         self._network: Object | None = None
         self._makers = Makers(self._api, self._store, where)
-        self._own: tuple[tuple[str, int] | None, Object | None] = (None, None)
-        self._needs: dict[str, tuple[tuple[str, int], bool]] = {}
+        self._wishes = Wishes(lambda: self.body)
         self.template: Object | None = None
 
     @property
@@ -81,7 +80,7 @@ class PoolKeeper:
         future: asyncio.Future[Object] = asyncio.get_running_loop().create_future()
         waiter = Waiter(sandbox, future, (created(sandbox), name(sandbox)))
         try:
-            self._special(sandbox)
+            self._wishes.check(sandbox)
         except ResourcesInvalid as problem:
             future.set_exception(PodInvalid(str(problem)))
             return waiter
@@ -93,7 +92,7 @@ class PoolKeeper:
         """Leave the queue."""
         waiter.pod.cancel()
         self._waiters.pop(uid(waiter.sandbox), None)
-        self._needs.pop(uid(waiter.sandbox), None)
+        self._wishes.forget(waiter.sandbox)
 
     def why(self) -> Trouble:
         """Why there is no pod yet for who waits."""
@@ -117,7 +116,7 @@ class PoolKeeper:
         found = self._pods()
         if self._waiters and self.template is not None:
             queue = sorted(self._waiters.values(), key=lambda waiter: waiter.since)
-            special = {uid(each.sandbox) for each in queue if self._needs_own(each.sandbox)}
+            special = {uid(each.sandbox) for each in queue if self._wishes.own_pod(each.sandbox)}
             plan = pooling.share([uid(each.sandbox) for each in queue], special, found)
             for who, pod in plan.claims:
                 self._reserved.add(uid(pod))
@@ -170,38 +169,6 @@ class PoolKeeper:
 
     def _pods(self) -> pooling.Pods:
         return pooling.sort_pods(self._store.idle[self.key].values(), self._reserved, self._lifting)
-
-    def _special(self, sandbox: Object) -> bool:
-        """True if it asks for other resources than the pool's. ResourcesInvalid where it cannot have them."""
-        wanted, body = sandbox["spec"].get("resources"), self.body
-        if wanted is None or body is None:
-            return False
-        own = self._own_resources(body)
-        return own is not None and template.resources_for(wanted, own, body) != own
-
-    def _own_resources(self, body: Object) -> Object | None:
-        """The executor's, looked for once in each version of the pool; None where its template is none."""
-        state = _state(body)
-        if self._own[0] != state:
-            try:
-                self._own = state, template.own_resources(body)
-            except template.TemplateInvalid:
-                self._own = state, None  # and is told so
-        return self._own[1]
-
-    def _needs_own(self, sandbox: Object) -> bool:
-        """Whether it wants a pod of its own: found out once for all the times that the queue is looked at."""
-        body = self.body
-        known, state = self._needs.get(uid(sandbox)), (None if body is None else _state(body))
-        if known is not None and known[0] == state:
-            return known[1]
-        try:
-            found = self._special(sandbox)
-        except ResourcesInvalid:  # since the pool was changed: refused where its pod is made
-            found = True
-        if state is not None:
-            self._needs[uid(sandbox)] = state, found
-        return found
 
     async def _claim(self, waiter: Waiter, pod: Object) -> None:
         """Make an idle pod this sandbox's. Whoever loses a race asks again."""
@@ -437,8 +404,3 @@ class PoolKeeper:
             if error.status != 404:
                 _LOG.warning("a pool's status was not written: %s", error)
         self._told = True
-
-
-def _state(pool: Object) -> tuple[str, int]:
-    """Another one wherever its spec is another one."""
-    return uid(pool), pool["metadata"].get("generation", 1)

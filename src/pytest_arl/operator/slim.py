@@ -103,7 +103,7 @@ def is_cut(body: Object) -> bool:
 
 
 def _meta(kind: str, meta: Object) -> Object:
-    """What is read of it. Kubernetes bounds the whole of an object alone: one label fewer is a longer name."""
+    """The fields that are read, each with a bound: Kubernetes bounds only an object as a whole."""
     found = {key: value for key, value in meta.items() if key in _META}
     if labels := {key: value for key, value in (meta.get("labels") or {}).items() if key in _LABELS}:
         found["labels"] = labels
