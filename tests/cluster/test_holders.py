@@ -58,6 +58,23 @@ def test_only_the_run_that_holds_a_sandbox_runs_tasks_in_it(installation: Instal
         sandbox.run("cat", stdin=b"\xff\x00" * 500_000).check()  # the steps go to the agent itself
 
 
+def test_one_that_is_kept_is_open_to_all_and_has_its_holder(installation: Installation, python_pool: str) -> None:
+    with SandboxSession(
+        pool_ref=python_pool, backend="kubernetes", namespace=installation.namespace, keep_alive=True
+    ) as sandbox:
+        sandbox.write("mine", b"kept")
+        name = sandbox._held().sandbox.name
+        try:
+            holder = installation.get("sandbox", name)["spec"]["holder"]
+            assert holder["openToAll"] is True
+            assert holder["sealedKey"], "by which its agent is known again"
+            assert ended(installation, task("anybodys", name, "test", "-e", "mine"))[0] == "Succeeded"
+            assert sandbox.run("cat", "mine").stdout == "kept"
+            assert sandbox.read("mine") == b"kept"
+        finally:
+            installation.kubectl("delete", "sandbox", name, "--wait=false")
+
+
 @pytest.mark.parametrize("held", [True, False], ids=["kept", "without-holder"])
 def test_a_sandbox_that_is_there_for_all_runs_the_tasks_of_all(
     installation: Installation, python_pool: str, held: bool

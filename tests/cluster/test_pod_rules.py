@@ -152,3 +152,28 @@ def test_a_pod_that_a_finalizer_keeps_runs_no_longer_and_is_not_given_out(shared
         shared.kubectl("delete", "sandbox", "next")
     finally:
         shared.kubectl("patch", "pod", pod, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+
+
+NET_RAW = 13
+
+
+def has_net_raw(shared: Room, pod: str, container: str) -> bool:
+    status = shared.kubectl("exec", pod, "-c", container, "--", "cat", "/proc/1/status")
+    (bounding,) = [line.split()[1] for line in status.splitlines() if line.startswith("CapBnd:")]
+    return bool(int(bounding, 16) >> NET_RAW & 1)
+
+
+def test_a_container_beside_the_agent_reads_nothing_off_its_network(shared: Room) -> None:
+    """Runtimes give NET_RAW to every container, and those of a pod share one network."""
+    idle = {"image": images()["busybox"], "imagePullPolicy": "IfNotPresent", "command": ["sleep", "9999"]}
+    body = pool("beside", images()["python"], replicas=1)
+    body["spec"]["template"]["spec"]["containers"].append({**idle, "name": "beside"})
+    shared.apply(body)
+    plain = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "plain"}}
+    shared.apply({**plain, "spec": {"terminationGracePeriodSeconds": 0, "containers": [{**idle, "name": "plain"}]}})
+    shared.kubectl("wait", "--for=condition=Ready", "pod/plain", "--timeout=60s")
+    shared.pool_ready("beside", 1)
+    (pod,) = [each["metadata"]["name"] for each in shared.all("pods", "-l", "arl.infra.io/pool=beside")]
+    assert has_net_raw(shared, "plain", "plain"), "control"
+    assert not has_net_raw(shared, pod, "beside")
+    shared.kubectl("delete", "warmpool/beside", "pod/plain")
