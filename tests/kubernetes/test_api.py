@@ -161,7 +161,7 @@ def test_names_cannot_leave_their_place_in_a_path() -> None:
 
 
 def test_a_list_is_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What colleagues have made may be large, and is not all held at once."""
+    """Objects of colleagues may be large, and are not all held at once."""
     api = object.__new__(Api)
     asked: list[dict[str, str]] = []
 

@@ -99,7 +99,7 @@ def test_what_is_followed_has_an_end_where_its_steps_have_one(monkeypatch: pytes
 def test_an_agent_that_has_told_the_operator_another_end_is_not_believed(
     outcome: str, code: int, believed: bool
 ) -> None:
-    """What the status has not is asked of it: a byte that is no text is enough for that."""
+    """It is asked for all that the status lacks: a byte that is no text is enough for that."""
     told: list[str] = []
 
     def lost(reason: str) -> None:

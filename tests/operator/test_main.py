@@ -1,4 +1,4 @@
-"""What the operator looks at before it leads."""
+"""Looks of the operator before it leads."""
 
 from __future__ import annotations
 

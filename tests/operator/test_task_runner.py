@@ -113,7 +113,7 @@ def test_a_task_whose_end_has_no_room_is_deleted() -> None:
 
 
 def test_one_that_a_finalizer_keeps_is_said_to_be_there() -> None:
-    """Who waits for it would wait for ever, if its Sandbox went on."""
+    """Its client would wait for ever, if the Sandbox went on."""
     the_task = task()
     assert ended(the_task, deleted=True, kept=the_task)[0] is False
     assert ended(the_task, deleted=True, kept=task("another"))[0] is True
