@@ -60,7 +60,7 @@ def maker(installation: Installation) -> Maker:
 
 
 def _account(installation: Installation, name: str, *rules: Json) -> Maker:
-    installation.kubectl("create", "serviceaccount", name)
+    installation.make("serviceaccount", name)
     meta = {"name": name}
     group = {"apiVersion": "rbac.authorization.k8s.io/v1"}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
@@ -271,7 +271,7 @@ def test_who_runs_tests_touches_no_lease_but_those_of_runs(installation: Install
     editor = _account(installation, "editor")
     for name, role in (("lessee", "arl-user"), ("editor", "edit")):
         words = (f"--clusterrole={role}", f"--serviceaccount={installation.namespace}:{name}")
-        installation.kubectl("create", "rolebinding", f"{name}-{role}", *words)
+        installation.make("rolebinding", f"{name}-{role}", *words)
     installation.apply(lease("leader", holder="somebody"), lease("arl-r1-main-1-abcdef"))
     try:
         assert user.creates(lease("arl-r1-main-2-abcdef")) == ""

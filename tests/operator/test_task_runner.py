@@ -6,7 +6,7 @@ import pytest
 
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.jobs import Jobs
-from pytest_arl.operator.objects import uid
+from pytest_arl.operator.objects import Key, uid
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.task_runner import TaskRunner, refusal_of, write_end
 from pytest_arl.operator.wire import Held
@@ -149,3 +149,29 @@ def test_the_queue_goes_on_behind_a_task_that_is_being_refused(busy: bool) -> No
     assert keeper._next(None) is (mine if busy else foreign)
     assert keeper._next(uid(mine)) is mine
     assert keeper._next(uid(foreign)) is (mine if busy else foreign)
+
+
+@pytest.mark.parametrize(("conflicts", "adopted"), [(0, True), (3, True), (19, True), (20, False)])
+def test_a_task_made_by_hand_goes_with_its_sandbox_though_its_status_is_written_meanwhile(
+    conflicts: int, adopted: bool
+) -> None:
+    """One that is not adopted outlives its Sandbox."""
+    the_task = task()
+    others = [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u-p"}]
+    patches: list[Any] = []
+
+    async def get(_where: str) -> Any:
+        return {"metadata": {"uid": uid(the_task), "resourceVersion": str(len(patches)), "ownerReferences": others}}
+
+    async def patch(_where: str, change: Any) -> None:
+        patches.append(change["metadata"])
+        if len(patches) <= conflicts:
+            raise ApiError(409, "Conflict", "it has changed")
+
+    keeper: Any = object.__new__(SandboxKeeper)
+    keeper.key, keeper.uid, keeper._api = Key("ns", "sb"), "u-sb", SimpleNamespace(get=get, patch=patch)
+    asyncio.run(keeper._adopt(the_task))
+    assert (len(patches) == conflicts + 1) is adopted
+    last = patches[-1]
+    assert (last["uid"], last["resourceVersion"]) == (uid(the_task), str(len(patches) - 1))
+    assert [each["uid"] for each in last["ownerReferences"]] == ["u-p", "u-sb"], "what the store left out stays"

@@ -28,6 +28,7 @@ __all__ = ["SandboxKeeper"]
 _LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_MOST_CONFLICTS = 20
 
 
 class SandboxKeeper:
@@ -262,14 +263,18 @@ class SandboxKeeper:
             "blockOwnerDeletion": False,
         }
         where = path("tasks", self.key.namespace, name(task))
-        try:
-            found = (await self._api.get(where))["metadata"]  # the store has not all of it
-            owners = [*(found.get("ownerReferences") or ()), reference]
-            meta = {"uid": uid(task), "resourceVersion": found["resourceVersion"], "ownerReferences": owners}
-            await self._api.patch(where, {"metadata": meta})
-        except ApiError as error:
-            if error.status not in (404, 409, 422):  # 422: another Task of that name, as the UID cannot be changed
-                raise
+        for _ in range(_MOST_CONFLICTS):  # its status is written meanwhile
+            try:
+                found = (await self._api.get(where))["metadata"]  # the store has not all of it
+                owners = [*(found.get("ownerReferences") or ()), reference]
+                meta = {"uid": uid(task), "resourceVersion": found["resourceVersion"], "ownerReferences": owners}
+                await self._api.patch(where, {"metadata": meta})
+            except ApiError as error:
+                if error.status == 409:
+                    continue
+                if error.status not in (404, 422):  # 422: another Task of that name, as the UID cannot be changed
+                    raise
+            return
 
     # The end
 
