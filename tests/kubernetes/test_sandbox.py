@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -121,3 +123,19 @@ def test_an_agent_that_has_told_the_operator_another_end_is_not_believed(
     else:
         with pytest.raises(SandboxLost, match="another end"):
             found._finish(status)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_sandbox_that_is_closed_is_deleted_whatever_a_watch_has_said(deleted: bool) -> None:
+    """A watch says of one that has lost its label that it is deleted, and anybody can take a label away."""
+    asked: list[tuple[str, ...]] = []
+    found: Any = object.__new__(KubernetesSandbox)
+    found._closing, found._closed, found._owner = threading.Lock(), False, os.getpid()
+    found._holder = SimpleNamespace(close=lambda: None)
+    found.mail = SimpleNamespace(deleted=deleted, nudge=lambda: None, wakes=())
+    api = SimpleNamespace(delete=lambda plural, namespace, name, *, uid: asked.append((plural, namespace, name, uid)))
+    found.space, found.name, found.uid = SimpleNamespace(api=api, namespace="n"), "s", "u"
+    found._on_close = lambda _: None
+    found.close()
+    found.close()
+    assert asked == [("sandboxes", "n", "s", "u")]

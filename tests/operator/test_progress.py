@@ -80,6 +80,8 @@ def test_a_refusal_ends_it() -> None:
         (frames.STEP, {**ended(0), "limit": ["memory"]}),
         (frames.STEP, {**ended(0), "limit": "x" * 129}),
         (frames.STEP, {**ended(0), "signal": 9}),
+        (frames.STEP, {**ended(0), "signal": "SIG\x1b[2J"}),
+        (frames.STEP, {**ended(0), "limit": "memory\n12 passed"}),
         (frames.STEP, {**ended(0), "s": float("nan")}),
         (frames.STEP, {**ended(0), "s": float("inf")}),
         (frames.STEP, {**ended(0), "at": -1.0}),

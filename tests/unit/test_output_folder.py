@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pytest_arl import UsageError
-from pytest_arl.plugin.output import OutputFolder
+from pytest_arl.plugin.output import OutputFolder, _whole
 
 
 @pytest.fixture
@@ -115,3 +118,27 @@ def test_a_worker_joins_the_folder_that_the_run_has_begun_and_no_other(tmp_path:
     with pytest.raises(UsageError, match="is a link"):
         OutputFolder.join(tmp_path / "out", "gw0", output.identity)
     output.close()
+
+
+@pytest.mark.parametrize(
+    "blocks", [[b"0123456789"], [b"012", b"3456", b"789"], [b"0123456789", b"more"], [b"0123456789m", b""]]
+)
+def test_no_more_of_an_output_is_kept_than_was_counted(blocks: list[bytes]) -> None:
+    """Its size was compared with what the pool lets be kept; an agent may send more than it said."""
+    session: Any = SimpleNamespace(output=lambda _step, _stream: iter(blocks))
+    step: Any = None
+    assert b"".join(_whole(session, step, "stdout", b"012", 10)) == b"0123456789"
+
+
+def test_an_output_without_an_end_is_not_read_on() -> None:
+    read: list[int] = []
+
+    def blocks() -> Iterator[bytes]:
+        for number in itertools.count():
+            read.append(number)
+            yield b"x" * 4
+
+    session: Any = SimpleNamespace(output=lambda _step, _stream: blocks())
+    step: Any = None
+    assert sum(map(len, _whole(session, step, "stdout", b"", 10))) == 10
+    assert read == [0, 1, 2]
