@@ -84,12 +84,12 @@ def test_its_death_by_a_signal_is_told(sandbox: Sandbox) -> None:
 
 
 def test_waiting_ends_when_it_does_or_when_the_time_is_over(sandbox: Sandbox) -> None:
-    process = sandbox.start("sleep", "0.5")
+    process = sandbox.start("sleep", "2")
     began = time.monotonic()
     assert process.wait(0.1) is None
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 1.9
     assert process.wait(None) is not None
-    assert 0.4 < time.monotonic() - began < 2
+    assert 1.9 < time.monotonic() - began < 20
 
 
 def test_what_it_printed_so_far_can_be_read_while_it_runs(sandbox: Sandbox) -> None:

@@ -462,7 +462,7 @@ def test_who_says_nothing_is_sent_away(agent: Agent) -> None:
     peer.hello()
 
     assert peer.refusal() == "nobody has said who he is"
-    assert 4.5 < time.monotonic() - began < 6.5
+    assert 4.5 < time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(
