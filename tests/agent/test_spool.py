@@ -69,7 +69,7 @@ def test_output_that_fits_is_kept_whole(spool: Spool) -> None:
     assert (capture.size, capture.lost) == (5 * EXTENT + 17, 0)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.integers(0, 3 * EXTENT), st.integers(0, 3 * EXTENT))
 def test_any_part_can_be_read(filled: Capture, start: int, end: int) -> None:
     end = min(end, filled.size)

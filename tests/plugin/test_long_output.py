@@ -75,11 +75,15 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_the_time_for_a_text_grows_as_the_text_does(function: str, kind: str) -> None:
     length = 5000
-    short = _seconds(FUNCTIONS[function], HOSTILE[kind] * length)
-    doubled = _seconds(FUNCTIONS[function], HOSTILE[kind] * (2 * length))
-    again = _seconds(FUNCTIONS[function], HOSTILE[kind] * (4 * length))
-    # Twice for each doubling where it is linear; four times, so sixteen in all, where it is not.
-    assert again < 8 * short + 0.05, f"{short:.4f} s, {doubled:.4f} s, {again:.4f} s"
+    measured = []
+    for _ in range(3):  # on a busy machine one of them may be somebody else's time
+        short = _seconds(FUNCTIONS[function], HOSTILE[kind] * length)
+        long = _seconds(FUNCTIONS[function], HOSTILE[kind] * (4 * length))
+        # Four times where it is linear; sixteen where it is not.
+        if long < 8 * short + 0.05:
+            return
+        measured.append(f"{short:.4f} s, {long:.4f} s")
+    pytest.fail("; ".join(measured))
 
 
 @pytest.mark.parametrize("function", [one_line, lambda text: tail(text, 3)])
