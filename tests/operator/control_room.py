@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pytest_arl.operator.control import Control
-from pytest_arl.operator.election import Leadership
+from pytest_arl.operator.election import Leadership, Term
 from pytest_arl.operator.keys import Keys
 from pytest_arl.operator.rounds import Rounds
 from pytest_arl.operator.template import Agent
@@ -47,6 +47,7 @@ async def leading(monkeypatch: pytest.MonkeyPatch, namespaces: Sequence[str] = (
     async with serving(monkeypatch) as (server, api):
         leadership = Leadership(api, "arl-system", "me", 15.0)
         leadership.epoch = 7
-        control = Control(api, Keys({"key.pem": _PEM}), leadership, Agent("agent:1", None, "", b"secret"), namespaces)
+        term = Term("me", 7, leadership.confirm)
+        control = Control(api, Keys({"key.pem": _PEM}), term, Agent("agent:1", None, "", b"secret"), namespaces)
         watching = Watching(control)
         yield Room(server, control, watching, Rounds(control, watching.resync))

@@ -34,7 +34,7 @@ from pytest_arl.proof import agent_mark
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
-    from pytest_arl.operator.election import Leadership
+    from pytest_arl.operator.election import Term
     from pytest_arl.operator.keys import Keys
     from pytest_arl.operator.link import LinkLost
     from pytest_arl.operator.objects import Object
@@ -58,12 +58,12 @@ class Control:
         clock: when each lease was renewed.
     """
 
-    def __init__(self, api: Api, keys: Keys, leadership: Leadership, agent: Agent, namespaces: Sequence[str]) -> None:
+    def __init__(self, api: Api, keys: Keys, term: Term, agent: Agent, namespaces: Sequence[str]) -> None:
         self.api = api
         self.store = Store(Ownership(keys.claims))
         self.jobs = Jobs()
-        self.notices = Notices(api, self.jobs, leadership.identity)
-        self.epoch = leadership.epoch
+        self.notices = Notices(api, self.jobs, term.identity)
+        self.epoch = term.epoch
         self.agent = agent
         self.pools: dict[Key, PoolKeeper] = {}
         self.sandboxes: dict[Key, tuple[SandboxKeeper, asyncio.Future[None]]] = {}
@@ -72,7 +72,7 @@ class Control:
         self.clock = lifetimes.Clock()
         self.policies = Policies(api)
         self._keys = keys
-        self._leadership = leadership
+        self._term = term
         self._by_uid: dict[str, SandboxKeeper] = {}
         self._synced = False
         self._doubted = 0.0
@@ -116,7 +116,7 @@ class Control:
     async def _confirm(self) -> None:
         """Stop at once where our own Lease says that another one leads."""
         try:
-            await self._leadership.confirm()
+            await self._term.confirm()
         except LeadershipLost as lost:
             _LOG.critical("the lease is lost: %s", lost)
             os._exit(3)

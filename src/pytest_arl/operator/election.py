@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.operator.api import Api, ApiError
@@ -17,9 +18,11 @@ from pytest_arl.operator.paths import path
 from pytest_arl.pod import OPERATOR_LEASE
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
     from pytest_arl.operator.objects import Object
 
-__all__ = ["Leadership", "LeadershipLost", "may_take"]
+__all__ = ["Leadership", "LeadershipLost", "Term", "may_take"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -147,6 +150,26 @@ class Leadership:
             raise
         self._renewed, self.epoch = began, epoch
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """The time for which this process leads, as the rest of it knows it.
+
+    Attributes:
+        identity: of this process.
+        epoch: higher than that of every leader before.
+        confirm: asks the API server whose the lease is; LeadershipLost where it is not ours.
+    """
+
+    identity: str
+    epoch: int
+    confirm: Callable[[], Awaitable[None]]
+
+    @classmethod
+    def of(cls, leadership: Leadership, call: Callable[[Coroutine[Any, Any, None]], Coroutine[Any, Any, None]]) -> Term:
+        """That of a leadership whose requests are made in another loop, by ``call``."""
+        return cls(leadership.identity, leadership.epoch, lambda: call(leadership.confirm()))
 
 
 def _first_epoch() -> int:

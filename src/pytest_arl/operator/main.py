@@ -18,6 +18,7 @@ import kopf
 
 from pytest_arl.operator import election, health, keys, logs
 from pytest_arl.operator.api import Api, ApiError
+from pytest_arl.operator.beside import Beside, Pulse
 from pytest_arl.operator.control import Control
 from pytest_arl.operator.objects import parse_time
 from pytest_arl.operator.paths import GROUP_PATH, path
@@ -132,36 +133,44 @@ def _take_descriptors() -> None:
 
 
 async def _main(options: Options) -> None:
-    state = health.Health()
+    state, pulse = health.Health(), Pulse()
     # The Lease has connections of its own: no crowd of requests stands before a renewal.
-    async with health.serve(state, options.health_port), Api() as api, Api() as own:
-        await _check(api, options)
-        leadership = election.Leadership(own, options.home, options.identity, options.lease_seconds)
-        await leadership.acquire()
-        keeping = asyncio.create_task(_keep(leadership))
-        state.state = "syncing"
-        loaded = await keys.load(api, options.home)
-        agent = Agent(options.agent_image, options.pull_policy, loaded.public, loaded.claims[0])
-        control = Control(api, loaded, leadership, agent, options.namespaces)
-        watching = Watching(control)
-        rounds = Rounds(control, watching.resync)
-        await watching.start()
-        control.begin()
-        rounds.stray_pods()
-        state.alive = lambda: rounds.alive
-        state.state = "leading"
-        stopped = _stopped()
-        working = [asyncio.create_task(each.run()) for each in (rounds, watching)]
-        await asyncio.wait((stopped, *working), return_when=asyncio.FIRST_COMPLETED)
-        for each in working:
-            if each.done():
-                each.result()  # neither ends by itself: what it raised is the end of the process
-        keeping.cancel()
-        await leadership.release()
-        _LOG.info("stopped")
-        # It may be killed at any moment, so there is nothing to put in order.
-        logging.shutdown()
-        os._exit(0)
+    with Beside() as beside:
+        async with beside.within(health.serve(state, options.health_port)), Api() as api, beside.within(Api()) as own:
+            await _check(api, options)
+            leadership = election.Leadership(own, options.home, options.identity, options.lease_seconds)
+            await beside.call(leadership.acquire())
+            beating = asyncio.create_task(pulse.beat())
+            beside.start(pulse.watch())
+            beside.start(_keep(leadership))
+            await _lead(api, options, state, election.Term.of(leadership, beside.call))
+            beating.cancel()
+            await beside.call(leadership.release())
+            _LOG.info("stopped")
+            # It may be killed at any moment, so there is nothing to put in order.
+            logging.shutdown()
+            os._exit(0)
+
+
+async def _lead(api: Api, options: Options, state: health.Health, term: election.Term) -> None:
+    """Until the process is asked to end."""
+    state.state = "syncing"
+    loaded = await keys.load(api, options.home)
+    agent = Agent(options.agent_image, options.pull_policy, loaded.public, loaded.claims[0])
+    control = Control(api, loaded, term, agent, options.namespaces)
+    watching = Watching(control)
+    rounds = Rounds(control, watching.resync)
+    await watching.start()
+    control.begin()
+    rounds.stray_pods()
+    state.alive = lambda: rounds.alive
+    state.state = "leading"
+    stopped = _stopped()
+    working = [asyncio.create_task(each.run()) for each in (rounds, watching)]
+    await asyncio.wait((stopped, *working), return_when=asyncio.FIRST_COMPLETED)
+    for each in working:
+        if each.done():
+            each.result()  # neither ends by itself: what it raised is the end of the process
 
 
 def _stopped() -> asyncio.Future[None]:

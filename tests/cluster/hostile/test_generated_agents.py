@@ -28,7 +28,7 @@ from pytest_arl.agent import frames
 from pytest_arl.operator import link, patience, reach, task_runner, task_status
 from pytest_arl.operator.api import Api
 from pytest_arl.operator.control import Control
-from pytest_arl.operator.election import Leadership
+from pytest_arl.operator.election import Leadership, Term
 from pytest_arl.operator.keys import Keys
 from pytest_arl.operator.progress import Garbled, Progress
 from pytest_arl.operator.rounds import Rounds
@@ -114,7 +114,8 @@ class Operator:
         agent = Agent("agent:1", None, keys.public, b"secret")
         leadership = Leadership(self._api, "system", "operator", 15.0)
         await leadership.acquire()
-        self.control = Control(self._api, keys, leadership, agent, ["victim", "mallory"])
+        term = Term(leadership.identity, leadership.epoch, leadership.confirm)
+        self.control = Control(self._api, keys, term, agent, ["victim", "mallory"])
         watching = Watching(self.control)
         await watching.start()
         self.control.begin()
