@@ -55,7 +55,19 @@ class InfrastructureError(ArlError):
 
 
 class BackendUnavailable(InfrastructureError):
-    """No sandbox can be made here. The message says what was tried and how to mend it."""
+    """No sandbox can be made here. The message says what was tried and how to mend it.
+
+    Attributes:
+        brief: where no test of the run can have a sandbox, the message in a few words: each test says these, and the
+            end of the run says the whole message, once. Empty where it is one sandbox that could not be made.
+    """
+
+    def __init__(self, message: str, brief: str = "") -> None:
+        super().__init__(message)
+        self.brief = brief
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.brief)
 
 
 class PoolNotFound(InfrastructureError):

@@ -47,7 +47,7 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == f"pytest-arl {version('pytest-arl')}\n"
 
 
-@pytest.mark.parametrize("command", ["doctor", "gc", "manifests", "operator", "pools"])
+@pytest.mark.parametrize("command", ["doctor", "gc", "manifests", "operator", "pools", "setup"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run_main([command, "--help"])

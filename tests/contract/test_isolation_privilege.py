@@ -374,7 +374,7 @@ def test_an_agent_that_is_stopped_is_sandbox_lost_by_the_hosts_own_deadline(back
             if b"ready" in data:
                 os.kill(agent_of(marker), 19)
 
-        step = {"type": "Command", "command": ["sh", "-c", "echo ready; sleep 1000; true", marker], "timeout": 0.5}
+        step = {"type": "Command", "command": ["sh", "-c", "echo ready; sleep 1000; true", marker], "timeout": 2}
         began = time.monotonic()
         with pytest.raises(SandboxLost) as caught:
             sandbox.execute([step], on_output=stop)

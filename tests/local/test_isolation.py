@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import textwrap
 import threading
 from pathlib import Path
 
@@ -79,6 +80,41 @@ def test_as_root_no_user_namespace_maps_a_step_to_root(make_backend: MakeBackend
 def test_the_kernels_settings_cannot_be_written(sandbox: BackendSandbox) -> None:
     for path in ("/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/net/ipv4/ip_forward"):
         assert run(sandbox, "sh", "-c", f"echo 0 > {path}").exit_code != 0, path
+    # Whatever this kernel has: what can be opened (ns_last_pid, for everybody) refuses its own value.
+    written = """
+        import os
+        for folder, _, names in os.walk("/proc/sys"):
+            for name in names:
+                path = os.path.join(folder, name)
+                try:
+                    value = open(path).read()
+                except OSError:
+                    value = "0"
+                try:
+                    with open(path, "w") as file:
+                        file.write(value)
+                except OSError:
+                    print("refused")
+                else:
+                    print("WRITTEN", path)
+    """
+    said = python(sandbox, textwrap.dedent(written)).stdout.splitlines()
+    assert len(said) > 100
+    assert set(said) == {"refused"}, [line for line in said if line != "refused"]
+
+
+@pytest.mark.skipif(not Path("/proc/sys/fs/binfmt_misc").is_dir(), reason="this kernel has no binfmt_misc")
+def test_a_sandboxs_look_does_not_make_this_machine_mount_anything(sandbox: BackendSandbox) -> None:
+    """systemd mounts binfmt_misc when somebody looks, in or out of a sandbox."""
+    rows = [line.split() for line in sh(sandbox, "cat /proc/self/mountinfo").splitlines()]
+    reached = {row[4]: (row[row.index("-") + 1], row[5]) for row in rows}  # the last one covers those before
+    kind, options = reached["/proc/sys/fs/binfmt_misc"]
+    assert kind == "tmpfs"
+    assert {"ro", "nosuid"} <= set(options.split(","))
+    before = Path("/proc/self/mountinfo").read_text().count(" /proc/sys/fs/binfmt_misc ")
+    assert sh(sandbox, "ls -a /proc/sys/fs/binfmt_misc").split() == [".", ".."]
+    assert run(sandbox, "touch", "/proc/sys/fs/binfmt_misc/x").exit_code != 0
+    assert Path("/proc/self/mountinfo").read_text().count(" /proc/sys/fs/binfmt_misc ") == before
 
 
 def test_every_folder_that_can_be_written_has_a_bound(make_backend: MakeBackend) -> None:
@@ -395,4 +431,5 @@ def test_what_the_kernel_tells_everybody_is_seen_and_no_more(make_backend: MakeB
     assert re.search(r"/shown /shown ", sh(sandbox, "cat /proc/self/mountinfo")), "a mount's source"
     for hidden in ("/sys", "/proc/keys", "/proc/key-users"):
         assert run(sandbox, "cat", hidden).stdout == ""
-    assert "Read-only" in run(sandbox, "sh", "-c", "echo > /proc/sys/kernel/pid_max").stderr
+    refused = run(sandbox, "sh", "-c", "echo > /proc/sys/kernel/pid_max").stderr
+    assert "denied" in refused or "Read-only" in refused

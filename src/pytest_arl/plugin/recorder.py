@@ -28,8 +28,8 @@ RECORD: pytest.StashKey[TestRecord] = pytest.StashKey()
 _ATTEMPT: pytest.StashKey[int] = pytest.StashKey()
 
 Totals = dict[str, Any]
-"""JSON: ``sandboxes``, ``steps``, ``open``; ``isolation``, the sorted tiers that were used; and ``problems``, lines
-for the end of the run.
+"""JSON: ``sandboxes``, ``steps``, ``open``; ``isolation``, the sorted tiers that were used; ``problems``, lines for
+the end of the run; and ``unavailable``, why there was no sandbox at all.
 """
 
 
@@ -47,6 +47,7 @@ class Recorder:
         self.output: OutputFolder | None = None
         self.phase = "setup"
         self.problems: list[str] = []
+        self.unavailable: dict[str, None] = {}
         self._item: pytest.Item | None = None
         self._lock = threading.Lock()
         self._sandboxes = 0
@@ -171,6 +172,7 @@ class Recorder:
                 "open": len(self._open),
                 "isolation": sorted(self._isolation),
                 "problems": list(self.problems),
+                "unavailable": list(self.unavailable),
             }
 
     def still_open(self) -> list[SandboxSession]:

@@ -124,7 +124,10 @@ def pytest_runtest_makereport(
         reports.prepare(item, call)
     report = yield
     infrastructure.mark_report(item, call, report, subtest=subtest)
-    if report.outcome == "failed":
+    if (error := infrastructure.unavailable(call)) is not None and not item.config.getoption("fulltrace", False):
+        infrastructure.say_once(report, error)
+        run.recorder.unavailable.setdefault(str(error))
+    elif report.outcome == "failed":
         reports.shorten_class(report)
     if any_heard():
         harmless.clean_report(report)

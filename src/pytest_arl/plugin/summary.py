@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_arl.plugin.record import without_output
-from pytest_arl.plugin.text import cpu_time, duration, memory_used, one_line
+from pytest_arl.plugin.text import cpu_time, duration, memory_used, one_line, printable
 from pytest_arl.plugin.workers import Workers
 
 if TYPE_CHECKING:
     from pytest_arl.plugin.recorder import Recorder, Totals
 
 __all__ = ["Summary", "last_line"]
+
+_MOST_REASONS = 3
+"""Why there was no sandbox, of one run: workers on several machines may each have their own."""
 
 
 class Summary:
@@ -49,7 +52,13 @@ class Summary:
             terminalreporter.write_sep("=", self._durations.title)
             for line in lines:
                 terminalreporter.write_line(line)
-        for problem in self._workers.totals(self._recorder.totals())["problems"]:
+        totals = self._workers.totals(self._recorder.totals())
+        if totals["unavailable"]:
+            terminalreporter.write_sep("=", "no sandbox", red=True)
+        for reason in totals["unavailable"][:_MOST_REASONS]:
+            for line in printable(reason).splitlines():
+                terminalreporter.write_line(line)
+        for problem in totals["problems"]:
             terminalreporter.write_line(f"arl: {one_line(problem, 1000)}", yellow=True)
 
     def write_last_line(self, config: pytest.Config) -> None:

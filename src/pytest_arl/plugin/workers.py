@@ -81,4 +81,5 @@ class Workers:
             "open": sum(totals["open"] for totals in several),
             "isolation": sorted({tier for totals in several for tier in totals["isolation"]}),
             "problems": [problem for totals in several for problem in totals["problems"]],
+            "unavailable": list(dict.fromkeys(each for totals in several for each in totals["unavailable"])),
         }

@@ -15,11 +15,12 @@ import stat
 import subprocess
 import time
 
-__all__ = ["candidates", "described", "lacks", "refusal", "version"]
+__all__ = ["candidates", "described", "label_of", "lacks", "missing_options", "refusal", "version"]
 
 _SECONDS = 2.0
 _LONGEST = 4096
 """Bytes of the answer that are read; it is a line."""
+_LONGEST_HELP = 64 * 1024
 _UNKNOWN = (0, 0, 0)
 
 _CAME_WITH = (
@@ -71,10 +72,59 @@ def version(path: str) -> tuple[int, int, int] | None:
     return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
 
 
-def _first_words(path: str) -> bytes:
+_NEEDED = ("--as-pid-1", "--cap-drop", "--disable-userns", "--perms", "--ro-bind-fd", "--size")
+"""Options that sandboxes are made with and that older releases lack."""
+
+
+def missing_options(path: str) -> tuple[str, ...]:
+    """Options that this bubblewrap does not have, by its own help; none where it gives no help."""
+    words = set(_words(path, "--help", _LONGEST_HELP, to_end=True).decode(errors="replace").split())
+    return tuple(each for each in _NEEDED if each not in words) if "--unshare-user" in words else ()
+
+
+def label_of(path: str) -> str:
+    """The AppArmor label that this program runs with; empty where there is none.
+
+    It is looked at while it waits for the rest of its arguments, so that it does nothing.
+    """
+    if refusal(path):
+        return ""
+    reading, writing = os.pipe()
     try:
         process = subprocess.Popen(
-            [path, "--version"],
+            [path, "--args", str(reading)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            start_new_session=True,
+            pass_fds=(reading,),
+        )
+    except OSError:
+        return ""
+    finally:
+        os.close(reading)
+    try:  # Popen returns once the program is the process's
+        with open(f"/proc/{process.pid}/attr/apparmor/current", "rb") as file:  # noqa: PTH123 - likewise
+            return file.read(_LONGEST).decode(errors="replace").strip("\0\n")
+    except OSError:
+        return ""
+    finally:
+        process.kill()
+        process.wait()
+        os.close(writing)
+
+
+def _first_words(path: str) -> bytes:
+    return _words(path, "--version", _LONGEST)
+
+
+def _words(path: str, option: str, longest: int, *, to_end: bool = False) -> bytes:
+    """What it prints: a line, or ``to_end``."""
+    try:
+        process = subprocess.Popen(
+            [path, option],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -90,8 +140,10 @@ def _first_words(path: str) -> bytes:
     try:
         poll = select.poll()
         poll.register(process.stdout, select.POLLIN)
-        while b"\n" not in text and len(text) < _LONGEST and poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            piece = os.read(process.stdout.fileno(), _LONGEST)
+        while (to_end or b"\n" not in text) and len(text) < longest:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                break
+            piece = os.read(process.stdout.fileno(), longest)
             if not piece:
                 break
             text += piece

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.agent import tree
 from pytest_arl.backends.local import spawner
-from pytest_arl.backends.local.cures import cure_for
 from pytest_arl.backends.local.identity import new_name
 from pytest_arl.backends.local.inheritance import detach
 from pytest_arl.backends.local.launch import Launch
 from pytest_arl.backends.local.memory_watch import MemoryWatch
 from pytest_arl.backends.local.namespaces import INNER_ID
 from pytest_arl.backends.local.plan import HOME, TMP, WORKSPACE, Plan
+from pytest_arl.backends.local.probe import examine
 from pytest_arl.backends.local.uids import UidLease
 from pytest_arl.channel import AgentConfig
 from pytest_arl.errors import BackendUnavailable, SandboxTimeout
@@ -187,9 +187,9 @@ class Enclosure:
 
     def explain(self, reason: str = "") -> str:
         """Why there is no sandbox, from what bubblewrap or the agent said."""
-        said = _said(self._stderr)
-        why = reason or f"bubblewrap failed{said}"
-        cure = cure_for(said, self._plan.bwrap)
+        why = reason or f"bubblewrap failed{_said(self._stderr)}"
+        now = examine((self._plan.bwrap,))  # it worked before: what keeps it from that now, if anything does
+        cure = "" if now.bwrap else now.cure
         return f"no sandbox of pool {self._plan.pool.name!r} could be made: {why}. {cure}".rstrip()
 
     def epitaph(self) -> str:

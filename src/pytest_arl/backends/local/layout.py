@@ -51,6 +51,7 @@ Argument = str | Content | Held
 
 _SMALL = "65536"
 """Bytes, for bubblewrap: the size of a file system that holds nothing but folders."""
+_MOUNTED_ON_DEMAND = "/proc/sys/fs/binfmt_misc"
 _TOPS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
@@ -153,6 +154,17 @@ class Layout:
         """The process table: the sandbox's own, or the host's where a masked /proc forbids a new one."""
         self.arguments += ["--ro-bind", "/proc", "/proc"] if outer else ["--proc", "/proc"]
         self._bound["/proc"] = None
+
+    def kernel_settings(self) -> None:
+        """The kernel's settings, read-only: those of a sandbox's own namespaces would be a step's to change.
+
+        They are bound from this machine with all that is mounted below: what systemd mounts when somebody looks
+        (binfmt_misc) is covered, or a sandbox's look would make this machine mount it.
+        """
+        self.arguments += ["--ro-bind", "/proc/sys", "/proc/sys"]
+        if Path(_MOUNTED_ON_DEMAND).is_dir():  # stat(2) mounts nothing
+            self.arguments += ["--perms", "0555", "--size", _SMALL, "--tmpfs", _MOUNTED_ON_DEMAND]
+            self.arguments += ["--remount-ro", _MOUNTED_ON_DEMAND]
 
     def dev(self) -> None:
         """The usual devices, and POSIX message queues where this kernel has them: a reset has to find those that a step

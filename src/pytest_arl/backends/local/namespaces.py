@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 __all__ = ["CAPABILITIES", "INNER_ID", "namespace_arguments"]
 
 INNER_ID = 1000
@@ -20,6 +22,9 @@ def namespace_arguments(*, privileged: bool, network: str = "none") -> list[str]
 
     As root there is no user namespace: in one, the step would be the kernel's uid 0 outside. Instead the agent keeps
     the few capabilities with which it becomes an unused user.
+
+    That no step makes a user namespace is up to its filter of system calls; bubblewrap's lock is the second thing in
+    its way, and cannot be had where a container runtime has made /proc/sys read-only.
     """
     arguments = ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
     if network == "none":
@@ -30,5 +35,7 @@ def namespace_arguments(*, privileged: bool, network: str = "none") -> list[str]
         for capability in CAPABILITIES:
             arguments += ["--cap-add", capability]
     else:
-        arguments += ["--unshare-user", "--disable-userns", "--uid", str(INNER_ID), "--gid", str(INNER_ID)]
+        arguments += ["--unshare-user", "--uid", str(INNER_ID), "--gid", str(INNER_ID)]
+        if not os.statvfs("/proc/sys").f_flag & os.ST_RDONLY:  # bubblewrap writes max_user_namespaces there
+            arguments.append("--disable-userns")
     return arguments

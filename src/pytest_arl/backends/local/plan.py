@@ -217,7 +217,8 @@ def _add_own(layout: Layout, pool: LocalPool, host: Host) -> None:
 
 def _close(layout: Layout, *, read_only_root: bool) -> None:
     """Last: what bubblewrap leaves writable of its own making."""
-    layout.finish("--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev")
+    layout.kernel_settings()
+    layout.finish("--remount-ro", "/dev")
     for keys in _KEYRINGS:
         if Path(keys).exists():
             layout.finish("--ro-bind", _NOTHING, keys)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import hierarchies, seccomp, uids
 from pytest_arl.backends.local.bubblewraps import candidates, refusal
-from pytest_arl.backends.local.cures import NOT_INSTALLED, cure_for
+from pytest_arl.backends.local.cures import MASKED_PROC, NOT_INSTALLED, cure_for
 from pytest_arl.backends.local.layout import Layout
 from pytest_arl.backends.local.namespaces import namespace_arguments
 from pytest_arl.backends.local.spawner import hear_of_children
@@ -71,18 +71,13 @@ class Host:
         __tracebackhide__ = True
         tried = "; ".join(f"{path}: {said}" for path, said in self.tried if said)
         if not self.bwrap:
-            said = (
-                f"no sandbox can be made on this machine ({tried})"
-                if tried
-                else "no sandbox can be made on this machine"
-            )
-            raise BackendUnavailable(f"{said}. {self.cure}".rstrip())
+            brief = "no sandbox can be made on this machine"
+            said = f"{brief} ({tried})" if tried else brief
+            raise BackendUnavailable(f"{said}. {self.cure}".rstrip(), brief)
         if ISOLATION_TIERS.index(self.tier) > ISOLATION_TIERS.index(weakest):
             reason = self.without_cgroups if self.tier == _RLIMIT else tried or "/proc is masked"
-            raise BackendUnavailable(
-                f"sandboxes on this machine are {self.tier!r}, and --arl-isolation-min asks for {weakest!r} "
-                f"({reason}). {self.cure}".rstrip()
-            )
+            brief = f"sandboxes on this machine are {self.tier!r}, and --arl-isolation-min asks for {weakest!r}"
+            raise BackendUnavailable(f"{brief} ({reason}). {self.cure}".rstrip(), brief)
 
 
 @functools.cache
@@ -110,7 +105,7 @@ def examine(paths: Iterable[str]) -> Host:
             tried.append((path, said))
             if not said:
                 return _with_limits(path, privileged=privileged, outer_proc=False, tried=tuple(tried))
-            if not weaker and "mount proc" in said and not _try(path, privileged=privileged, outer_proc=True):
+            if not weaker and not refusal(path) and not _try(path, privileged=privileged, outer_proc=True):
                 weaker = path
     if weaker:
         return _with_limits(weaker, privileged=privileged, outer_proc=True, tried=tuple(tried))
@@ -119,13 +114,13 @@ def examine(paths: Iterable[str]) -> Host:
 
 def _cure(tried: list[tuple[str, str]]) -> str:
     if not sys.platform.startswith("linux"):
-        return cure_for("", "")
+        return cure_for("")
     if not seccomp.supported():
         return f"There is no system call filter for {os.uname().machine} yet, only for x86_64 and aarch64."
     if not tried:
         return NOT_INSTALLED
     # What stops the newest of them is the host.
-    return next((cure for path, said in tried if (cure := cure_for(said, path))), "")
+    return next((cure for path, _ in tried if (cure := cure_for(path))), "")
 
 
 def _with_limits(path: str, *, privileged: bool, outer_proc: bool, tried: tuple[tuple[str, str], ...]) -> Host:
@@ -138,7 +133,7 @@ def _with_limits(path: str, *, privileged: bool, outer_proc: bool, tried: tuple[
         why = str(error)
     tier = _OUTER_PROC if outer_proc else _CGROUP if found else _RLIMIT
     if outer_proc:
-        cure = cure_for(dict(tried)[path], path)
+        cure = MASKED_PROC
     return Host(path, tier, privileged, outer_proc, found, why, tried, cure)
 
 
@@ -153,7 +148,9 @@ def _try(path: str, *, privileged: bool, outer_proc: bool) -> str:
     usr = os.open("/usr", os.O_PATH | os.O_CLOEXEC)
     try:
         arguments += ["--ro-bind-fd", str(usr), "/mnt"]  # came with 0.10, and to Debian's 0.8 as a security update
-        arguments += ["--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev", "--remount-ro", "/"]
+        settings = Layout()
+        settings.kernel_settings()
+        arguments += [*map(str, settings.arguments), "--remount-ro", "/dev", "--remount-ro", "/"]
         return _run(path, arguments, *first, descriptors=(usr,))
     finally:
         os.close(usr)
