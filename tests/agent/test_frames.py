@@ -152,6 +152,12 @@ def test_a_message_may_have_as_many_items_as_the_limit() -> None:
     assert frames.decode(list_of(frames.MAX_ITEMS, NOTHING)) == [None] * frames.MAX_ITEMS
 
 
+def test_who_expects_fewer_items_takes_no_more() -> None:
+    assert frames.decode(list_of(7, NOTHING), 7) == [None] * 7
+    with pytest.raises(ProtocolError, match="items"):
+        frames.decode(list_of(8, NOTHING), 7)
+
+
 @given(st.lists(st.tuples(kinds, streams, values)), st.lists(st.integers(0), max_size=8))
 def test_however_a_stream_is_cut_the_same_messages_come_out(
     sent: list[tuple[int, int, object]], places: list[int]
@@ -247,13 +253,6 @@ def test_content_is_a_view_that_nobody_can_write_to() -> None:
     assert isinstance(value, dict)
     assert isinstance(value["content"], memoryview)
     assert value["content"].readonly
-
-
-def test_a_parser_of_whole_messages_refuses_the_first_part_of_one() -> None:
-    parser = Parser(whole=True)
-    assert parser.feed(frames.frame(frames.DATA, 1, bytes(MAX_PAYLOAD))) != []
-    with pytest.raises(ProtocolError, match="one frame"):
-        parser.feed(frames.message(frames.REPLY, 1, bytes(MAX_PAYLOAD)))
 
 
 def test_no_frame_of_a_long_message_is_longer_than_the_limit() -> None:

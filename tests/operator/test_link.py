@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -270,3 +271,171 @@ async def test_an_agent_that_does_not_answer_is_not_waited_for_without_end(monke
         async with asyncio.timeout(10):
             with pytest.raises(LinkLost, match="does not answer"):
                 await link.ping()
+
+
+def frame_of(kind: int, stream: int, size: int) -> bytes:
+    """A message of text of that many bytes in all."""
+    return frames.message(kind, stream, "x" * (size - frames.HEADER.size - 5))
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what is decoded from here on."""
+    found: list[int] = []
+    decode = frames.decode
+
+    def counting(data: bytes, *more: int) -> object:
+        found.append(len(data))
+        return decode(data, *more)
+
+    monkeypatch.setattr(frames, "decode", counting)
+    return found
+
+
+async def fed(link: AgentLink, data: bytes) -> None:
+    """As if it had come from the agent; until all of it is looked at."""
+    link.data_received(data)
+    for _ in range(10_000):
+        if not link._paused or link.lost.done():
+            return
+        await asyncio.sleep(0)
+
+
+async def test_what_nobody_waits_for_is_not_decoded_and_has_a_small_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with agent(greets(), monkeypatch):
+        link = await connect()
+        decoded = counted(monkeypatch)
+        garbage = frames.frame(frames.DONE, 999, b"no value at all")
+        for _ in range(4096 // (len(garbage) + 256)):
+            await fed(link, garbage)
+        assert not link.lost.done()
+        await fed(link, garbage)
+        assert "more than it was asked for" in link.lost.result()
+        assert decoded == []
+
+
+@pytest.mark.parametrize(("more", "kept"), [(0, True), (1, False)])
+async def test_an_exchange_takes_what_was_asked_for_and_no_byte_more(
+    monkeypatch: pytest.MonkeyPatch, more: int, kept: bool
+) -> None:
+    async with agent(greets(), monkeypatch):
+        link = await connect()
+        got: list[int] = []
+        stream = link.open(lambda kind, _value: got.append(kind), 10_000)
+        await fed(link, frame_of(frames.DONE, stream, 10_000 + 4096 - 256 + more))
+        assert (got == [frames.DONE], not link.lost.done()) == (kept, kept)
+
+
+async def test_what_was_left_of_an_exchange_is_not_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with agent(greets(), monkeypatch):
+        link = await connect()
+        decoded = counted(monkeypatch)
+        for _ in range(100):
+            link.shut(link.open(lambda _kind, _value: None, 1024 * 1024))
+        late = frame_of(frames.DONE, 1, 64 * 1024)
+        for _ in range(16 - 1):  # what was asked for may be on its way, and is passed over
+            await fed(link, late)
+        assert not link.lost.done()
+        for _ in range(2):
+            await fed(link, late)
+        assert link.lost.done()
+        assert decoded == []
+        fresh = link.open(lambda _kind, _value: None)
+        assert link._streams[fresh].left == 4096
+
+
+@pytest.mark.parametrize("count", [256, 257])
+async def test_a_value_of_more_items_than_any_agents_is_not_made(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    async with agent(greets(), monkeypatch):
+        link = await connect()
+        got: list[object] = []
+        stream = link.open(lambda _kind, value: got.append(value), 300_000)
+        await fed(link, frames.message(frames.DONE, stream, [None] * count))
+        assert (len(got), link.lost.done()) == ((1, False) if count == 256 else (0, True))
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("which", [frames.HELLO, frames.READY, frames.ERROR])
+async def test_a_greeting_is_short(monkeypatch: pytest.MonkeyPatch, which: int, extra: int) -> None:
+    plain: dict[int, dict[str, Any]] = {frames.HELLO: HELLO, frames.READY: READY, frames.ERROR: {"text": "older epoch"}}
+    said = {kind: frames.encode(value) for kind, value in plain.items()}
+    room = 4096 + extra - len(frames.encode(plain[which] | {"more": ""}))
+    said[which] = frames.encode(plain[which] | {"more": "x" * room})
+    assert len(said[which]) == 4096 + extra
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frames.frame(frames.HELLO, 0, said[frames.HELLO]))
+        await message(reader)
+        last = frames.ERROR if which == frames.ERROR else frames.READY
+        writer.write(frames.frame(last, 0, said[last]))
+        await reader.read()
+
+    words = "greets with 4097 bytes" if extra else "older epoch"
+    async with agent(peer, monkeypatch):
+        if extra or which == frames.ERROR:
+            with pytest.raises(LinkLost, match=words):
+                await connect()
+        else:
+            (await connect()).close("over")
+
+
+@pytest.mark.parametrize("kind", [frames.HELLO, frames.STEP, frames.STDOUT, frames.PONG])
+async def test_a_greeting_is_one_of_each(monkeypatch: pytest.MonkeyPatch, kind: int) -> None:
+    async def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frames.message(frames.HELLO, 0, HELLO) + frames.message(kind, 0, HELLO))
+        await reader.read()
+
+    async with agent(twice, monkeypatch):
+        with pytest.raises(LinkLost, match="greets with a frame of type"):
+            await connect()
+
+
+async def test_nothing_of_a_handshake_is_kept_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in one piece with READY is looked at as what comes later."""
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frames.message(frames.HELLO, 0, HELLO))
+        await message(reader)
+        more = b"".join(frames.message(frames.READY, 0, {f"k{n}": {}}) for n in range(10))
+        writer.write(frames.message(frames.READY, 0, READY) + more)
+        await reader.read()
+
+    async with agent(peer, monkeypatch):
+        decoded = counted(monkeypatch)
+        link = await connect()
+        await asyncio.sleep(0.05)
+        assert not link._greetings
+        assert not link._reader._data
+        hello, ready = (len(frames.encode(each)) for each in (HELLO, READY))
+        assert (decoded.count(hello), decoded.count(ready)) == (1, 1)
+        assert not link.lost.done()
+        link.close("over")
+
+
+async def test_many_frames_of_one_agent_leave_turns_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with agent(greets(), monkeypatch):
+        link = await connect()
+        got: list[int] = []
+        stream = link.open(lambda kind, _value: got.append(kind), 10**9)
+        link.data_received(frames.frame(frames.STDOUT, stream) * 1000)
+        turns = [len(got)]
+        while len(got) < 1000:
+            await asyncio.sleep(0)
+            turns.append(len(got))
+        assert max(later - before for before, later in itertools.pairwise([0, *turns])) == 64
+        await fed(link, frames.frame(frames.STDERR, stream))
+        assert got == [frames.STDOUT] * 1000 + [frames.STDERR]
+        link.close("over")
+
+
+async def test_frames_behind_the_end_of_a_link_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with agent(greets(), monkeypatch):
+        link = await connect()
+        got: list[int] = []
+
+        def once(kind: int, _value: object) -> None:
+            got.append(kind)
+            link.close("enough")
+
+        stream = link.open(once, 10**6)
+        await fed(link, frames.frame(frames.STDOUT, stream) * 100)
+        assert got == [frames.STDOUT]

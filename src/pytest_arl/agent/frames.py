@@ -70,7 +70,9 @@ CONTENT = "content"
 _CONTENT = CONTENT.encode()
 _BYTES = 0x62  # b
 _WORDS = {0x4E: None, 0x54: True, 0x46: False}  # N, T, F
-_VALUE = 0x40
+VALUE = 0x40
+"""The first type of a frame that carries a value."""
+
 _LARGE = 16 * 1024  # bytes from which on it pays to handle a piece by itself
 HEADER = _struct.Struct("!IBI")
 STEP_INDEX = _struct.Struct("!I")
@@ -169,8 +171,8 @@ _PUT: dict[type, Callable[[Any, list[Buffer]], None]] = {
 }
 
 
-def decode(data: bytes | bytearray | memoryview) -> object:
-    """The value of :func:`encode`'s bytes. ProtocolError for anything else.
+def decode(data: bytes | bytearray | memoryview, most: int | None = None) -> object:
+    """The value of :func:`encode`'s bytes, of at most so many items (else MAX_ITEMS). ProtocolError for anything else.
 
     In a large buffer that is not bytes, those of a key CONTENT are not copied but a read-only view of it, which must
     then stay as it is.
@@ -180,7 +182,7 @@ def decode(data: bytes | bytearray | memoryview) -> object:
     else:
         raw = bytes(data) if len(data) < _LARGE else memoryview(data).toreadonly()
     try:
-        value, end = _decode(raw, 0, 0, [MAX_ITEMS])
+        value, end = _decode(raw, 0, 0, [MAX_ITEMS if most is None else most])
     except (_struct.error, IndexError, UnicodeDecodeError) as error:  # type: ignore[attr-defined]  # it is there
         raise ProtocolError("a value is cut short or garbled: " + str(error)) from None
     if end != len(raw):
@@ -222,7 +224,7 @@ def _decode(  # noqa: C901, PLR0911 - one case for each type
     at += 4
     left[0] -= count
     if left[0] < 0:
-        raise ProtocolError("a value has more than " + str(MAX_ITEMS) + " items")
+        raise ProtocolError("a value has too many items")
     if kind == 0x64:  # d
         return _decode_dict(raw, at, count, depth + 1, left)
     items = []
@@ -332,12 +334,10 @@ class Parser:
     value for messages and with the bytes for raw frames. After a ProtocolError the parser is of no more use.
     """
 
-    def __init__(self, *, whole: bool = False) -> None:
-        """``whole``: every message must fit into one frame, so that next to nothing is held for the peer."""
+    def __init__(self) -> None:
         self._buffer = bytearray()  # of a short frame
         self._parts: dict[int, bytearray] = {}
         self._held = 0
-        self._whole = whole
         self._missing = 0  # bytes of a large frame that is under way,
         self._into = bytearray()  # and where they go
         self._under_way = 0, 0, 0  # its type, stream and length
@@ -381,7 +381,7 @@ class Parser:
                     self._begin(kind, stream, size)
                     self._fill(view[start:at], found)
                     at = min(at, end)
-                elif kind >= _VALUE:
+                elif kind >= VALUE:
                     self._message(kind, stream, bytes(view[start:at]), 0, found)
                 elif STDOUT <= kind <= DATA:
                     found.append((kind, stream, bytes(view[start:at])))
@@ -393,15 +393,13 @@ class Parser:
         """A large frame: its bytes are collected as they come, a message's all in one place."""
         if kind == MORE:
             # Were shorter ones allowed, empty parts of many streams would be held and not be counted.
-            if self._whole:
-                raise ProtocolError("a message has to fit into one frame here")
             if size != MAX_PAYLOAD:
                 raise _refused(kind, size)
             self._held += size
             if self._held > MAX_MESSAGE:
                 raise ProtocolError("unfinished messages are over the limit of " + str(MAX_MESSAGE) + " bytes")
             self._into = self._parts.setdefault(stream, bytearray())
-        elif kind >= _VALUE and stream in self._parts:
+        elif kind >= VALUE and stream in self._parts:
             self._into = self._parts[stream]
         elif kind >= STDOUT:
             self._into = bytearray()
@@ -417,7 +415,7 @@ class Parser:
         self._missing -= len(mine)
         if not self._missing:
             kind, stream, size = self._under_way
-            if kind >= _VALUE:
+            if kind >= VALUE:
                 self._message(kind, stream, self._into, size, found)
             elif kind != MORE:
                 found.append((kind, stream, bytes(self._into)))

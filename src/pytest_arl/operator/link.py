@@ -5,17 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pytest_arl import pod
 from pytest_arl.agent import exact, frames
 from pytest_arl.agent.auth import proof
+from pytest_arl.operator.frame_reader import FrameReader
+from pytest_arl.operator.introduction import (
+    MOST_UID,
+    NONCE_BYTES,
+    OLDER_EPOCH,
+    AnotherAgent,
+    Claim,
+    Hello,
+    Introduction,
+    LinkLost,
+    Refusal,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Sign = Callable[[bytes, str, str], bytes]
-    """Nonce, pod UID and boot to a signature."""
     OnFrame = Callable[[int, Any], None]
 
 __all__ = [
@@ -36,97 +47,30 @@ _SECONDS = 5.0
 _PONG_SECONDS = 30.0
 """For an agent to answer while it works. A node that has a lot to do answers late."""
 
-_UNASKED_BYTES = 1024 * 1024
+_GREETING_BYTES = 4 * 1024
+"""Of each of the two messages of an agent before it is introduced; they have some two hundred."""
+
+_ANSWER_BYTES = 4 * 1024
+"""Of an answer to whom nothing else is said."""
+
+_UNASKED_BYTES, _LATE_BYTES = 4 * 1024, 1024 * 1024
+"""What an agent may send that nobody waits for, and what it may still send of what somebody waited for."""
+
+_FRAME_BYTES = 256
+"""What a frame counts for beside its own bytes: empty ones take time, too."""
+
+_FRAMES_A_TURN = 64
+"""Frames of one agent before others have their turn."""
 
 
-OLDER_EPOCH = "older epoch"
-"""An agent's refusal of an operator: it has seen a newer leader. An agent can say so whatever it has seen."""
+class _Exchange:
+    """Who waits for the frames of a stream, and how many bytes of them may still come."""
 
-_MOST_WORDS = 1024
-_MOST_UID = 64
-_NONCE_BYTES = 32
+    __slots__ = ("left", "on_frame")
 
-
-class LinkLost(Exception):
-    """The connection has ended, or what came over it was not an agent's.
-
-    Attributes:
-        code: the agent's refusal, word for word, where it refused the operator; else empty.
-    """
-
-    def __init__(self, message: str, code: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class AnotherAgent(LinkLost):
-    """Another agent than the one that was known: it was started anew, or something else has its port."""
-
-
-class Claim(NamedTuple):
-    """Whose a sandbox is, as its agent is told.
-
-    Attributes:
-        holder: the digest of the secret that the holder will show.
-        mark: by which the holder knows the agent again; None for a client that has no key with this operator.
-    """
-
-    holder: str
-    mark: bytes | None
-
-    def message(self) -> dict[str, Any]:
-        """As it is sent."""
-        return {"holder": self.holder} if self.mark is None else {"holder": self.holder, "holderMark": self.mark}
-
-
-class Introduction(NamedTuple):
-    """The operator, as it shows itself to an agent.
-
-    Attributes:
-        sign: what answers its nonce.
-        marks: what the agent of a pod and boot is marked with; the first is left, each is known again.
-        epoch: as whose leader.
-    """
-
-    sign: Sign
-    marks: Callable[[str, str], list[bytes]]
-    epoch: int
-
-
-class Refusal(NamedTuple):
-    """An ERROR of an agent.
-
-    Attributes:
-        code: its whole text where that is one of ours, to be compared and never to be searched; else empty.
-        text: for people.
-    """
-
-    code: str
-    text: str
-
-
-def refusal(value: object) -> Refusal:
-    """An agent's refusal, from an ERROR's value of any kind."""
-    try:
-        text = exact.text(value, "text", 64 * 1024) if isinstance(value, dict) else ""
-    except exact.Inexact:
-        text = ""
-    return Refusal(text if len(text) <= _MOST_WORDS else "", text[:_MOST_WORDS] or "it gives no reason")
-
-
-class Hello:
-    """An agent's account of itself; Inexact where a part of it is missing or wrong.
-
-    Attributes:
-        boot: changes with each start.
-        pod: the UID of its pod.
-        running: the task that runs, or None.
-    """
-
-    def __init__(self, hello: dict[str, Any], ready: dict[str, Any]) -> None:
-        self.boot = exact.text(hello, "boot", _MOST_UID)
-        self.pod = exact.text(hello, "pod", _MOST_UID)
-        self.running = exact.maybe(exact.text, ready, "running", _MOST_UID)
+    def __init__(self, on_frame: OnFrame, left: int) -> None:
+        self.on_frame = on_frame
+        self.left = left
 
 
 class AgentLink(asyncio.Protocol):
@@ -134,13 +78,15 @@ class AgentLink(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._parser = frames.Parser(whole=True)  # an agent has nothing to say that is longer
-        self._streams: dict[int, OnFrame] = {}
+        self._reader = FrameReader(self._wanted, self._taken)
+        self._streams: dict[int, _Exchange] = {}
         self._number = 0
         self._transport: asyncio.Transport | None = None
-        self._greetings: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
-        self._introduced = False
-        self._allowed = _UNASKED_BYTES
+        self._greetings: dict[int, Any] = {}
+        self._greets: tuple[int, ...] = (frames.HELLO, frames.ERROR)
+        self._greeted = asyncio.Event()
+        self._spare = _UNASKED_BYTES
+        self._paused = False
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.hello: Hello
 
@@ -178,8 +124,8 @@ class AgentLink(asyncio.Protocol):
         hello = await self._greeting(frames.HELLO)
         try:
             speaks = exact.integer(hello, "version", 0, exact.LARGEST)
-            boot, pod_there = exact.text(hello, "boot", _MOST_UID), exact.text(hello, "pod", _MOST_UID)
-            nonce = exact.data(hello, "nonce", _NONCE_BYTES)
+            boot, pod_there = exact.text(hello, "boot", MOST_UID), exact.text(hello, "pod", MOST_UID)
+            nonce = exact.data(hello, "nonce", NONCE_BYTES)
         except exact.Inexact as error:
             raise LinkLost(f"the agent's greeting is garbled: {error}") from None
         if speaks != frames.VERSION:
@@ -188,7 +134,7 @@ class AgentLink(asyncio.Protocol):
             raise LinkLost(f"at that address is the pod {pod_there} by now")
         if known is not None and boot != known:
             raise AnotherAgent("the agent was started anew")
-        marks, asked = operator.marks(pod_uid, boot), os.urandom(_NONCE_BYTES)
+        marks, asked = operator.marks(pod_uid, boot), os.urandom(NONCE_BYTES)
         answer: dict[str, Any] = {
             "version": frames.VERSION,
             "role": "operator",
@@ -206,28 +152,32 @@ class AgentLink(asyncio.Protocol):
             self.hello = Hello(hello, ready)
         except exact.Inexact as error:
             raise LinkLost(f"the agent's greeting is garbled: {error}") from None
-        self._introduced = True
 
     async def _greeting(self, wanted: int) -> dict[str, Any]:
-        get = asyncio.ensure_future(self._greetings.get())
+        """The agent's message of that type, which is not kept."""
+        heard = asyncio.ensure_future(self._greeted.wait())
         try:
-            await asyncio.wait((get, self.lost), return_when=asyncio.FIRST_COMPLETED)
-            if not get.done():
-                raise LinkLost(self.lost.result())
+            while not (self._greetings.keys() & {wanted, frames.ERROR}):
+                await asyncio.wait((heard, self.lost), return_when=asyncio.FIRST_COMPLETED)
+                if not heard.done():
+                    raise LinkLost(self.lost.result())
         finally:
-            get.cancel()
-        kind, value = get.result()
-        if kind == frames.ERROR:
-            refused = refusal(value)
+            heard.cancel()
+            self._greeted.clear()
+        if wanted not in self._greetings:
+            refused = refusal(self._greetings.pop(frames.ERROR))
             raise LinkLost(f"the agent refuses the operator: {refused.text}", refused.code)
-        if kind != wanted or not isinstance(value, dict):
-            raise LinkLost(f"the agent greets with a frame of type {kind}")
+        value = self._greetings.pop(wanted)
+        if not isinstance(value, dict):
+            raise LinkLost("the agent's greeting is garbled: it is no dict")
         return value
 
     async def hold(self, claim: Claim) -> None:
         """Tell the agent whose it is. LinkLost where it will not have it."""
         answer: asyncio.Future[tuple[int, Any]] = self._loop.create_future()
-        self._streams[0] = lambda kind, value: None if answer.done() else answer.set_result((kind, value))
+        self._streams[0] = _Exchange(
+            lambda kind, value: None if answer.done() else answer.set_result((kind, value)), _ANSWER_BYTES
+        )
         try:
             self.send(frames.HELLO, 0, claim.message())
             await asyncio.wait((answer, self.lost), timeout=_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -241,15 +191,16 @@ class AgentLink(asyncio.Protocol):
             raise LinkLost(f"the agent does not take its holder: {refused.text}", refused.code)
 
     def open(self, on_frame: OnFrame, allowed: int = 0) -> int:
-        """A new exchange; ``on_frame`` gets its frames, of which ``allowed`` bytes are expected."""
+        """A new exchange; ``on_frame`` gets its frames, of which ``allowed`` bytes are expected, and some."""
         self._number += 1
-        self._streams[self._number] = on_frame
-        self._allowed += allowed
+        self._streams[self._number] = _Exchange(on_frame, _ANSWER_BYTES + allowed)
         return self._number
 
     def shut(self, stream: int) -> None:
         """Nobody waits for an exchange any more."""
-        self._streams.pop(stream, None)
+        exchange = self._streams.pop(stream, None)
+        if exchange is not None:  # what was asked for may be on its way
+            self._spare = min(_LATE_BYTES, self._spare + exchange.left)
 
     def send(self, kind: int, stream: int, value: object) -> None:
         """Send a message. LinkLost where the connection has ended."""
@@ -300,20 +251,62 @@ class AgentLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand out what is complete."""
-        self._allowed -= len(data)
-        if self._allowed < 0:
-            self.close("the agent sent more than it was asked for")
-            return
+        self._reader.feed(data)
+        if not self._paused:
+            self._work()
+
+    def _work(self) -> None:
+        """Hand out some frames; the rest once the others had their turn."""
         try:
-            for kind, stream, value in self._parser.feed(data):
-                if not self._introduced:
-                    self._greetings.put_nowait((kind, value))
-                    continue
-                on_frame = self._streams.get(stream)
-                if on_frame is not None:
-                    on_frame(kind, value)
+            for _ in range(_FRAMES_A_TURN):
+                if self.lost.done():
+                    return
+                if not self._reader.step():
+                    self._pause(False)
+                    return
         except frames.ProtocolError as error:
             self.close(f"the agent's stream is garbled: {error}")
+        except LinkLost as lost:
+            self.close(str(lost))
+        else:
+            self._pause(True)
+            self._loop.call_soon(self._work)
+
+    def _pause(self, paused: bool) -> None:
+        if self._transport is not None and paused is not self._paused:
+            self._paused = paused
+            if paused:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _wanted(self, kind: int, stream: int, size: int) -> bool:
+        """Whether somebody waits for a frame, by its header. LinkLost for more than was asked for."""
+        if self._greets:
+            if kind not in self._greets:
+                raise LinkLost(f"the agent greets with a frame of type {kind}")
+            if size > _GREETING_BYTES:
+                raise LinkLost(f"the agent greets with {size} bytes")
+            return True
+        exchange, cost = self._streams.get(stream), size + frames.HEADER.size + _FRAME_BYTES
+        left = (self._spare if exchange is None else exchange.left) - cost
+        if left < 0:
+            raise LinkLost("the agent sent more than it was asked for")
+        if exchange is None:
+            self._spare = left
+            return False
+        exchange.left = left
+        return True
+
+    def _taken(self, kind: int, stream: int, value: object) -> None:
+        if self._greets:
+            self._greetings[kind] = value
+            self._greeted.set()
+            self._greets = (frames.READY, frames.ERROR) if kind == frames.HELLO else ()
+            return
+        exchange = self._streams.get(stream)
+        if exchange is not None:  # it may have been shut since the frame began
+            exchange.on_frame(kind, value)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Believe it at once: the API says so two seconds later."""
