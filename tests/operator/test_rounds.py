@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pytest_arl.operator import lifetimes as lifetimes_module
+from pytest_arl.operator import objects as objects_module
+from pytest_arl.operator import room as room_module
 from pytest_arl.operator import rounds as rounds_module
 from pytest_arl.operator.link import OLDER_EPOCH, LinkLost
 from pytest_arl.operator.objects import Key, key
@@ -257,3 +260,87 @@ async def test_a_lease_that_a_finalizer_keeps_does_not_keep_its_sandboxes(monkey
         room.rounds._lease(lease, 106.0)
         await room.until(lambda: deleted)
         assert deleted == ["mine u-mine"]
+
+
+def ended_leases(room: Room, many: int) -> None:
+    """So many Leases that are over and kept by a finalizer, and as many Sandboxes that are none of theirs."""
+    for number in range(many):
+        name = f"arl-l{number}"
+        meta: Any = {"name": name, "namespace": "ns", "uid": f"u-{name}", "resourceVersion": "1"}
+        meta |= {"labels": {LEASE_LABEL: name, RUN_LABEL: "r"}, "deletionTimestamp": "2026-01-01T00:00:00Z"}
+        room.control.store.put("leases", {"metadata": meta, "spec": {"holderIdentity": name}})
+        body = sandbox(f"sb{number}", keepAlive=True, owners=owned_by("Deployment", "d", controller=False) * 64)
+        room.control.store.put("sandboxes", body)
+        keeper = SandboxKeeper(room.control, body, key(body))
+        room.control.sandboxes[key(body)] = keeper, asyncio.Future()
+
+
+async def test_a_round_looks_at_each_object_and_not_at_each_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    for many in (20, 80):
+        async with leading(monkeypatch) as room:
+            ended_leases(room, many)
+            store, count, owner = room.control.store, 0, objects_module.owner
+            get = store.get
+
+            def counting(*what: Any, get: Any = get) -> Any:
+                nonlocal count
+                count += 1
+                return get(*what)
+
+            def owning(*what: Any, owner: Any = owner) -> Any:
+                nonlocal count
+                count += 1
+                return owner(*what)
+
+            monkeypatch.setattr(store, "get", counting)
+            for module in (rounds_module, lifetimes_module, objects_module):
+                monkeypatch.setattr(module, "owner", owning, raising=False)
+            for moment in (0.0, 1000.0):  # they were seen, and then not renewed
+                for lease in store.all("leases"):
+                    room.rounds._lease(lease, moment)
+            count = 0
+            for lease in store.all("leases"):
+                room.rounds._lease(lease, 1000.0)
+            room.rounds.once()
+            looks.append(count)
+            monkeypatch.undo()
+    assert looks[1] <= 5 * looks[0], "sixteen times as many where each Lease has all looked at"
+
+
+async def test_a_pool_that_changes_wakes_its_own_sandboxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        woken: list[str] = []
+        for number, its in enumerate(["mine", "other", "mine"]):
+            room.control.store.put("sandboxes", sandbox(f"sb{number}", poolRef=its))
+        monkeypatch.setattr(room.control, "wake_sandbox", lambda where: woken.append(where.name))
+        room.control._wake_all_of(Key("ns", "mine"))
+        assert woken == ["sb0", "sb2"]
+        room.control._wake_all_of(Key("elsewhere", "mine"))
+        assert woken == ["sb0", "sb2"]
+
+
+async def test_of_tasks_that_are_gone_no_round_remembers_that_they_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all of them end by an event."""
+    async with leading(monkeypatch) as room:
+        kept, gone = task("kept"), task("gone")
+        for body in (kept, gone):
+            room.control.store.put("tasks", body)
+        room.rounds.once()
+        assert len(room.control.orphans) == 2
+        room.control.store.remove("tasks", gone)
+        room.rounds.once()
+        assert list(room.control.orphans) == [kept["metadata"]["uid"]]
+
+
+async def test_what_is_left_out_for_lack_of_room_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(room_module.MOST, "sandboxes", 32 * 1024)
+    async with leading(monkeypatch) as room:
+        room.server.handlers["POST"] = lambda _: _later(web.json_response({}, status=201))
+        for number in range(100):
+            room.control.event("sandboxes", False, sandbox(f"sb{number}"))
+        kept = len(room.control.store.all("sandboxes"))
+        await room.until(lambda: room.server.asked_for("POST", "/events"))
+        assert 5 < kept < 20
+        (event,) = filter(None, room.server.bodies)
+        assert (event["reason"], event["involvedObject"]["name"]) == ("NamespaceFull", f"sb{kept}")

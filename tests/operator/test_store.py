@@ -1,13 +1,15 @@
+import copy
 from typing import Any
 
 import pytest
 
+from pytest_arl.operator import room
 from pytest_arl.operator.objects import Key, key, name, uid, version
 from pytest_arl.operator.ownership import Ownership
-from pytest_arl.operator.slim import is_cut
+from pytest_arl.operator.slim import is_cut, is_too_large, weight
 from pytest_arl.operator.store import DEFAULT_TTL_SECONDS, Store
 from pytest_arl.pod import POOL_LABEL, STATUS_LABEL
-from tests.operator.objects import command, owned_by, pod, sandbox, task
+from tests.operator.objects import command, owned_by, pod, pool, sandbox, task
 
 POOL = Key("ns", "pool")
 SB = Key("ns", "sb")
@@ -71,7 +73,7 @@ def test_a_claim_moves_a_pod_from_the_pool_to_its_sandbox() -> None:
     }
     store.put("pods", claimed)
     assert not store.idle[POOL]
-    assert store.allocated[POOL] == {uid(idle)}
+    assert list(store.allocated[POOL]) == [uid(idle)]
     assert list(store.owned[uid(claimer)]) == ["p"]
     store.remove("pods", claimed)
     assert not store.allocated[POOL]
@@ -254,7 +256,7 @@ def test_a_large_task_waits_without_its_content() -> None:
     store.put("tasks", big)
     assert [is_cut(each) for each in store.tasks(SB)] == [True, False]
     cut, whole = store.tasks(SB)
-    assert cut["spec"]["steps"] == [{"name": "s", "type": "Command"}]
+    assert cut["spec"] == {"sandboxRef": "sb", "steps": []}
     assert whole["spec"] == small["spec"]
 
 
@@ -299,3 +301,165 @@ def test_another_groups_kind_of_that_name_is_no_owner(group: str) -> None:
     store.put("pods", stray)
     assert not store.owned
     assert not store.allocated[POOL]
+
+
+def held_by(lease: str, number: int = 0, **meta: Any) -> Any:
+    body = sandbox(f"held-{lease}-{number}", owners=owned_by("Lease", lease))
+    body["metadata"] |= meta
+    return body
+
+
+def test_the_sandboxes_of_a_lease_are_found_without_a_look_at_the_others() -> None:
+    store, mine, other, free = Store(), held_by("l1"), held_by("l2"), sandbox("free")
+    for body in (mine, other, free):
+        store.put("sandboxes", body)
+    assert store.of_lease["l1"] == {uid(mine): key(mine)}
+    assert store.of_lease["l3"] == {}
+    let_go = later(mine)
+    let_go["metadata"]["ownerReferences"] = owned_by("Lease", "l2")
+    store.put("sandboxes", let_go)
+    assert "l1" not in store.of_lease
+    assert store.of_lease["l2"] == {uid(other): key(other), uid(mine): key(mine)}
+    for body in (let_go, other):
+        store.remove("sandboxes", body)
+    assert not store.of_lease
+
+
+def test_another_sandbox_of_the_same_name_takes_the_place_of_the_old_one_in_all_tables() -> None:
+    store, old, new = Store(), held_by("l1"), held_by("l1")
+    store.put("sandboxes", old)
+    store.put("sandboxes", new)
+    assert store.of_lease["l1"] == {uid(new): key(new)}
+    assert store.of_pool[POOL] == {uid(new): key(new)}
+    store.remove("sandboxes", old)
+    assert store.of_pool[POOL] == {uid(new): key(new)}
+
+
+def test_of_many_pods_pools_and_sandboxes_that_are_gone_no_table_has_anything() -> None:
+    """Pods may say that they are of any number of pools."""
+    store = knowing()
+    for number in range(50):
+        one, its = held_by(f"l{number}", number), pod(f"p{number}", labels={POOL_LABEL: f"pool{number}"})
+        its["metadata"]["annotations"] = store.ours.mark(its, one)
+        its["metadata"]["ownerReferences"] = owned_by("Sandbox", uid(one))
+        idle = pod(f"i{number}", labels={POOL_LABEL: f"pool{number}", STATUS_LABEL: "idle"})
+        waits = task(f"t{number}", sandboxRef=f"sb{number}")
+        over = task(f"o{number}", sandboxRef=f"sb{number}", status={"state": "Failed"})
+        bodies = [("sandboxes", one), ("pods", its), ("pods", idle), ("tasks", waits), ("tasks", over)]
+        for kind, body in bodies:
+            store.put(kind, body)
+        for where in (Key("ns", f"pool{number}"), Key("ns", f"none{number}")):
+            assert len(store.allocated[where]) + len(store.unproven[where]) + len(store.idle[where]) in (0, 2)
+        for kind, body in bodies:
+            store.remove(kind, body)
+    tables = (store.allocated, store.idle, store.unproven, store.owned, store.open, store.over)
+    assert [dict(each) for each in (*tables, store.of_lease, store.of_pool)] == [{}] * 8
+    assert not store._room._taken
+    assert not store._room._held
+
+
+def little_room(monkeypatch: pytest.MonkeyPatch, kind: str, size: int) -> None:
+    monkeypatch.setitem(room.MOST, kind, size)
+
+
+MAKE: dict[str, Any] = {
+    "warmpools": lambda number: pool(f"n{number:03}"),
+    "sandboxes": lambda number: sandbox(f"n{number:03}"),
+    "tasks": lambda number: task(f"n{number:03}"),
+    "pods": lambda number: pod(f"n{number:03}"),
+    "leases": lambda number: {"metadata": {**pod(f"n{number:03}")["metadata"], "labels": {}}, "spec": {}},
+}
+
+
+@pytest.mark.parametrize("kind", list(MAKE))
+def test_of_a_namespace_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    little_room(monkeypatch, kind, 64 * 1024)
+    told: list[str] = []
+    store = Store(left_out=lambda kind, body: told.append(f"{kind} {name(body)}"))
+    bodies = [MAKE[kind](number) for number in range(100)]
+    news = [store.put(kind, each) for each in bodies]
+    kept = news.index(False)
+    assert 10 < kept < 60
+    assert not any(news[kept:])
+    assert len(store.all(kind)) == kept
+    assert sum(map(weight, store.all(kind))) + 512 * kept <= 64 * 1024
+    assert told == [f"{kind} {name(bodies[kept])}"], "it is said once"
+
+    other = MAKE[kind](0)
+    other["metadata"]["namespace"] = "elsewhere"
+    assert store.put(kind, other)
+    for each in bodies[:kept]:  # what is known stays so, however often it is written
+        assert store.put(kind, later(each))
+    store.remove(kind, bodies[0])
+    assert store.put(kind, bodies[-1]), "what goes makes room"
+    if kind == "tasks":
+        for each in bodies[1:kept]:  # so does what is over, of which less is kept
+            store.put(kind, later(later(each), status={"state": "Failed"}))
+        assert store.put(kind, bodies[-2])
+
+
+@pytest.mark.parametrize("kind", ["warmpools", "tasks", "pods"])
+def test_what_is_known_and_grows_without_end_is_kept_in_its_least_form(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    little_room(monkeypatch, kind, 64 * 1024)
+    store = Store()
+    bodies = [MAKE[kind](number) for number in range(15)]
+    for each in bodies:
+        assert store.put(kind, each)
+    for each in bodies:
+        grown = copy.deepcopy(later(each))
+        if kind == "warmpools":
+            grown["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "A", "value": "x" * 50_000}]
+        elif kind == "tasks":
+            grown["spec"]["steps"][0]["stdin"] = "x" * 50_000
+        else:
+            grown["status"]["message"] = "x" * 50_000
+        assert store.put(kind, grown)
+    assert sum(map(weight, store.all(kind))) < 64 * 1024 * 5 // 4
+    assert len(store.all(kind)) == 15
+    least = {"warmpools": is_too_large, "tasks": is_cut, "pods": lambda each: each["status"]["phase"] == "Failed"}[kind]
+    assert sum(map(least, store.all(kind))) >= 14
+
+
+def test_a_sandbox_that_is_known_is_kept_whatever_is_said_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    little_room(monkeypatch, "sandboxes", 4 * 1024)
+    store, one = Store(), sandbox()
+    store.put("sandboxes", one)
+    said = later(one, status={"conditions": [{"type": "Ready", "message": "x" * 4096}]})
+    assert store.put("sandboxes", said)
+    assert store.get("sandboxes", SB) == said
+
+
+def test_finished_tasks_take_room_and_those_for_which_there_is_none_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    little_room(monkeypatch, "tasks", 64 * 1024)
+    store = Store()
+    for number in range(200):
+        store.put("tasks", task(f"t{number}", status={"state": "Failed", "completionTime": "t" * 10_000}))
+    kept = store.over[SB]
+    assert 50 < len(kept) < 128
+    assert max(len(each.completed) for each in kept.values()) == 64
+
+
+def test_a_list_lets_so_many_be_asked_for_and_none_for_which_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, many = Store(), [sandbox(f"n{number}") for number in range(501)]
+    one = sandbox("one")
+    one["metadata"]["namespace"] = "elsewhere"
+    _, news = store.reconcile("sandboxes", listed_as(*many, one), None, 10**6)
+    assert len(news) == 501
+    assert key(one) in news
+    known = many[0]
+    store.put("sandboxes", known)
+    little_room(monkeypatch, "sandboxes", store._room.held("sandboxes", "ns") + 1024)
+    _, news = store.reconcile("sandboxes", listed_as(*many[1:]) | listed_as(known, later_by=10**5), "ns", 0)
+    assert news == [key(known)]
+
+
+def test_quota_of_the_docs_has_room() -> None:
+    """Nothing is left out of a namespace that keeps to the ResourceQuota which docs/cluster.md recommends."""
+    store = Store()
+    for kind, count in (("warmpools", 20), ("sandboxes", 200), ("tasks", 5000), ("pods", 250), ("leases", 200)):
+        assert all(store.put(kind, MAKE[kind](number)) for number in range(count)), kind
+        assert store._room.held(kind, "ns") < room.MOST[kind] * 2 // 3

@@ -15,6 +15,8 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "pytest_arl"
 
 READERS = (
+    "operator/frame_reader.py",
+    "operator/introduction.py",
     "operator/link.py",
     "operator/lobby.py",
     "operator/progress.py",
@@ -25,6 +27,7 @@ READERS = (
 )
 CONVERSIONS = {"bytes", "bytearray", "int", "str", "float", "bool", "list", "dict", "tuple", "set"}
 ALLOWED: dict[tuple[str, str], str] = {
+    ("operator/frame_reader.py", "bytes(memoryview(self._data)[self._at:self._at + size])"): "a copy of bytes",
     ("operator/task_runner.py", "bool(task['spec'].get('cancel'))"): "a boolean, by the API server's own schema",
     ("operator/task_runner.py", "float(message['timeout'])"): "the operator's own message",
 }

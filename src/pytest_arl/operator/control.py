@@ -25,6 +25,7 @@ from pytest_arl.operator.objects import Key, ended, key, name, uid
 from pytest_arl.operator.ownership import Ownership
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.pool_keeper import PoolKeeper
+from pytest_arl.operator.room import MOST
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.store import Store
 from pytest_arl.operator.template import workspace_of
@@ -60,7 +61,7 @@ class Control:
 
     def __init__(self, api: Api, keys: Keys, term: Term, agent: Agent, namespaces: Sequence[str]) -> None:
         self.api = api
-        self.store = Store(Ownership(keys.claims))
+        self.store = Store(Ownership(keys.claims), self._left_out)
         self.jobs = Jobs()
         self.notices = Notices(api, self.jobs, term.identity)
         self.epoch = term.epoch
@@ -161,6 +162,13 @@ class Control:
             self.jobs.failed((kind, body["metadata"].get("uid")), error)
             self.notices.warn(body, "NotUnderstood", f"the operator leaves it alone: {type(error).__name__}: {error}")
 
+    def _left_out(self, kind: str, body: Object) -> None:
+        text = (
+            f"the {kind} of this namespace take more than {MOST[kind] >> 20} MiB of the operator's memory: this one, "
+        )
+        text += "and those that come after it, are left alone until there is room. A ResourceQuota bounds their number"
+        self.notices.warn(body, "NamespaceFull", text)
+
     def _event(self, kind: str, deleted: bool, body: Object) -> None:
         if deleted:
             self.store.remove(kind, body)
@@ -251,10 +259,8 @@ class Control:
         kept[1].cancel()
 
     def _wake_all_of(self, pool: Key) -> None:
-        for where, (keeper, _) in self.sandboxes.items():
-            body = keeper.body
-            if where.namespace == pool.namespace and body is not None and body["spec"]["poolRef"] == pool.name:
-                keeper.wake.set()
+        for where in self.store.of_pool[pool].values():
+            self.wake_sandbox(where)
 
     def wake_sandbox(self, where: Key) -> None:
         """Have a look at it."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
 from pytest_arl.operator.api import ApiError
-from pytest_arl.operator.objects import Key, age, controller, is_name, key, leaving, owner, uid
+from pytest_arl.operator.objects import Key, age, controller, is_name, key, leaving, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.task_runner import write, write_end
 from pytest_arl.operator.trouble import Trouble
@@ -91,7 +91,11 @@ class Rounds:
         kept = [(keeper, body) for keeper in keepers if (body := keeper.body) is not None]
         for keeper, body in kept:
             self._each("lifetime", [body], lambda body, keeper=keeper: self._lifetime(keeper, body))  # type: ignore[misc]  # a bound loop variable
-        self._each("orphan", self._store.all("tasks"), self._orphan)
+        tasks = self._store.all("tasks")
+        there, orphans = set(map(uid, tasks)), self._control.orphans
+        for gone in [which for which in orphans if which not in there]:
+            del orphans[gone]
+        self._each("orphan", tasks, self._orphan)
         self._finished_tasks()
 
     def _each(self, what: str, bodies: Iterable[Object], look: Callable[[Object], None]) -> None:
@@ -121,9 +125,8 @@ class Rounds:
             self._jobs.once(("lease", uid(lease)), lambda: self._end_owned(lease))
 
     def _owned(self, lease: Object) -> list[Object]:
-        where = key(lease)
-        bodies = [keeper.body for at, (keeper, _) in self._control.sandboxes.items() if at.namespace == where.namespace]
-        return [body for body in bodies if body is not None and owner(body, "Lease") == uid(lease)]
+        held = [at for at in self._store.of_lease[uid(lease)].values() if at.namespace == key(lease).namespace]
+        return [body for at in held if (body := self._store.get("sandboxes", at)) is not None]
 
     async def _end_owned(self, lease: Object) -> None:
         for body in self._owned(lease):

@@ -1,23 +1,27 @@
 """What the operator knows of the cluster: the level that every decision looks at, however the events came.
 
 Filled by lists and by watches, in any order: an older version of an object never replaces a newer one. Of finished
-Tasks only what their end needs is kept, of those that wait no more than there is room for (see slim.py).
+Tasks only what their end needs is kept, of all others what is asked of them (see slim.py), and of a namespace no more
+than there is room for (see room.py).
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl import pod as pods
-from pytest_arl.operator.objects import Key, created, key, name, parse_time, uid, version
+from pytest_arl.operator.objects import Key, created, key, name, owner, parse_time, uid, version
 from pytest_arl.operator.ownership import Maker, Ownership, maker_of
-from pytest_arl.operator.slim import cut_task, is_cut, slim, weight
+from pytest_arl.operator.room import Room
+from pytest_arl.operator.slim import slim
+from pytest_arl.operator.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from pytest_arl.operator.objects import Object
 
@@ -26,9 +30,13 @@ __all__ = ["KINDS", "Finished", "Store"]
 _MOST_DELETED = 10_000
 """UIDs of objects that are gone: more than come while a list is on its way."""
 
-_WHOLE_TASK = 256 * 1024
-_WHOLE_TASKS = 8 * 1024 * 1024
-"""Weight of a Task, and of all Tasks of a namespace, that are kept whole while they wait."""
+_MOST_NEWS = 500
+"""Objects of a namespace that one list lets be asked for: the rest is found by the next one, a minute later."""
+
+_SMALL = 2 * 1024
+"""Weight of an object as most are: one for which there is no room is not asked for."""
+
+_LONGEST_TIME = 64
 
 DEFAULT_TTL_SECONDS = 86400
 """After how long a finished Task goes that says nothing of it: whoever started it by hand can read it for a day."""
@@ -57,25 +65,31 @@ class Store:
         ours: what is known of who made which pod.
         idle: by pool, the pods that its Deployment has made and nobody has claimed, by UID.
         unproven: by pool, pods that say so and of which that is not known, by UID.
-        allocated: by pool, the UIDs of the pods in use.
+        allocated: by pool, the pods in use, by UID.
         owned: by UID of a Sandbox, its pods by name.
         open: by Sandbox, its Tasks that are not finished, by UID.
         over: by Sandbox, its finished Tasks by UID.
+        of_lease: by UID of a Lease, the keys of the Sandboxes that it holds, by UID.
+        of_pool: by pool, the keys of the Sandboxes that want a pod of it, by UID.
     """
 
-    def __init__(self, ours: Ownership | None = None) -> None:
+    def __init__(
+        self, ours: Ownership | None = None, left_out: Callable[[str, Object], None] = lambda _kind, _body: None
+    ) -> None:
+        """``left_out`` is told the first object of a kind and namespace for which there is no room."""
         self.ours = ours or Ownership()
         self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in KINDS}
         self._deleted: dict[str, None] = {}
         self._given_up: dict[str, str] = {}
-        self._weights: dict[str, int] = {}
-        self._held: Counter[str] = Counter()
-        self.idle: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
-        self.unproven: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
-        self.allocated: defaultdict[Key, set[str]] = defaultdict(set)
-        self.owned: defaultdict[str, dict[str, Object]] = defaultdict(dict)
-        self.open: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
-        self.over: defaultdict[Key, dict[str, Finished]] = defaultdict(dict)
+        self._room = Room(left_out)
+        self.idle: Table[Key, Object] = Table()
+        self.unproven: Table[Key, Object] = Table()
+        self.allocated: Table[Key, Object] = Table()
+        self.owned: Table[str, Object] = Table()
+        self.open: Table[Key, Object] = Table()
+        self.over: Table[Key, Finished] = Table()
+        self.of_lease: Table[str, Key] = Table()
+        self.of_pool: Table[Key, Key] = Table()
 
     def get(self, kind: str, where: Key) -> Object | None:
         """An object; Tasks only while they are not finished."""
@@ -98,12 +112,13 @@ class Store:
                 self.remove(kind, before)
         if kind == "tasks":
             return self._put_task(where, before, body)
-        body = slim(kind, body)
-        self._objects[kind][where] = body
-        if kind == "pods":
-            if before is not None:
-                self._unlink_pod(before)
-            self._link_pod(body)
+        kept = self._room.fit(kind, slim(kind, body))
+        if kept is None:
+            return False
+        if before is not None and uid(before) == uid(kept):
+            self._unlink(kind, before)
+        self._objects[kind][where] = kept
+        self._link(kind, kept)
         return True
 
     def remove(self, kind: str, body: Object) -> bool:
@@ -113,18 +128,16 @@ class Store:
         known = self._objects[kind].get(where)
         if kind == "tasks":
             self._remove_task(where, body)
+        self._room.give_back(uid(body))
         if known is None or uid(known) != uid(body):
             return False
         self._objects[kind].pop(where, None)
-        if kind == "pods":
-            self._unlink_pod(known)
+        self._unlink(kind, known)
         return True
 
     def _remove_task(self, where: Key, body: Object) -> None:
         sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
-        self.over[sandbox].pop(uid(body), None)
-        if not self.over[sandbox]:
-            del self.over[sandbox]
+        self.over.drop(sandbox, uid(body))
         self._given_up.pop(uid(body), None)
         self._close(sandbox, where, uid(body))
 
@@ -139,6 +152,7 @@ class Store:
         sandbox = Key(key(task).namespace, task["spec"]["sandboxRef"])
         self._given_up[uid(task)] = sandbox.namespace
         self._close(sandbox, key(task), uid(task))
+        self._room.give_back(uid(task))
 
     def reconcile(
         self, kind: str, there: Mapping[str, tuple[Key, int]], namespace: str | None, listed: int
@@ -159,21 +173,28 @@ class Store:
                 if which not in there and namespace in (None, its):
                     del self._given_up[which]
             known |= dict.fromkeys(self._given_up, listed)
-            known |= {which: listed for finished in self.over.values() for which in finished}
-        news = [
-            where
-            for which, (where, current) in there.items()
-            if known.get(which, -1) < current and which not in self._deleted
-        ]
-        return gone, news
+            over = [each for at, each in self.over.items() if namespace in (None, at.namespace)]
+            known |= {which: listed for finished in over for which in finished}
+        return gone, self._news(kind, there, known)
+
+    def _news(self, kind: str, there: Mapping[str, tuple[Key, int]], known: Mapping[str, int]) -> list[Key]:
+        """What is not known in that version; of each namespace so many, and no new ones for which there is no room."""
+        news, asked = [], Counter[str]()
+        for which, (where, current) in there.items():
+            before = known.get(which, -1)
+            if before >= current or which in self._deleted or asked[where.namespace] >= _MOST_NEWS:
+                continue
+            if before >= 0 or self._room.has(kind, where.namespace, which, _SMALL):
+                asked[where.namespace] += 1
+                news.append(where)
+        return news
 
     def _forget_finished(self, there: Collection[str], namespace: str | None, listed: int) -> None:
         for sandbox in [each for each in self.over if namespace in (None, each.namespace)]:
             finished = self.over[sandbox]
             for task in [each for each in finished.values() if each.uid not in there and each.version <= listed]:
-                del finished[task.uid]
-            if not finished:
-                del self.over[sandbox]
+                self.over.drop(sandbox, task.uid)
+                self._room.give_back(task.uid)
 
     def tasks(self, sandbox: Key) -> list[Object]:
         """A sandbox's Tasks that are not finished, in the order in which they run."""
@@ -185,36 +206,25 @@ class Store:
         if uid(body) in self.over.get(sandbox, ()) or uid(body) in self._given_up:
             return False
         if status.get("state") in ("Succeeded", "Failed"):
-            ttl, completed = body["spec"].get("ttlSecondsAfterFinished"), status.get("completionTime") or ""
+            ttl = body["spec"].get("ttlSecondsAfterFinished")
+            completed = (status.get("completionTime") or "")[:_LONGEST_TIME]
             ended = parse_time(completed) or time.time()
             expires = ended + (DEFAULT_TTL_SECONDS if ttl is None else ttl)
-            self.over[sandbox][uid(body)] = Finished(
-                where, uid(body), version(body), completed, expires, ttl is not None
-            )
             self._close(sandbox, where, uid(body))
+            finished = Finished(where, uid(body), version(body), completed, expires, ttl is not None)
+            if self._room.keep("tasks", body, sum(map(sys.getsizeof, (finished.key.name, completed, uid(body))))):
+                self.over.add(sandbox, uid(body), finished)
             return before is not None
-        body = self._with_room(slim("tasks", body))
-        self._objects["tasks"][where] = body
-        self.open[sandbox][uid(body)] = body
+        kept = self._room.fit("tasks", slim("tasks", body))
+        if kept is None:
+            return False
+        self._objects["tasks"][where] = kept
+        self.open.add(sandbox, uid(kept), kept)
         return True
-
-    def _with_room(self, body: Object) -> Object:
-        """A Task that waits, whole where there is room for it."""
-        namespace = body["metadata"]["namespace"]
-        self._held[namespace] -= self._weights.pop(uid(body), 0)
-        size = weight(body["spec"]) + weight(body["metadata"])
-        if is_cut(body) or size > _WHOLE_TASK or self._held[namespace] + size > _WHOLE_TASKS:
-            return cut_task(body)
-        self._weights[uid(body)] = size
-        self._held[namespace] += size
-        return body
 
     def _close(self, sandbox: Key, where: Key, which: str) -> None:
         """A Task waits no more."""
-        self.open[sandbox].pop(which, None)
-        if not self.open[sandbox]:
-            del self.open[sandbox]
-        self._held[where.namespace] -= self._weights.pop(which, 0)
+        self.open.drop(sandbox, which)
         known = self._objects["tasks"].get(where)
         if known is not None and uid(known) == which:
             del self._objects["tasks"][where]
@@ -234,27 +244,44 @@ class Store:
             self._link_pod(pod)
         return list(self.idle.get(pool, {}).values())
 
+    # The ways from one to another
+
+    def _link(self, kind: str, body: Object) -> None:
+        if kind == "pods":
+            self._link_pod(body)
+        elif kind == "sandboxes":
+            self.of_pool.add(_wanted(body), uid(body), key(body))
+            if (lease := owner(body, "Lease")) is not None:
+                self.of_lease.add(lease, uid(body), key(body))
+
+    def _unlink(self, kind: str, body: Object) -> None:
+        if kind == "pods":
+            self._unlink_pod(body)
+        elif kind == "sandboxes":
+            self.of_pool.drop(_wanted(body), uid(body))
+            if (lease := owner(body, "Lease")) is not None:
+                self.of_lease.drop(lease, uid(body))
+
     def _link_pod(self, body: Object) -> None:
         pool, sandbox = _pool_of(body), self.ours.sandbox(body)
         if sandbox is not None:
-            self.owned[sandbox][name(body)] = body
-            self.allocated[pool].add(uid(body))
+            self.owned.add(sandbox, name(body), body)
+            self.allocated.add(pool, uid(body), body)
         elif (body["metadata"].get("labels") or {}).get(pods.STATUS_LABEL) == pods.STATUS_IDLE:
             table = self.idle if self.ours.made_by(pool, body) else self.unproven
-            table[pool][uid(body)] = body
+            table.add(pool, uid(body), body)
 
     def _unlink_pod(self, body: Object) -> None:
-        pool = _pool_of(body)
-        self.allocated[pool].discard(uid(body))
-        for table in (self.idle, self.unproven):
-            table[pool].pop(uid(body), None)
-            if not table[pool]:
-                del table[pool]
-        sandbox = self.ours.sandbox(body)
-        if sandbox is not None and sandbox in self.owned:
-            self.owned[sandbox].pop(name(body), None)
-            if not self.owned[sandbox]:
-                del self.owned[sandbox]
+        pool, sandbox = _pool_of(body), self.ours.sandbox(body)
+        for table in (self.idle, self.unproven, self.allocated):
+            table.drop(pool, uid(body))
+        if sandbox is not None:
+            self.owned.drop(sandbox, name(body))
+
+
+def _wanted(sandbox: Object) -> Key:
+    """The pool that a Sandbox wants a pod of."""
+    return Key(sandbox["metadata"]["namespace"], sandbox["spec"]["poolRef"])
 
 
 def _pool_of(pod: Object) -> Key:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
+from pytest_arl.crds.models import MOST_STEPS
 from pytest_arl.operator import task_status, wire
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, LinkLost
@@ -22,7 +23,7 @@ from pytest_arl.operator.objects import key, name, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import Patience
 from pytest_arl.operator.progress import LAST_MOMENT, Garbled, Progress
-from pytest_arl.operator.slim import is_cut
+from pytest_arl.operator.slim import is_cut, outlined
 from pytest_arl.operator.trouble import Trouble
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ class TaskRunner:
             if task is self.task or uid(task) != uid(self.task):
                 self._control.store.remove("tasks", self.task)
                 return None
+            self.task = outlined(task)
+            self.progress = Progress(self.task["spec"]["steps"])
         if self._held is not None:
             self._held.check(task, self._control.opened)
         elif task["spec"].get("proof") is not None:
@@ -168,7 +171,7 @@ class TaskRunner:
             if not answer.done():
                 answer.set_result(kind != frames.ERROR)
 
-        stream = link.open(first, wire.SENT_BYTES)
+        stream = link.open(first, MOST_STEPS * 4096)
         try:
             link.send(frames.ATTACH, stream, request)
             pong = asyncio.ensure_future(link.ping())

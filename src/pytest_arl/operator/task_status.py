@@ -93,9 +93,10 @@ def result(
 
 def cancelled(task: Object, moment: float) -> Object:
     """The status of a task that was cancelled before it began."""
-    first, *rest = task["spec"]["steps"]
-    step = {"name": first["name"], "type": first["type"], "outcome": "Cancelled", "exitCode": CANCELLED_CODE}
-    status = {"state": "Failed", "exitCode": CANCELLED_CODE, "steps": [step, *map(_skipped, rest)]}
+    steps = [_skipped(step) for step in task["spec"]["steps"]]
+    for first in steps[:1]:  # there is none in a Task that was cut
+        first |= {"outcome": "Cancelled", "exitCode": CANCELLED_CODE}
+    status = {"state": "Failed", "exitCode": CANCELLED_CODE, **({"steps": steps} if steps else {})}
     outcome = _condition("Failed", "Cancelled", "it was cancelled before it began")
     return _ended(task, status, [outcome], None, moment)
 

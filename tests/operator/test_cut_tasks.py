@@ -1,0 +1,94 @@
+"""Tasks that were kept without their steps while they waited."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from pytest_arl.agent import frames
+from pytest_arl.operator import task_status
+from pytest_arl.operator.objects import key, uid
+from pytest_arl.operator.slim import cut, slim
+from pytest_arl.operator.task_runner import TaskRunner
+from tests.operator.objects import command, task
+
+
+class Link:
+    """Runs each step of a Task that it is given, at once."""
+
+    def __init__(self) -> None:
+        self.hello = SimpleNamespace(boot="b")
+        self.lost = asyncio.get_running_loop().create_future()
+        self.sent: list[Any] = []
+        self.on_frame: Any = None
+
+    def open(self, on_frame: Any, _allowed: int = 0) -> int:
+        self.on_frame = on_frame
+        return 1
+
+    def shut(self, _stream: int) -> None:
+        pass
+
+    def send(self, kind: int, _stream: int, value: Any) -> None:
+        if kind == frames.TASK:
+            self.sent.append(dict(value))
+            for index, _ in enumerate(value["steps"]):
+                self.on_frame(frames.STEP, {"i": index, "outcome": "Succeeded", "code": 0})
+            self.on_frame(frames.DONE, {})
+
+
+def run(whole: Any, there: Any) -> tuple[list[Any], list[Any], list[Any], Any]:
+    """Run what is kept of a Task: what its agent is given, what is written, what is forgotten, and the runner."""
+    written: list[Any] = []
+    removed: list[Any] = []
+    waiting = cut("tasks", slim("tasks", whole))
+
+    async def get(where: str) -> Any:
+        assert where.endswith("/tasks/" + key(whole).name)
+        return there
+
+    async def write_status(_plural: str, _body: Any, status: Any) -> Any:
+        written.append(status)
+        return whole
+
+    async def main() -> tuple[Link, TaskRunner]:
+        link: Any = Link()
+        store = SimpleNamespace(put=lambda *_: None, remove=lambda _kind, body: removed.append(uid(body)))
+        control: Any = SimpleNamespace(
+            epoch=1, api=SimpleNamespace(get=get, write_status=write_status), store=store, jobs=None, notices=None
+        )
+        runner = TaskRunner(control, waiting, None, {})
+        await runner.run(link)
+        return link, runner
+
+    link, runner = asyncio.run(main())
+    return link.sent, written, removed, runner
+
+
+def test_a_task_that_was_cut_is_read_again_and_its_steps_have_their_names() -> None:
+    whole = task("t", command("one", "x" * 1000), command("two", "y" * 1000), traceID="trace")
+    sent, written, removed, runner = run(whole, whole)
+    assert [step["argv"] for step in sent[0]["steps"]] == [[b"x" * 1000], [b"y" * 1000]]
+    (status,) = written
+    assert [(step["name"], step["type"], step["outcome"]) for step in status["steps"]] == [
+        ("one", "Command", "Succeeded"),
+        ("two", "Command", "Succeeded"),
+    ]
+    assert removed == []
+    assert runner.task["spec"]["traceID"] == "trace"
+    assert "command" not in runner.task["spec"]["steps"][0], "it may be large, and the Task may run for long"
+
+
+def test_another_task_of_its_name_is_not_run_in_its_place() -> None:
+    whole = task("t")
+    sent, written, removed, _ = run(whole, task("t"))
+    assert (sent, written, removed) == ([], [], [uid(whole)])
+
+
+def test_one_that_was_cancelled_before_it_was_read_again_says_so_without_steps() -> None:
+    waiting = cut("tasks", slim("tasks", task()))
+    status = task_status.cancelled(waiting, 1.0)
+    assert (status["state"], status["exitCode"], "steps" in status) == ("Failed", 137, False)
+    steps = task_status.cancelled(task("t", command("one"), command("two")), 1.0)["steps"]
+    assert [step["outcome"] for step in steps] == ["Cancelled", "Skipped"]
