@@ -116,3 +116,11 @@ def test_a_lease_is_a_runs_if_name_label_and_holder_agree() -> None:
         },
     ):
         assert not is_of_a_run(wrong), wrong
+
+
+@pytest.mark.parametrize(("seconds", "over"), [(3599.0, False), (3601.0, True)])
+def test_a_lease_lasts_an_hour_at_most_whatever_it_says(seconds: float, over: bool) -> None:
+    clock = Clock()
+    lease = {"metadata": {"uid": "u"}, "spec": {"renewTime": "t", "leaseDurationSeconds": 2147483647}}
+    clock.see("u", lease, 0.0)
+    assert clock.over("u", lease, seconds) is over

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest_asyncio
 from pytest_arl import pod
 from pytest_arl.agent import frames
 from pytest_arl.channel import AgentConfig
+from pytest_arl.operator import lobby as lobby_module
 from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, Claim, Introduction, LinkLost
 from pytest_arl.operator.lobby import Lobby
 
@@ -121,7 +123,10 @@ async def test_other_pods_are_not_visited(scene: Scene, pod_seen: dict[str, Any]
     assert await scene.lobby.take(pod_seen, None) is None
 
 
-async def test_a_link_that_ended_is_not_handed_out_and_is_opened_anew(scene: Scene) -> None:
+async def test_a_link_that_ended_is_not_handed_out_and_is_opened_anew(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lobby_module, "_FIRST_PAUSE", 0.01)
     scene.lobby.look(idle())
     await scene.settle()
     scene.agent.writers[0].close()
@@ -176,3 +181,39 @@ async def test_a_newer_leader_is_heard_of(scene: Scene, monkeypatch: pytest.Monk
 
     assert scene.refusals[0].code == OLDER_EPOCH
     server.close()
+
+
+async def test_an_agent_that_ends_each_link_is_visited_ever_more_rarely(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for passed, connections in ((0.0, 1), (0.49, 1), (0.51, 2), (1.49, 2), (1.52, 3), (3.4, 3), (3.6, 4)):
+        # Not the clock of the loop, which has to go on.
+        monkeypatch.setattr(lobby_module, "time", SimpleNamespace(monotonic=lambda passed=passed: 1000.0 + passed))
+        for _ in range(10):  # whatever is said of the pod
+            scene.lobby.look(idle())
+            await scene.settle()
+            for link in scene.lobby._links.values():
+                link.close("as the agent does")
+        assert scene.agent.connections == connections, passed
+    scene.lobby.keep(set())
+    scene.lobby.look(idle())
+    await scene.settle()
+    assert scene.agent.connections == 5, "of pods that are gone nothing is remembered"
+
+
+async def test_so_many_idle_pods_are_visited_at_a_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = under_way = visits = 0
+
+    async def refusing(*_: Any, **_more: Any) -> AgentLink:
+        nonlocal most, under_way, visits
+        under_way, visits = under_way + 1, visits + 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        raise OSError
+
+    monkeypatch.setattr(AgentLink, "connect", refusing)
+    for number in range(40):
+        scene.lobby.look(idle(uid=f"uid-{number}", name=f"p{number}"))
+    await scene.settle()
+    assert (most, visits) == (8, 40)

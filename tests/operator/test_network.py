@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pytest_arl.operator.api import ApiError
-from pytest_arl.operator.network import Policies, isolation, selects
+from pytest_arl.operator.network import NOTHING, Policies, _Outlines, isolation, selects
 from pytest_arl.operator.slim import weight
 from pytest_arl.pod import POOL_LABEL
 
@@ -128,3 +128,29 @@ def test_a_selector_as_large_as_none_of_pods_selects_none(more: int) -> None:
     told = asyncio.run(Policies(server).look("ns", LABELS))
     assert told is not None
     assert told["message"] == ("NetworkPolicy p" if more else "NetworkPolicy o, p")
+
+
+@pytest.mark.asyncio
+async def test_of_namespaces_that_were_looked_at_long_ago_nothing_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Everywhere(Server):
+        async def items(self, where: str, keep: Callable[[Any], Any]) -> Any:
+            return await super().items("/apis/networking.k8s.io/v1/namespaces/ns/networkpolicies", keep)
+
+    server: Any = Everywhere(0)
+    policies, now = Policies(server), time.monotonic()
+    for number in range(50):
+        monkeypatch.setattr(time, "monotonic", lambda number=number: now + 10 * number)
+        await policies.look(f"ns{number}", LABELS)
+        assert len(policies._seen) <= 4
+        assert len(policies._turns) <= 4
+
+
+def test_so_many_selectors_of_a_namespace_are_held_and_the_rest_select_none() -> None:
+    selector = {"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["x" * 3000]}]}
+    outline = _Outlines()
+    kept = [outline(policy(f"p{number}", podSelector=selector)) for number in range(1000)]
+    selecting = sum(selects(each["spec"]["podSelector"], LABELS) for each in kept)
+    assert selecting == 256 * 1024 // weight(selector)
+    assert sum(weight(each["spec"]["podSelector"]) for each in kept[selecting:]) == weight(NOTHING) * (1000 - selecting)
+    assert len({id(each["spec"]["podSelector"]) for each in kept[selecting:]}) == 1
+    assert selects(outline(policy("small"))["spec"]["podSelector"], LABELS), "there is room for a small one"

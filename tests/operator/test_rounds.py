@@ -344,3 +344,22 @@ async def test_what_is_left_out_for_lack_of_room_is_told_once(monkeypatch: pytes
         assert 5 < kept < 20
         (event,) = filter(None, room.server.bodies)
         assert (event["reason"], event["involvedObject"]["name"]) == ("NamespaceFull", f"sb{kept}")
+
+
+async def test_a_lease_that_loses_its_label_for_a_moment_is_still_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch by label says that it is deleted."""
+    async with leading(monkeypatch) as room:
+        meta: Any = {"name": "arl-l", "namespace": "ns", "uid": "u", "labels": {LEASE_LABEL: "arl-l", RUN_LABEL: "r"}}
+        lease = {number: {"metadata": {**meta, "resourceVersion": str(number)}, "spec": {}} for number in (1, 2, 3)}
+        room.control.event("leases", False, lease[1])
+        room.control.event("leases", True, lease[2])
+        assert room.control.store.all("leases") == []
+        for old in (1, 2):
+            room.control.event("leases", False, lease[old])
+        assert room.control.store.all("leases") == [], "a list that was begun before"
+        room.control.event("leases", False, lease[3])
+        assert len(room.control.store.all("leases")) == 1
+        plain = sandbox()
+        room.control.event("sandboxes", True, plain)
+        room.control.event("sandboxes", False, plain | {"metadata": {**plain["metadata"], "resourceVersion": "99999"}})
+        assert room.control.store.all("sandboxes") == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,13 @@ from pytest_arl.operator.link import OLDER_EPOCH, Claim, Introduction
 from pytest_arl.operator.lobby import Lobby
 from pytest_arl.operator.network import Policies
 from pytest_arl.operator.notices import Notices
-from pytest_arl.operator.objects import Key, ended, key, name, uid
+from pytest_arl.operator.objects import Key, ended, key, name, uid, version
 from pytest_arl.operator.ownership import Ownership
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.pool_keeper import PoolKeeper
 from pytest_arl.operator.room import MOST
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
-from pytest_arl.operator.store import Store
+from pytest_arl.operator.store import SELECTED, Store
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.pod import POOL_LABEL
 from pytest_arl.proof import agent_mark
@@ -171,7 +172,8 @@ class Control:
 
     def _event(self, kind: str, deleted: bool, body: Object) -> None:
         if deleted:
-            self.store.remove(kind, body)
+            # Those that are followed by a label seem to be gone where they lose it, and may get it back.
+            self.store.remove(kind, body, version(body) if kind in SELECTED else math.inf)
             self._gone(kind, body)
         elif self.store.put(kind, body):
             if kind == "leases":

@@ -32,7 +32,8 @@ MOST_FINISHED = 50
 MOST_FINISHED_BY_HAND = 500
 """Finished Tasks without a ttl that a sandbox keeps: somebody may want to read them."""
 
-_DEFAULT_LEASE_SECONDS = 60
+_DEFAULT_LEASE_SECONDS, _LONGEST_LEASE_SECONDS = 60, 3600
+"""What somebody else writes into a Lease keeps no sandbox for longer than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +107,4 @@ class Clock:
         if seen is None:
             return False
         lasts = (lease.get("spec") or {}).get("leaseDurationSeconds") or _DEFAULT_LEASE_SECONDS
-        return monotonic - seen[1] > float(lasts)
+        return monotonic - seen[1] > min(float(lasts), _LONGEST_LEASE_SECONDS)

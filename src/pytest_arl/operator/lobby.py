@@ -6,7 +6,9 @@ once. A link is a help and never a condition: where there is none, or it has end
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.operator.link import AgentLink, LinkLost
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["Lobby"]
 
 _LOG = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+"""Visits at a time: each is a signature, and there may be a thousand idle pods."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 300.0
+"""From one visit to the next of the same pod, doubled with each: an agent may end every link that it is given."""
 
 
 class Lobby:
@@ -45,6 +53,8 @@ class Lobby:
         self._refused = refused
         self._links: dict[str, AgentLink] = {}
         self._visited: set[str] = set()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._again: dict[str, tuple[float, float]] = {}
 
     def look(self, pod: Object) -> None:
         """An idle pod has changed: connect once it is ready."""
@@ -55,18 +65,25 @@ class Lobby:
         link = self._links.get(who)
         if who in self._visited or (link is not None and not link.lost.done()):
             return
+        moment, (pause, until) = time.monotonic(), self._again.get(who, (_FIRST_PAUSE, 0.0))
+        if moment < until:
+            return
+        self._again[who] = min(2 * pause, _LONGEST_PAUSE), moment + pause
         self._visited.add(who)
         self._spawn(self._visit(pod))
 
     async def _visit(self, pod: Object) -> None:
         try:
-            link = await AgentLink.connect(
-                pod["status"]["podIP"],
-                uid(pod),
-                self._operator,
-                config=self._config(pod).message(),
-                claim=None,
-            )
+            async with self._turns:
+                if uid(pod) not in self._visited:
+                    return  # it was claimed, or is gone
+                link = await AgentLink.connect(
+                    pod["status"]["podIP"],
+                    uid(pod),
+                    self._operator,
+                    config=self._config(pod).message(),
+                    claim=None,
+                )
         except (OSError, LookupError):
             return  # whoever claims it finds out
         except LinkLost as problem:
@@ -83,7 +100,7 @@ class Lobby:
 
     async def take(self, pod: Object, claim: Claim | None) -> AgentLink | None:
         """The link to a pod that was claimed, which serves that holder from here on; None where there is none."""
-        self._visited.discard(uid(pod))
+        self._forget(uid(pod))
         link = self._links.pop(uid(pod), None)
         if link is None or link.lost.done():
             return None
@@ -98,7 +115,7 @@ class Lobby:
 
     def gone(self, pod: Object) -> None:
         """A pod is no more."""
-        self._visited.discard(uid(pod))
+        self._forget(uid(pod))
         link = self._links.pop(uid(pod), None)
         if link is not None:
             link.close("the pod is gone")
@@ -107,3 +124,9 @@ class Lobby:
         """Only the links to these pods: what no event told."""
         for who in [each for each in self._links if each not in there]:
             self._links.pop(who).close("the pod is gone")
+        for who in [each for each in self._again if each not in there]:
+            self._forget(who)
+
+    def _forget(self, who: str) -> None:
+        self._visited.discard(who)
+        self._again.pop(who, None)

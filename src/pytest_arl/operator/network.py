@@ -25,6 +25,9 @@ _MOST_NAMES = 5
 _MOST_SELECTOR = 4 * 1024
 """Weight of a policy's selector. A thousand of them are held for each namespace."""
 
+_MOST_SELECTORS = 256 * 1024
+"""Weight of the selectors of a namespace's policies together; those that come after count as selecting none."""
+
 _FRESH_SECONDS = 30.0
 
 
@@ -74,18 +77,35 @@ class Policies:
             moment, found = self._seen.get(namespace, (-_FRESH_SECONDS, []))
             if time.monotonic() - moment < _FRESH_SECONDS:
                 return found
-            found = await self._api.items(path("networkpolicies", namespace), _outline)
-            self._seen[namespace] = time.monotonic(), found
+            found = await self._api.items(path("networkpolicies", namespace), _Outlines())
+            # Of the others nothing is remembered that is old: namespaces come and go.
+            moment = time.monotonic()
+            self._seen = {each: seen for each, seen in self._seen.items() if moment - seen[0] < _FRESH_SECONDS}
+            self._seen[namespace] = moment, found
+            for each in [each for each, turn in self._turns.items() if each not in self._seen and not turn.locked()]:
+                del self._turns[each]
             return found
 
 
-def _outline(policy: Object) -> Object:
-    """A policy without its rules. One whose selector is as large as no selector of pods is counts as selecting none."""
-    spec = policy["spec"]
-    selector = spec.get("podSelector") or {}
-    if weight(selector) > _MOST_SELECTOR:
-        selector = {"matchExpressions": [{"key": "", "operator": "NotUnderstood"}]}
-    return {"metadata": {"name": name(policy)}, "spec": {"podSelector": selector, "policyTypes": _types(policy)}}
+class _Outlines:
+    """Policies without their rules, as far as there is room for their selectors.
+
+    One whose selector is as large as no selector of pods, or comes after so many others, counts as selecting none.
+    """
+
+    def __init__(self) -> None:
+        self._left = _MOST_SELECTORS
+
+    def __call__(self, policy: Object) -> Object:
+        selector = policy["spec"].get("podSelector") or {}
+        size = weight(selector)
+        if size > min(_MOST_SELECTOR, self._left):
+            selector, size = NOTHING, 0
+        self._left -= size
+        return {"metadata": {"name": name(policy)}, "spec": {"podSelector": selector, "policyTypes": _types(policy)}}
+
+
+NOTHING = {"matchExpressions": [{"key": "", "operator": "NotUnderstood"}]}
 
 
 def selects(selector: Object, labels: Mapping[str, str]) -> bool:

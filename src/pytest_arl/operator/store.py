@@ -7,6 +7,7 @@ than there is room for (see room.py).
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.operator.objects import Object
 
-__all__ = ["KINDS", "Finished", "Store"]
+__all__ = ["KINDS", "SELECTED", "Finished", "Store"]
 
 _MOST_DELETED = 10_000
 """UIDs of objects that are gone: more than come while a list is on its way."""
@@ -42,6 +43,8 @@ DEFAULT_TTL_SECONDS = 86400
 """After how long a finished Task goes that says nothing of it: whoever started it by hand can read it for a day."""
 
 KINDS = ("warmpools", "sandboxes", "tasks", "pods", "leases")
+SELECTED = {"pods": pods.POOL_LABEL, "leases": pods.RUN_LABEL}
+"""The label by which a kind is followed, which others have as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class Store:
         """``left_out`` is told the first object of a kind and namespace for which there is no room."""
         self.ours = ours or Ownership()
         self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in KINDS}
-        self._deleted: dict[str, None] = {}
+        self._deleted: dict[str, float] = {}
         self._given_up: dict[str, str] = {}
         self._room = Room(left_out)
         self.idle: Table[Key, Object] = Table()
@@ -101,7 +104,7 @@ class Store:
 
     def put(self, kind: str, body: Object) -> bool:
         """Take note of an object; whether it is news."""
-        if uid(body) in self._deleted:
+        if version(body) <= self._deleted.get(uid(body), -1):
             return False
         where = key(body)
         before = self._objects[kind].get(where)
@@ -121,9 +124,9 @@ class Store:
         self._link(kind, kept)
         return True
 
-    def remove(self, kind: str, body: Object) -> bool:
-        """An object is gone, for good; whether it was known."""
-        self._bury(uid(body))
+    def remove(self, kind: str, body: Object, last: float = math.inf) -> bool:
+        """An object is gone, for good but for versions after ``last``; whether it was known."""
+        self._bury(uid(body), last)
         where = key(body)
         known = self._objects[kind].get(where)
         if kind == "tasks":
@@ -141,9 +144,9 @@ class Store:
         self._given_up.pop(uid(body), None)
         self._close(sandbox, where, uid(body))
 
-    def _bury(self, which: str) -> None:
+    def _bury(self, which: str, last: float) -> None:
         """Remember that it is gone: a list that was begun before may still have it."""
-        self._deleted[which] = None
+        self._deleted[which] = last
         if len(self._deleted) > _MOST_DELETED:
             del self._deleted[next(iter(self._deleted))]
 
@@ -182,7 +185,7 @@ class Store:
         news, asked = [], Counter[str]()
         for which, (where, current) in there.items():
             before = known.get(which, -1)
-            if before >= current or which in self._deleted or asked[where.namespace] >= _MOST_NEWS:
+            if before >= current or current <= self._deleted.get(which, -1) or asked[where.namespace] >= _MOST_NEWS:
                 continue
             if before >= 0 or self._room.has(kind, where.namespace, which, _SMALL):
                 asked[where.namespace] += 1

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.objects import Key, key, uid, version
 from pytest_arl.operator.paths import path
-from pytest_arl.operator.store import KINDS
-from pytest_arl.pod import POOL_LABEL, RUN_LABEL
+from pytest_arl.operator.store import KINDS, SELECTED
 
 if TYPE_CHECKING:
     from pytest_arl.operator.control import Control
@@ -28,7 +27,6 @@ __all__ = ["Watching"]
 
 _LOG = logging.getLogger(__name__)
 
-_SELECTORS = {"pods": POOL_LABEL, "leases": RUN_LABEL}
 _KINDS = {
     "warmpools": ("arl.infra.io/v1alpha1", "WarmPool"),
     "sandboxes": ("arl.infra.io/v1alpha1", "Sandbox"),
@@ -95,7 +93,7 @@ class Followed:
         self.kind = kind
         self.namespace = namespace
         self._where = path(kind, namespace)
-        self._params = {"labelSelector": _SELECTORS[kind]} if kind in _SELECTORS else {}
+        self._params = {"labelSelector": SELECTED[kind]} if kind in SELECTED else {}
         self._version = ""
 
     async def list(self) -> None:
