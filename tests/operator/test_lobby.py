@@ -88,6 +88,9 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     monkeypatch.setattr(pod, "PORT", server.sockets[0].getsockname()[1])
     yield scene
     scene.lobby.keep(set())
+    for writer in scene.agent.writers:
+        writer.close()
+    await asyncio.sleep(0.05)
     server.close()
 
 
