@@ -8,9 +8,12 @@ from typing import Any
 
 from pytest_arl.agent import frames
 from pytest_arl.operator import task_status
+from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.objects import key, uid
 from pytest_arl.operator.slim import cut, slim
 from pytest_arl.operator.task_runner import TaskRunner
+from pytest_arl.operator.wire import Held
+from pytest_arl.proof import proof_of
 from tests.operator.objects import command, task
 
 
@@ -38,13 +41,14 @@ class Link:
             self.on_frame(frames.DONE, {})
 
 
-def run(whole: Any, there: Any) -> tuple[list[Any], list[Any], list[Any], Any]:
+def run(whole: Any, there: Any, held: Held | None = None) -> tuple[list[Any], list[Any], list[Any], Any]:
     """Run what is kept of a Task: what its agent is given, what is written, what is forgotten, and the runner."""
     written: list[Any] = []
     removed: list[Any] = []
     waiting = cut("tasks", slim("tasks", whole))
 
     async def get(where: str) -> Any:
+        assert there is not None, "it is not read"
         assert where.endswith("/tasks/" + key(whole).name)
         return there
 
@@ -56,10 +60,17 @@ def run(whole: Any, there: Any) -> tuple[list[Any], list[Any], list[Any], Any]:
         link: Any = Link()
         store = SimpleNamespace(put=lambda *_: None, remove=lambda _kind, body: removed.append(uid(body)))
         control: Any = SimpleNamespace(
-            epoch=1, api=SimpleNamespace(get=get, write_status=write_status), store=store, jobs=None, notices=None
+            epoch=1,
+            api=SimpleNamespace(get=get, write_status=write_status),
+            store=store,
+            jobs=Jobs(),
+            opened=lambda _: b"k" * 32,
         )
-        runner = TaskRunner(control, waiting, None, {})
+        runner = TaskRunner(control, waiting, None, {}, held)
         await runner.run(link)
+        async with asyncio.timeout(10):
+            while not (written or removed):
+                await asyncio.sleep(0)
         return link, runner
 
     link, runner = asyncio.run(main())
@@ -84,6 +95,19 @@ def test_another_task_of_its_name_is_not_run_in_its_place() -> None:
     whole = task("t")
     sent, written, removed, _ = run(whole, task("t"))
     assert (sent, written, removed) == ([], [], [uid(whole)])
+
+
+def test_one_without_a_proof_is_refused_unread() -> None:
+    sent, written, _, _ = run(task(), None, Held("u", "aa"))
+    assert sent == []
+    assert [each["reason"] for each in written[0]["conditions"]] == ["NotTheHolders"]
+
+
+def test_one_with_a_proof_is_read_and_its_proof_checked() -> None:
+    proved = task()
+    proved["spec"]["proof"] = proof_of(b"k" * 32, "u", proved["metadata"]["name"], proved["spec"])
+    assert len(run(proved, proved, Held("u", "aa"))[0]) == 1
+    assert run(proved, proved, Held("another", "aa"))[0] == []
 
 
 def test_one_that_was_cancelled_before_it_was_read_again_says_so_without_steps() -> None:

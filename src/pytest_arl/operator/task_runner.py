@@ -145,6 +145,8 @@ class TaskRunner:
         """The message for the agent; None where the Task is gone."""
         task = self.task
         if is_cut(task):
+            if self._held is not None and "proof" not in task["spec"]:
+                self._held.check(task, self._control.opened)  # it is refused, and costs its queue no reading
             try:
                 task = await self._control.api.get(path("tasks", *key(task)))
             except ApiError as error:
