@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl import arguments
-from pytest_arl.errors import InfrastructureError, UsageError
+from pytest_arl.errors import InfrastructureError, SandboxLost, UsageError
 from pytest_arl.holding import Holding
 from pytest_arl.host_files.named_links import named
 from pytest_arl.lifecycle import Lifecycle
@@ -111,12 +111,16 @@ class BlockingSession(Lifecycle):
         if stream not in ("stdout", "stderr"):
             raise UsageError(f"output: there is no stream {stream!r}; {hint(str(stream), ('stdout', 'stderr'))}")
         task_id, index, result = self._tasks.locate(self._public, step)
-        if result is not None:
-            kept = result.stdout_bytes if stream == "stdout" else result.stderr_bytes
-            size = result.stdout_size if stream == "stdout" else result.stderr_size
-            if size <= len(kept):
-                return iter((kept,) if kept else ())
-        return self._held().sandbox.output(task_id, index, stream)
+        if result is None:
+            return self._held().sandbox.output(task_id, index, stream)
+        kept = result.stdout_bytes if stream == "stdout" else result.stderr_bytes
+        size = result.stdout_size if stream == "stdout" else result.stderr_size
+        if size <= len(kept):
+            return iter((kept,) if kept else ())
+        blocks = self._held().sandbox.output(task_id, index, stream)
+        of = origin(result)
+        grows = of is not None and isinstance(of.step, Command) and of.step.background
+        return blocks if grows else _at_most(blocks, size, self.name)
 
     # --- files --------------------------------------------------------------------------------
 
@@ -271,3 +275,12 @@ class BlockingSession(Lifecycle):
             except InfrastructureError:
                 if not left:
                     raise
+
+
+def _at_most(blocks: Iterator[bytes], size: int, name: str) -> Iterator[bytes]:
+    """An output whose size its result has told. What is longer is not the step's; SandboxLost then."""
+    for block in blocks:
+        size -= len(block)
+        if size < 0:
+            raise SandboxLost(f"sandbox {name}: its agent has more of an output than its step wrote")
+        yield block

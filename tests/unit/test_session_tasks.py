@@ -9,6 +9,7 @@ import pytest
 
 from pytest_arl import (
     SandboxClosed,
+    SandboxLost,
     SandboxSession,
     StepFailed,
     StepResult,
@@ -295,6 +296,22 @@ def test_all_of_an_output_that_was_cut_is_there_while_the_sandbox_lives(session:
     assert b"".join(session.output(result, "stdout")) == whole
     assert b"".join(session.output("seq", "stdout")) == whole
     assert list(session.output(result, "stderr")) == []
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_an_output_ends_with_what_its_step_wrote(
+    session: SandboxSession, more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = session.run("seq", "100000").check()
+    size = result.stdout_size
+    blocks = [b"x" * 1000] * (size // 1000) + [b"x" * (size % 1000 + more), *([b"x"] * more * 10)]
+    monkeypatch.setattr(ToySandbox, "output", lambda *_: iter(blocks))
+    output = session.output(result, "stdout")
+    if more:
+        with pytest.raises(SandboxLost, match="more of an output than its step wrote"):
+            list(output)
+    else:
+        assert sum(map(len, output)) == size
 
 
 def test_an_output_that_was_not_cut_comes_from_the_result(session: SandboxSession) -> None:
