@@ -35,6 +35,12 @@ def defaults(**sandbox: Any) -> Json:
     return found
 
 
+def template(**spec: Any) -> Json:
+    found = pool("p", "i", replicas=0)
+    found["spec"]["template"]["spec"] |= spec
+    return found
+
+
 def take(installation: Installation, *objects: Json) -> None:
     """The positive control: the API server takes this."""
     for thing in objects:
@@ -86,6 +92,11 @@ def test_steps_that_are_right_are_taken(installation: Installation) -> None:
         (sandbox("a.b"), "becomes part of a pod's"),
         (pool("x" * 48, "i"), "at most 47 lower-case letters"),
         (pool("p", "i", replicas=-1), "should be greater than or equal to 0"),
+        (template(containers=[{}] * 65), "spec.template.spec.containers: Too many: 65: must have at most 64 items"),
+        (template(initContainers=[{}] * 65), "spec.template.spec.initContainers: Too many: 65"),
+        (template(volumes=[{}] * 257), "spec.template.spec.volumes: Too many: 257: must have at most 256 items"),
+        (template(containers={"executor": "x"}), "spec.template.spec.containers: Invalid value"),
+        (template(containers=["executor"]), "spec.template.spec.containers[0]: Invalid value"),
         (defaults(kept="lots"), "spec.sandbox.kept: Invalid value"),
         (defaults(kept="-1"), "spec.sandbox.kept: Invalid value"),
         (defaults(maxResources={"memory": "lots"}), "should match"),
@@ -113,6 +124,10 @@ def test_objects_that_are_right_are_taken(installation: Installation) -> None:
         task(*many, retries=10, ttlSecondsAfterFinished=0, timeout="90s", traceID="x", payloadHash="0" * 64),
         sandbox("x" * 63, keepAlive=True, holder={"secretHash": "0" * 64}, resources={"limits": {"memory": "1Gi"}}),
         pool("x" * 47, "i", replicas=0),
+        template(
+            containers=[{"name": "x", "new": {"of": ["a", "later", "Kubernetes"]}}] * 64, initContainers=[{}] * 64
+        ),
+        template(volumes=[{"name": "x"}] * 256, initContainers=None, hostUsers=False),
         defaults(kept="1Gi"),
         defaults(kept="0"),
         defaults(maxResources={"cpu": 4, "memory": "8Gi", "nvidia.com/gpu": 1}),

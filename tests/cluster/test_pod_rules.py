@@ -84,13 +84,26 @@ def test_steps_are_not_told_where_the_clusters_api_is(shared: Room) -> None:
     shared.kubectl("delete", "sandbox/told", "sandbox/untold", "warmpool/told")
 
 
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"volumes": [{"name": "host", "hostPath": {"path": "/etc"}}]}, "volume host: hostPath cannot be used"),
         ({"initContainers": [{"name": "i", "image": "x", "securityContext": {"privileged": True}}]}, "container i: "),
         ({"container": {"terminationMessagePath": "/arl/boot.py"}}, "which is the agent's"),
-        ({"containers": {"executor": "x"}}, "spec.template.spec.containers is not a list"),
+        (
+            {
+                "container": {"volumeMounts": [{"name": "v", "mountPath": path} for path in ("/vol", "/vol/up/x")]},
+                "volumes": [{"name": "v", "emptyDir": {}}],
+            },
+            "has mounts at /vol and below it, at /vol/up/x",
+        ),
+        (
+            {"affinity": {"podAntiAffinity": {_REQUIRED: [{"topologyKey": "t", "namespaces": ["arl-system"]}]}}},
+            "affinity.podAntiAffinity: namespaces cannot be used",
+        ),
         ({"securityContext": "none"}, "spec.template.spec.securityContext is not a mapping"),
     ],
 )

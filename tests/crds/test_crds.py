@@ -61,6 +61,16 @@ def test_each_has_a_status_subresource_and_columns(plural: str) -> None:
     assert version["additionalPrinterColumns"][-1]["name"] == "Age"
 
 
+def test_a_template_takes_anything_but_lists_without_an_end() -> None:
+    template = schema_of("warmpools")["properties"]["spec"]["properties"]["template"]
+    spec = template["properties"]["spec"]
+    bounds = {name: part["maxItems"] for name, part in spec["properties"].items()}
+    assert bounds == {"containers": 64, "initContainers": 64, "volumes": 256}
+    for part in (template, spec, *(each["items"] for each in spec["properties"].values())):
+        assert part["x-kubernetes-preserve-unknown-fields"] is True
+        assert "additionalProperties" not in part
+
+
 def test_abbreviations_keep_their_capitals() -> None:
     assert {"podIP", "agentBootID"} <= schema_of("sandboxes")["properties"]["status"]["properties"].keys()
     assert "traceID" in schema_of("tasks")["properties"]["spec"]["properties"]

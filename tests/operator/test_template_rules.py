@@ -10,6 +10,7 @@ import yaml
 
 from pytest_arl import pod
 from pytest_arl.operator.template import Agent, TemplateInvalid, deployment, pod_template
+from pytest_arl.operator.template_rules import refuse
 from pytest_arl.operator.trouble import DEFAULT_CONTAINER
 from tests.operator.objects import pool
 
@@ -137,6 +138,99 @@ def test_the_executor_has_nothing_where_the_kernels_folders_are(path: str) -> No
     made(pool(volumeMounts=[{"name": "mine", "mountPath": "/dev/shm"}]))
 
 
+TOKEN = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("path", [f"/up/arl-{TOKEN}", f"/a/b/arl-{TOKEN}/start", "/up/arl-spool", "/up/arl-spool/x"])
+def test_the_agents_folders_are_not_reached_through_a_link_of_the_image(place: str, path: str) -> None:
+    ways: tuple[Any, ...] = (
+        {"volumeMounts": [{"name": "mine", "mountPath": path}]},
+        {"volumeDevices": [{"name": "mine", "devicePath": path}]},
+    )
+    for lies in ways:
+        with pytest.raises(TemplateInvalid, match="which is the agent's"):
+            made(pool(**lies))
+        with pytest.raises(TemplateInvalid, match="which is the agent's"):
+            made(with_neighbour(place, **lies))
+
+
+@pytest.mark.parametrize("path", ["/up/proc", "/up/sys", "/up/sys/fs/cgroup", "/a/b/proc/self"])
+def test_nor_are_the_kernels(path: str) -> None:
+    with pytest.raises(TemplateInvalid, match="which is the kernel's"):
+        made(pool(volumeMounts=[{"name": "mine", "mountPath": path}]))
+    with pytest.raises(TemplateInvalid, match=r"spec\.sandbox\.workDir"):
+        made(pool(sandbox={"workDir": path}))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/x/arl",
+        f"/arl-{TOKEN[1:]}",
+        f"/arl-{TOKEN}0",
+        f"/xarl-{TOKEN}",
+        "/arl-spools",
+        "/process",
+        "/a/sys.d",
+        "/x/asys",
+    ],
+)
+def test_what_only_looks_like_them_is_mounted(path: str) -> None:
+    made(pool(volumeMounts=[{"name": "mine", "mountPath": path}]))
+
+
+def at(*paths: str, **more: Any) -> Any:
+    return pool(volumeMounts=[{"name": f"v{number}", "mountPath": path} for number, path in enumerate(paths)], **more)
+
+
+@pytest.mark.parametrize(
+    ("paths", "outer", "inner"),
+    [
+        (["/vol", "/vol/up"], "/vol", "/vol/up"),
+        (["/vol/up/x", "/vol"], "/vol", "/vol/up/x"),
+        (["/vol//", "/vol/./up/"], "/vol", "/vol/up"),
+        (["/", "/vol"], "/", "/dev/mqueue"),
+        (["/a", "/a-b", "/a/b", "/a0"], "/a", "/a/b"),
+        (["/etc"], "/etc", "/etc/hostname"),
+        (["/dev"], "/dev", "/dev/mqueue"),
+        (["/dev/shm/x"], "/dev/shm", "/dev/shm/x"),
+        (["/etc/hosts/x"], "/etc/hosts", "/etc/hosts/x"),
+        (["/workspace/a/b"], "/workspace", "/workspace/a/b"),
+        (["/workspace/a", "/workspace/b/c"], "/workspace", "/workspace/b/c"),
+        (["/workspace/a", "/workspace/a/b"], "/workspace/a", "/workspace/a/b"),
+        (["/workspace", "/workspace/a"], "/workspace", "/workspace/a"),
+    ],
+    ids=str,
+)
+def test_nothing_is_mounted_below_another_mount(paths: list[str], outer: str, inner: str) -> None:
+    """The container runtime follows a link that lies in the outer one."""
+    with pytest.raises(TemplateInvalid, match=f"has mounts at {outer} and below it, at {inner}: "):
+        made(at(*paths))
+
+
+def test_a_device_and_the_work_folder_are_mounts_too() -> None:
+    devices = [{"name": "d", "devicePath": "/vol/up/x"}]
+    with pytest.raises(TemplateInvalid, match="has mounts at /vol and below it, at /vol/up/x"):
+        made(at("/vol", volumeDevices=devices))
+    made(at("/volume", volumeDevices=devices))
+    with pytest.raises(TemplateInvalid, match="has mounts at /vol and below it, at /vol/work"):
+        made(at("/vol", sandbox={"workDir": "/vol/work"}))
+    made(at("/vol", sandbox={"workDir": "/vol"}))
+
+
+def test_mounts_beside_each_other_and_directly_in_the_operators_own_folders_are_taken() -> None:
+    made(
+        at("/vol", "/volume", "/vol-up", "/dev/shm", "/etc/ssl/certs", "/etc/hosts", "/workspace/cache", "/workspace/x")
+    )
+    made(at("/tmp/x", securityContext={"readOnlyRootFilesystem": True}))
+    with pytest.raises(TemplateInvalid, match="has mounts at /tmp and below it, at /tmp/x/y"):
+        made(at("/tmp/x/y", securityContext={"readOnlyRootFilesystem": True}))
+    made(at("/tmp/x/y"))
+    beside = [{"name": "a", "mountPath": "/a"}, {"name": "b", "mountPath": "/a/b"}]
+    made(with_neighbour(volumeMounts=beside))
+
+
 @pytest.mark.parametrize("folder", ["/arl", "/arl/lib", "/arl-spool", "//arl", "/proc", "/sys/x"])
 def test_the_work_folder_is_not_the_agents(folder: str) -> None:
     with pytest.raises(TemplateInvalid, match=r"spec\.sandbox\.workDir"):
@@ -191,6 +285,36 @@ def test_a_pods_end_is_the_operators() -> None:
         "Always",
         False,
     )
+
+
+def terms(kind: str, term: Any) -> list[Any]:
+    """The two places of a term of a pod's affinity."""
+    return [
+        {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "t"}, term]}},
+        {kind: {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": term}]}},
+    ]
+
+
+@pytest.mark.parametrize("kind", ["podAffinity", "podAntiAffinity"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"namespaces": ["arl-system"]},
+        {"namespaces": []},
+        {"namespaceSelector": {}},
+        {"namespaceSelector": {"matchLabels": {"a": "b"}}},
+    ],
+    ids=str,
+)
+def test_pods_of_other_namespaces_are_kept_from_no_node(kind: str, named: Any) -> None:
+    """The scheduler keeps a pod from where one stands that wants none of its kind beside it: the operator's own, too."""
+    here = {"labelSelector": {"matchLabels": {"app": "x"}}, "topologyKey": "kubernetes.io/hostname"}
+    field = next(iter(named))
+    for affinity in terms(kind, {**here, **named}):
+        with pytest.raises(TemplateInvalid, match=rf"spec\.template\.spec\.affinity\.{kind}: {field} cannot be used"):
+            made(with_pod(affinity=affinity))
+    for affinity in terms(kind, {**here, "matchLabelKeys": ["x"], "namespaces": None, "namespaceSelector": None}):
+        assert made(with_pod(affinity=affinity))["spec"]["affinity"] == affinity
 
 
 @pytest.mark.parametrize("field", ["finalizers", "ownerReferences"])
@@ -311,6 +435,10 @@ def test_the_agent_is_told_which_of_the_kubelets_variables_are_the_templates() -
         ({"spec": {"containers": [{"name": "a"}], "initContainers": 5}}, "spec.template.spec.initContainers"),
         ({"spec": {"containers": [{"name": "a"}], "volumes": [[]]}}, "spec.template.spec.volumes[0]"),
         ({"spec": {"containers": [{"name": "a", "livenessProbe": "x"}]}}, "containers[0].livenessProbe"),
+        ({"spec": {"affinity": []}}, "spec.template.spec.affinity"),
+        ({"spec": {"affinity": {"podAffinity": "x"}}}, "spec.affinity.podAffinity"),
+        ({"spec": {"affinity": terms("podAntiAffinity", 1)[0]}}, "DuringExecution[1]"),
+        ({"spec": {"affinity": terms("podAntiAffinity", 1)[1]}}, "Execution[0].podAffinityTerm"),
     ],
     ids=str,
 )
@@ -321,6 +449,64 @@ def test_a_template_that_is_none_is_told_where(template: Any, field: str) -> Non
     with pytest.raises(TemplateInvalid) as told:
         made(the_pool)
     assert f"{field} is not a" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "item", "most"),
+    [
+        ("containers", {"name": "c", "image": "x"}, 64),
+        ("initContainers", {"name": "c", "image": "x"}, 64),
+        ("volumes", {"name": "v", "emptyDir": {}}, 256),
+    ],
+)
+def test_a_template_has_so_many_containers_and_volumes_and_no_more(field: str, item: Any, most: int) -> None:
+    made(with_pod(**{field: [item] * most}))
+    with pytest.raises(TemplateInvalid, match=rf"spec\.template\.spec\.{field} has {most + 1} items: at most {most}"):
+        made(with_pod(**{field: [item] * (most + 1)}))
+
+
+@pytest.mark.parametrize(
+    ("field", "items", "most"),
+    [
+        ("env", lambda count: [{"name": f"V{number}"} for number in range(count)], 1024),
+        ("volumeMounts", lambda count: [{"name": "v", "mountPath": f"/m{number}"} for number in range(count)], 256),
+        ("ports", lambda count: [{"containerPort": 1}] * count, 256),
+        ("resources", lambda count: {"limits": {f"r{number}": 1 for number in range(count)}}, 256),
+    ],
+)
+def test_nor_has_a_container_lists_without_an_end(field: str, items: Any, most: int) -> None:
+    made(pool(**{field: items(most)}))
+    with pytest.raises(TemplateInvalid, match=f"has {most + 1} items: at most {most}"):
+        made(pool(**{field: items(most + 1)}))
+
+
+def test_nor_is_any_other_list_of_it_without_an_end() -> None:
+    """The API server compares each toleration with each, and takes seconds for thousands."""
+    made(with_pod(tolerations=[{"key": "k"}] * 1024))
+    with pytest.raises(TemplateInvalid, match=r"spec\.template\.spec\.tolerations has 1025 items: at most 1024"):
+        made(with_pod(tolerations=[{"key": "k"}] * 1025))
+    sources = [{"configMap": {"name": "c"}}] * 1025
+    with pytest.raises(TemplateInvalid, match=r"volumes\[0\]\.projected\.sources has 1025 items"):
+        made(with_pod(volumes=[{"name": "v", "projected": {"sources": sources}}]))
+
+
+def test_the_names_of_volumes_are_gone_through_once_and_not_for_each_container() -> None:
+    class Counted(dict[str, Any]):
+        looked = 0
+
+        def get(self, key: str, default: Any = None) -> Any:
+            Counted.looked += key == "name"
+            return super().get(key, default)
+
+    counts = []
+    for containers in (1, 60):
+        volumes = [Counted(name=f"v{number}", emptyDir={}) for number in range(200)]
+        the_pool = with_pod(volumes=volumes)
+        the_pool["spec"]["template"]["spec"]["containers"] *= containers
+        Counted.looked = 0
+        refuse(the_pool["spec"]["template"], the_pool["spec"]["template"]["spec"]["containers"][0], "/workspace")
+        counts.append(Counted.looked)
+    assert counts[0] == counts[1]
 
 
 def documented() -> list[Any]:

@@ -38,6 +38,9 @@ __all__ = [
 GROUP = "arl.infra.io"
 VERSION = "v1alpha1"
 
+MOST_CONTAINERS, MOST_VOLUMES = 64, 256
+"""Of a pool's template. The operator looks at each, and refuses more by itself where these manifests are older."""
+
 MOST_STEPS = 256
 MOST_SPEC_BYTES = 768 * 1024
 """Encoded JSON of a Task's spec. etcd takes objects of 1.5 MB, and spec and status share one."""
@@ -180,6 +183,16 @@ class SandboxDefaults(_Part):
     ) = None
 
 
+def _free(**properties: dict[str, Any]) -> dict[str, Any]:
+    """JSON Schema of an object in which anything else may stand, too."""
+    named = {"properties": properties} if properties else {}
+    return {"type": "object", "x-kubernetes-preserve-unknown-fields": True, **named}
+
+
+_CONTAINERS = {"type": "array", "maxItems": MOST_CONTAINERS, "items": _free()}
+_VOLUMES = {"type": "array", "maxItems": MOST_VOLUMES, "items": _free()}
+
+
 class WarmPoolSpec(_Part):
     """A pool: how many idle sandboxes to keep ready, and what they are."""
 
@@ -187,7 +200,7 @@ class WarmPoolSpec(_Part):
     template: Annotated[
         dict[str, Any],
         Field(
-            json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+            json_schema_extra=_free(spec=_free(containers=_CONTAINERS, initContainers=_CONTAINERS, volumes=_VOLUMES)),
             description="A PodTemplateSpec. The sandbox is its container `executor`, else the first one.",
         ),
     ]

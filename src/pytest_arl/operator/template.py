@@ -17,18 +17,17 @@ from pytest_arl.operator import slim
 from pytest_arl.operator.objects import name, uid
 from pytest_arl.operator.pooling import GATE
 from pytest_arl.operator.resources import ResourcesInvalid, changed, refuse_small_bounds
+from pytest_arl.operator.template_mounts import plain_path
 from pytest_arl.operator.template_rules import (
     FOLDER_VOLUME,
     SIDECAR,
     SPOOL_VOLUME,
     TMP_VOLUME,
     WORKSPACE_VOLUME,
-    TemplateInvalid,
     executor_of,
-    plain_path,
     refuse,
-    refuse_shape,
 )
+from pytest_arl.operator.template_shape import TemplateInvalid, refuse_shape
 from pytest_arl.operator.trouble import DEFAULT_CONTAINER
 
 if TYPE_CHECKING:

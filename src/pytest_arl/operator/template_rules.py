@@ -6,12 +6,12 @@ Pod Security level `baseline` allows, and the executor has less. What the API se
 
 from __future__ import annotations
 
-import posixpath
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_arl import pod
 from pytest_arl.operator.privileges import privilege
+from pytest_arl.operator.template_mounts import is_another_ones, refuse_kernels, refuse_mounts, refuse_nested
+from pytest_arl.operator.template_shape import HANDLER, HOOKS, POD_AFFINITIES, TemplateInvalid
 from pytest_arl.wording import shown
 
 if TYPE_CHECKING:
@@ -26,11 +26,8 @@ __all__ = [
     "SPOOL_VOLUME",
     "TMP_VOLUME",
     "WORKSPACE_VOLUME",
-    "TemplateInvalid",
     "executor_of",
-    "plain_path",
     "refuse",
-    "refuse_shape",
 ]
 
 SIDECAR = "sidecar"
@@ -58,58 +55,7 @@ _NOT_IN_METADATA = {
     "finalizers": "its pods would stay when their sandboxes are gone",
     "ownerReferences": "its pods are the pool's, and then a Sandbox's",
 }
-_KERNEL_FOLDERS = ("/proc", "/sys")
-_A_POOLS_FOLDER = re.compile(re.escape(pod.agent_folder("")) + "[0-9a-f]{32}(/|$)")
 _APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
-_PROFILE = {"type": str}
-_SECURITY = {
-    "capabilities": {"add": [str], "drop": [str]},
-    "seccompProfile": _PROFILE,
-    "appArmorProfile": _PROFILE,
-    "seLinuxOptions": {"type": str, "user": str, "role": str},
-    "windowsOptions": {},
-    "procMount": str,
-}
-_HANDLER: dict[str, Any] = {"httpGet": {}, "tcpSocket": {}}
-_HOOKS = {
-    "livenessProbe": _HANDLER,
-    "readinessProbe": _HANDLER,
-    "startupProbe": _HANDLER,
-    "lifecycle": {"postStart": _HANDLER, "preStop": _HANDLER},
-}
-_CONTAINER = {
-    "name": str,
-    "image": str,
-    "env": [{"name": str}],
-    "ports": [{}],
-    "resources": {"limits": {}, "requests": {}},
-    "securityContext": _SECURITY,
-    "terminationMessagePath": str,
-    "volumeDevices": [{"name": str, "devicePath": str}],
-    "volumeMounts": [{"name": str, "mountPath": str}],
-    **_HOOKS,
-}
-_TEMPLATE = {
-    "metadata": {"labels": {}, "annotations": {}},
-    "spec": {
-        "containers": [_CONTAINER],
-        "initContainers": [_CONTAINER],
-        "priorityClassName": str,
-        "schedulingGates": [{"name": str}],
-        "securityContext": {**_SECURITY, "sysctls": [{"name": str}]},
-        "volumes": [{"name": str}],
-    },
-}
-"""As far as the operator itself looks: a mapping, a list of these, or a type. The API server does the rest."""
-
-
-class TemplateInvalid(Exception):
-    """The reason for refusing a template: a sentence for its author."""
-
-
-def refuse_shape(template: object) -> None:
-    """TemplateInvalid where a field is a list that should be a mapping, and so on."""
-    _refuse_shape(template, _TEMPLATE, "spec.template")
 
 
 def executor_of(spec: Object, *, ours: bool = False) -> Object:
@@ -121,47 +67,27 @@ def executor_of(spec: Object, *, ours: bool = False) -> Object:
     return next((each for each in containers if each.get("name") == pod.EXECUTOR_CONTAINER), containers[0])
 
 
-def plain_path(path: str) -> str:
-    """The one way to write a path, for two slashes at its beginning too."""
-    return "/" + posixpath.normpath(path).lstrip("/")
-
-
 def refuse(template: Object, executor: Object, workspace: str) -> None:
     """TemplateInvalid names the first thing that is wrong with a template, and what to do."""
     spec = template["spec"]
     _refuse_metadata(template.get("metadata") or {})
     _refuse_pod(spec)
     _refuse_executor(executor)
-    if _is_the_agents(workspace) or _within(workspace, *_KERNEL_FOLDERS):
+    if is_another_ones(workspace):
         raise TemplateInvalid(f"spec.sandbox.workDir is {workspace}, which is not a sandbox's: use another folder")
+    refuse_nested(executor, f"container {_shown(executor.get('name'))}", workspace)
+    ours = OURS - {each.get("name") for each in spec.get("volumes") or ()}
     for container in _containers(spec):
         where = f"container {_shown(container.get('name'))}"
         if container.get("name") == pod.AGENT_CONTAINER:
             raise TemplateInvalid(f"a container is named {pod.AGENT_CONTAINER}, which is the agent's: rename it")
-        _refuse_mounts(container, where, OURS - {each.get("name") for each in spec.get("volumes") or ()})
+        refuse_mounts(container, where, ours)
         _refuse_ports(container, where)
         _refuse_hosts(container, where)
         security = container.get("securityContext") or {}
         if container is executor:  # whose profile is replaced
             security = {name: part for name, part in security.items() if name != "seccompProfile"}
         _refuse_security(security, where)
-
-
-def _refuse_shape(value: object, shape: Any, field: str) -> None:
-    if value is None:
-        return
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            raise TemplateInvalid(f"{field} is not a mapping")
-        for name, part in shape.items():
-            _refuse_shape(value.get(name), part, f"{field}.{name}")
-    elif isinstance(shape, list):
-        if not isinstance(value, list) or None in value:
-            raise TemplateInvalid(f"{field} is not a list of {'texts' if shape[0] is str else 'mappings'}")
-        for number, each in enumerate(value):
-            _refuse_shape(each, shape[0], f"{field}[{number}]")
-    elif type(value) is not shape:
-        raise TemplateInvalid(f"{field} is not a text")
 
 
 def _containers(spec: Object) -> Iterator[Object]:
@@ -189,6 +115,7 @@ def _refuse_pod(spec: Object) -> None:
         raise TemplateInvalid(
             "spec.template.spec.priorityClassName: the system's classes displace other pods; use one of your cluster's"
         )
+    _refuse_namespaces(spec.get("affinity") or {})
     for volume in spec.get("volumes") or ():
         if volume.get("hostPath") is not None:
             raise TemplateInvalid(
@@ -197,6 +124,22 @@ def _refuse_pod(spec: Object) -> None:
             )
     security = spec.get("securityContext") or {}
     _refuse_security(security, "spec.template.spec")
+
+
+def _refuse_namespaces(affinity: Object) -> None:
+    """A pod's own terms hold for those that are scheduled later, too: other namespaces' pods would find no node."""
+    for kind in POD_AFFINITIES:
+        found = affinity.get(kind) or {}
+        terms = [*(found.get("requiredDuringSchedulingIgnoredDuringExecution") or ())]
+        preferred = found.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+        terms += [each.get("podAffinityTerm") or {} for each in preferred]
+        for term in terms:
+            for field in ("namespaces", "namespaceSelector"):
+                if term.get(field) is not None:  # {} selects all
+                    raise TemplateInvalid(
+                        f"spec.template.spec.affinity.{kind}: {field} cannot be used in a pool: it concerns other "
+                        "namespaces' pods; without it the pods of this namespace are meant"
+                    )
 
 
 def _refuse_executor(executor: Object) -> None:
@@ -213,45 +156,13 @@ def _refuse_executor(executor: Object) -> None:
     ):
         if wrong:
             raise TemplateInvalid(f"{where}: securityContext.{what} cannot be used: sandboxes have no privileges")
-    for path in _paths(executor):
-        if _within(path, *_KERNEL_FOLDERS):
-            raise TemplateInvalid(
-                f"{where} mounts something at {_shown(path)}, which is the kernel's: use another folder"
-            )
+    refuse_kernels(executor, where)
     for variable in executor.get("env") or ():
         if (variable.get("name") or "").startswith(pod.PRIVATE_PREFIX):
             raise TemplateInvalid(
                 f"{where}: the variable {_shown(variable['name'])} cannot be set: no step sees what begins with "
                 f"{pod.PRIVATE_PREFIX}, which is the agent's; rename it"
             )
-
-
-def _refuse_mounts(container: Object, where: str, ours: frozenset[str]) -> None:
-    for mount in (*(container.get("volumeMounts") or ()), *(container.get("volumeDevices") or ())):
-        if mount.get("name") in ours:
-            raise TemplateInvalid(f"{where} mounts the volume {mount['name']}, which is the agent's")
-    for path in _paths(container):
-        if _is_the_agents(path):
-            raise TemplateInvalid(f"{where} mounts something at {_shown(path)}, which is the agent's")
-
-
-def _paths(container: Object) -> Iterator[str]:
-    """Where something of the template comes to lie over the container's own files."""
-    for mount in container.get("volumeMounts") or ():
-        yield plain_path(mount.get("mountPath") or "")
-    for device in container.get("volumeDevices") or ():
-        yield plain_path(device.get("devicePath") or "")
-    if container.get("terminationMessagePath"):
-        yield plain_path(container["terminationMessagePath"])
-
-
-def _is_the_agents(path: str) -> bool:
-    """True for a path in a folder of the agent's, that of any pool included."""
-    return _within(path, pod.AGENT_FOLDER, pod.SPOOL_FOLDER) or _A_POOLS_FOLDER.match(plain_path(path)) is not None
-
-
-def _within(path: str, *folders: str) -> bool:
-    return f"{plain_path(path)}/".startswith(tuple(f"{folder}/" for folder in folders))
 
 
 def _refuse_ports(container: Object, where: str) -> None:
@@ -266,14 +177,14 @@ def _refuse_ports(container: Object, where: str) -> None:
 
 def _refuse_hosts(container: Object, where: str) -> None:
     """The kubelet itself connects to what a probe or a hook names."""
-    for hook, parts in _HOOKS.items():
+    for hook, parts in HOOKS.items():
         for found in _hooks(container.get(hook) or {}, parts):
-            if any((found.get(kind) or {}).get("host") for kind in _HANDLER):
+            if any((found.get(kind) or {}).get("host") for kind in HANDLER):
                 raise TemplateInvalid(f"{where}: {hook} names a host, to which the node would connect: leave it out")
 
 
 def _hooks(found: Object, parts: Object) -> Iterator[Object]:
-    if parts is _HANDLER:
+    if parts is HANDLER:
         yield found
     else:
         yield from (found.get(part) or {} for part in parts)
