@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["command_line", "hint", "last_lines", "nearest", "one_of", "printable", "shorten", "shown", "type_name"]
+__all__ = [
+    "command_line",
+    "hint",
+    "last_lines",
+    "nearest",
+    "one_of",
+    "printable",
+    "readable",
+    "shorten",
+    "shown",
+    "type_name",
+]
 
 _COMMAND_LINE_LENGTH = 80
 """Characters of a command that a message shows: it shares its line with a name, an outcome and a time."""
@@ -54,16 +65,21 @@ def shorten(text: str, length: int) -> str:
 
 def printable(text: str) -> str:
     """Text with every control character but newline and tab spelled out, so that no terminal obeys it."""
-    if text.isprintable():
+    if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(
         char if char in "\n\t" or char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
     )
 
 
+def readable(text: str, length: int) -> str:
+    """Somebody else's text, safe to print, at most ``length`` characters; no more of it is looked at than that."""
+    return shorten(printable(shorten(text, length)), length)
+
+
 def shown(value: object, length: int) -> str:
     """Somebody else's value within a sentence: on one line, safe to print, at most ``length`` characters."""
-    return shorten(printable(str(value)).replace("\n", " "), length)
+    return readable(str(value), length).replace("\n", " ")
 
 
 def command_line(command: Sequence[str], length: int = _COMMAND_LINE_LENGTH) -> str:

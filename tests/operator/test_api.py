@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pytest_arl.operator import api as api_module
 from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.objects import MOST_MESSAGE
 from pytest_arl.operator.paths import UnsafeName, path
 from tests.operator.api_server import refused, serving
 
@@ -305,3 +307,69 @@ async def test_who_writes_all_the_time_keeps_a_status_out_and_nobody_waiting(mon
             await api.write_status("tasks", task_of("mine", 7), {})
         assert (caught.value.status, caught.value.reason) == (0, "Contended")
         assert len(server.asked) <= 16
+
+
+@pytest.mark.parametrize("size", [MOST_MESSAGE, MOST_MESSAGE + 1, 2_000_000])
+async def test_of_a_refusal_so_much_is_kept_and_no_more(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """It quotes what a tenant wrote into an object."""
+    async with serving(monkeypatch) as (server, api):
+
+        async def refuse(_: web.Request) -> web.Response:
+            return refused(422, "x" * 1000, "y" * size)
+
+        server.handlers["POST"] = refuse
+        with pytest.raises(ApiError) as caught:
+            await api.create(PODS, {})
+        assert len(caught.value.message) == len(str(caught.value)) == min(size, MOST_MESSAGE)
+        assert caught.value.message.endswith("..." if size > MOST_MESSAGE else "y")
+        assert len(caught.value.reason) == 128
+
+
+async def test_a_refusal_is_safe_to_print_and_too_large_wherever_it_says_so() -> None:
+    assert ApiError(422, "Invalid", "a\x1b[2J").message == "a\\x1b[2J"
+    late = "x" * MOST_MESSAGE + "etcdserver: request is too large"
+    assert ApiError(500, "InternalError", late).too_large
+    assert not ApiError(500, "InternalError", "x" * MOST_MESSAGE).too_large
+    assert not ApiError(422, "Invalid", late).too_large
+
+
+async def test_an_object_is_no_text_before_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A namespace's requests wait for each other; two hundred objects of 1.5 MB waited as bytes."""
+    made: list[int] = []
+    text = api_module._text
+
+    def counted(body: Any) -> bytes:
+        made.append(1)
+        return text(body)
+
+    monkeypatch.setattr(api_module, "_text", counted)
+    async with serving(monkeypatch) as (server, api):
+        free = asyncio.Event()
+
+        async def slow(_: web.Request) -> web.Response:
+            await free.wait()
+            return web.json_response({"metadata": {}})
+
+        server.handlers["POST"] = slow
+        asking = [asyncio.ensure_future(api.create(PODS, {})) for _ in range(50)]
+        async with asyncio.timeout(10):
+            while len(server.asked) < 12:
+                await asyncio.sleep(0.01)
+        assert len(made) == 12
+        free.set()
+        await asyncio.gather(*asking)
+        assert len(made) == 50
+
+
+async def test_whether_an_object_would_be_taken_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run may take the server longer than anybody waits; asked again, it takes that again."""
+    async with serving(monkeypatch) as (server, api):
+
+        async def late(_: web.Request) -> web.Response:
+            return refused(504, "Timeout")
+
+        server.handlers["POST"] = late
+        with pytest.raises(ApiError) as caught:
+            await api.try_out(PODS, {})
+        assert caught.value.status == 504
+        assert server.asked == [("POST", PODS, {"dryRun": "All", "fieldValidation": "Strict"})]

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from pytest_arl.operator.resources import ResourcesInvalid, amount
-from pytest_arl.operator.template import Agent, TemplateInvalid, own_resources, pod_template, resources_for
+from pytest_arl.operator.template import (
+    Agent,
+    TemplateInvalid,
+    own_resources,
+    pod_template,
+    resources_for,
+    with_resources,
+)
 from tests.operator.objects import pool
 
 OWN = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
@@ -19,7 +26,8 @@ def granted(asked: Any, *, own: Any = OWN, most: Any = None) -> Any:
     the_pool = pool(resources=own, sandbox=None if most is None else {"maxResources": most})
     assert own_resources(the_pool) == own
     found = resources_for(asked, own, the_pool)
-    made = pod_template(the_pool, Agent("agent:1", None, "[]", b"secret"), asked)["spec"]["containers"][1]["resources"]
+    whole = pod_template(the_pool, Agent("agent:1", None, "[]", b"secret"))
+    made = with_resources(whole, asked, the_pool)["spec"]["containers"][1]["resources"]
     assert made == found
     return found
 

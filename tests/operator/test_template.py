@@ -7,7 +7,16 @@ import pytest
 
 from pytest_arl import pod
 from pytest_arl.operator.pooling import GATE
-from pytest_arl.operator.template import Agent, TemplateInvalid, claim, cold_pod, deployment, executor_of, pod_template
+from pytest_arl.operator.template import (
+    Agent,
+    TemplateInvalid,
+    claim,
+    cold_pod,
+    deployment,
+    executor_of,
+    pod_template,
+    with_resources,
+)
 from tests.operator.objects import pod as a_pod
 from tests.operator.objects import pool, sandbox
 
@@ -270,8 +279,13 @@ def test_a_claim_is_one_patch_of_labels_and_owner_under_the_version_that_was_see
 
 def test_resources_of_the_sandbox_stand_over_those_of_the_pool() -> None:
     wanted = {"limits": {"memory": "1Gi"}}
-    found = pod_template(pool(resources={"limits": {"cpu": "1", "memory": "2Gi"}}), AGENT, wanted)
+    the_pool = pool(resources={"limits": {"cpu": "1", "memory": "2Gi"}})
+    whole = made(the_pool)
+    found = with_resources(whole, wanted, the_pool)
     assert found["spec"]["containers"][1]["resources"] == {"limits": {"cpu": "1", "memory": "1Gi"}}
+    assert found["spec"]["containers"][0] is whole["spec"]["containers"][0], "the rest is not made again"
+    assert whole["spec"]["containers"][1]["resources"]["limits"]["memory"] == "2Gi", "the pool's is the pool's"
+    assert with_resources(whole, None, the_pool) is whole
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import pytest
 
-from pytest_arl.wording import command_line, hint, last_lines, nearest, one_of, printable
+from pytest_arl import wording
+from pytest_arl.wording import command_line, hint, last_lines, nearest, one_of, printable, readable, shown
 
 
 @pytest.mark.parametrize(
@@ -25,9 +26,9 @@ def test_control_characters_are_spelled_out_and_text_is_kept() -> None:
 
 
 def test_a_command_is_one_line_however_long_it_is() -> None:
-    shown = command_line(["sh", "-c", "a\nb\t" + "x" * 10_000_000])
-    assert shown.startswith("sh -c 'a\\nb\\t")
-    assert len(shown) == 80
+    found = command_line(["sh", "-c", "a\nb\t" + "x" * 10_000_000])
+    assert found.startswith("sh -c 'a\\nb\\t")
+    assert len(found) == 80
 
 
 def test_the_last_lines_are_bounded_in_number_and_width() -> None:
@@ -35,3 +36,27 @@ def test_the_last_lines_are_bounded_in_number_and_width() -> None:
     assert len(lines) <= 3
     assert all(len(line) <= 20 for line in lines)
     assert last_lines("a\r\nb\n\nc", count=2) == ["b", "c"]
+
+
+def test_of_somebody_elses_text_no_more_is_looked_at_than_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def counted(text: str) -> str:
+        looked.append(len(text))
+        return printable(text)
+
+    monkeypatch.setattr(wording, "printable", counted)
+    assert readable("\x01" * 1_000_000, 20) == "\\x01\\x01\\x01\\x01\\..."
+    assert shown("\x01" * 1_000_000, 20) == "\\x01\\x01\\x01\\x01\\..."
+    assert max(looked) == 20
+    assert readable("a" * 20, 20) == "a" * 20
+    assert readable("a" * 21, 20) == f"{'a' * 17}..."
+    assert readable("one\ntwo", 20) == "one\ntwo"
+    assert shown("one\ntwo", 20) == "one two"
+
+
+def test_what_is_printable_stays_the_same_object_with_its_lines() -> None:
+    """It is said of each who waits, and made once."""
+    text = "one\n\ttwo \u00e4"
+    assert printable(text) is text
+    assert printable(f"{text}\x1b\u202e") == f"{text}\\x1b\\u202e"

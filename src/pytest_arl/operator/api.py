@@ -20,7 +20,9 @@ import kopf
 import yarl
 
 from pytest_arl import json_text
+from pytest_arl.operator.objects import MOST_MESSAGE
 from pytest_arl.operator.paths import path
+from pytest_arl.wording import readable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -78,24 +80,25 @@ _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _TOO_LARGE = ("request is too large", "trying to send message larger than max")
 
 
+_LONGEST_REASON = 128
+
+
 class ApiError(Exception):
     """The API server's own refusal.
 
     Attributes:
         status: of HTTP; 0 where there was no answer.
         reason: ``NotFound``, ``AlreadyExists``, ``Conflict``, ...
+        message: at most MOST_MESSAGE characters, safe to print: it may quote as much of an object as that has.
+        too_large: the object would be larger than what is stored: the same again is refused again.
     """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
-        super().__init__(message)
         self.status = status
-        self.reason = reason
-        self.message = message
-
-    @property
-    def too_large(self) -> bool:
-        """True if the object would be larger than what is stored: the same again is refused again."""
-        return self.status == 413 or (self.status == 500 and any(words in self.message for words in _TOO_LARGE))
+        self.reason = reason[:_LONGEST_REASON]
+        self.message = readable(message, MOST_MESSAGE)
+        self.too_large = status == 413 or (status == 500 and any(words in message for words in _TOO_LARGE))
+        super().__init__(self.message)
 
 
 _GARBLED = "Garbled"
@@ -223,9 +226,14 @@ class Api:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise ApiError(0, "Unreachable", f"a watch was cut off: {type(error).__name__}: {error}") from None
 
-    async def create(self, where: str, body: Object, **params: str) -> Object:
+    async def create(self, where: str, body: Object) -> Object:
         """A new object. It has a name, so that AlreadyExists after a lost answer says that it was created."""
-        return (await self._ask("POST", where, body, "application/json", params=params))[0]
+        return (await self._ask("POST", where, body, "application/json"))[0]
+
+    async def try_out(self, where: str, body: Object) -> None:
+        """ApiError where a new object would be refused. Asked once: an object may keep the server busy for long."""
+        params = {"dryRun": "All", "fieldValidation": "Strict"}
+        await self._ask("POST", where, body, "application/json", params=params, patience=0.0)
 
     async def patch(self, where: str, body: Object, *, patience: float = PATIENCE_SECONDS) -> Object:
         """A merge patch."""
@@ -292,12 +300,12 @@ class Api:
         large: bool = False,
     ) -> tuple[Object, int]:
         """The answer, and its bytes. ``large``: no more than two of these are read at a time."""
-        data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         deadline = time.monotonic() + patience
         pause = 0.05
         while True:
             try:
                 async with self._turn(where), self._large if large else contextlib.nullcontext():
+                    data = None if body is None else _text(body)  # no more of them at a time than are on their way
                     return await self._once(method, where, data, content, params, accept, most)
             except AnswerTooLong:
                 raise
@@ -350,6 +358,10 @@ class Api:
         return found, len(raw)
 
 
+def _text(body: Object) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def _page(found: Object) -> tuple[str, list[Object], str]:
     """The token of the next page, the items, and the version of the list."""
     about = found.get("metadata") or {}
@@ -387,7 +399,7 @@ def _event(line: bytes) -> Object:
 def _refusal(status: int, raw: bytes) -> ApiError:
     found = _parsed(raw) or {}
     message = found.get("message") or raw[:500].decode("utf-8", "replace")
-    return ApiError(status, found.get("reason") or str(status), message)
+    return ApiError(status, str(found.get("reason") or status), str(message))
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.channel import AgentConfig
@@ -30,6 +31,7 @@ from pytest_arl.operator.room import MOST
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.store import SELECTED, Store
 from pytest_arl.operator.template import workspace_of
+from pytest_arl.operator.turns import Turns
 from pytest_arl.pod import POOL_LABEL
 from pytest_arl.proof import agent_mark
 
@@ -58,6 +60,8 @@ class Control:
         namespaces: those it works in; ``[None]`` is all of them.
         orphans: since when a Task is known whose Sandbox is missing, by UID (monotonic).
         clock: when each lease was renewed.
+        turns: for what takes a pool's template milliseconds.
+        tries: by namespace, for who asks the API server whether it would take a pod.
     """
 
     def __init__(self, api: Api, keys: Keys, term: Term, agent: Agent, namespaces: Sequence[str]) -> None:
@@ -72,6 +76,8 @@ class Control:
         self.namespaces: Sequence[str | None] = list(namespaces) or [None]
         self.orphans: dict[str, float] = {}
         self.clock = lifetimes.Clock()
+        self.turns = Turns()
+        self.tries: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.policies = Policies(api)
         self._keys = keys
         self._term = term

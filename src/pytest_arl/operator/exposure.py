@@ -25,9 +25,8 @@ def exposed(pool: Object) -> str:
     return f"every step of its sandboxes can read {', '.join(found)}" if found else ""
 
 
-def told(pool: Object, *, valid: bool) -> list[Object]:
-    """The condition that says so, of a pool that exposes something, or did. ``valid``: pods can be made of it."""
-    text = exposed(pool) if valid else ""
+def told(pool: Object, text: str) -> list[Object]:
+    """The condition that says so, of a pool that exposes something, or did."""
     if not text and condition(pool, _EXPOSES) is None:
         return []
     status, reason = ("True", "InTemplate") if text else ("False", "AsExpected")

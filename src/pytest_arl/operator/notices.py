@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_arl.operator.api import Api, ApiError
 from pytest_arl.operator.objects import key, now, uid
 from pytest_arl.operator.paths import UnsafeName, path
-from pytest_arl.wording import printable, shorten
+from pytest_arl.wording import readable
 
 if TYPE_CHECKING:
     from pytest_arl.operator.jobs import Jobs
@@ -49,7 +49,7 @@ class Notices:
         if len(self._told) > _MOST_REMEMBERED:
             del self._told[next(iter(self._told))]
         self._on_their_way += 1
-        _ = self._jobs.start(self._write(body, reason, shorten(printable(message), _MOST_MESSAGE)))
+        _ = self._jobs.start(self._write(body, reason, readable(message, _MOST_MESSAGE)))
 
     async def _write(self, body: Object, reason: str, message: str) -> None:
         where = key(body)

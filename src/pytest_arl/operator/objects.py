@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from pytest_arl.wording import printable, shorten
+from pytest_arl.wording import readable
 
 __all__ = [
     "MOST_MESSAGE",
@@ -21,6 +21,7 @@ __all__ = [
     "ended",
     "is_name",
     "is_of_a_kind",
+    "is_reason",
     "key",
     "leaving",
     "name",
@@ -46,6 +47,9 @@ _GROUPS = {
 """Kinds that are looked for as owners: another group may have a kind of the same name."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+_REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
+_LONGEST_REASON = 128
 
 
 class Key(NamedTuple):
@@ -128,6 +132,11 @@ def is_name(text: str) -> bool:
     return len(text) <= 253 and _NAME.fullmatch(text) is not None
 
 
+def is_reason(text: object) -> bool:
+    """True if a condition can have this reason, which may be somebody else's text."""
+    return type(text) is str and len(text) <= _LONGEST_REASON and _REASON.fullmatch(text) is not None
+
+
 def created(body: Object) -> str:
     """When it was created; these sort as text."""
     found: str = body["metadata"].get("creationTimestamp") or ""
@@ -166,13 +175,14 @@ def condition(body: Object, kind: str) -> Object | None:
 def conditions(body: Object | None, changes: list[Object], moment: str) -> list[Object]:
     """The conditions with these in place of those of their types; a time changes only with a status.
 
-    Their messages may be an agent's, or anybody's: they are bounded, and no terminal that shows them obeys them.
+    Reasons and messages may be an agent's, or anybody's: they are bounded, and no terminal that shows them obeys them.
     """
     old = {each["type"]: each for each in ((body or {}).get("status") or {}).get("conditions") or ()}
     for change in changes:
         before = old.get(change["type"])
         same = before is not None and before["status"] == change["status"]
         since = before["lastTransitionTime"] if before is not None and same else moment
-        message = shorten(printable(change["message"]), MOST_MESSAGE)
-        old[change["type"]] = {**change, "message": message, "lastTransitionTime": since}
+        reason = change["reason"] if is_reason(change["reason"]) else "Other"
+        message = readable(change["message"], MOST_MESSAGE)
+        old[change["type"]] = {**change, "reason": reason, "message": message, "lastTransitionTime": since}
     return list(old.values())

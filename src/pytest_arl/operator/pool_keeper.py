@@ -10,16 +10,17 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pytest_arl import pod as pods
 from pytest_arl.operator import pooling, template
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.makers import Makers
-from pytest_arl.operator.objects import Key, condition, created, key, leaving, name, uid
+from pytest_arl.operator.objects import MOST_MESSAGE, Key, created, key, leaving, name, uid
 from pytest_arl.operator.paths import path
+from pytest_arl.operator.pool_deployment import PoolDeployment
 from pytest_arl.operator.pool_status import Told, pool_status, same
 from pytest_arl.operator.resources import ResourcesInvalid
 from pytest_arl.operator.trouble import Trouble, refused_pod
 from pytest_arl.operator.waiting import PodInvalid, Waiter, Wishes
+from pytest_arl.wording import readable
 
 if TYPE_CHECKING:
     from pytest_arl.operator.control import Control
@@ -51,11 +52,8 @@ class PoolKeeper:
         self._waiters: dict[str, Waiter] = {}
         self._reserved: set[str] = set()
         self._lifting: set[str] = set()
-        self._applied: tuple[str, int, str] | None = None
         self._claims: deque[float] = deque()
-        self._logged: object = None
         self._status_at = 0.0
-        self._trouble: Trouble | None = None
         self._short: Trouble | None = None
         self._refused: Trouble | None = None
         self._refusals = 0
@@ -63,10 +61,10 @@ class PoolKeeper:
         self._seen: tuple[Trouble | None, int] = (None, 0)
         self._explained: object = None
         self._told = True
-        self._network: Object | None = None
         self._makers = Makers(self._api, self._store, where)
+        self._deployment = PoolDeployment(control, where, self._makers)
         self._wishes = Wishes(lambda: self.body)
-        self.template: Object | None = None
+        self._said: tuple[Trouble | None, Trouble] = (None, Trouble("", ""))
 
     @property
     def body(self) -> Object | None:
@@ -95,17 +93,20 @@ class PoolKeeper:
         self._wishes.forget(waiter.sandbox)
 
     def why(self) -> Trouble:
-        """Why there is no pod yet for who waits."""
+        """Why there is no pod yet for who waits: a message that is made fit to be shown once for all of them."""
         trouble, starting = self._seen
         waits = Trouble("WaitingForPod", f"waiting for a pod of pool {self.key.name}: {starting} start")
-        return self._trouble or self._makers.trouble or self._refused or trouble or self._short or waits
+        found = self._deployment.trouble or self._makers.trouble or self._refused or trouble or self._short or waits
+        if found != self._said[0]:
+            self._said = found, Trouble(found.reason, readable(found.message, MOST_MESSAGE))
+        return self._said[1]
 
     def _look(self) -> bool:
         """Find out once what every waiter is told; True if it is another than before."""
         found = self._pods()
         self._seen = pooling.pool_trouble(found), len(found.starting)
         before = self._explained
-        self._explained = self._trouble, self._makers.trouble, self._refused, self._seen, self._short
+        self._explained = self._deployment.trouble, self._makers.trouble, self._refused, self._seen, self._short
         return self._explained != before
 
     def assign(self) -> None:
@@ -114,7 +115,7 @@ class PoolKeeper:
         if body is None or leaving(body):
             return
         found = self._pods()
-        if self._waiters and self.template is not None:
+        if self._waiters and self._deployment.was_valid:
             queue = sorted(self._waiters.values(), key=lambda waiter: waiter.since)
             special = {uid(each.sandbox) for each in queue if self._wishes.own_pod(each.sandbox)}
             plan = pooling.share([uid(each.sandbox) for each in queue], special, found)
@@ -122,7 +123,8 @@ class PoolKeeper:
                 self._reserved.add(uid(pod))
                 self._claims.append(time.monotonic())
                 self._control.spawn(self._claim(self._waiters.pop(who), pod))
-            for who in self._may_be_made(plan.cold):
+            made = self._deployment.template(body)
+            for who in self._may_be_made(plan.cold) if made is not None else ():
                 self._control.spawn(self._create(self._waiters.pop(who)))
             lift = plan.lift
             found = self._pods()
@@ -220,16 +222,17 @@ class PoolKeeper:
 
     async def _create(self, waiter: Waiter) -> None:
         """A pod of its own."""
+        await self._control.turns.mine()
         body = self.body
-        if body is None:
+        made = None if body is None or waiter.pod.cancelled() else self._deployment.template(body)
+        if body is None or made is None:
             self._back(waiter)
             return
         pod_name = f"{name(waiter.sandbox)}-{secrets.token_hex(3)}"
         try:
-            made = template.pod_template(body, self._control.agent, waiter.sandbox["spec"].get("resources"))
-        except (ResourcesInvalid, template.TemplateInvalid) as problem:
-            if not waiter.pod.cancelled():
-                waiter.pod.set_exception(PodInvalid(str(problem)))
+            made = template.with_resources(made, waiter.sandbox["spec"].get("resources"), body)
+        except ResourcesInvalid as problem:
+            waiter.pod.set_exception(PodInvalid(str(problem)))
             return
         try:
             mine = await self._api.create(
@@ -280,7 +283,7 @@ class PoolKeeper:
         while (body := self.body) is not None:
             self.wake.clear()
             if not leaving(body):
-                await self._apply(body)
+                await self._deployment.apply(body)
                 for pod in await self._makers.look_up():
                     self._control.lobby.look(pod)
                 self.assign()
@@ -298,6 +301,7 @@ class PoolKeeper:
         if self._makers.behind() and self._makers.trouble is None:
             self.wake.set()
         busy = self._waiters or self._short is not None or self._lacks() or self._makers.trouble or not self._told
+        busy = busy or self._deployment.behind
         try:
             async with asyncio.timeout(_SHORT_SECONDS if busy else None):
                 await self.wake.wait()
@@ -312,87 +316,37 @@ class PoolKeeper:
 
     def forget(self) -> None:
         """Look at the Deployment again: it may have been changed or deleted."""
-        self._applied = None
+        self._deployment.forget()
         self._store.ours.forget_strangers()
         self.wake.set()
 
-    async def _apply(self, body: Object) -> None:
-        """Bring the Deployment to what the pool says."""
-        state = (uid(body), body["metadata"].get("generation", 1), self._control.agent.keys)
-        if self._applied == state:
-            return
-        try:
-            made = template.pod_template(body, self._control.agent)
-            await self._try(body, made)
-            await self._refuse_stranger(body)
-            applied = await self._api.apply(
-                path("deployments", self.key.namespace, self.key.name), template.deployment(body, made)
-            )
-        except template.TemplateInvalid as problem:
-            self._trouble = Trouble("TemplateInvalid", str(problem))
-        except ApiError as error:
-            self._trouble = Trouble("TemplateInvalid" if error.status in (400, 422) else "PoolFailed", error.message)
-            if self._trouble.reason != "TemplateInvalid":
-                _LOG.warning("a pool's Deployment was refused: %s", error, extra={"data": {"pool": self.key.name}})
-                return  # and tried again
-        else:
-            self._trouble, self.template = None, made
-            self._makers.applied(applied)
-            labels = {**made["metadata"]["labels"], pods.STATUS_LABEL: pods.STATUS_ALLOCATED}
-            self._network = await self._control.policies.look(self.key.namespace, labels) or self._network
-        self._applied = state
-        if self._logged != (state, self._trouble):
-            self._logged = state, self._trouble
-            _LOG.info("pool", extra={"data": {"pool": "/".join(self.key), "trouble": self._trouble}})
-
-    async def _try(self, body: Object, made: Object) -> None:
-        """Would such a pod be let in, and does it have fields that no pod has?"""
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {**made["metadata"], "generateName": f"{name(body)}-"},
-            "spec": made["spec"],
-        }
-        try:
-            await self._api.create(path("pods", self.key.namespace), pod, dryRun="All", fieldValidation="Strict")
-        except ApiError as error:
-            if error.status not in (400, 403, 422):
-                raise
-            trouble = refused_pod(error.message)
-            if trouble.reason != "QuotaExceeded":
-                raise template.TemplateInvalid(error.message) from None
-
-    async def _refuse_stranger(self, body: Object) -> None:
-        try:
-            there = await self._api.get(path("deployments", self.key.namespace, self.key.name))
-        except ApiError as error:
-            if error.status == 404:
-                return
-            raise
-        if not any(each["uid"] == uid(body) for each in there["metadata"].get("ownerReferences") or ()):
-            raise template.TemplateInvalid(
-                f"a Deployment {self.key.name} is there already and is not this pool's: delete it, or rename the pool"
-            )
-
     async def _explain(self, body: Object) -> None:
         """Where pods are missing, ask the Deployment why."""
-        if not self._lacks() or self._trouble is not None:
+        if not self._lacks() or self._deployment.trouble is not None:
             self._short = None
             return
         try:
-            found = await self._api.get(path("deployments", self.key.namespace, self.key.name))
+            self._short = await self._deployment.shortage()
         except ApiError:
             return
-        failure = condition(found, "ReplicaFailure") or {}
-        self._short = refused_pod(failure.get("message", "")) if failure.get("status") == "True" else None
         if self._short is not None:
             _LOG.info("a pool lacks pods", extra={"data": {"pool": name(body), "reason": self._short.reason}})
 
     async def _tell(self, body: Object) -> None:
         """Write the status, where it has changed and not too often."""
         found = self._pods()
-        trouble = self._trouble or self._makers.trouble or self._short or pooling.pool_trouble(found)
-        told = Told(found, len(self._store.allocated[self.key]), trouble, self._network, valid=self._trouble is None)
+        source = self._deployment
+        trouble = source.trouble or self._makers.trouble or self._short or pooling.pool_trouble(found)
+        valid = source.trouble is None
+        told = Told(
+            found,
+            len(self._store.allocated[self.key]),
+            trouble,
+            source.network,
+            source.exposed if valid else "",
+            valid=valid,
+            sidecar=valid and source.has_sidecar,
+        )
         status = pool_status(body, told, self._control.task_key)
         self._told = same(body.get("status") or {}, status)
         if self._told or time.monotonic() - self._status_at < _STATUS_SECONDS:

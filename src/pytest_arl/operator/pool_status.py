@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl import pod as pods
-from pytest_arl.operator import exposure, template
+from pytest_arl.operator import exposure
 from pytest_arl.operator.objects import conditions, name, now
 
 if TYPE_CHECKING:
@@ -27,15 +27,19 @@ class Told:
         allocated: the number of its pods in use.
         trouble: why it has fewer idle pods than it should, as far as that is known.
         network: the condition about NetworkPolicies; None where these were not looked at.
+        exposed: what Secrets its template shows to steps, in a sentence.
         valid: pods can be made of its template.
+        sidecar: it has the container that is left out.
     """
 
     idle: Pods
     allocated: int
     trouble: Trouble | None
     network: Object | None
+    exposed: str
     _: KW_ONLY
     valid: bool
+    sidecar: bool
 
 
 def pool_status(pool: Object, told: Told, task_key: str) -> Object:
@@ -55,10 +59,10 @@ def pool_status(pool: Object, told: Told, task_key: str) -> Object:
     ]
     if told.network is not None:
         changes.append(told.network)
-    if told.valid and template.has_sidecar(pool):
+    if told.sidecar:
         text = "the container `sidecar` is left out: the agent has its role"
         changes.append({"type": "SidecarLeftOut", "status": "True", "reason": "OldManifest", "message": text})
-    changes += exposure.told(pool, valid=told.valid)
+    changes += exposure.told(pool, told.exposed)
     return {
         "readyReplicas": ready,
         "allocatedReplicas": told.allocated,

@@ -44,6 +44,7 @@ __all__ = [
     "own_resources",
     "pod_template",
     "resources_for",
+    "with_resources",
     "workspace_of",
 ]
 
@@ -98,11 +99,8 @@ def resources_for(asked: object, own: Object, pool: Object) -> Object:
     return changed(asked, own, _most(pool), name(pool))
 
 
-def pod_template(pool: Object, agent: Agent, asked: Object | None = None) -> Object:
-    """The pod template of a pool's sandboxes, or for one that asks for these resources of its executor.
-
-    TemplateInvalid or ResourcesInvalid where there is none.
-    """
+def pod_template(pool: Object, agent: Agent) -> Object:
+    """The pod template of a pool's sandboxes. TemplateInvalid where there is none."""
     if slim.is_too_large(pool):
         raise TemplateInvalid(f"spec.template is larger than {slim.MOST_TEMPLATE // 1024} KiB: mount what is large")
     given = copy.deepcopy(_well_shaped(pool))
@@ -121,8 +119,6 @@ def pod_template(pool: Object, agent: Agent, asked: Object | None = None) -> Obj
     _executor(executor, workspace, folder, agent)
     for each in (*others, *(spec.get("initContainers") or ())):
         each["securityContext"] = _without_raw(each.get("securityContext") or {})
-    if asked is not None:
-        executor["resources"] = resources_for(asked, own_resources(pool), pool)
     spec |= {
         "containers": [_agent_container(agent), executor, *others],
         "volumes": [*(spec.get("volumes") or ()), *({"name": each, "emptyDir": {}} for each in volumes)],
@@ -138,6 +134,20 @@ def pod_template(pool: Object, agent: Agent, asked: Object | None = None) -> Obj
         },
         "spec": spec,
     }
+
+
+def with_resources(template: Object, asked: Object | None, pool: Object) -> Object:
+    """The pool's pod template for a Sandbox that asks for these resources; what is not theirs is the same object.
+
+    ResourcesInvalid where it cannot have them.
+    """
+    if asked is None:
+        return template
+    spec = template["spec"]
+    executor = executor_of(spec, ours=True)
+    changed = {**executor, "resources": resources_for(asked, executor.get("resources") or {}, pool)}
+    containers = [changed if each is executor else each for each in spec["containers"]]
+    return {**template, "spec": {**spec, "containers": containers}}
 
 
 def _of_others(given: Object | None) -> Object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_arl.operator.objects import MOST_MESSAGE, condition, leaving, name
+from pytest_arl.operator.objects import MOST_MESSAGE, condition, is_reason, leaving, name
 from pytest_arl.pod import EXECUTOR_CONTAINER
 
 if TYPE_CHECKING:
@@ -131,4 +131,4 @@ def _words_of_end(ended: Object) -> str:
 
 
 def _trouble(reason: str, message: str) -> Trouble:
-    return Trouble(reason, message[:MOST_MESSAGE])
+    return Trouble(reason if is_reason(reason) else "Warning", message[:MOST_MESSAGE])

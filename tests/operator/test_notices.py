@@ -1,0 +1,64 @@
+"""What is said of somebody's objects: bounded before anything is done with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_arl import wording
+from pytest_arl.operator.objects import MOST_MESSAGE, conditions
+from pytest_arl.operator.trouble import newest_warning
+from tests.operator.control_room import leading
+from tests.operator.objects import T0, pool
+
+
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many characters were made printable, each time."""
+    found: list[int] = []
+    printable = wording.printable
+
+    def counted(text: str) -> str:
+        found.append(len(text))
+        return printable(text)
+
+    monkeypatch.setattr(wording, "printable", counted)
+    return found
+
+
+@pytest.mark.asyncio
+async def test_of_a_message_an_event_has_its_beginning_and_no_more_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, looked: list[int]
+) -> None:
+    async with leading(monkeypatch) as room:
+        room.control.notices.warn(pool(), "NotUnderstood", "a" * 1000 + "\x01" * 1_000_000)
+        await room.until(lambda: room.server.bodies)
+        (event,) = room.server.bodies
+    assert len(event["message"]) == 1024
+    assert event["message"].startswith("a" * 1000 + "\\x01")
+    assert max(looked) == 1024
+
+
+@pytest.mark.parametrize("size", [MOST_MESSAGE, MOST_MESSAGE + 1, 1_000_000])
+def test_so_has_a_condition(looked: list[int], size: int) -> None:
+    change: dict[str, Any] = {"type": "Ready", "status": "False", "reason": "x", "message": "\x01" * size}
+    (found,) = conditions(None, [change], T0)
+    assert len(found["message"]) == MOST_MESSAGE
+    assert max(looked) == MOST_MESSAGE
+
+
+@pytest.mark.parametrize("reason", ["\x1b]0;x\x07", "x" * 129, "", "9", "a b", "a,", None, 7, "ä"])
+def test_a_reason_that_is_none_is_not_repeated(reason: Any) -> None:
+    """Who may make Events chooses theirs, and a status with one of more than 1024 characters is refused."""
+    change = {"type": "Ready", "status": "False", "reason": reason, "message": ""}
+    assert conditions(None, [change], T0)[0]["reason"] == "Other"
+    event = {"type": "Warning", "reason": reason, "message": "m"}
+    assert newest_warning([event]) == ("Warning", "m")
+
+
+@pytest.mark.parametrize("reason", ["x", "ErrImagePull", "x" * 128, "A_b:c,d9"])
+def test_a_reason_that_is_one_is_told(reason: str) -> None:
+    change = {"type": "Ready", "status": "False", "reason": reason, "message": ""}
+    assert conditions(None, [change], T0)[0]["reason"] == reason
+    assert newest_warning([{"type": "Warning", "reason": reason, "message": "m"}]) == (reason, "m")
