@@ -54,6 +54,7 @@ def test_everything_is_there_and_named_once(capsys: pytest.CaptureFixture[str]) 
         "NetworkPolicy",
         "ServiceAccount",
         "Deployment",
+        "ResourceQuota",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
     }
@@ -62,6 +63,18 @@ def test_everything_is_there_and_named_once(capsys: pytest.CaptureFixture[str]) 
         "sandboxes.arl.infra.io",
         "tasks.arl.infra.io",
     }
+
+
+def test_the_operators_pod_is_scheduled_before_all_others(capsys: pytest.CaptureFixture[str]) -> None:
+    """Pods of anybody's may otherwise keep it from every node: by their priority, or as they want it not beside them."""
+    found = documents("--namespace", "mine", capsys=capsys)
+    spec = one(found, "Deployment")["spec"]["template"]["spec"]
+    assert spec["priorityClassName"] == "system-cluster-critical"
+    quota = one(found, "ResourceQuota")
+    assert quota["metadata"]["namespace"] == "mine"
+    (scope,) = quota["spec"]["scopeSelector"]["matchExpressions"]
+    assert scope == {"scopeName": "PriorityClass", "operator": "In", "values": [spec["priorityClassName"]]}
+    assert quota["spec"]["hard"] == {"pods": "1G"}, "none that would bound others of the namespace"
 
 
 def test_applying_twice_gives_the_same(capsys: pytest.CaptureFixture[str]) -> None:

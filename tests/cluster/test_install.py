@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -175,6 +176,64 @@ def test_what_restricted_refuses_is_said_by_the_pool(installation: Installation)
 def test_the_operator_itself_runs_under_restricted(installation: Installation) -> None:
     labels = installation.get("namespace", installation.operator_namespace)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def stand_in(installation: Installation, name: str, **spec: Any) -> Json:
+    """A pod that is to the scheduler as the operator's own."""
+    there = installation.get("-n", installation.operator_namespace, "deployment", "arl-operator")
+    found = there["spec"]["template"]["spec"]
+    (container,) = found["containers"]
+    security = {"securityContext": container["securityContext"], "imagePullPolicy": "IfNotPresent"}
+    idle = {"name": "idle", "image": installation.images["busybox"], "command": ["sleep", "600"], **security}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"stands-in": "for-the-operator"}},
+        "spec": {
+            "securityContext": found["securityContext"],
+            "terminationGracePeriodSeconds": 0,
+            "containers": [idle],
+            **{key: found[key] for key in ("priorityClassName",) if key in found},
+            **spec,
+        },
+    }
+
+
+@pytest.mark.timeout(300)
+def test_the_operators_pod_finds_a_node_whatever_pods_want_beside_them(installation: Installation) -> None:
+    """Kubernetes keeps the anti-affinity of pods that stand for those that come later."""
+    own, nodes = installation.operator_namespace, len(installation.get("nodes")["items"])
+    term = {
+        "labelSelector": {"matchLabels": {"stands-in": "for-the-operator"}},
+        "namespaces": [own],
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    alone = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    spread = [
+        {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}
+        | {"labelSelector": {"matchLabels": {"hostile": "loner"}}}
+    ]
+    for number in range(nodes):
+        loner = stand_in(installation, f"loner-{number}", affinity=alone, topologySpreadConstraints=spread)
+        loner["metadata"]["labels"] = {"hostile": "loner"}
+        loner["spec"].pop("priorityClassName", None)
+        installation.apply(loner)
+    try:
+        pods = [f"pod/loner-{number}" for number in range(nodes)]
+        installation.wait("condition=PodScheduled", *pods)
+        control = stand_in(installation, "control")
+        control["spec"].pop("priorityClassName", None)
+        installation.kubectl("apply", "-f", "-", namespace=own, text=json.dumps(control))
+        installation.wait("condition=PodScheduled=False", "pod/control", namespace=own)
+        assert "anti-affinity" in str(installation.get("-n", own, "pod", "control")["status"]), "control"
+        installation.kubectl("delete", "pod", "control", namespace=own)
+        installation.kubectl("apply", "-f", "-", namespace=own, text=json.dumps(stand_in(installation, "operator")))
+        installation.wait("condition=PodScheduled", "pod/operator", seconds=90, namespace=own)
+    finally:
+        installation.kubectl("delete", "pod", "-l", "hostile=loner", "--wait=false", check=False)
+        installation.kubectl(
+            "delete", "pod", "-l", "stands-in=for-the-operator", "--wait=false", namespace=own, check=False
+        )
 
 
 def test_sandboxes_are_selected_by_the_network_policy(installation: Installation, python_pool: str) -> None:
