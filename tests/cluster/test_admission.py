@@ -54,7 +54,7 @@ def maker(installation: Installation) -> Maker:
         installation,
         "podmaker",
         {"apiGroups": [""], "resources": ["pods", "replicationcontrollers"], "verbs": ["*"]},
-        {"apiGroups": [""], "resources": ["pods/ephemeralcontainers", "pods/status"], "verbs": ["*"]},
+        {"apiGroups": [""], "resources": ["pods/ephemeralcontainers", "pods/resize", "pods/status"], "verbs": ["*"]},
         {"apiGroups": ["apps", "batch"], "resources": ["*"], "verbs": ["*"]},
     )
 
@@ -215,6 +215,10 @@ def test_nobody_claims_a_pod_or_changes_what_runs_in_it(
     more = {"spec": {"ephemeralContainers": [{"name": "e", "image": images()["busybox"]}]}}
     change = ("patch", pod, "--subresource=ephemeralcontainers", "--dry-run=server", "-p", json.dumps(more))
     assert forbidden(maker.tries(*change))
+    if '"pods/resize"' in installation.kubectl("get", "--raw", "/api/v1", namespace="").stdout:
+        less = {"spec": {"containers": [{"name": "executor", "resources": {"limits": {"memory": "511Mi"}}}]}}
+        told = maker.tries("patch", pod, "--subresource=resize", "--dry-run=server", "-p", json.dumps(less))
+        assert forbidden(told), told
     # To a pod of his own he may add one.
     assert maker.tries("create", "-f", "-", body=pod_of({}, namespace=installation.namespace)) == ""
     try:

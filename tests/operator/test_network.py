@@ -8,9 +8,9 @@ import pytest
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.network import NOTHING, Policies, _Outlines, isolation, selects
 from pytest_arl.operator.slim import weight
-from pytest_arl.pod import POOL_LABEL
+from pytest_arl.pod import POOL_LABEL, RUN_LABEL, SANDBOX_LABEL, WORKER_LABEL
 
-LABELS = {POOL_LABEL: "python", "app": "x"}
+LABELS = {POOL_LABEL: "python", "app": "x", SANDBOX_LABEL: "its-own"}
 
 
 def policy(name: str = "p", selector: Any = None, **spec: Any) -> Any:
@@ -154,3 +154,28 @@ def test_so_many_selectors_of_a_namespace_are_held_and_the_rest_select_none() ->
     assert sum(weight(each["spec"]["podSelector"]) for each in kept[selecting:]) == weight(NOTHING) * (1000 - selecting)
     assert len({id(each["spec"]["podSelector"]) for each in kept[selecting:]}) == 1
     assert selects(outline(policy("small"))["spec"]["podSelector"], LABELS), "there is room for a small one"
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        expression("DoesNotExist", SANDBOX_LABEL),
+        expression("NotIn", SANDBOX_LABEL, "x"),
+        expression("In", SANDBOX_LABEL, "its-own"),
+        {"matchLabels": {SANDBOX_LABEL: "its-own"}},
+        *(
+            expression(operator, label, *values)
+            for label in (RUN_LABEL, WORKER_LABEL)
+            for operator, *values in (("Exists",), ("DoesNotExist",), ("In", "r"), ("NotIn", "r"))
+        ),
+        {"matchLabels": {POOL_LABEL: "python", RUN_LABEL: "r"}},
+    ],
+    ids=str,
+)
+def test_a_policy_for_some_pods_in_use_closes_no_pool(selector: Any) -> None:
+    assert isolation([policy(selector=selector, policyTypes=["Ingress", "Egress"])], LABELS, "ns")["status"] == "False"
+
+
+def test_a_policy_for_all_pods_in_use_closes_it() -> None:
+    selector = expression("Exists", SANDBOX_LABEL)
+    assert isolation([policy(selector=selector, policyTypes=["Ingress", "Egress"])], LABELS, "ns")["status"] == "True"

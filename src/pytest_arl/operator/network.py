@@ -11,6 +11,7 @@ from pytest_arl.operator.api import Api, ApiError
 from pytest_arl.operator.objects import name
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.slim import weight
+from pytest_arl.pod import RUN_LABEL, SANDBOX_LABEL, WORKER_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,9 @@ _MOST_SELECTORS = 256 * 1024
 
 _FRESH_SECONDS = 30.0
 
+_DIFFERENT = frozenset((SANDBOX_LABEL, RUN_LABEL, WORKER_LABEL))
+"""Labels of pods in use with a value of each one's own. All have the first; the others only where a run made them."""
+
 
 def isolation(policies: Iterable[Object], labels: Mapping[str, str], namespace: str) -> Object:
     """The condition that says whether pods with these labels are closed in both directions but for what rules open."""
@@ -38,9 +42,18 @@ def isolation(policies: Iterable[Object], labels: Mapping[str, str], namespace: 
 
 def _around(policy: Object, labels: Mapping[str, str]) -> dict[str, Any]:
     """Name and directions of a policy that selects pods with these labels, without its rules; empty for any other."""
-    if not selects(policy["spec"].get("podSelector") or {}, labels):
+    selector = policy["spec"].get("podSelector") or {}
+    if _tells_apart(selector) or not selects(selector, labels):
         return {}
     return {"name": name(policy), "types": _types(policy)}
+
+
+def _tells_apart(selector: Object) -> bool:
+    """True if it may choose some pods of a pool that are in use, and others not."""
+    if not _DIFFERENT.isdisjoint(selector.get("matchLabels") or {}):
+        return True
+    asked = [(each["key"], each["operator"]) for each in selector.get("matchExpressions") or ()]
+    return any(key in _DIFFERENT and (key, operator) != (SANDBOX_LABEL, "Exists") for key, operator in asked)
 
 
 def _judged(around: Sequence[Mapping[str, Any]], namespace: str) -> Object:

@@ -112,7 +112,8 @@ class PoolDeployment:
                 self.exposed, self.has_sidecar = exposure.exposed(body), template.has_sidecar(body)
             self.trouble, self._valid = None, generation
             self._makers.applied(applied)
-            labels = {**made["metadata"]["labels"], pods.STATUS_LABEL: pods.STATUS_ALLOCATED}
+            in_use = {pods.STATUS_LABEL: pods.STATUS_ALLOCATED, pods.SANDBOX_LABEL: "its-own"}
+            labels = {**made["metadata"]["labels"], **in_use}
             self.network = await self._control.policies.look(self._key.namespace, labels) or self.network
         self._applied, self._failures = generation, 0
         if self._logged != (generation, self.trouble):
