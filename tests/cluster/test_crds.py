@@ -94,8 +94,11 @@ def test_steps_that_are_right_are_taken(installation: Installation) -> None:
         (pool("p", "i", replicas=-1), "should be greater than or equal to 0"),
         (template(containers=[{}] * 65), "spec.template.spec.containers: Too many: 65: must have at most 64 items"),
         (template(initContainers=[{}] * 65), "spec.template.spec.initContainers: Too many: 65"),
-        (template(volumes=[{}] * 257), "spec.template.spec.volumes: Too many: 257: must have at most 256 items"),
-        (template(containers={"executor": "x"}), "spec.template.spec.containers: Invalid value"),
+        (
+            template(volumes=[{"name": f"v{number}"} for number in range(257)]),
+            "spec.template.spec.volumes: Too many: 257: must have at most 256 items",
+        ),
+        (template(containers={"executor": "x"}), 'unknown field "spec.template.spec.containers.executor"'),
         (template(containers=["executor"]), "spec.template.spec.containers[0]: Invalid value"),
         (defaults(kept="lots"), "spec.sandbox.kept: Invalid value"),
         (defaults(kept="-1"), "spec.sandbox.kept: Invalid value"),
