@@ -87,6 +87,7 @@ class Running:
                 self._finish(self._wait(statuses.finished))
             else:
                 self._watch_live()
+                self._refuse_meddling()
         except ArlError:
             raise
         except BaseException:
@@ -161,6 +162,8 @@ class Running:
 
     def _tell(self) -> None:
         while self._told < len(self._results):
+            if self._is_foreign(self._results[self._told]):
+                return  # nobody is told of it as of a result
             self._told += 1
             if self._on_step is not None:
                 self._on_step(self._results[self._told - 1])
@@ -201,6 +204,7 @@ class Running:
 
     def _finish(self, found: dict[str, Any]) -> None:
         self._refuse_failure(found)
+        self._refuse_meddling()
         if not statuses.is_whole(found):
             exact: list[StepResult] = []
             self._sandbox.exchange(lambda stream: self._attach(stream, exact, None, None))
@@ -220,12 +224,29 @@ class Running:
         said = ": ".join(part for part in failed if part) or "it gives no reason"
         if reason == "Cancelled":
             self._end_cancelled()
+            self._refuse_meddling()
         elif reason == "SpecTooLarge":
             raise UsageError(f"the cluster refuses this task: {message}")
         elif reason in _LOST or not self._sandbox.alive():
             self._sandbox.lost(said)
         else:
             raise InfrastructureError(f"sandbox {self._sandbox.name}: Task {self.name!r} failed: {said}")
+
+    def _refuse_meddling(self) -> None:
+        """Raise where the task ended neither by itself nor by this client: what there is says nothing of its steps."""
+        last = self._results[-1] if self._results else None
+        if last is not None and self._is_foreign(last):
+            self._sandbox.lost(f"somebody else cancelled or deleted its Task {self.name!r}")
+        whole = len(self._results) == len(self._task.steps) or (last is not None and last.outcome != "Succeeded")
+        if not whole and not self._is_ours():
+            self._sandbox.lost(f"its Task {self.name!r} ended before its last step")
+
+    def _is_foreign(self, result: StepResult) -> bool:
+        return result.outcome == "Cancelled" and not self._is_ours()
+
+    def _is_ours(self) -> bool:
+        """True if this client has ended the task, or has asked for that."""
+        return self._cancelled or self._sandbox.has_cancelled(self._task.id)
 
     def _end_cancelled(self) -> None:
         """It was cancelled before the agent had it."""

@@ -94,6 +94,7 @@ class KubernetesSandbox(ChanneledSandbox):
         self._killed = False
         self._numbers: dict[str, int] = {}
         self._agents: dict[str, str] = {}
+        self._cancels: set[str] = set()
 
     # Tasks
 
@@ -112,6 +113,7 @@ class KubernetesSandbox(ChanneledSandbox):
             run.run()
         finally:
             run.close()
+            self._cancels.discard(task.id)
         results += [StepResult.skipped(step) for step in task.steps[len(results) :]]
         return results
 
@@ -119,6 +121,7 @@ class KubernetesSandbox(ChanneledSandbox):
         """End the running step of that task."""
         if task_id not in self._numbers:
             return
+        self._cancels.add(task_id)
         try:
             self.space.api.merge(
                 "tasks",
@@ -130,6 +133,10 @@ class KubernetesSandbox(ChanneledSandbox):
         except Refused as refused:
             if refused.status != 404:
                 _logger.warning("task %s of sandbox %s could not be cancelled: %s", task_id, self.name, refused)
+
+    def has_cancelled(self, task_id: str) -> bool:
+        """True if that task, which runs, is to end because somebody here has asked for it."""
+        return task_id in self._cancels
 
     def name_of(self, task_id: str) -> str:
         """The name of the Task object of a task; the same for the same task."""

@@ -1,0 +1,141 @@
+"""A task that somebody else meddles with: an error, and never a result."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_arl.backends.base import TaskRequest
+from pytest_arl.backends.kubernetes.running import Running
+from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
+from pytest_arl.errors import SandboxLost
+from pytest_arl.results import StepResult
+from pytest_arl.steps import parse_steps
+
+
+def steps(*outcomes: str) -> list[dict[str, Any]]:
+    return [
+        {"name": f"s{number}", "type": "Command", "outcome": outcome, "exitCode": 0 if outcome == "Succeeded" else 137}
+        for number, outcome in enumerate(outcomes)
+    ]
+
+
+FAILED = {"type": "Failed", "status": "True", "reason": "Cancelled", "message": "it was cancelled before it began"}
+
+
+class Scene:
+    """A task of three steps, and a cluster that answers at once."""
+
+    def __init__(self, status: dict[str, Any] | None, live: list[str] | None = None) -> None:
+        self.task = TaskRequest(
+            "id", parse_steps([{"type": "Command", "command": ["x"], "name": f"s{number}"} for number in range(3)])
+        )
+        self.results: list[StepResult] = []
+        self.told: list[str] = []
+        sandbox: Any = object.__new__(KubernetesSandbox)
+        sandbox.name, sandbox.uid, sandbox.pool_ref, sandbox.limits = "sb", "u", "p", {}
+        sandbox._closed, sandbox._killed, sandbox._cancels = False, True, set()
+        sandbox._numbers, sandbox._agents, sandbox.proves = {}, {}, False
+        wakes = SimpleNamespace(add=lambda _mail: None)
+        mail: Any = SimpleNamespace(deleted=False, latest=None, failure=None, number=0, wakes=wakes)
+        mine: Any = SimpleNamespace(**{**vars(mail), "claim": lambda _made: None, "wait": lambda *_: False})
+        mine.latest = {"spec": {}, "status": status}
+        sandbox.mail = mail
+        self.merged: list[Any] = []
+        api = SimpleNamespace(
+            create=lambda _plural, _namespace, body, **_: {**body, "metadata": {"uid": "u-t"}},
+            explaining=lambda _what, _namespace, do: do(),
+            merge=lambda *given, **_: self.merged.append(given),
+        )
+        sandbox.space = SimpleNamespace(
+            api=api, namespace="n", labels={}, task_key=b"k", tasks=SimpleNamespace(mail=lambda _: mine)
+        )
+        self.sandbox = sandbox
+        on_output = None if live is None else (lambda *_: None)
+        sandbox.name_of(self.task.id)
+        self.run = Running(sandbox, self.task, self.results, on_output, lambda step: self.told.append(step.outcome))
+        if live is not None:
+            sandbox.exchange = lambda _action, **_: self._attached(live)
+
+    def _attached(self, outcomes: list[str]) -> None:
+        """What the agent says, step by step, as it is followed."""
+        for number, outcome in enumerate(outcomes):
+            code = 0 if outcome == "Succeeded" else 137
+            step: Any = StepResult(name=f"s{number}", type="Command", outcome=outcome, exit_code=code)  # type: ignore[arg-type]  # one of them
+            self.results.append(step)
+            self.run._tell()
+
+
+def scene(how: str, *outcomes: str) -> Scene:
+    """In its status, or as its agent says it to whoever watches."""
+    if how == "live":
+        return Scene({"state": "Running"}, list(outcomes))
+    done = all(each == "Succeeded" for each in outcomes)
+    missing = ["Skipped"] * (3 - len(outcomes))
+    return Scene(
+        {
+            "state": "Succeeded" if done else "Failed",
+            "exitCode": 0 if done else 137,
+            "steps": steps(*outcomes, *missing),
+        }
+    )
+
+
+@pytest.mark.parametrize("how", ["status", "live"])
+def test_a_task_that_somebody_else_cancels_has_no_result(how: str) -> None:
+    its = scene(how, "Succeeded", "Cancelled")
+    with pytest.raises(SandboxLost, match="somebody else cancelled or deleted its Task"):
+        its.run.run()
+    assert its.told == ["Succeeded"], "nobody is told of a step that somebody else ended"
+    assert [step.outcome for step in its.results] == ["Succeeded", "Cancelled"], "what is known of it is in the report"
+
+
+@pytest.mark.parametrize("how", ["status", "live"])
+def test_a_task_that_this_client_cancels_has_one(how: str) -> None:
+    its = scene(how, "Succeeded", "Cancelled")
+    its.sandbox.cancel("id")
+    assert its.merged, "control: it is asked for"
+    its.run.run()
+    assert its.told == ["Succeeded", "Cancelled"]
+
+
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.parametrize("live", [None, []])
+def test_a_task_that_is_cancelled_before_it_began_has_a_result_for_who_has_asked(
+    live: list[str] | None, ours: bool
+) -> None:
+    """As an operator says it that has nothing to say of its steps."""
+    its = Scene({"state": "Failed", "conditions": [FAILED]}, live)
+    if ours:
+        its.sandbox.cancel("id")
+        its.run.run()
+        assert [step.outcome for step in its.results] == ["Cancelled"]
+    else:
+        with pytest.raises(SandboxLost, match="somebody else"):
+            its.run.run()
+        assert its.told == []
+
+
+@pytest.mark.parametrize("how", ["status", "live"])
+@pytest.mark.parametrize(
+    ("outcomes", "whole"),
+    [
+        (("Succeeded", "Succeeded"), False),
+        (("Succeeded", "Succeeded", "Succeeded"), True),
+        (("Succeeded", "Failed"), True),
+        (("Succeeded", "Killed"), True),
+        ((), False),
+    ],
+)
+def test_a_task_whose_steps_did_not_all_have_their_turn_has_no_result(
+    how: str, outcomes: tuple[str, ...], whole: bool
+) -> None:
+    its = scene(how, *outcomes)
+    if whole:
+        its.run.run()
+        assert its.told == list(outcomes)
+    else:
+        with pytest.raises(SandboxLost, match="ended before its last step"):
+            its.run.run()
