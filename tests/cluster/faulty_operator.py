@@ -12,8 +12,9 @@ import sys
 from typing import Any
 
 from pytest_arl.agent import frames
-from pytest_arl.operator import main, task_runner
+from pytest_arl.operator import main
 from pytest_arl.operator.link import AgentLink
+from pytest_arl.operator.task_runner import TaskRunner
 
 left = 0
 
@@ -47,13 +48,13 @@ def during_the_run() -> None:
 
 
 def before_the_status() -> None:
-    write_end = task_runner.write_end
+    write_result = TaskRunner._write_result
 
-    async def dying(*args: Any) -> None:
+    async def dying(self: TaskRunner, *args: Any) -> None:
         die_in_time()
-        await write_end(*args)
+        await write_result(self, *args)
 
-    task_runner.write_end = dying  # type: ignore[assignment]  # that is the fault
+    TaskRunner._write_result = dying  # type: ignore[method-assign,assignment]  # that is the fault
 
 
 FAULTS = {

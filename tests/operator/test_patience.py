@@ -1,6 +1,6 @@
 """How often, and for how long, an agent is asked again."""
 
-from pytest_arl.operator.patience import MOST_IN_VAIN, Patience
+from pytest_arl.operator.patience import MOST_IN_VAIN, NO_TASK, Patience
 
 
 def test_attempts_in_vain_have_an_end() -> None:
@@ -66,3 +66,13 @@ def test_only_so_many_tasks_are_remembered() -> None:
         patience.pause(str(number), 61)
     assert len(patience._tasks) <= 256
     assert patience.pause("999", 0.01) == 0.2, "the latest are"
+
+
+def test_links_for_no_task_have_an_end_unless_one_has_served() -> None:
+    patience = Patience()
+    for _ in range(MOST_IN_VAIN):
+        assert patience.pause(NO_TASK, 0.01) is not None
+    patience.over("t")
+    for _ in range(MOST_IN_VAIN):
+        assert patience.pause(NO_TASK, 0.01) is not None
+    assert patience.pause(NO_TASK, 0.01) is None

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.endings import ending_of
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.objects import Key, uid
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
-from pytest_arl.operator.task_runner import TaskRunner, refusal_of, write_end
+from pytest_arl.operator.task_runner import TaskRunner
 from pytest_arl.operator.wire import Held
 from pytest_arl.proof import proof_of
 from tests.operator.objects import task
@@ -38,8 +39,8 @@ def outcome(the_task: Any, held: Held | None) -> Any:
     async def run() -> None:
         control.jobs = Jobs()
         await TaskRunner(control, the_task, None, {}, held).run(link)
-        assert control.jobs.busy(refusal_of(the_task)), "it is ended beside: the queue goes on"
-        while control.jobs.busy(refusal_of(the_task)):
+        assert control.jobs.busy(ending_of(the_task)), "it is ended beside: the queue goes on"
+        while control.jobs.busy(ending_of(the_task)):
             await asyncio.sleep(0)
 
     asyncio.run(run())
@@ -81,52 +82,18 @@ def test_a_task_with_proof_does_not_run_where_it_cannot_be_checked() -> None:
 TOO_LARGE = "etcdserver: request is too large"
 
 
-def ended(task_body: Any, *, deleted: bool, kept: Any = None) -> tuple[bool, list[str]]:
-    """Write an end for which there is no room: whether whoever waits hears of it, and what was done."""
-    done: list[str] = []
-
+@pytest.mark.parametrize(
+    ("error", "goes_on"),
+    [
+        (ApiError(500, "InternalError", TOO_LARGE), True),
+        (ApiError(0, "Contended", "somebody else writes to it all the time"), True),
+        (ApiError(500, "InternalError", "etcdserver: no leader"), False),
+        (ApiError(0, "Unreachable", "the API server does not answer"), False),
+    ],
+)
+def test_a_task_of_which_cannot_be_said_that_it_runs_runs(error: ApiError, goes_on: bool) -> None:
     async def write_status(*_: Any) -> Any:
-        raise ApiError(500, "InternalError", TOO_LARGE)
-
-    async def delete(where: str, which: str) -> bool:
-        done.append(f"delete {which}")
-        if not deleted:
-            raise ApiError(500, "InternalError", TOO_LARGE)
-        return True
-
-    async def get(_where: str) -> Any:
-        if kept is None:
-            raise ApiError(404, "NotFound", "it is gone")
-        return kept
-
-    store = SimpleNamespace(put=None, give_up=lambda _: done.append("give up"))
-    notices = SimpleNamespace(warn=lambda _task, reason, _text: done.append(reason))
-    control: Any = SimpleNamespace(
-        api=SimpleNamespace(write_status=write_status, delete=delete, get=get), store=store, notices=notices
-    )
-    return asyncio.run(write_end(control, task_body, lambda _output: {})), done
-
-
-def test_a_task_whose_end_has_no_room_is_deleted() -> None:
-    the_task = task()
-    assert ended(the_task, deleted=True) == (True, ["give up", "StatusRefused", f"delete {uid(the_task)}"])
-
-
-def test_one_that_a_finalizer_keeps_is_said_to_be_there() -> None:
-    """Its client would wait for ever, if the Sandbox went on."""
-    the_task = task()
-    assert ended(the_task, deleted=True, kept=the_task)[0] is False
-    assert ended(the_task, deleted=True, kept=task("another"))[0] is True
-
-
-def test_where_that_is_refused_as_well_it_is_said() -> None:
-    assert ended(task(), deleted=False)[0] is False
-
-
-@pytest.mark.parametrize(("message", "goes_on"), [(TOO_LARGE, True), ("etcdserver: no leader", False)])
-def test_a_task_that_has_no_room_for_running_runs(message: str, goes_on: bool) -> None:
-    async def write_status(*_: Any) -> Any:
-        raise ApiError(500, "InternalError", message)
+        raise error
 
     control: Any = SimpleNamespace(api=SimpleNamespace(write_status=write_status), store=SimpleNamespace(put=None))
     writing = TaskRunner(control, task(), None, {}, None)._write_running()
@@ -135,20 +102,6 @@ def test_a_task_that_has_no_room_for_running_runs(message: str, goes_on: bool) -
     else:
         with pytest.raises(ApiError):
             asyncio.run(writing)
-
-
-@pytest.mark.parametrize("busy", [False, True])
-def test_the_queue_goes_on_behind_a_task_that_is_being_refused(busy: bool) -> None:
-    keeper: Any = object.__new__(SandboxKeeper)
-    foreign, mine = task("a"), task("b")
-    keeper.key = None
-    keeper._store = SimpleNamespace(tasks=lambda _key: [foreign, mine])
-    keeper._control = SimpleNamespace(
-        jobs=SimpleNamespace(busy=lambda named: busy and named == ("refuse", uid(foreign)))
-    )
-    assert keeper._next(None) is (mine if busy else foreign)
-    assert keeper._next(uid(mine)) is mine
-    assert keeper._next(uid(foreign)) is (mine if busy else foreign)
 
 
 @pytest.mark.parametrize(("conflicts", "adopted"), [(0, True), (3, True), (19, True), (20, False)])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.operator.objects import Object
 
-__all__ = ["Api", "ApiError", "connection"]
+__all__ = ["CONTENDED", "Api", "ApiError", "connection"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,6 +100,9 @@ class ApiError(Exception):
         self.too_large = status == 413 or (status == 500 and any(words in message for words in _TOO_LARGE))
         super().__init__(self.message)
 
+
+CONTENDED = "Contended"
+"""Reason of an ApiError: somebody else writes to an object all the time."""
 
 _GARBLED = "Garbled"
 """An answer that is none: the same would come again."""
@@ -258,7 +261,7 @@ class Api:
             who, version = await self._identity(where)
             if who != meta["uid"]:
                 raise ApiError(404, "NotFound", "another object has its name by now")
-        raise ApiError(0, "Contended", "somebody else writes to it all the time")
+        raise ApiError(0, CONTENDED, "somebody else writes to it all the time")
 
     async def _identity(self, where: str) -> tuple[str, str]:
         """UID and version of an object, without holding the rest of it."""

@@ -197,7 +197,7 @@ class Control:
         elif kind == "tasks":
             where = Key(key(body).namespace, body["spec"]["sandboxRef"])
             if where in self.sandboxes:
-                self.sandboxes[where][0].tasks_changed()
+                self.sandboxes[where][0].task_changed(body)
         elif kind == "pods":
             if self.store.is_idle(body):
                 self.lobby.look(body)

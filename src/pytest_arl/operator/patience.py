@@ -1,12 +1,16 @@
 """How long an agent is asked again that does not end a Task: links break, and a hostile agent breaks each.
 
 An agent that is given a Task again attaches to what runs or answers from its record, so asking again costs little and
-must have an end: a Task that hangs in a hostile agent would be asked for, and its operator be busy, for ever.
+must have an end: a Task that hangs in a hostile agent would be asked for, and its operator be busy, for ever. The same
+holds for links that end as soon as they are there, though nothing is asked.
 """
 
 from __future__ import annotations
 
-__all__ = ["MOST_IN_VAIN", "Patience"]
+__all__ = ["MOST_IN_VAIN", "NO_TASK", "Patience"]
+
+NO_TASK = ""
+"""Counts attempts at no Task: links that ended before one was asked for."""
 
 MOST_IN_VAIN = 8
 """Attempts in a row at one Task that come to nothing. With the pauses between them they take 20 s at least."""
@@ -61,7 +65,8 @@ class Patience:
     def over(self, task: str) -> None:
         """A Task has ended."""
         self._in_a_row = 0
-        self._tasks.pop(task, None)
+        for each in (task, NO_TASK):
+            self._tasks.pop(each, None)
 
     def _at(self, task: str) -> _Attempts:
         found = self._tasks.setdefault(task, _Attempts())

@@ -38,6 +38,11 @@ _WORDS_SECONDS = 3.0
 _GREET_SECONDS = 20.0
 """How long an agent that does not admit the operator is asked again."""
 
+_SILENT_PAUSE, _REFUSED_PAUSE = 0.2, 2.0
+"""The longest pause before an agent is connected to again: one that does not listen, one that listens and then does not
+admit the operator. Each of the latter costs a signature.
+"""
+
 _EVENTS_SECONDS = 5.0
 """Without a word about a pod that does not start, its events are asked."""
 
@@ -69,7 +74,11 @@ class Reach:
             link.close("the sandbox is gone")
             return None
         workspace = workspace_of(self._keeper.pool or {"spec": {}})
-        await self._keeper.write(sandbox_status.ready(fresh, here, link.hello.boot, workspace))
+        try:
+            await self._keeper.write(sandbox_status.ready(fresh, here, link.hello.boot, workspace))
+        except BaseException:
+            link.close("its sandbox is not known to be ready")
+            raise
         _LOG.info(
             "sandbox ready",
             extra=self._keeper.data(pod=name(pod), seconds=round(time.monotonic() - self._keeper.began, 4)),
@@ -155,7 +164,7 @@ class Reach:
                     await self._keeper.fail(Trouble("AgentUnreachable", str(problem)))
                     return None
             await asyncio.sleep(pause)
-            pause = min(2 * pause, 0.2)
+            pause = min(2 * pause, _REFUSED_PAUSE if refused_until else _SILENT_PAUSE)
 
     async def _say_why(self, body: Object, pod: Object, asked: float) -> float:
         """Tell why the pod does not run yet; when its events were last asked for."""
@@ -190,7 +199,7 @@ class Reach:
 
     async def _find_again(self, boot: str, pod: Object | None) -> AgentLink | None:
         """The same start of the agent as before; what else is found there is the end of the Sandbox."""
-        began = time.monotonic()
+        began, pause = time.monotonic(), _SILENT_PAUSE
         changed = False
         while True:
             if self._keeper.body is None:
@@ -206,12 +215,13 @@ class Reach:
                     changed = True
                 except LinkLost as problem:
                     self._control.heard(problem)
+                    pause = min(2 * pause, _REFUSED_PAUSE)
             waited = time.monotonic() - began
             why = end_of_pod(pod, boot_changed=changed)
             known = why.reason not in ("AgentLost", "AgentRestarted")
             if waited > (_WORDS_SECONDS if changed else _LOST_SECONDS) or (known and waited > 0.5):
                 break
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(pause)
             pod = await self._look(pod)
         await self._keeper.fail(end_of_pod(pod, boot_changed=changed))
         return None

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
 from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.endings import write, write_end
 from pytest_arl.operator.objects import Key, age, controller, is_name, key, leaving, uid
 from pytest_arl.operator.paths import path
-from pytest_arl.operator.task_runner import write, write_end
 from pytest_arl.operator.trouble import Trouble
 
 if TYPE_CHECKING:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.operator import sandbox_status, task_status, wire
 from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.endings import end_beside, ending_of
 from pytest_arl.operator.link import AgentLink, LinkLost
 from pytest_arl.operator.objects import Key, condition, leaving, name, now, owner, parse_time, uid
 from pytest_arl.operator.paths import path
-from pytest_arl.operator.patience import MOST_IN_VAIN, Patience
+from pytest_arl.operator.patience import MOST_IN_VAIN, NO_TASK, Patience
 from pytest_arl.operator.reach import Reach
 from pytest_arl.operator.slim import LEGACY_FINALIZER
-from pytest_arl.operator.task_runner import Busy, TaskRunner, refusal_of, write_end
+from pytest_arl.operator.task_queue import TaskQueue
+from pytest_arl.operator.task_runner import Busy, TaskRunner
 from pytest_arl.operator.template import executor_of
 from pytest_arl.operator.trouble import Trouble
 
@@ -54,6 +56,10 @@ class SandboxKeeper:
         self._ran = self._told = 0.0
         self._reach = Reach(control, self)
         self._patience = Patience()
+        self._queue = TaskQueue(
+            lambda: control.store.open.get(where, {}), lambda task: control.jobs.busy(ending_of(task))
+        )
+        self._waited = False  # after an attempt over the link that is, or was, in use
         self._runner: TaskRunner | None = None
         self._link: AgentLink | None = None
 
@@ -69,8 +75,9 @@ class SandboxKeeper:
         body = self.body
         return None if body is None else self._store.get("warmpools", Key(self.key.namespace, body["spec"]["poolRef"]))
 
-    def tasks_changed(self) -> None:
-        """Look at the Tasks: one has come, one is to be cancelled."""
+    def task_changed(self, task: Object) -> None:
+        """Look at a Task: it has come, it is to be cancelled."""
+        self._queue.add(task)
         runner = self._runner
         if runner is not None:
             fresh = self._store.open.get(self.key, {}).get(uid(runner.task))
@@ -168,7 +175,10 @@ class SandboxKeeper:
             if link is not None:
                 if "agentBootID" not in (body.get("status") or {}):
                     self.active = time.monotonic()
-                await self._serve(link)
+                try:
+                    await self._serve(link)
+                finally:
+                    link.close("it is served no more")
 
     # Tasks
 
@@ -177,14 +187,17 @@ class SandboxKeeper:
         if link.hello.running is not None and link.hello.running not in self._store.open.get(self.key, {}):
             link.send_cancel(link.hello.running)
         first: str | None = link.hello.running
+        began, self._waited = time.monotonic(), False
         while True:
             body = self.body
             if body is None or leaving(body) or sandbox_status.finished(body):
                 link.close("the sandbox ends")
                 return
-            if link.lost.done():
-                return  # looked for again by its boot id
-            task = self._next(first)
+            if link.lost.done():  # looked for again by its boot id
+                if not self._waited:
+                    await self._in_vain(NO_TASK, began, link.lost.result())
+                return
+            task = self._queue.next(first)
             first = None
             if task is None:
                 await self.pause(None, link.lost)
@@ -195,20 +208,17 @@ class SandboxKeeper:
             finally:
                 self.busy = False
                 self.active = self._ran = time.monotonic()
-
-    def _next(self, first: str | None) -> Object | None:
-        jobs = self._control.jobs
-        tasks = [task for task in self._store.tasks(self.key) if not jobs.busy(refusal_of(task))]
-        return next((task for task in tasks if uid(task) == first), tasks[0] if tasks else None)
+            await asyncio.sleep(0)  # a Task that is refused has waited for nothing, and thousands may be
 
     async def _run(self, task: Object, link: AgentLink) -> str | None:
         """Run a Task; the UID of the one that is to be run before it, if the agent is busy."""
         its = owner(task, "Sandbox")
         if its is None:
-            self._control.jobs.once(("adopt", uid(task)), lambda: self._adopt(task))
+            lane = "adoptions", self.key.namespace
+            self._control.jobs.in_turn(lane, ("adopt", uid(task)), lambda: self._adopt(task))
         elif its != self.uid:
             text = f"its Sandbox is gone; another one of the name {self.key.name} is there now"
-            await write_end(self._control, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
+            end_beside(self._control, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
             return None
         self._runner = runner = TaskRunner(
             self._control, task, self.pool, self._limits(), wire.Held.of(self.body), self._patience
@@ -219,30 +229,36 @@ class SandboxKeeper:
         except Busy as busy:
             if busy.task not in self._store.open.get(self.key, {}):
                 link.send_cancel(busy.task)
-            await self._in_vain(task, began, f"it says that task {busy.task} runs")
+            await self._in_vain(uid(task), began, f"it says that task {busy.task} runs")
             return busy.task
         except LinkLost as lost:
             _LOG.info("a link is lost: %s", lost, extra=self.data())
             self._control.heard(lost)
             link.close(str(lost))
-            await self._in_vain(task, began, str(lost))
+            await self._in_vain(uid(task), began, str(lost))
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             # Something of it, or of its pool, is not as it should be; the Tasks behind it have their turn.
             _LOG.exception("a Task was not run", extra=self.data(task=name(task)))
             link.close("a Task was not understood")
-            await self._in_vain(task, began, f"{type(error).__name__}: {error}")
+            await self._in_vain(uid(task), began, f"{type(error).__name__}: {error}")
         else:
             self._runner = None
-            self._patience.over(uid(task))
+            if runner.progress.done:  # else its agent had no part in it
+                self._patience.over(uid(task))
         return None
 
-    async def _in_vain(self, task: Object, began: float, why: str) -> None:
-        """Wait a little after an attempt at a Task that came to nothing; an agent that ends none is given up."""
-        pause = self._patience.pause(uid(task), time.monotonic() - began)
+    async def _in_vain(self, task: str, began: float, why: str) -> None:
+        """Wait a little after an attempt at a Task, or a link, that came to nothing; an agent that ends none, or whose
+        links never last, is given up.
+        """
+        self._waited = True
+        pause = self._patience.pause(task, time.monotonic() - began)
         if pause is not None:
             await asyncio.sleep(pause)
             return
-        text = f"its agent was given a Task {MOST_IN_VAIN + 1} times and did not end it: {why}"
+        what = "was given a Task" if task != NO_TASK else "was connected to"
+        how = "did not end it" if task != NO_TASK else "did not stay"
+        text = f"its agent {what} {MOST_IN_VAIN + 1} times and {how}: {why}"
         await self.fail(Trouble("AgentUnreachable", text))
 
     def _limits(self) -> dict[str, str]:
@@ -291,22 +307,24 @@ class SandboxKeeper:
         told = condition(body, "Ready") or {}
         why = f"{told.get('reason', 'Failed')}: {told.get('message', '')}"
         lost, self._runner = self._runner, None
-        for task in self._store.tasks(self.key):
-            ran = (task.get("status") or {}).get("state") == "Running" or (lost is not None and lost.is_for(task))
-            progress = lost.progress if lost is not None and lost.is_for(task) else None
-            reason, text = (
-                ("SandboxLost", f"its sandbox was lost while it ran: {why}") if ran else ("SandboxFailed", why)
-            )
-            await write_end(
-                self._control,
-                task,
-                lambda output, task=task, reason=reason, text=text, progress=progress: task_status.failed(  # type: ignore[misc]  # bound loop variables
-                    task, reason, text, time.time(), progress, output=output
-                ),
-            )
+        while (task := self._queue.next()) is not None:
+            self._end_lost(task, lost if lost is not None and lost.is_for(task) else None, why)
+            await asyncio.sleep(0)
         for pod in list(self._store.owned.get(self.uid, {}).values()):
             if not leaving(pod):
                 await self._control.delete_pod(pod)
+
+    def _end_lost(self, task: Object, runner: TaskRunner | None, why: str) -> None:
+        """End a Task with its sandbox; ``runner``, if that was running it."""
+        ran = runner is not None or (task.get("status") or {}).get("state") == "Running"
+        reason = "SandboxLost" if ran else "SandboxFailed"
+        text = f"its sandbox was lost while it ran: {why}" if ran else why
+        progress = None if runner is None else runner.progress
+        end_beside(
+            self._control,
+            task,
+            lambda output: task_status.failed(task, reason, text, time.time(), progress, output=output),
+        )
 
     async def _strip(self, body: Object) -> None:
         """The original operator's finalizer would keep the object for ever."""

@@ -11,13 +11,13 @@ import asyncio
 import logging
 import re
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
 from pytest_arl.crds.models import MOST_STEPS
 from pytest_arl.operator import task_status, wire
-from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.api import CONTENDED, ApiError
+from pytest_arl.operator.endings import end_beside, end_now_or_beside, write, write_end
 from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, LinkLost
 from pytest_arl.operator.objects import key, name, uid
 from pytest_arl.operator.paths import path
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_arl.operator.link import Refusal
     from pytest_arl.operator.objects import Object
 
-__all__ = ["Busy", "TaskRunner", "refusal_of", "write", "write_end"]
+__all__ = ["Busy", "TaskRunner"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,10 +45,6 @@ _STEP_SECONDS = 0.5
 
 _GRACE_SECONDS = 5.0
 """How long after a timeout the agent may take to say so; then it is not believed to live."""
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-_PATIENCE_SECONDS = 600.0
-"""How long a Task's end is written again where the API server answers with errors. One that is away is waited for."""
 
 _RETRY_SECONDS = 0.5
 _FOR_EVER = 365 * 86400.0
@@ -114,11 +110,8 @@ class TaskRunner:
         return uid(task) == uid(self.task)
 
     async def run(self, link: AgentLink) -> None:
-        """See the Task to its end."""
+        """See the Task to its end, which is written beside where nothing of it ran."""
         self._link = link
-        if self._cancelled and not await self._known(link):
-            await write_end(self._control, self.task, lambda _output: task_status.cancelled(self.task, time.time()))
-            return
         for attempt in range(1 + (self.task["spec"].get("retries") or 0)):
             if attempt:
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -126,11 +119,13 @@ class TaskRunner:
             try:
                 message = await self._message(link)
             except wire.Refused as problem:
-                # Beside: who keeps changing a Task of theirs in somebody's queue would hold up that queue.
-                end = partial(self._fail, problem.reason, str(problem))
-                self._control.jobs.once(refusal_of(self.task), end)
+                self._refuse(problem.reason, str(problem))
                 return
             if message is None:
+                return
+            # Only then: a Task that is not for this sandbox costs its agent nothing.
+            if self._cancelled and not attempt and not await self._known(link):
+                end_beside(self._control, self.task, lambda _: task_status.cancelled(self.task, time.time()))
                 return
             until = self._patience.deadline(uid(self.task), time.monotonic(), _longest(message))
             await self._follow(link, message, until)
@@ -138,8 +133,7 @@ class TaskRunner:
                 await self._finish()
                 return
             self._judge(self.progress.refused)
-        reason, text = _refusal("" if self.progress.refused is None else self.progress.refused.text)
-        await self._fail(reason, text)
+        self._refuse(*_refusal("" if self.progress.refused is None else self.progress.refused.text))
 
     async def _message(self, link: AgentLink) -> dict[str, Any] | None:
         """The message for the agent; None where the Task is gone."""
@@ -235,22 +229,25 @@ class TaskRunner:
         try:
             await write(self._control, self.task, status)
         except ApiError as error:
-            if not error.too_large:
+            if not error.too_large and error.reason != CONTENDED:
                 raise
-            _LOG.warning("a Task has no room for what is said of it while it runs: %s", error)
+            _LOG.warning("it is not written that a Task runs: %s", error)
 
     async def _finish(self) -> None:
         if not self.progress.ended:
-            await self._fail("AgentRefused", "the agent has run no step of it")
+            self._refuse("AgentRefused", "the agent has run no step of it")
             return
-        began, ended = _times(self.progress, self._began)
-        told = time.time()
+        times, told = _times(self.progress, self._began), time.time()
+        await end_now_or_beside(self._control, self.task, lambda yields: self._write_result(*times, told, yields))
+
+    async def _write_result(self, began: float, ended: float, told: float, yields: bool) -> None:
         known = await write_end(
             self._control,
             self.task,
             lambda output: task_status.result(
                 self.task, self.progress, began=began, ended=ended, limits=self._limits, output=output
             ),
+            yields=yields,
         )
         if not known:  # its holder is told in the only way that is left
             text = f"the end of Task {name(self.task)} cannot be written: its object is as large as may be"
@@ -271,16 +268,10 @@ class TaskRunner:
         }
         _LOG.info("task", extra={"data": data})
 
-    async def _fail(self, reason: str, text: str) -> None:
-        await write_end(
-            self._control, self.task, lambda _output: task_status.failed(self.task, reason, text, time.time())
-        )
+    def _refuse(self, reason: str, text: str) -> None:
+        """End a Task of which nothing ran."""
+        end_beside(self._control, self.task, lambda _: task_status.failed(self.task, reason, text, time.time()))
         _LOG.info("task", extra={"data": {"task": "/".join(key(self.task)), "uid": uid(self.task), "reason": reason}})
-
-
-def refusal_of(task: Object) -> tuple[str, str]:
-    """The name of the job that ends a Task which was not for its Sandbox."""
-    return "refuse", uid(task)
 
 
 def _refusal(text: str) -> tuple[str, str]:
@@ -309,56 +300,3 @@ def _times(progress: Progress, began: float) -> tuple[float, float]:
     first, last = progress.ended[0], progress.ended[-1]
     start = first.at or began
     return start, max(start, min((last.at or start) + last.seconds, LAST_MOMENT))
-
-
-async def write(control: Control, task: Object, status: Object) -> bool:
-    """Write a status; whether the Task is still there."""
-    try:
-        control.store.put("tasks", await control.api.write_status("tasks", task, status))
-    except ApiError as error:
-        if error.status == 404:
-            return False
-        raise
-    return True
-
-
-async def write_end(control: Control, task: Object, build: Callable[[bool], Object]) -> bool:
-    """Write how a Task ended: with its output, without it where that is refused, again where nobody answers.
-
-    A Task that has no room for a status is given up: what would be refused for ever is not asked for ever. It is
-    deleted, so that nobody waits for it; False where that is refused as well, or a finalizer keeps it.
-    """
-    refused = ""
-    builds: list[Callable[[], Object]] = [lambda: build(True), lambda: build(False), lambda: _unwritten(task, refused)]
-    pause, until = _FIRST_PAUSE, time.monotonic() + _PATIENCE_SECONDS
-    while builds:
-        try:
-            if not await write(control, task, builds[0]()):
-                control.store.remove("tasks", task)
-            return True
-        except ApiError as error:
-            _LOG.warning("the end of a Task was not written: %s", error, extra={"data": {"task": "/".join(key(task))}})
-            refused = error.message[:200]
-            busy = error.status in (429, 500, 502, 503, 504) and not error.too_large
-            if error.status != 0 and (not busy or time.monotonic() > until):
-                del builds[0]
-                continue
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-    control.store.give_up(task)
-    control.notices.warn(task, "StatusRefused", f"its end cannot be written, so it is deleted: {refused}")
-    where = path("tasks", *key(task))
-    try:
-        await control.api.delete(where, uid(task))
-        left = (await control.api.get(where))["metadata"]["uid"] == uid(task)  # a finalizer may keep it for ever
-    except ApiError as error:
-        if error.status == 404:
-            return True
-        _LOG.warning("a Task was not deleted: %s", error, extra={"data": {"task": "/".join(key(task))}})
-        return False
-    return not left
-
-
-def _unwritten(task: Object, refused: str) -> Object:
-    text = f"the API server refuses its status: {refused}"
-    return task_status.failed(task, "StatusRefused", text, time.time(), output=False)
