@@ -139,3 +139,29 @@ def test_a_task_whose_steps_did_not_all_have_their_turn_has_no_result(
     else:
         with pytest.raises(SandboxLost, match="ended before its last step"):
             its.run.run()
+
+
+@pytest.mark.parametrize("breaks", [0, 1, 3])
+def test_results_that_are_asked_for_again_after_a_broken_connection_are_what_they_were(breaks: int) -> None:
+    its = scene("status", "Succeeded", "Succeeded", "Succeeded")
+    found: Any = its.run.mail.latest
+    found["status"]["steps"][1] |= {"stdout": "\ufffd", "stdoutSize": 1}
+    answers: list[int] = []
+
+    def attach(_stream: Any, results: list[StepResult], *_: Any) -> None:
+        answers.append(len(results))
+        for number in range(3):
+            if len(answers) <= breaks and number == 2:
+                results.append(StepResult(name="s2", type="Command", outcome="Cancelled", exit_code=137))
+                return
+            results.append(StepResult(name=f"s{number}", type="Command", outcome="Succeeded", exit_code=0))
+
+    def exchange(action: Any) -> None:
+        for _ in range(breaks + 1):  # each but the last ends with ChannelLost
+            action(None)
+
+    its.run._attach = attach  # type: ignore[method-assign, assignment]
+    its.sandbox.exchange = exchange
+    its.run.run()
+    assert answers == [0] * (breaks + 1)
+    assert [step.outcome for step in its.results] == ["Succeeded"] * 3

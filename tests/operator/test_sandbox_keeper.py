@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +17,8 @@ from pytest_arl.operator import patience, wire
 from pytest_arl.operator.objects import Key, condition, name, uid
 from pytest_arl.operator.patience import MOST_IN_VAIN
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
+from pytest_arl.operator.trouble import Trouble
+from pytest_arl.pod import LEASE_LABEL, RUN_LABEL, WORKER_LABEL
 from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
 from tests.operator.objects import owned_by, sandbox, task
@@ -70,6 +72,8 @@ class Server:
         self.room = room
         self.objects = {name(body): body}
         self.contended: set[str] = set()
+        self.changes: list[Any] = []
+        self.filled: Callable[[Any], bool] = lambda _meta: False
         self.ends: list[tuple[str, str]] = []
         self.at_once = self.most_at_once = 0
         self._version = 10_000_000
@@ -81,9 +85,17 @@ class Server:
     async def _patch(self, request: web.Request) -> web.StreamResponse:
         which, change = request.path.split("/")[7], await request.json()
         body = self.objects[which]
-        if not request.path.endswith("/status"):
-            return web.json_response(body)
         self._version += 1
+        if not request.path.endswith("/status"):
+            self.changes.append(change["metadata"])
+            meta = {**body["metadata"], "resourceVersion": str(self._version)}
+            meta |= change["metadata"]
+            if taken := change["metadata"].get("labels"):
+                meta["labels"] = {key: each for key, each in body["metadata"]["labels"].items() if key not in taken}
+            self.objects[which] = {**body, "metadata": {key: each for key, each in meta.items() if each is not None}}
+            return web.json_response(self.objects[which])
+        if self.filled(body["metadata"]):
+            return refused(500, "InternalError", "etcdserver: request is too large")
         if which in self.contended:
             body["metadata"]["resourceVersion"] = str(self._version)
             return refused(409, "Conflict")
@@ -307,3 +319,57 @@ async def test_an_agent_whose_links_never_stay_is_given_up(
     assert len(scene.links) == MOST_IN_VAIN + 1
     told = condition(scene.server.objects["sb"], "Ready") or {}
     assert (told.get("reason") == "AgentUnreachable") is given_up
+
+
+MINE = {RUN_LABEL: "r", WORKER_LABEL: "w", LEASE_LABEL: "arl-l"}
+FILL = {
+    "finalizers": ["example.com/" + "x" * 50],
+    "annotations": {"a": "x"},
+    "managedFields": [{"manager": "x"}],
+    "labels": {**MINE, "example.com/x": "y"},
+    "ownerReferences": [*owned_by("Node", "u-n"), *owned_by("Lease", "u-lease")],
+}
+
+
+@pytest.mark.parametrize("by", [*FILL, "nothing that is taken off it"])
+async def test_who_waits_for_a_sandbox_that_somebody_filled_is_told_of_its_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    deleted: list[str] = []
+
+    async def delete_pod(body: Any) -> None:
+        deleted.append(name(body))
+
+    monkeypatch.setattr(scene.room.control, "delete_pod", delete_pod)
+    scene.room.control.store.owned[uid(scene.body)]["p"] = {"metadata": {"name": "p"}}
+    full = FILL | ({} if by in FILL else {"generateName": "x"})
+    scene.server.objects["sb"] = {**scene.body, "metadata": {**scene.body["metadata"], **full}}
+    part, filled = (by, FILL.get(by)) if by in FILL else ("generateName", "x")
+    scene.server.filled = lambda meta: meta["name"] == "sb" and meta.get(part) == filled
+    scene.room.server.handlers |= {"POST": _made, "DELETE": _made}
+    waits, late = scene.own("waits"), scene.own("late")
+    scene.server.put(waits)
+    monkeypatch.setattr(
+        scene.keeper._reach, "obtain", lambda _body: scene.keeper.fail(Trouble("OOMKilled", "it ended"))
+    )
+    scene.start()
+    await scene.until_ended(waits)
+    await scene.room.until(lambda: scene.server.changes)
+    scene.server.put(late)
+    scene.keeper.task_changed(late)
+    await scene.until_ended(late)
+    assert [how for _, how in scene.server.ends] == ["Failed SandboxFailed"] * 2
+    assert deleted[:1] == ["p"]
+    there = scene.server.objects["sb"]
+    if by in FILL:
+        await scene.room.until(lambda: scene.server.objects["sb"]["status"]["phase"] == "Failed")
+        assert there["metadata"]["labels"] == MINE, "by these its client finds it"
+        assert [each["uid"] for each in there["metadata"]["ownerReferences"]] == ["u-lease"]
+        assert not scene.room.server.asked_for("DELETE")
+    else:
+        await scene.room.until(lambda: scene.room.server.asked_for("DELETE", "/sandboxes/sb"))
+        assert len(scene.server.changes) == 3
+
+
+async def _made(_request: web.Request) -> web.StreamResponse:
+    return web.json_response({}, status=201)

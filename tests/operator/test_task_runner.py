@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.operator import sandbox_object
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.endings import ending_of
 from pytest_arl.operator.jobs import Jobs
-from pytest_arl.operator.objects import Key, uid
-from pytest_arl.operator.sandbox_keeper import SandboxKeeper
+from pytest_arl.operator.objects import uid
 from pytest_arl.operator.task_runner import TaskRunner
 from pytest_arl.operator.wire import Held
 from pytest_arl.proof import proof_of
@@ -121,9 +121,8 @@ def test_a_task_made_by_hand_goes_with_its_sandbox_though_its_status_is_written_
         if len(patches) <= conflicts:
             raise ApiError(409, "Conflict", "it has changed")
 
-    keeper: Any = object.__new__(SandboxKeeper)
-    keeper.key, keeper.uid, keeper._api = Key("ns", "sb"), "u-sb", SimpleNamespace(get=get, patch=patch)
-    asyncio.run(keeper._adopt(the_task))
+    api: Any = SimpleNamespace(get=get, patch=patch)
+    asyncio.run(sandbox_object.adopt(api, the_task, "sb", "u-sb"))
     assert (len(patches) == conflicts + 1) is adopted
     last = patches[-1]
     assert (last["uid"], last["resourceVersion"]) == (uid(the_task), str(len(patches) - 1))

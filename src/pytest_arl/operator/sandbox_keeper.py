@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.operator import sandbox_status, task_status, wire
+from pytest_arl.operator import sandbox_object, sandbox_status, task_status, wire
 from pytest_arl.operator.api import ApiError
 from pytest_arl.operator.endings import end_beside, ending_of
 from pytest_arl.operator.link import AgentLink, LinkLost
@@ -15,7 +16,6 @@ from pytest_arl.operator.objects import Key, condition, leaving, name, now, owne
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import MOST_IN_VAIN, NO_TASK, Patience
 from pytest_arl.operator.reach import Reach
-from pytest_arl.operator.slim import LEGACY_FINALIZER
 from pytest_arl.operator.task_queue import TaskQueue
 from pytest_arl.operator.task_runner import Busy, TaskRunner
 from pytest_arl.operator.template import executor_of
@@ -30,7 +30,8 @@ __all__ = ["SandboxKeeper"]
 _LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-_MOST_CONFLICTS = 20
+_MOST_REFILLS = 3
+"""How often room is made in a Sandbox that somebody fills again."""
 
 
 class SandboxKeeper:
@@ -59,6 +60,7 @@ class SandboxKeeper:
         self._queue = TaskQueue(
             lambda: control.store.open.get(where, {}), lambda task: control.jobs.busy(ending_of(task))
         )
+        self._given_up: str | None = None
         self._waited = False  # after an attempt over the link that is, or was, in use
         self._runner: TaskRunner | None = None
         self._link: AgentLink | None = None
@@ -123,9 +125,9 @@ class SandboxKeeper:
                 except ApiError as error:
                     if error.status == 404 and await self._gone(body):
                         return
-                    if error.too_large:
+                    if error.too_large and self._given_up is None:
                         await self._give_up(body, error)
-                        return
+                        continue
                     _LOG.warning("a sandbox waits for the API server: %s", error, extra=self.data())
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
@@ -136,11 +138,18 @@ class SandboxKeeper:
                 self._link.close("the sandbox is gone")
 
     async def _give_up(self, body: Object, error: ApiError) -> None:
-        """A Sandbox that has no room for a status cannot be used: it is left as it is, without a pod."""
-        text = f"its status cannot be written, so it gets no pod: {error.message[:200]}"
-        self._control.notices.warn(body, "StatusRefused", text)
-        for pod in list(self._store.owned.get(self.uid, {}).values()):
-            await self._control.delete_pod(pod)
+        """A Sandbox that has no room for a status cannot be used: nothing runs in it, and who waits for it is told."""
+        why = f"its status cannot be written, so it gets no pod: {error.message[:200]}"
+        self._control.notices.warn(body, "StatusRefused", why)
+        self._given_up = why
+        await self._bury(body)
+        for _ in range(_MOST_REFILLS):
+            try:
+                self._store.put("sandboxes", await sandbox_object.with_room(self._api, body))
+                await self.fail(Trouble("StatusRefused", why))
+                return
+            except ApiError as refused:
+                _LOG.warning("a sandbox has no room: %s", refused, extra=self.data())
         try:  # what waits for it is told so by its end
             await self._api.delete(path("sandboxes", *self.key), self.uid)
         except ApiError as refused:
@@ -160,14 +169,15 @@ class SandboxKeeper:
         return True
 
     async def _once(self, body: Object) -> None:
-        await self._strip(body)
+        if sandbox_object.is_held_by_legacy(body):
+            self._store.put("sandboxes", await sandbox_object.let_go(self._api, body))
         if leaving(body):
-            if sandbox_status.phase(body) != "Terminating":
+            if sandbox_status.phase(body) != "Terminating" and self._given_up is None:
                 await self.write(sandbox_status.terminating(body))
             # Its owner goes first in Kubernetes, and a finalizer may keep that for ever: a pod is not kept by it.
             await self._bury(self.body or body)
             await self.pause(None)
-        elif sandbox_status.finished(body):
+        elif sandbox_status.finished(body) or self._given_up is not None:
             await self._bury(body)
             await self.pause(None)
         else:
@@ -215,7 +225,8 @@ class SandboxKeeper:
         its = owner(task, "Sandbox")
         if its is None:
             lane = "adoptions", self.key.namespace
-            self._control.jobs.in_turn(lane, ("adopt", uid(task)), lambda: self._adopt(task))
+            adopt = partial(sandbox_object.adopt, self._api, task, self.key.name, self.uid)
+            self._control.jobs.in_turn(lane, ("adopt", uid(task)), adopt)
         elif its != self.uid:
             text = f"its Sandbox is gone; another one of the name {self.key.name} is there now"
             end_beside(self._control, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
@@ -268,30 +279,6 @@ class SandboxKeeper:
             return {} if memory is None else {"memory": memory}
         return {}
 
-    async def _adopt(self, task: Object) -> None:
-        """A Task that was made by hand goes with its Sandbox, too."""
-        reference = {
-            "apiVersion": "arl.infra.io/v1alpha1",
-            "kind": "Sandbox",
-            "name": self.key.name,
-            "uid": self.uid,
-            "controller": False,
-            "blockOwnerDeletion": False,
-        }
-        where = path("tasks", self.key.namespace, name(task))
-        for _ in range(_MOST_CONFLICTS):  # its status is written meanwhile
-            try:
-                found = (await self._api.get(where))["metadata"]  # the store has not all of it
-                owners = [*(found.get("ownerReferences") or ()), reference]
-                meta = {"uid": uid(task), "resourceVersion": found["resourceVersion"], "ownerReferences": owners}
-                await self._api.patch(where, {"metadata": meta})
-            except ApiError as error:
-                if error.status == 409:
-                    continue
-                if error.status not in (404, 422):  # 422: another Task of that name, as the UID cannot be changed
-                    raise
-            return
-
     # The end
 
     async def fail(self, why: Trouble) -> None:
@@ -305,7 +292,7 @@ class SandboxKeeper:
     async def _bury(self, body: Object) -> None:
         """Its Tasks fail, its pod goes: a used pod is never used again."""
         told = condition(body, "Ready") or {}
-        why = f"{told.get('reason', 'Failed')}: {told.get('message', '')}"
+        why = self._given_up or f"{told.get('reason', 'Failed')}: {told.get('message', '')}"
         lost, self._runner = self._runner, None
         while (task := self._queue.next()) is not None:
             self._end_lost(task, lost if lost is not None and lost.is_for(task) else None, why)
@@ -325,20 +312,6 @@ class SandboxKeeper:
             task,
             lambda output: task_status.failed(task, reason, text, time.time(), progress, output=output),
         )
-
-    async def _strip(self, body: Object) -> None:
-        """The original operator's finalizer would keep the object for ever."""
-        if LEGACY_FINALIZER not in (body["metadata"].get("finalizers") or ()):
-            return
-        where = path("sandboxes", *self.key)
-        there = (await self._api.get(where))["metadata"]  # the store has not all of it
-        kept = [each for each in there.get("finalizers") or () if each != LEGACY_FINALIZER]
-        meta: dict[str, Any] = {
-            "uid": self.uid,
-            "resourceVersion": there["resourceVersion"],
-            "finalizers": kept or None,
-        }
-        self._store.put("sandboxes", await self._api.patch(where, {"metadata": meta}))
 
     async def say(self, status: Object) -> None:
         """Write a status where it says something new."""

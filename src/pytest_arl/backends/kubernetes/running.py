@@ -207,7 +207,12 @@ class Running:
         self._refuse_meddling()
         if not statuses.is_whole(found):
             exact: list[StepResult] = []
-            self._sandbox.exchange(lambda stream: self._attach(stream, exact, None, None))
+
+            def ask(stream: Stream) -> None:
+                exact.clear()  # a connection may have broken before
+                self._attach(stream, exact, None, None)
+
+            self._sandbox.exchange(ask)
             if _ends(exact) != _ends(self._results):
                 self._sandbox.lost("its agent has told the operator another end of that task")
             self._results[:] = exact

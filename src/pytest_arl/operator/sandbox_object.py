@@ -1,0 +1,86 @@
+"""The object of a Sandbox: what goes with it, what is taken off it.
+
+All that is beside its spec and its status may be written by whoever runs tests in its namespace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl import pod as pods
+from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.objects import key, name, owner_reference, uid
+from pytest_arl.operator.paths import path
+from pytest_arl.operator.slim import LEGACY_FINALIZER
+
+if TYPE_CHECKING:
+    from pytest_arl.operator.api import Api
+    from pytest_arl.operator.objects import Object
+
+__all__ = ["adopt", "is_held_by_legacy", "let_go", "with_room"]
+
+_MOST_CONFLICTS = 20
+_LABELS = frozenset((pods.RUN_LABEL, pods.WORKER_LABEL, pods.LEASE_LABEL))
+"""By which its client and ``gc`` find it."""
+
+
+async def adopt(api: Api, task: Object, sandbox: str, its: str) -> None:
+    """A Task that was made by hand goes with its Sandbox, of this name and UID, too."""
+    reference = {
+        "apiVersion": "arl.infra.io/v1alpha1",
+        "kind": "Sandbox",
+        "name": sandbox,
+        "uid": its,
+        "controller": False,
+        "blockOwnerDeletion": False,
+    }
+    where = path("tasks", key(task).namespace, name(task))
+    for _ in range(_MOST_CONFLICTS):  # its status is written meanwhile
+        try:
+            found = (await api.get(where))["metadata"]  # the store has not all of it
+            owners = [*(found.get("ownerReferences") or ()), reference]
+            meta = {"uid": uid(task), "resourceVersion": found["resourceVersion"], "ownerReferences": owners}
+            await api.patch(where, {"metadata": meta})
+        except ApiError as error:
+            if error.status == 409:
+                continue
+            if error.status not in (404, 422):  # 422: another Task of that name, as the UID cannot be changed
+                raise
+        return
+
+
+def is_held_by_legacy(sandbox: Object) -> bool:
+    """True if the original operator's finalizer would keep it for ever."""
+    return LEGACY_FINALIZER in (sandbox["metadata"].get("finalizers") or ())
+
+
+async def let_go(api: Api, sandbox: Object) -> Object:
+    """The object without that finalizer."""
+    there = await _read(api, sandbox)
+    kept = [each for each in there.get("finalizers") or () if each != LEGACY_FINALIZER]
+    return await _change(api, sandbox, there, {"finalizers": kept or None})
+
+
+async def with_room(api: Api, sandbox: Object) -> Object:
+    """The object without what others have put on it, for one that they have filled until no status had room."""
+    there = await _read(api, sandbox)
+    lease = owner_reference({"metadata": there}, "Lease")
+    change: dict[str, Any] = {
+        "finalizers": None,
+        "annotations": None,
+        "managedFields": [{}],
+        "labels": dict.fromkeys(each for each in there.get("labels") or () if each not in _LABELS),
+        "ownerReferences": None if lease is None else [lease],
+    }
+    return await _change(api, sandbox, there, change)
+
+
+async def _read(api: Api, sandbox: Object) -> Object:
+    """All of its metadata: the store has not."""
+    there: Object = (await api.get(path("sandboxes", *key(sandbox))))["metadata"]
+    return there
+
+
+async def _change(api: Api, sandbox: Object, there: Object, change: dict[str, Any]) -> Object:
+    same = {"uid": uid(sandbox), "resourceVersion": there["resourceVersion"]}
+    return await api.patch(path("sandboxes", *key(sandbox)), {"metadata": {**same, **change}})
