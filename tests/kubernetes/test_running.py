@@ -44,10 +44,12 @@ class Scene:
         mine.latest = {"spec": {}, "status": status}
         sandbox.mail = mail
         self.merged: list[Any] = []
+        self.deleted: list[Any] = []
         api = SimpleNamespace(
             create=lambda _plural, _namespace, body, **_: {**body, "metadata": {"uid": "u-t"}},
             explaining=lambda _what, _namespace, do: do(),
             merge=lambda *given, **_: self.merged.append(given),
+            delete=lambda *given, **_: self.deleted.append(given),
         )
         sandbox.space = SimpleNamespace(
             api=api, namespace="n", labels={}, task_key=b"k", tasks=SimpleNamespace(mail=lambda _: mine)
@@ -99,6 +101,21 @@ def test_a_task_that_this_client_cancels_has_one(how: str) -> None:
     assert its.merged, "control: it is asked for"
     its.run.run()
     assert its.told == ["Succeeded", "Cancelled"]
+
+
+@pytest.mark.parametrize("proves", [True, False])
+@pytest.mark.parametrize("how", ["status", "live", "deleted"])
+def test_a_sandbox_in_which_somebody_else_ended_a_task_is_used_no_more(how: str, proves: bool) -> None:
+    """A Task that its agent has not seen yet could be made anew there. One that is open to all goes on."""
+    its = scene("status" if how == "deleted" else how, "Succeeded", "Cancelled")
+    if how == "deleted":
+        its.run.mail.latest, its.run.mail.deleted = None, True
+    its.sandbox.proves, its.sandbox._killed = proves, False
+    its.sandbox.mail.wait = lambda *_: False
+    with pytest.raises(SandboxLost):
+        its.run.run()
+    assert its.deleted == ([("sandboxes", "n", "sb")] if proves else [])
+    assert its.sandbox.alive() is not proves
 
 
 @pytest.mark.parametrize("ours", [False, True])

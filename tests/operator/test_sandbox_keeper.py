@@ -17,11 +17,13 @@ from pytest_arl.operator import patience, wire
 from pytest_arl.operator.objects import Key, condition, name, uid
 from pytest_arl.operator.patience import MOST_IN_VAIN
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
+from pytest_arl.operator.slim import is_cut
 from pytest_arl.operator.trouble import Trouble
 from pytest_arl.pod import LEASE_LABEL, RUN_LABEL, WORKER_LABEL
+from pytest_arl.proof import proof_of
 from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
-from tests.operator.objects import owned_by, sandbox, task
+from tests.operator.objects import command, owned_by, sandbox, task
 
 pytestmark = pytest.mark.asyncio
 
@@ -152,9 +154,9 @@ class Scene:
             self._run.cancel()
             await asyncio.wait((self._run,))
 
-    def own(self, which: str, **more: Any) -> Any:
+    def own(self, which: str, *steps: Any, **more: Any) -> Any:
         """A Task of this sandbox."""
-        found = task(which, **more)
+        found = task(which, *steps, **more)
         found["metadata"]["ownerReferences"] = owned_by("Sandbox", uid(self.body), "sb")
         return found
 
@@ -202,7 +204,7 @@ async def test_of_thousands_that_are_refused_one_is_looked_at_in_a_turn_and_each
             most = max(most, made - before)
     assert made == count, "control: each was looked at"
     assert most <= 2, "the others have turns between them"
-    assert looks <= 6 * count
+    assert looks <= 10 * count
     assert scene.server.most_at_once <= 4
     assert {how for _, how in scene.server.ends} == {"Failed SpecInvalid"}
 
@@ -249,6 +251,54 @@ async def test_a_task_without_a_proof_that_is_cancelled_costs_the_agent_nothing(
         await scene.stop()
 
 
+@pytest.mark.parametrize("read", [True, False])
+async def test_tasks_that_are_to_be_read_hold_up_no_queue_of_a_sandbox_that_is_held(
+    monkeypatch: pytest.MonkeyPatch, read: bool
+) -> None:
+    """Anybody can make large ones, and those that come after many in a namespace."""
+    async with leading(monkeypatch) as room:
+        scene = Scene(room, monkeypatch, holder={"sealedKey": "aa"})
+        monkeypatch.setattr(room.control, "opened", lambda _sealed: b"k" * 32)
+        gate, reads, most = asyncio.Event(), 0, 0
+        get = scene.server._get
+
+        async def slow(request: web.Request) -> web.StreamResponse:
+            nonlocal reads, most
+            reads += 1
+            most = max(most, reads)
+            if "/tasks/large" in request.path:
+                await gate.wait()
+            reads -= 1
+            return await get(request)
+
+        room.server.handlers["GET"] = slow
+        large = [scene.own(f"large{number:02}", command("s", "x" * 300_000)) for number in range(20)]
+        mine, good = scene.own("mine-large", command("s", "x" * 300_000)), scene.own("z-good")
+        mine["spec"]["steps"][0]["timeout"] = good["spec"]["steps"][0]["timeout"] = "60s"
+        for each in large[1:]:
+            each["spec"]["proof"] = "0" * 64
+        for each in (mine, good):
+            each["spec"]["proof"] = proof_of(b"k" * 32, uid(scene.body), name(each), each["spec"])
+        scene.server.put(*large, mine, good)
+        assert all(is_cut(each) for each in room.control.store.all("tasks") if name(each) != "z-good"), "control"
+        scene.start()
+        await scene.until_ended(good)
+        assert set(scene.server.ends) <= {("z-good", "Succeeded"), (name(large[0]), "Failed NotTheHolders")}
+        assert most <= 4
+        if read:
+            gate.set()
+            await scene.until_ended(mine, *large)
+            assert dict(scene.server.ends) == {
+                "z-good": "Succeeded",
+                "mine-large": "Succeeded",
+                **{name(each): "Failed NotTheHolders" for each in large},
+            }
+            assert scene.links[0].given == [uid(good), uid(mine)], "the others never come to the agent"
+            assert not room.server.asked_for("GET", name(large[0])), "it has no proof: that is enough"
+        gate.set()
+        await scene.stop()
+
+
 async def test_a_task_that_is_cancelled_before_it_began_ends_so(scene: Scene) -> None:
     cancelled = scene.own("cancelled", cancel=True)
     scene.server.put(cancelled)
@@ -289,7 +339,7 @@ async def test_a_sandbox_that_has_failed_lets_its_pod_go_whoever_changes_its_tas
 
     monkeypatch.setattr(scene.room.control, "delete_pod", delete_pod)
     pod = {"metadata": {"name": "p"}}
-    scene.room.control.store.owned[uid(scene.body)]["p"] = pod
+    scene.room.control.store.owned.setdefault(uid(scene.body), {})["p"] = pod
     first, second = scene.own("a"), scene.own("b")
     scene.server.contended = {"a"}
     scene.server.put(first, second)
@@ -341,7 +391,7 @@ async def test_who_waits_for_a_sandbox_that_somebody_filled_is_told_of_its_end(
         deleted.append(name(body))
 
     monkeypatch.setattr(scene.room.control, "delete_pod", delete_pod)
-    scene.room.control.store.owned[uid(scene.body)]["p"] = {"metadata": {"name": "p"}}
+    scene.room.control.store.owned.setdefault(uid(scene.body), {})["p"] = {"metadata": {"name": "p"}}
     full = FILL | ({} if by in FILL else {"generateName": "x"})
     scene.server.objects["sb"] = {**scene.body, "metadata": {**scene.body["metadata"], **full}}
     part, filled = (by, FILL.get(by)) if by in FILL else ("generateName", "x")

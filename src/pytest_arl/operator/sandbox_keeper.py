@@ -16,6 +16,7 @@ from pytest_arl.operator.objects import Key, condition, leaving, name, now, owne
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import MOST_IN_VAIN, NO_TASK, Patience
 from pytest_arl.operator.reach import Reach
+from pytest_arl.operator.task_checks import TaskChecks
 from pytest_arl.operator.task_queue import TaskQueue
 from pytest_arl.operator.task_runner import Busy, TaskRunner
 from pytest_arl.operator.template import executor_of
@@ -57,8 +58,10 @@ class SandboxKeeper:
         self._ran = self._told = 0.0
         self._reach = Reach(control, self)
         self._patience = Patience()
+        self._checks = TaskChecks(control, self.uid, self.task_changed)
         self._queue = TaskQueue(
-            lambda: control.store.open.get(where, {}), lambda task: control.jobs.busy(ending_of(task))
+            lambda: control.store.open.get(where, {}),
+            lambda task: control.jobs.busy(ending_of(task)) or self._checks.runs(task),
         )
         self._given_up: str | None = None
         self._waited = False  # after an attempt over the link that is, or was, in use
@@ -231,9 +234,11 @@ class SandboxKeeper:
             text = f"its Sandbox is gone; another one of the name {self.key.name} is there now"
             end_beside(self._control, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
             return None
-        self._runner = runner = TaskRunner(
-            self._control, task, self.pool, self._limits(), wire.Held.of(self.body), self._patience
-        )
+        held = wire.Held.of(self.body)
+        begun = link.hello.running == uid(task) or (task.get("status") or {}).get("state") == "Running"
+        if not begun and not self._checks.may_run(task, held):
+            return None
+        self._runner = runner = TaskRunner(self._control, task, self.pool, self._limits(), held, self._patience)
         began = time.monotonic()
         try:
             await runner.run(link)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_arl.agent import frames
 from pytest_arl.backends.kubernetes import statuses
@@ -141,7 +141,7 @@ class Running:
                 # The Task's own last words may be on their way still: they know more of the steps.
                 lost_at = lost_at or time.monotonic() + (0 if self.mail.deleted else _LAST_WORDS_SECONDS)
                 if time.monotonic() >= lost_at:
-                    self._sandbox.lost(over)
+                    (self._lose if self.mail.deleted else self._sandbox.lost)(over)
             elif found is None or not found.get("status"):
                 silence.check()
             self._check_deadline(deadline)
@@ -241,10 +241,18 @@ class Running:
         """Raise where the task ended neither by itself nor by this client: what there is says nothing of its steps."""
         last = self._results[-1] if self._results else None
         if last is not None and self._is_foreign(last):
-            self._sandbox.lost(f"somebody else cancelled or deleted its Task {self.name!r}")
+            self._lose(f"somebody else cancelled or deleted its Task {self.name!r}")
         whole = len(self._results) == len(self._task.steps) or (last is not None and last.outcome != "Succeeded")
         if not whole and not self._is_ours():
-            self._sandbox.lost(f"its Task {self.name!r} ended before its last step")
+            self._lose(f"its Task {self.name!r} ended before its last step")
+
+    def _lose(self, why: str) -> NoReturn:
+        """End the sandbox and say that it is lost. What its agent has not run yet, somebody may make anew with the
+        proof that it had, and nothing of this client is to run beside that.
+        """
+        if self._sandbox.proves:
+            self._sandbox.kill()
+        self._sandbox.lost(why)
 
     def _is_foreign(self, result: StepResult) -> bool:
         return result.outcome == "Cancelled" and not self._is_ours()

@@ -1,0 +1,78 @@
+"""Whose a Task is that has to be read to know it.
+
+Of large Tasks, and of a namespace's that has many, the steps are not kept. In a Sandbox that somebody holds, anybody
+may have made one, and reading thousands takes its time. So they are read beside its queue, a few at a time, and come
+into it once they have shown that they are the holder's.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from pytest_arl.operator import task_status, wire
+from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.endings import end_beside
+from pytest_arl.operator.objects import key, uid
+from pytest_arl.operator.paths import path
+from pytest_arl.operator.slim import is_cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_arl.operator.control import Control
+    from pytest_arl.operator.objects import Object
+
+__all__ = ["TaskChecks"]
+
+_MOST_PASSED = 256
+"""Tasks of which it is remembered that they are the holder's; the others are read again."""
+
+
+class TaskChecks:
+    """Reads the Tasks of one Sandbox."""
+
+    def __init__(self, control: Control, sandbox: str, passed: Callable[[Object], None]) -> None:
+        """``sandbox`` is its UID; ``passed`` gets each Task that may be run."""
+        self._control = control
+        self._lane = "checks", sandbox
+        self._tell = passed
+        self._passed: dict[str, None] = {}
+
+    def runs(self, task: Object) -> bool:
+        """True while a Task is being read."""
+        return self._control.jobs.busy(("check", uid(task)))
+
+    def may_run(self, task: Object, held: wire.Held | None) -> bool:
+        """True if a Task may be run as far as this is known or is found out when it is; else it is read first."""
+        if held is None or not is_cut(task) or uid(task) in self._passed:
+            return True
+        self._control.jobs.in_turn(self._lane, ("check", uid(task)), lambda: self._check(task, held))
+        return False
+
+    async def _read(self, task: Object) -> Object | None:
+        """The whole Task; None where it is gone."""
+        try:
+            there = await self._control.api.get(path("tasks", *key(task)))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
+        return there if uid(there) == uid(task) else None
+
+    async def _check(self, task: Object, held: wire.Held) -> None:
+        # One without a proof is refused whatever its steps are.
+        there = task if "proof" not in task["spec"] else await self._read(task)
+        if there is None:
+            self._control.store.remove("tasks", task)
+            return
+        try:
+            held.check(there, self._control.opened)
+        except wire.Refused as problem:
+            reason, text = problem.reason, str(problem)
+            end_beside(self._control, task, lambda _: task_status.failed(task, reason, text, time.time()))
+            return
+        self._passed[uid(task)] = None
+        if len(self._passed) > _MOST_PASSED:
+            del self._passed[next(iter(self._passed))]
+        self._tell(task)
