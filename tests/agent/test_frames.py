@@ -305,7 +305,7 @@ def test_any_bytes_are_waited_for_or_raise_protocol_error(pieces: list[bytes]) -
         return
 
 
-@pytest.mark.parametrize("kind", [0x00, 0x07, 0x3F, frames.HOLE + 1, 0xFF])
+@pytest.mark.parametrize("kind", [0x00, 0x07, 0x3F, frames.LAST + 1, 0xFF])
 def test_a_frame_of_no_known_type_is_refused(kind: int) -> None:
     with pytest.raises(ProtocolError, match="type"):
         Parser().feed(frames.frame(kind, 1, NOTHING))

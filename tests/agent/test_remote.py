@@ -341,6 +341,26 @@ def test_the_holder_cancels_a_task(agent: Agent) -> None:
     assert result.outcome == "Cancelled"
 
 
+def spend(agent: Agent, proof: str) -> None:
+    with agent.holder_channel().open() as stream:
+        stream.send(frames.SPEND, {"once": proof})
+        stream.reply(time.monotonic() + 5)
+
+
+def test_a_proof_that_its_holder_has_given_up_runs_nothing(agent: Agent) -> None:
+    operator = agent.operator()
+    spend(agent, "a" * 64)
+    for _ in range(2):
+        with pytest.raises(AgentError, match="is not to run any more"):
+            operator.execute(command("true"), name="one", once="a" * 64)
+    (result,) = operator.execute(command("true"), name="two", once="b" * 64)
+    assert result.outcome == "Succeeded"
+    spend(agent, "b" * 64)  # it was run: nothing changes
+    for odd in ("a" * 65, 7, None):
+        with pytest.raises((AgentError, ChannelLost)):
+            spend(agent, odd)  # type: ignore[arg-type]  # on purpose
+
+
 # Steps too large or too odd for a Task object
 
 

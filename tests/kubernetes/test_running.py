@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.agent import frames
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.backends.kubernetes.running import Running
 from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
+from pytest_arl.channel import AgentError
 from pytest_arl.errors import SandboxLost
+from pytest_arl.proof import proof_of
 from pytest_arl.results import StepResult
 from pytest_arl.steps import parse_steps
 
@@ -46,7 +49,7 @@ class Scene:
         self.merged: list[Any] = []
         self.deleted: list[Any] = []
         api = SimpleNamespace(
-            create=lambda _plural, _namespace, body, **_: {**body, "metadata": {"uid": "u-t"}},
+            create=lambda _plural, _namespace, body, **_: self._make(body),
             explaining=lambda _what, _namespace, do: do(),
             merge=lambda *given, **_: self.merged.append(given),
             delete=lambda *given, **_: self.deleted.append(given),
@@ -60,6 +63,10 @@ class Scene:
         self.run = Running(sandbox, self.task, self.results, on_output, lambda step: self.told.append(step.outcome))
         if live is not None:
             sandbox.exchange = lambda _action, **_: self._attached(live)
+
+    def _make(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.made = body
+        return {**body, "metadata": {"uid": "u-t"}}
 
     def _attached(self, outcomes: list[str]) -> None:
         """What the agent says, step by step, as it is followed."""
@@ -182,3 +189,49 @@ def test_results_that_are_asked_for_again_after_a_broken_connection_are_what_the
     its.run.run()
     assert answers == [0] * (breaks + 1)
     assert [step.outcome for step in its.results] == ["Succeeded"] * 3
+
+
+class Heard:
+    """An agent's end of a stream, which notes what it is sent."""
+
+    def __init__(self, refuses: bool) -> None:
+        self.frames: list[Any] = []
+        self._refuses = refuses
+
+    def send(self, kind: int, value: Any) -> None:
+        self.frames.append((kind, value))
+
+    def reply(self, _deadline: float) -> None:
+        if self._refuses:
+            raise AgentError("no", 0, b"")
+
+
+BEFORE_IT_BEGAN = {"state": "Failed", "conditions": [FAILED]}
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_task_that_the_agent_never_had_is_given_up_there(refuses: bool) -> None:
+    """Else whoever has read the object makes it anew, with its proof, and it runs beside what comes later."""
+    its, heard = Scene(BEFORE_IT_BEGAN), Heard(refuses)
+    its.sandbox.proves, its.sandbox._killed = True, False
+    its.sandbox.exchange = lambda action: action(heard)
+    its.sandbox.cancel("id")
+    if refuses:
+        with pytest.raises(SandboxLost, match="does not give up a Task"):
+            its.run.run()
+        assert its.deleted == [("sandboxes", "n", "sb")]
+    else:
+        its.run.run()
+    proof = proof_of(b"k", "u", its.run.name, its.made["spec"])
+    assert heard.frames == [(frames.SPEND, {"once": proof})]
+
+
+@pytest.mark.parametrize("proves", [True, False])
+@pytest.mark.parametrize("how", ["taken", "open to all"])
+def test_nothing_is_given_up_where_the_agent_had_it_or_nobody_proves_anything(how: str, proves: bool) -> None:
+    its, heard = (scene("status", *["Succeeded"] * 3) if how == "taken" else Scene(BEFORE_IT_BEGAN)), Heard(False)
+    its.sandbox.proves, its.sandbox._killed = proves and how == "taken", False
+    its.sandbox.exchange = lambda action: action(heard)
+    its.sandbox.cancel("id")
+    its.run.run()
+    assert heard.frames == []

@@ -64,7 +64,7 @@ def test_each_step_is_one_frame_wanted_or_not() -> None:
         assert [reader.step() for _ in range(6)] == [True] * 5 + [False]
 
 
-@pytest.mark.parametrize("kind", [0x00, frames.MORE, 0x07, 0x3F, frames.HOLE + 1, 0xFF])
+@pytest.mark.parametrize("kind", [0x00, frames.MORE, 0x07, 0x3F, frames.LAST + 1, 0xFF])
 def test_what_no_agent_sends_is_refused_from_its_header(kind: int) -> None:
     reader, _ = reading(wanted=False)
     reader.feed(frames.HEADER.pack(5, kind, 1))

@@ -63,6 +63,8 @@ PONG = 0x51  # agent
 ATTACH = 0x52  # host: answer as to the TASK of this id, if there is one
 SUPPLY = 0x53  # host: the steps of a TASK that will name them by their digest
 HOLE = 0x54  # either: so many bytes of a file are nothing but zeros, and take no room
+SPEND = 0x55  # host: no TASK is to run for this proof any more
+LAST = SPEND
 
 CONTENT = "content"
 """The key of what is large in messages: a file's content."""
@@ -426,7 +428,7 @@ class Parser:
         self, kind: int, stream: int, payload: bytes | bytearray, filled: int, found: list[tuple[int, int, object]]
     ) -> None:
         """The last frame of a message has come; ``filled`` of its bytes are where the others are already."""
-        if kind > HOLE:
+        if kind > LAST:
             raise ProtocolError("no message has the type " + str(kind))
         parts = self._parts.pop(stream, None) if self._parts else None
         if parts is not None:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from pytest_arl.agent.records import Subscriber
     from pytest_arl.agent.server import Server
 
-__all__ = ["Ledger"]
+__all__ = ["LONGEST_PROOF", "Ledger"]
 
-_LONGEST_PROOF = 64
+LONGEST_PROOF = 64
 _KEPT_BYTES = 8 * 1024 * 1024
 _MOST_PROOFS = 100_000  # 20 MB; none is ever forgotten
+_TOO_MANY = "this sandbox has run " + str(_MOST_PROOFS) + " tasks: make another one"
 _MOST_FORGOTTEN = 100_000  # ids of tasks whose records are gone: 10 MB
 
 
@@ -46,17 +47,24 @@ class Ledger:
             return "task " + task_id + " was run, and its results are no longer kept"
         if self._running is not None:
             return "task " + self._running.id + " is running; a sandbox runs one at a time"
-        proof = exact.maybe(exact.text, request, "once", _LONGEST_PROOF)
+        proof = exact.maybe(exact.text, request, "once", LONGEST_PROOF)
         if proof in self._proofs:
-            return "a Task with this proof was run: it is a copy"
+            return "a Task with this proof was run, or is not to run any more: it is a copy"
         if len(self._proofs) >= _MOST_PROOFS:
-            return "this sandbox has run " + str(_MOST_PROOFS) + " tasks: make another one"
+            return _TOO_MANY
         task = Task(self._server, request, subscriber)
         if proof is not None:
             self._proofs.add(proof)
         self._tasks[task.id] = self._running = task
         # Not from here: what goes wrong while it runs is the agent's fault, not the request's.
         self._server.loop.call_at(0, task.start)
+        return None
+
+    def spend(self, proof: str) -> str | None:
+        """Run nothing for that proof any more; why not, where that cannot be remembered."""
+        if len(self._proofs) >= _MOST_PROOFS:
+            return _TOO_MANY
+        self._proofs.add(proof)
         return None
 
     def attach(self, task_id: str, subscriber: Subscriber) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pytest_arl.agent import auth, exact, frames
 from pytest_arl.agent.connection import Connection
+from pytest_arl.agent.ledger import LONGEST_PROOF
 from pytest_arl.agent.strangers import farewell
 from pytest_arl.agent.tasks import LONGEST_ID, MOST_STEPS
 
@@ -130,12 +131,21 @@ class Holder(Peer):
     def __init__(self, door: Door, socket: _socket.socket) -> None:
         super().__init__(door, socket)
         self._handlers[frames.SUPPLY] = self._supply
+        self._handlers[frames.SPEND] = self._spend
 
     def _mark(self) -> bytes | None:
         return self.door.holder_mark
 
     def _task(self, stream: int, _request: dict[str, Any]) -> None:
         self.refuse(stream, "a sandbox's holder runs nothing here: tasks come from the operator")
+
+    def _spend(self, stream: int, request: dict[str, Any]) -> None:
+        """Its own Task is over, and this agent never had it: others may still make an object with the same proof."""
+        why_not = self.server.tasks.spend(exact.text(request, "once", LONGEST_PROOF))
+        if why_not is None:
+            self._reply(stream, {})
+        else:
+            self.refuse(stream, why_not)
 
     def _supply(self, stream: int, request: dict[str, Any]) -> None:
         """Keep steps that no Task object can carry, until a TASK names their digest."""

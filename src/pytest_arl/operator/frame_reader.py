@@ -77,5 +77,5 @@ def _check(size: int, kind: int) -> None:
     """ProtocolError for what no agent sends: all that one says to the operator fits into a frame."""
     if size > frames.MAX_PAYLOAD:
         raise frames.ProtocolError(f"a frame of {size} bytes is over the limit of {frames.MAX_PAYLOAD}")
-    if not (frames.STDOUT <= kind <= frames.DATA or frames.VALUE <= kind <= frames.HOLE):
+    if not (frames.STDOUT <= kind <= frames.DATA or frames.VALUE <= kind <= frames.LAST):
         raise frames.ProtocolError(f"a frame of type {kind}")

@@ -61,6 +61,8 @@ class Running:
         self._told = 0
         self._began: float | None = None
         self._cancelled = False
+        self._proof: str | None = None
+        self._taken = False
         self.name = sandbox.name_of(task.id)
         self.mail = self._space.tasks.mail(self.name)
         sandbox.mail.wakes.add(self.mail)
@@ -81,6 +83,7 @@ class Running:
         )
         if payload is not None:
             self._supply(payload)
+        self._proof = manifest["spec"].get("proof")
         try:
             self._create(manifest)
             if self._on_output is None:
@@ -89,11 +92,14 @@ class Running:
                 self._watch_live()
                 self._refuse_meddling()
         except ArlError:
+            self._spend()
             raise
         except BaseException:
             if not self._cancelled:
                 self.cancel()
+            self._spend()
             raise
+        self._spend()
 
     # Before
 
@@ -120,6 +126,22 @@ class Running:
             )
         self._sandbox.created(self._task.id, uid)
         self.mail.claim(made)
+
+    def _spend(self) -> None:
+        """After its end: where the agent never had the Task, have it refuse the proof. Whoever reads the object could
+        otherwise make it anew and have it run beside what comes later.
+        """
+        if self._taken or self._proof is None or not self._sandbox.alive():
+            return
+
+        def send(stream: Stream) -> None:
+            stream.send(frames.SPEND, {"once": self._proof})
+            try:
+                stream.reply(time.monotonic() + _SPEND_SECONDS)
+            except AgentError as error:
+                self._lose(f"its agent does not give up a Task that it never had: {error.text}")
+
+        self._sandbox.exchange(send)
 
     # Waiting
 
@@ -156,6 +178,7 @@ class Running:
         """Keep and tell what is known by now."""
         if self._began is None and statuses.started(found):
             self._began = time.monotonic()
+        self._taken = self._taken or statuses.taken(found)
         if self._on_output is None:
             self._results[:] = statuses.read_steps(self._task.steps, found, self._sandbox.label)
             self._tell()
@@ -349,6 +372,7 @@ def _newer_fields(task: dict[str, Any]) -> list[str | None]:
 
 
 _SUPPLY_SECONDS = 120.0
+_SPEND_SECONDS = 10.0
 
 
 class _NotThereError(InfrastructureError):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.steps import Step
 
-__all__ = ["condition", "finished", "is_whole", "phase", "read_steps", "started", "warm", "why", "why_failed"]
+__all__ = ["condition", "finished", "is_whole", "phase", "read_steps", "started", "taken", "warm", "why", "why_failed"]
 
 _UNKNOWN = "\ufffd"
 
@@ -55,6 +55,12 @@ def warm(found: Mapping[str, Any] | None) -> bool:
 def started(found: Mapping[str, Any] | None) -> bool:
     """True if the agent has taken the Task."""
     return _status(found).get("state") in ("Running", "Succeeded", "Failed")
+
+
+def taken(found: Mapping[str, Any] | None) -> bool:
+    """True if the agent is known to have had the Task: it runs, or its steps have said how it ended."""
+    state = _status(found).get("state")
+    return state in ("Running", "Succeeded") or (state == "Failed" and why_failed(found) is None)
 
 
 def finished(found: Mapping[str, Any] | None) -> bool:
