@@ -26,7 +26,7 @@ def in_child(work: Callable[[], int]) -> int:
     if pid == 0:
         code = 255
         try:
-            system._call("prctl", 38, 1, 0, 0, 0)  # no new privileges
+            system.libc("prctl", 38, 1, 0, 0, 0)  # no new privileges
             code = work()
         finally:
             os._exit(code)

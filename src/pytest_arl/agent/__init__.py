@@ -13,13 +13,16 @@ link            the agent's end of the stream: what is to be sent, and when to s
 spool           where output is kept until nobody can ask for it any more
 tree            which processes live, and killing them
 command         a program, found and started
+unshielded      signals that reach PID 1 from inside, where the kernel lets them
 pipes           a running program's streams: fed, listened to, passed on, kept
 crowd           whether the sandbox has all the processes that it may, where no cgroup counts them
 descriptors     whether a process has all the descriptors that it may
 room            whether a folder is full
+ipc             System V's objects, and message queues
 shared_memory   memory that a name or a descriptor holds
 held_memory     what processes hold, exactly
 memory_sampler  memory that a sandbox holds, by looking, where no cgroup counts it
+whole_memory    the same where the machine's memory is the sandbox's own
 memory_page     what the agent and the process that watches its memory share
 memory_watch    memory that a sandbox holds, where a process outside watches it
 limits          which limit a step ran into

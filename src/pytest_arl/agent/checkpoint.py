@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pytest_arl.agent import entries, files, system, tree
+from pytest_arl.agent import entries, files, ipc, tree
 
 __all__ = ["Manifest"]
 
@@ -48,9 +48,9 @@ class Manifest:
                         files.remove_tree(path)
             self._undo_attributes(opened)
             written = {path for path, content in self._contents.items() if _content(path) != content}
-        system.ipc_remove_all()
+        ipc.remove_all()
         for queue in set(_queues()) - self._queues:
-            system.remove_queue(queue)
+            ipc.remove_queue(queue)
         return [
             path
             for path, mark in self._marks.items()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`, which costs a millisecond
 import errno
 import os
+from _struct import pack, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["CannotStart", "find_program", "spawn"]
+__all__ = ["CannotStart", "find_program", "run_as", "spawn", "start_at_default"]
 
 _LONGEST_NAME = 4096  # bytes of a word that messages quote
 _IGNORED = [
@@ -21,6 +22,21 @@ _IGNORED = [
 """What a program starts with at its default. Python ignores some, the agent SIGPIPE, and whoever started the agent may
 have ignored others (nohup does). What is not ignored, an exec sets back by itself.
 """
+_KIND, _NAMED_PIPE = 0o170000, 0o010000  # of st_mode
+
+_user: int | None = None
+"""Whom programs run as, where the agent's real user is another."""
+
+
+def start_at_default(numbers: Iterable[int]) -> None:
+    """Have programs start with these signals at their default too: the agent has come to ignore them."""
+    _IGNORED.extend(numbers)
+
+
+def run_as(user: int) -> None:
+    """Have programs run as the agent's effective user, which is not its real one."""
+    global _user  # noqa: PLW0603 - of this process, as its users are
+    _user = user
 
 
 class CannotStart(Exception):
@@ -39,6 +55,8 @@ def find_program(name: bytes, path: bytes) -> bytes:
     folder.
     """
     if b"/" in name:
+        if _is_named_pipe(name):  # Linux refuses to execute one, gVisor waits for who writes to it
+            raise CannotStart(126, _text(name) + ": Permission denied")
         return name
     candidates = [(folder or b".") + b"/" + name for folder in path.split(b":")]
     for candidate in candidates:
@@ -49,6 +67,13 @@ def find_program(name: bytes, path: bytes) -> bytes:
     if denied is not None:
         raise CannotStart(126, _text(denied) + ": Permission denied")
     raise CannotStart(127, _text(name) + ": command not found (PATH is " + _text(path) + ")")
+
+
+def _is_named_pipe(name: bytes) -> bool:
+    try:
+        return os.stat(name).st_mode & _KIND == _NAMED_PIPE
+    except OSError:
+        return False
 
 
 def spawn(
@@ -67,6 +92,8 @@ def spawn(
         program = find_program(argv[0], env.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin"))
         oom(b"1000")
         try:
+            if _user is not None:
+                return _fork(_user, program, argv, env, stdio)
             return os.posix_spawn(
                 program,
                 argv,
@@ -84,6 +111,48 @@ def spawn(
         raise CannotStart(126, str(error)) from None
     finally:
         os.chdir("/")
+
+
+def _fork(user: int, program: bytes, argv: list[bytes], env: dict[bytes, bytes], stdio: tuple[int, int, int]) -> int:
+    """Start a program as another real user, which posix_spawn cannot. The pipe ends with the exec, or says why not."""
+    report, said = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become_program(said, user, program, argv, env, stdio)
+        os.close(said)
+        said = -1
+        problem = os.read(report, 4)
+    finally:
+        for fd in (report, said):
+            if fd >= 0:
+                os.close(fd)
+    if problem:
+        os.waitpid(pid, 0)
+        code = unpack("=i", problem)[0]
+        raise OSError(code, os.strerror(code))
+    return pid
+
+
+def _become_program(
+    said: int, user: int, program: bytes, argv: list[bytes], env: dict[bytes, bytes], stdio: tuple[int, int, int]
+) -> None:
+    """What posix_spawn does in the child. Never returns."""
+    try:
+        os.setresuid(user, user, user)
+        os.setsid()
+        for target, fd in enumerate(stdio):
+            os.dup2(fd, target)
+        for number in _IGNORED:
+            _signal.signal(number, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        os.execve(program, argv, env)  # noqa: S606 - a Command is an argv
+    except OSError as error:
+        os.write(said, pack("=i", error.errno or errno.EIO))
+    except ValueError:  # a NUL byte, or a variable without a name
+        os.write(said, pack("=i", errno.EINVAL))
+    finally:
+        os._exit(127)
 
 
 def _cannot_start(program: bytes, error: OSError) -> CannotStart:

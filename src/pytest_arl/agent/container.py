@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from pytest_arl.agent import auth, exact, files
+from pytest_arl.agent import auth, exact, files, whole_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,17 +121,19 @@ def own_config(container: Container, given: dict[str, Any]) -> dict[str, Any]:
             raise TypeError("a folder is not a path and a key")
         folders.append((pair[0], pair[1]))
     fd, capacity = _spool()
+    counter = _counter(b"memory", b"memory.oom_control", b"memory.events")
     return {
         "env": env,
         "workspace": container.workspace,
         "folders": folders,
         "spool_fd": fd,
         "spool_bytes": capacity,
-        "oom_fd": _counter(b"memory", b"memory.oom_control", b"memory.events"),
+        "oom_fd": counter,
         "pids_fd": _counter(b"pids", b"pids.events", b"pids.events"),
         "crowd_fd": _counter(b"pids", b"pids.current", b"pids.current"),
         "cpu_fd": _counter(b"cpuacct", b"cpuacct.usage", b"cpu.stat", below=True),
-        "memory": None,
+        "files_count": True,
+        "memory": None if counter is not None else whole_memory.limit_of_container(),
         "processes": exact.integer(given, "processes", 1, exact.LARGEST),
         "cpu_time": exact.maybe(exact.number, given, "cpu_time", 0, _LONGEST_SECONDS),
     }

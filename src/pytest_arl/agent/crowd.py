@@ -30,6 +30,7 @@ class Crowd:
     def __init__(self, limit: int) -> None:
         """``limit`` is the resource limit, which the sandbox has for itself."""
         self._limit = limit
+        self._told = tree.tells_last_pid()  # else every look counts
         self._count = 1
         self._counted_at = tree.last_pid()
         self._looked_at = self._cost = 0.0
@@ -52,7 +53,7 @@ class Crowd:
         last = tree.last_pid()
         given = last - self._counted_at
         now = time.monotonic()
-        if 0 <= given < self._limit - self._count:
+        if self._told and 0 <= given < self._limit - self._count:
             self._since = None
             return False
         if now < self._looked_at + (self._rest() if rest is None else rest * self._cost):

@@ -58,7 +58,7 @@ class Descriptors:
     def _started(self) -> list[int]:
         """What may live of the step, the newest first: pids are given in order until they start again."""
         last = tree.last_pid()
-        if 0 <= last - self._first <= _FEW:
+        if last and 0 <= last - self._first <= _FEW:
             return list(range(last, self._first, -1))
         return [pid for pid in reversed(tree.numbers()) if pid > self._first or last < self._first]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import time
 
-from pytest_arl.agent import crowd, memory_sampler, system, tree
+from pytest_arl.agent import crowd, memory_sampler, system, tree, whole_memory
 from pytest_arl.agent.descriptors import Descriptors
 from pytest_arl.agent.room import Room
 
@@ -28,7 +28,8 @@ class Limits:
     """The limits of one sandbox, and what a step did to them.
 
     ``folders`` are the writable folders and the pool's key that sizes each; ``memory`` is set (bytes) only where no
-    cgroup bounds it; ``crowd_fd`` is open on the number of what lives in the cgroup where nothing bounds that.
+    cgroup bounds it, and ``files_count`` if files in these folders count in it; ``crowd_fd`` is open on the number of
+    what lives in the cgroup where nothing bounds that.
     ``rlimits`` has the resource limits that bound the sandbox (NPROC) or one process (NOFILE) here.
     """
 
@@ -43,6 +44,7 @@ class Limits:
         crowd_fd: int | None = None,
         rlimits: dict[str, int],
         watch: MemoryWatch | None = None,
+        files_count: bool = False,
     ) -> None:
         self._oom = None if oom_fd is None else system.Counter(oom_fd, b"oom_kill")
         self._watch = watch
@@ -52,11 +54,13 @@ class Limits:
         self._room = Room(folders)
         tasks = rlimits.get("NPROC", -1)  # -1 is no limit; where a cgroup counts refusals, its counter decides
         self._crowd = crowd.Crowd(tasks) if tasks >= 0 and pids_fd is None else None
+        # A container shows a cgroup where its kernel is the machine's. Where it is its own, nothing else counts them.
+        self._uncounted = pids_fd is None and crowd_fd is None and not tree.tells_last_pid()
         # Where /proc shows another namespace, its pids are not those of our processes.
         seen = "NOFILE" in rlimits and tree.can_see_processes()
         self._descriptors = Descriptors(rlimits["NOFILE"]) if seen else None
-        self._sampler = None if memory is None else memory_sampler.MemorySampler(memory, self._room.path("shm"))
-        self._memory = memory
+        self._sampler = None if memory is None else self._memory_sampler(memory, files_count=files_count)
+        self._spare = None if files_count else memory
         self._oom_before = 0
         self._kills: int | None = None
         self._pids_before = 0
@@ -65,6 +69,14 @@ class Limits:
         self._settled = False
         self._pause = 0.0
         self._look_due = self._count_due = self._memory_due = 0.0
+
+    def _memory_sampler(
+        self, memory: int, *, files_count: bool
+    ) -> memory_sampler.MemorySampler | whole_memory.WholeMemory:
+        shm = self._room.path("shm")
+        if tree.tells_last_pid() or not whole_memory.is_own():
+            return memory_sampler.MemorySampler(memory, shm)
+        return whole_memory.WholeMemory(memory, [] if files_count else self._room.others("shm"), shm)
 
     def begin(self, newest_pid: int, *, alone: bool) -> None:
         """A step starts: remember what the counters say. ``newest_pid`` is the one that was given last. ``alone``: no
@@ -125,7 +137,7 @@ class Limits:
             self._count_due = now + SAMPLE_SECONDS
             if self._is_bombed():
                 return "processes"
-            crowded = None if self._memory is None else self._room.crowded(self._memory)
+            crowded = None if self._spare is None else self._room.crowded(self._spare)
             if crowded is not None:
                 return crowded
         if self._sampler is not None and now >= self._memory_due:
@@ -169,6 +181,8 @@ class Limits:
         refused 50 ms later is a fork bomb, which would go on for ever.
         """
         if self._crowd_fd is not None and self._is_crowded(self._crowd_fd):
+            return True
+        if self._uncounted and len(tree.numbers()) > self._processes and len(tree.processes()) > self._processes:
             return True
         if self._pids is None:
             return False

@@ -6,7 +6,7 @@ import os
 import select
 import sys
 
-from pytest_arl.agent import frames, landlock, system
+from pytest_arl.agent import command, frames, landlock, system, tree, unshielded
 from pytest_arl.agent.connection import Connection
 from pytest_arl.agent.loop import READ, Loop
 from pytest_arl.agent.server import Server
@@ -111,11 +111,17 @@ def _become(config: dict[str, Any], fd: int, owner: int | None) -> None:
     for descriptor in (fd, owner, *named):
         if isinstance(descriptor, int):
             os.set_inheritable(descriptor, False)
+    own = None
+    if not tree.tells_last_pid() and unshielded.is_reached():  # what is no Linux is asked
+        unshielded.ignore_signals()
+        own = unshielded.OWN_USER
     uid, gid = config["uid"], config["gid"]
     if isinstance(uid, int) and isinstance(gid, int):
         for path in config["chown"]:
             os.chown(path, uid, gid)
-        system.become(uid, gid)
+        system.become(uid, gid, own)
+        if own is not None:
+            command.run_as(uid)
     limits: dict[str, int] = config["rlimits"]
     system.set_limits(limits)
     system.settle()

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 
-from pytest_arl.agent import auth, container, exact, frames, main, system
+from pytest_arl.agent import auth, container, exact, frames, main, system, tree, unshielded
 from pytest_arl.agent.inheritance import Inheritance
 from pytest_arl.agent.loop import READ, Loop
 from pytest_arl.agent.peers import Holder, Operator, asked
@@ -42,6 +42,8 @@ def serve(port: int = container.PORT) -> None:
     try:
         variables = container.environment()
         system.harden()
+        if not tree.tells_last_pid() and unshielded.is_reached():
+            unshielded.ignore_signals()
         system.set_limits({"CORE": 0})
         os.umask(0o022)
         server = Server(Loop(), oom)

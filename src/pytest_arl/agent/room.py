@@ -22,6 +22,10 @@ class Room:
         """The folder that a key sizes."""
         return next((path for path, each in self._folders if each == key), None)
 
+    def others(self, key: str) -> list[bytes]:
+        """The folders that other keys size."""
+        return [path for path, each in self._folders if each != key]
+
     def begin(self) -> None:
         """A step starts."""
         self._full = None

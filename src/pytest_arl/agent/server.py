@@ -64,6 +64,7 @@ class Server:
             crowd_fd=config.get("crowd_fd"),
             rlimits={name: system.limit(name) for name in ("NPROC", "NOFILE") if name in config.get("rlimits", ())},
             watch=None if watch is None else memory_watch.MemoryWatch(watch),
+            files_count=config.get("files_count", False),
         )
         self.meter = usage.Meter(config.get("cpu_fd"))
         self.cpu_time: float | None = config.get("cpu_time")

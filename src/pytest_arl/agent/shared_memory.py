@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from pytest_arl.agent import system
+from pytest_arl.agent import ipc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class SharedMemory:
     @property
     def unpaged(self) -> int:
         """Bytes in messages and semaphores, which the kernel holds."""
-        return system.ipc_kernel_bytes()
+        return ipc.kernel_bytes()
 
     def total(self) -> int:
         """All bytes, as far as the last walks know them."""

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Counter",
+    "Ints",
+    "Longs",
     "become",
     "cpu_seconds",
     "harden",
-    "ipc_kernel_bytes",
-    "ipc_remove_all",
+    "libc",
     "limit",
     "map_numbers",
     "number",
     "open_plain",
-    "remove_queue",
     "reset_disk_priority",
     "same_memory",
     "senders",
@@ -51,14 +51,9 @@ _IOPRIO_WHO_PROCESS = 1
 _SYS_OPENAT2 = 437  # one number on every architecture: it came after they were unified
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 _KCMP_VM = 1
-_SYS_MQ_UNLINK = {"x86_64": 241, "aarch64": 181}
 _AT_FDCWD = -100
 _RESOLVE_NO_SYMLINKS = 0x04
-_IPC_RMID = 0
-_MSG_INFO, _SEM_INFO = 12, 19
-_MSG_QUEUES, _MSG_MESSAGES, _MSG_BYTES = 0, 1, 6  # of struct msginfo: what msgctl(2) says of MSG_INFO
-_SEM_COUNT = 9  # of struct seminfo: what semctl(2) says of SEM_INFO
-_QUEUE_SIZE, _MESSAGE_SIZE, _SEMAPHORE_SIZE = 256, 64, 64  # bytes that the kernel takes for each, at least
+_PROMISED_LIMITS = ("NOFILE", "NPROC", "STACK")
 _SIGINFO_BYTES = 128  # struct signalfd_siginfo
 _SENDER = 8  # where its ssi_code and ssi_pid are
 _SI_USER = 0
@@ -72,14 +67,14 @@ class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001 - as
     _type_ = "i"
 
 
-class _Ints(_ctypes.Array):  # type: ignore[type-arg]  # as above
+class Ints(_ctypes.Array):  # type: ignore[type-arg]  # as above
     """For a struct of numbers: msginfo and seminfo have fewer than that."""
 
     _type_ = _Int
     _length_ = 16
 
 
-class _Longs(_ctypes.Array):  # type: ignore[type-arg]  # as above
+class Longs(_ctypes.Array):  # type: ignore[type-arg]  # as above
     """Of a page that is shared with another process."""
 
     _type_ = _Long
@@ -94,16 +89,18 @@ class _Call(_ctypes.CFuncPtr):
 _LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is this program itself
 
 
+_FAILED = (-1, 0xFFFFFFFF)
+"""-1 as a long, and as an int, of which the other half says nothing."""
 _functions: dict[str, _Call] = {}
 
 
-def _call(name: str, *args: object) -> int:
+def libc(name: str, *args: object) -> int:
     """A function of the C library; OSError where it answers -1."""
     function = _functions.get(name)
     if function is None:
         function = _functions[name] = _Call(_ctypes.dlsym(_LIBC, name))
     result: int = function(*(_Long(arg) if isinstance(arg, int) else arg for arg in args))
-    if result == -1:
+    if result in _FAILED:
         code = _ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
@@ -111,7 +108,7 @@ def _call(name: str, *args: object) -> int:
 
 def system_call(number: int, *args: object) -> int:
     """One by its number; OSError where it answers -1."""
-    return _call("syscall", number, *args)
+    return libc("syscall", number, *args)
 
 
 def harden() -> None:
@@ -121,33 +118,35 @@ def harden() -> None:
     It is never set back: a moment of it before an exec has exposed the agent's memory. Python's own SIGINT handler
     would make PID 1 killable from inside, where a process without a handler ignores its namespace's signals.
     """
-    _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
-    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
 
 
-def become(uid: int, gid: int) -> None:
+def become(uid: int, gid: int, own: int | None = None) -> None:
     """Turn from a privileged process into the plain user that the steps run as; no way back is left.
 
-    Needs CAP_SETUID, CAP_SETGID and CAP_SETPCAP in this user namespace.
+    ``own`` stays the real and saved user, if it is given: files are reached as ``uid``, and who has none but ``uid``
+    cannot send signals here. Needs CAP_SETUID, CAP_SETGID and CAP_SETPCAP in this user namespace.
     """
     for capability in range(_LAST_CAPABILITY + 1):
         try:
-            _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+            libc("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
         except OSError:
             break  # EINVAL: the kernel's last one was before
     os.setgroups([])
     os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
-    _call("capset", pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24))  # the inheritable ones would stay
+    kept = uid if own is None else own
+    os.setresuid(kept, uid, kept)
+    libc("capset", pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24))  # the inheritable ones would stay
     # The change of user made the kernel set the flag from fs.suid_dumpable, which may be 2.
-    _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def subreaper() -> None:
     """Make this process the parent of its orphaned descendants."""
-    _call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def signal_fd(number: int) -> int:
@@ -157,7 +156,7 @@ def signal_fd(number: int) -> int:
     """
     _signal.pthread_sigmask(_signal.SIG_BLOCK, [number])
     mask = pack("=Q", 1 << (number - 1)) + bytes(120)  # sigset_t of the C library: 1024 bits
-    return _call("signalfd", -1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
+    return libc("signalfd", -1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def senders(fd: int) -> list[int]:
@@ -171,13 +170,16 @@ def senders(fd: int) -> list[int]:
         data = os.read(fd, 16 * _SIGINFO_BYTES)
     except BlockingIOError:
         return []
-    sent = [unpack_from("=iI", data, at + _SENDER) for at in range(0, len(data), _SIGINFO_BYTES)]
+    whole = len(data) - len(data) % _SIGINFO_BYTES  # gVisor writes two bytes more
+    sent = [unpack_from("=iI", data, at + _SENDER) for at in range(0, whole, _SIGINFO_BYTES)]
     return [pid for code, pid in sent if code == _SI_USER]
 
 
 def set_limits(limits: dict[str, int]) -> None:
     """Set resource limits of this process and so of everything it starts. Keys as in RLIMIT_*; never above what is
     allowed. The stack may be raised again, as compilers do for themselves.
+
+    Those that a kernel lets nobody set stay as they are, unless a pool promises them: ValueError.
     """
     import resource  # noqa: PLC0415 - C module, wanted once
 
@@ -186,7 +188,11 @@ def set_limits(limits: dict[str, int]) -> None:
         kind = getattr(resource, "RLIMIT_" + name)
         _, hard = resource.getrlimit(kind)
         bound = hard if value == unlimited else value if hard == unlimited else min(value, hard)
-        resource.setrlimit(kind, (bound, hard if name == "STACK" else bound))
+        try:
+            resource.setrlimit(kind, (bound, hard if name == "STACK" else bound))
+        except ValueError:  # EPERM, though everybody may lower a limit
+            if name in _PROMISED_LIMITS:
+                raise
 
 
 def settle() -> None:
@@ -200,7 +206,7 @@ def settle() -> None:
     ]
     for call in calls:
         try:
-            _call(*call)
+            libc(*call)
         except OSError:
             continue
     reset_disk_priority()
@@ -213,7 +219,7 @@ def reset_disk_priority() -> None:
     number = _SYS_IOPRIO_SET.get(os.uname().machine)
     try:
         if number is not None:
-            _call("syscall", number, _IOPRIO_WHO_PROCESS, 0, 0)
+            libc("syscall", number, _IOPRIO_WHO_PROCESS, 0, 0)
     except OSError:
         pass
 
@@ -230,7 +236,7 @@ def same_memory(one: int, other: int) -> bool | None:
     """True if two processes run in one and the same memory, as after vfork; None where that cannot be asked."""
     number = _SYS_KCMP.get(os.uname().machine)
     try:
-        return None if number is None else _call("syscall", number, one, other, _KCMP_VM, 0, 0) == 0
+        return None if number is None else libc("syscall", number, one, other, _KCMP_VM, 0, 0) == 0
     except OSError:
         return None
 
@@ -241,7 +247,7 @@ def open_plain(path: bytes, flags: int, mode: int = 0) -> int:
     """
     how = pack("=QQQ", flags | os.O_CLOEXEC, mode, _RESOLVE_NO_SYMLINKS)
     try:
-        return _call("syscall", _SYS_OPENAT2, _AT_FDCWD, path, how, len(how))
+        return libc("syscall", _SYS_OPENAT2, _AT_FDCWD, path, how, len(how))
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
 
@@ -285,53 +291,9 @@ def map_numbers(fd: int) -> Any:
     """The first 16 numbers of 64 bits of a memory file, to be read and written like a list: no system call is made, and
     each is one access. OSError where it cannot be mapped.
     """
-    return _Longs.from_address(_call("mmap", 0, _Longs._length_ * 8, _PROT_READ_WRITE, _MAP_SHARED, fd, 0))
+    return Longs.from_address(libc("mmap", 0, Longs._length_ * 8, _PROT_READ_WRITE, _MAP_SHARED, fd, 0))
 
 
 def number(fd: int) -> int:
     """The number that a cgroup file such as pids.current holds."""
     return int(os.pread(fd, 32, 0))
-
-
-def ipc_kernel_bytes() -> int:
-    """Bytes that System V messages and semaphores of this IPC namespace take in the kernel, in one moment: reading the
-    tables of /proc may take longer than filling them.
-    """
-    try:
-        _call("msgctl", 0, _MSG_INFO, messages := _Ints())
-        _call("semctl", 0, 0, _SEM_INFO, semaphores := _Ints())
-    except OSError:
-        return 0  # a kernel without them
-    taken = messages[_MSG_QUEUES] * _QUEUE_SIZE + messages[_MSG_MESSAGES] * _MESSAGE_SIZE + messages[_MSG_BYTES]
-    return int(taken + semaphores[_SEM_COUNT] * _SEMAPHORE_SIZE)
-
-
-def remove_queue(name: bytes) -> None:
-    """Remove a POSIX message queue, which may be gone. Its file system may be read-only."""
-    number = _SYS_MQ_UNLINK.get(os.uname().machine)
-    try:
-        if number is not None:
-            _call("syscall", number, name)
-    except OSError:
-        pass
-
-
-def ipc_remove_all() -> None:
-    """Remove every System V segment, queue and semaphore of this IPC namespace that is ours: they outlive their
-    processes.
-    """
-    for table, remove, last in (("shm", "shmctl", 0), ("msg", "msgctl", 0), ("sem", "semctl", 0)):
-        try:
-            with open("/proc/sysvipc/" + table, "rb") as file:
-                rows = file.read().splitlines()[1:]
-        except OSError:
-            continue
-        for row in rows:
-            identifier = int(row.split()[1])
-            try:
-                if table == "sem":
-                    _call(remove, identifier, 0, _IPC_RMID, last)
-                else:
-                    _call(remove, identifier, _IPC_RMID, last)
-            except OSError:
-                continue

@@ -27,6 +27,7 @@ __all__ = [
     "stat",
     "stop_all",
     "tasks",
+    "tells_last_pid",
 ]
 
 _STAT_BYTES = 2048
@@ -128,6 +129,14 @@ def tasks() -> tuple[int, float]:
             count += each.threads
             system_time += each.system_time
     return count, system_time
+
+
+def tells_last_pid() -> bool:
+    """True if the kernel says which pid it gave last: Linux does, and gVisor's 0 is nobody's."""
+    try:
+        return last_pid() != 0
+    except (OSError, ValueError, IndexError):
+        return True
 
 
 def last_pid() -> int:

@@ -159,7 +159,7 @@ class Meter:
             missing = self._cpu_before - before - cpu
         if missing < _NOISE_SECONDS + _NOISE_SHARE * cpu:
             missing = 0.0
-        processes = max(self._started, self.sums.processes)
+        processes = max(self._started, self.sums.processes) if self._last_pid else None  # or nobody tells of threads
         return self.sums.used(limits.memory_peak(), processes, limits.oom_kills(), missing), cpu + missing
 
     def seconds(self, supervisor: int) -> float:
