@@ -164,6 +164,9 @@ def _pools(role: str, toolbox: Json | None) -> list[Json]:
         small,
         timed,
     ]
+    if name := os.environ.get("ARL_TEST_GVISOR_CLASS"):
+        for each in found:
+            each["spec"]["template"]["spec"]["runtimeClassName"] = name
     return found if toolbox is None else [_bring(each, toolbox, role) for each in found]
 
 

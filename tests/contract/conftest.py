@@ -7,14 +7,17 @@ They know a sandbox by its public API alone. What they must know of a backend be
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_arl import hooks
 from pytest_arl.settings import override
 from tests.contract.backends import ContractBackend, available
 from tests.contract.cluster import cluster_pools
+from tests.gvisor import backend as gvisor
+from tests.gvisor import exceptions, runsc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,14 +56,39 @@ env = { GREETING = "hello", PATH_LIKE = "$HOME/*" }
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContractBackend]:
     """A backend, with pools of its own beside ``default``: those of ``_POOLS``."""
     settings: dict[str, object] = {"isolation_min": "bwrap+rlimit"}
-    if request.param.on_this_machine:
+    if request.param.name == gvisor.NAME and runsc.missing():
+        pytest.skip(runsc.missing())
+    if request.param.pools_of_this_machine:
         pools: Path = tmp_path_factory.mktemp("pools") / "pools.toml"
         pools.write_text(_POOLS)
         settings["pools_file"] = pools
     else:
         settings["namespace"] = request.getfixturevalue("cluster_namespace")
-    with override(settings, "tests/contract"):
+    with override(settings, "tests/contract"), _registered(request.param):
         yield request.param
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")  # type: ignore[attr-defined]
+        if isinstance(backend, ContractBackend) and backend.in_gvisor:
+            mark = exceptions.mark_for(item.name)
+            if mark is not None:
+                item.add_marker(mark)
+
+
+@contextmanager
+def _registered(backend: ContractBackend) -> Iterator[None]:
+    """Sandboxes in runsc are a backend of these tests alone."""
+    if backend.name != gvisor.NAME:
+        yield
+        return
+    hooks.register(gvisor, "tests/gvisor")
+    try:
+        yield
+    finally:
+        hooks.close_backends()
+        hooks.unregister(gvisor)
 
 
 @pytest.fixture(scope="session")

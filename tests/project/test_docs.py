@@ -65,8 +65,9 @@ def test_the_security_page_has_a_test_for_everybody_who_may_attack_a_cluster() -
         assert re.fullmatch(r"`tests/[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*", tests), who
 
 
-def test_the_security_page_names_tests_that_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (DOCS / "security.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", ["security.md", "cluster.md"])
+def test_a_page_names_tests_that_exist(page: str) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (DOCS / page).read_text(encoding="utf-8"))
     assert len(named) > 10
     for path, test in named:
         assert f"def {test}(" in (DOCS.parent / path).read_text(encoding="utf-8"), f"{path} has no {test}"
