@@ -12,7 +12,7 @@ from pytest_arl.backends.base import TaskRequest
 from pytest_arl.backends.kubernetes.running import Running
 from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
 from pytest_arl.channel import AgentError
-from pytest_arl.errors import SandboxLost
+from pytest_arl.errors import BackendUnavailable, PermissionDenied, SandboxLost
 from pytest_arl.proof import proof_of
 from pytest_arl.results import StepResult
 from pytest_arl.steps import parse_steps
@@ -235,3 +235,23 @@ def test_nothing_is_given_up_where_the_agent_had_it_or_nobody_proves_anything(ho
     its.sandbox.cancel("id")
     its.run.run()
     assert heard.frames == []
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_task_that_was_never_made_is_not_given_up_and_keeps_its_error(refused: bool) -> None:
+    """One whose creation had no answer may be there; where its agent cannot be told, its sandbox is used no more."""
+    its = Scene(None)
+    its.sandbox.proves, its.sandbox._killed = True, False
+    error: Exception = PermissionDenied("may not create tasks") if refused else BackendUnavailable("no answer")
+
+    def create(*_: Any, **_more: Any) -> None:
+        raise error
+
+    def exchange(_action: Any) -> None:
+        raise PermissionDenied("may not open a port-forward")
+
+    its.sandbox.space.api.create = create
+    its.sandbox.exchange = exchange
+    with pytest.raises(type(error), match=str(error)):
+        its.run.run()
+    assert its.deleted == ([] if refused else [("sandboxes", "n", "sb")])

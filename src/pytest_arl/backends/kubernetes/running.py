@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_arl.agent import frames
@@ -17,7 +18,7 @@ from pytest_arl.backends.kubernetes.refusals import INSTALL, Refused
 from pytest_arl.backends.kubernetes.silence import LOOK_SECONDS, Silence
 from pytest_arl.backends.task_run import GRACE_SECONDS, TaskRun
 from pytest_arl.channel import AgentError, ChannelLost, ChannelTimeout
-from pytest_arl.errors import ArlError, BackendUnavailable, InfrastructureError, UsageError
+from pytest_arl.errors import ArlError, BackendUnavailable, InfrastructureError, PermissionDenied, UsageError
 from pytest_arl.results import StepResult
 
 if TYPE_CHECKING:
@@ -92,12 +93,14 @@ class Running:
                 self._watch_live()
                 self._refuse_meddling()
         except ArlError:
-            self._spend()
+            with suppress(ArlError):
+                self._spend()
             raise
         except BaseException:
             if not self._cancelled:
                 self.cancel()
-            self._spend()
+            with suppress(ArlError):
+                self._spend()
             raise
         self._spend()
 
@@ -114,9 +117,15 @@ class Running:
         api, namespace = self._space.api, self._space.namespace
         asked = _newer_fields(manifest)
         strict = {"fieldValidation": "Strict"} if any(asked) else {}
-        made = api.explaining(
-            f"creating the Task {self.name!r}", namespace, lambda: api.create("tasks", namespace, manifest, **strict)
-        )
+        try:
+            made = api.explaining(
+                f"creating the Task {self.name!r}",
+                namespace,
+                lambda: api.create("tasks", namespace, manifest, **strict),
+            )
+        except (PermissionDenied, UsageError):
+            self._proof = None  # nobody has read an object that there never was
+            raise
         uid = str(made["metadata"]["uid"])
         if _newer_fields(made) != asked:
             api.delete("tasks", namespace, self.name, uid=uid)
@@ -139,9 +148,12 @@ class Running:
             try:
                 stream.reply(time.monotonic() + _SPEND_SECONDS)
             except AgentError as error:
-                self._lose(f"its agent does not give up a Task that it never had: {error.text}")
+                raise InfrastructureError(error.text) from None
 
-        self._sandbox.exchange(send)
+        try:
+            self._sandbox.exchange(send)
+        except ArlError as error:
+            self._lose(f"its agent does not give up a Task that it never had: {error}")
 
     # Waiting
 
