@@ -423,3 +423,41 @@ async def test_who_waits_for_a_sandbox_that_somebody_filled_is_told_of_its_end(
 
 async def _made(_request: web.Request) -> web.StreamResponse:
     return web.json_response({}, status=201)
+
+
+class SilentLink(Link):
+    """A link whose agent takes a Task and never ends it."""
+
+    def send(self, kind: int, stream: int, value: Any) -> None:
+        if kind == frames.TASK:
+            self.asked.append(kind)
+            self.given.append(value["id"])
+        else:
+            super().send(kind, stream, value)
+
+
+@pytest.mark.parametrize("how", ["deleted", "failed", "neither"])
+async def test_a_sandbox_that_a_finalizer_keeps_ends_the_task_that_runs_in_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("tests.operator.test_sandbox_keeper.Link", SilentLink)
+    control, running = scene.room.control, scene.own("a", command("sleep", "600"))
+    scene.server.put(running)
+    scene.start()
+    await scene.room.until(lambda: bool(scene.links and scene.links[0].given))
+    control.sandboxes[WHERE] = scene.keeper, asyncio.get_running_loop().create_future()
+    body = json.loads(json.dumps({**scene.body, "status": {**scene.body["status"]}}))
+    body["metadata"]["resourceVersion"] = "9999999"
+    if how == "deleted":
+        body["metadata"] |= {"deletionTimestamp": "2026-11-30T12:00:00Z", "finalizers": ["x.y/z"]}
+    elif how == "failed":
+        body["status"]["phase"] = "Failed"
+    control.store.put("sandboxes", body)
+    control._keep(body)
+    if how == "neither":
+        await asyncio.sleep(0.2)
+        assert not scene.links[0].lost.done()
+    else:
+        await scene.until_ended(running)
+        assert scene.server.ends[-1] == ("a", "Failed SandboxLost")
+        assert len(scene.links) == 1

@@ -255,7 +255,7 @@ class Control:
         where = key(body)
         kept = self.sandboxes.get(where)
         if kept is not None and kept[0].uid == uid(body):
-            kept[0].wake.set()
+            kept[0].changed(body)
             return
         if kept is not None:
             self._stop(kept)

@@ -90,6 +90,15 @@ class SandboxKeeper:
                 runner.cancel()
         self.wake.set()
 
+    def changed(self, body: Object) -> None:
+        """Look at the Sandbox. One that is to go, or has failed, ends the Task that runs in it: a finalizer keeps the
+        object, and a Task may have no end of its own.
+        """
+        link = self._link
+        if link is not None and (leaving(body) or sandbox_status.finished(body)):
+            link.close("the sandbox ends")
+        self.wake.set()
+
     def pod_changed(self, pod: Object, over: bool) -> None:
         """Look at its pod. Where the network of one that is over went before its processes, the connection stays,
         silent for the 20 s of its keepalive.
