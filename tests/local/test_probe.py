@@ -391,6 +391,14 @@ def test_the_bubblewraps_here_have_all_options_and_their_label_is_read() -> None
     assert label_of(wheels()) == label_of("/bin/sh")
 
 
+def test_a_label_is_read_and_nothing_is_left_open(tmp_path: Path) -> None:
+    (tmp_path / "no-program").write_text("x")
+    before = os.listdir("/proc/self/fd")
+    for path in (str(tmp_path / "no-program"), str(tmp_path / "none"), "/bin/sh"):
+        label_of(path)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_the_kernel_lets_this_process_do_what_sandboxes_need() -> None:
     assert set(_ask_the_kernel().values()) == {0}
 

@@ -102,6 +102,7 @@ def label_of(path: str) -> str:
             pass_fds=(reading,),
         )
     except OSError:
+        os.close(writing)
         return ""
     finally:
         os.close(reading)
