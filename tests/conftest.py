@@ -1,4 +1,4 @@
-"""What holds for all tests: the signals that tests send arrive, and no machine is too slow for hypothesis.
+"""Settings for all tests: the signals that tests send arrive, and no machine is too slow for hypothesis.
 
 Who starts pytest in the background of a script (`pytest &`, nohup) has it inherit that SIGINT, SIGQUIT or SIGHUP are
 ignored (POSIX, Shell Command Language, 2.11): tests that interrupt would then wait for ever.

@@ -9,7 +9,7 @@ from struct import pack
 
 import pytest
 
-from pytest_arl.agent import memory_page
+from pytest_arl.agent import memory_page, system
 from pytest_arl.agent.memory_watch import MemoryWatch
 
 MI = 1 << 20
@@ -23,7 +23,7 @@ class Cgroup:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder = folder
         self.agents = OWN
-        monkeypatch.setattr(MemoryWatch, "_anonymous", lambda _self: self.agents)
+        monkeypatch.setattr(system, "own_bytes", lambda _statm: self.agents)
         for name in ("usage", "peak", "stat"):
             (folder / name).touch()
         self.figures(usage=OWN, anon=OWN)

@@ -44,7 +44,7 @@ def spawn(*argv):
 
 
 def run(code: str, *before: str) -> Any:
-    """What a Python program with the agent's modules prints as JSON."""
+    """The JSON that a Python program with the agent's modules prints."""
     argv = [*before, os.path.realpath(sys.executable), "-I", "-S", "-c", _IMPORT + code]
     return json.loads(subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout)
 

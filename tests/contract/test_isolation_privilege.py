@@ -273,7 +273,7 @@ nothing."""
 
 
 _SAYS_LITTLE = {"list descriptors", "join its namespaces"}
-"""What gVisor does not ask for the right to: the numbers of descriptors, and namespaces that nobody may enter."""
+"""Things for which gVisor asks no right: the numbers of descriptors, and namespaces that nobody may enter."""
 
 
 def test_the_agent_can_neither_be_read_nor_traced_nor_throttled(

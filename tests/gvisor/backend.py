@@ -117,7 +117,7 @@ def _config(pool: LocalPool, spool: int, *, privileged: bool) -> AgentConfig:
 
 
 def sandbox_of(box: Box, close: Callable[[], None], replace: Callable[[], AgentSandbox]) -> AgentSandbox:
-    """What a session has of it."""
+    """The part of it that a session has."""
     return AgentSandbox(
         box.channel,
         name=box.name,

@@ -1,4 +1,4 @@
-"""What of the contract does not hold in runsc, and why: each a fact about gVisor, none about the agent.
+"""Exceptions from the contract in runsc, each with its cause: a fact about gVisor, never one about the agent.
 
 They are expected to fail, so that the day on which gVisor changes is noticed: but for those that take as much of the
 processor as a busy machine has them take.

@@ -1,4 +1,4 @@
-"""What a sandbox shows, as a bundle for an OCI runtime: laid out as bubblewrap would be told to on this machine.
+"""A sandbox as a bundle for an OCI runtime: laid out as bubblewrap would be told to on this machine.
 
 Folders, links and small files are made in a root folder, the rest are mounts.
 """
@@ -24,7 +24,7 @@ __all__ = ["Program", "write_bundle"]
 Json = dict[str, Any]
 
 _CAPABILITIES = ["CAP_CHOWN", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP"]
-"""What an agent that becomes another user is started with."""
+"""Capabilities with which an agent that becomes another user is started."""
 
 
 def _programs() -> Layout:
@@ -115,7 +115,7 @@ class _Bundle:
 
 @dataclass(frozen=True)
 class Program:
-    """What runs as PID 1.
+    """The program that runs as PID 1.
 
     Attributes:
         argv: its command line.

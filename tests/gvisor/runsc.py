@@ -25,7 +25,7 @@ _LOG_BYTES = 4000
 
 @functools.cache
 def missing() -> str:
-    """Why there is no runsc to test with; empty where there is one."""
+    """The reason that there is no runsc to test with; empty where there is one."""
     path = os.environ.get("ARL_TEST_RUNSC")
     if not path:
         return "ARL_TEST_RUNSC names no runsc (see CONTRIBUTING.md)"
@@ -86,7 +86,7 @@ class Container:
         return self._log.read_text(errors="replace")[-_LOG_BYTES:]
 
     def ended(self, seconds: float = _END_SECONDS) -> bool:
-        """Whether it ends by itself within that time."""
+        """True if it ends by itself within that time."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
         return self.process.poll() is not None

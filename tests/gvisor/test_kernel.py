@@ -1,4 +1,4 @@
-"""What gVisor's kernel does otherwise: where one of these fails, the agent may know less."""
+"""Differences of gVisor's kernel: where one of these fails, the agent may know less."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Scene:
         return {**body, "metadata": {"uid": "u-t"}}
 
     def _attached(self, outcomes: list[str]) -> None:
-        """What the agent says, step by step, as it is followed."""
+        """Play the agent, step by step, as it is followed."""
         for number, outcome in enumerate(outcomes):
             code = 0 if outcome == "Succeeded" else 137
             step: Any = StepResult(name=f"s{number}", type="Command", outcome=outcome, exit_code=code)  # type: ignore[arg-type]  # one of them

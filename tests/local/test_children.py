@@ -1,4 +1,4 @@
-"""Whether programs below a bubblewrap may make namespaces again."""
+"""Namespaces made by programs below a bubblewrap."""
 
 from __future__ import annotations
 

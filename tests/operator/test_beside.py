@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.beside import Beside, Pulse
 from pytest_arl.operator.election import Leadership, LeadershipLost, Term
 from pytest_arl.operator.health import Health, serve
@@ -30,7 +30,7 @@ def test_the_lease_is_renewed_while_a_turn_takes_longer_than_it_lasts() -> None:
             lost.set()
 
     async def scene(*, beside: bool) -> int:
-        """How many renewals there were in a turn of three seconds and the moment after it."""
+        """Count the renewals in a turn of three seconds and the moment after it."""
         with Beside() as other:
             one = Leadership(leases, "ns", "me", 1.5)  # type: ignore[arg-type]  # a server with one Lease
             await one.acquire()

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.election import Leadership, LeadershipLost, may_take
 
 

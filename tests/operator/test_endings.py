@@ -1,4 +1,4 @@
-"""How the end of a Task is written, and what becomes of one that cannot be."""
+"""Writing the end of a Task, and the end of one that cannot be written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_arl.operator import endings
-from pytest_arl.operator.api import CONTENDED, ApiError
+from pytest_arl.operator.api_errors import CONTENDED, ApiError
 from pytest_arl.operator.endings import write_end
 from pytest_arl.operator.objects import uid
 from tests.operator.objects import task

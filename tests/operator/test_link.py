@@ -13,7 +13,8 @@ import pytest
 
 from pytest_arl import pod
 from pytest_arl.agent import auth, frames
-from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, AnotherAgent, Claim, Introduction, LinkLost
+from pytest_arl.operator.introduction import OLDER_EPOCH, AnotherAgent, Claim, Introduction, LinkLost
+from pytest_arl.operator.link import AgentLink
 
 pytestmark = pytest.mark.asyncio
 
@@ -390,7 +391,7 @@ async def test_a_greeting_is_one_of_each(monkeypatch: pytest.MonkeyPatch, kind: 
 
 
 async def test_nothing_of_a_handshake_is_kept_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes in one piece with READY is looked at as what comes later."""
+    """Frames in one piece with READY are looked at as those that come later."""
 
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(frames.message(frames.HELLO, 0, HELLO))

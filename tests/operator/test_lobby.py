@@ -14,7 +14,8 @@ from pytest_arl import pod
 from pytest_arl.agent import frames
 from pytest_arl.channel import AgentConfig
 from pytest_arl.operator import lobby as lobby_module
-from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, Claim, Introduction, LinkLost
+from pytest_arl.operator.introduction import OLDER_EPOCH, Claim, Introduction, LinkLost
+from pytest_arl.operator.link import AgentLink
 from pytest_arl.operator.lobby import Lobby
 
 pytestmark = pytest.mark.asyncio

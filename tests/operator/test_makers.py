@@ -1,7 +1,7 @@
 import asyncio
 from typing import Any
 
-from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.makers import AT_ONCE, Makers
 from pytest_arl.operator.objects import Key, uid
 from pytest_arl.operator.paths import path

@@ -1,4 +1,4 @@
-"""What is said of somebody's objects: bounded before anything is done with it."""
+"""Words about somebody's objects are bounded before anything is done with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.operator.objects import T0, pool
 
 @pytest.fixture
 def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many characters were made printable, each time."""
+    """Numbers of characters that were made printable."""
     found: list[int] = []
     printable = wording.printable
 
@@ -50,7 +50,7 @@ def test_so_has_a_condition(looked: list[int], size: int) -> None:
 
 @pytest.mark.parametrize("reason", ["\x1b]0;x\x07", "x" * 129, "", "9", "a b", "a,", None, 7, "ä"])
 def test_a_reason_that_is_none_is_not_repeated(reason: Any) -> None:
-    """Who may make Events chooses theirs, and a status with one of more than 1024 characters is refused."""
+    """Reasons of Events are their makers' choice, and a status with one of more than 1024 characters is refused."""
     change = {"type": "Ready", "status": "False", "reason": reason, "message": ""}
     assert conditions(None, [change], T0)[0]["reason"] == "Other"
     event = {"type": "Warning", "reason": reason, "message": "m"}

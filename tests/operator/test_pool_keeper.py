@@ -265,7 +265,7 @@ async def test_a_refusal_is_made_fit_to_be_shown_once_for_all_who_wait(monkeypat
 
 
 def tries(room: Room) -> int:
-    """How often the API server was asked whether it would take a pod."""
+    """Count the dry runs of a pod."""
     return len([query for method, _, query in room.server.asked if method == "POST" and "dryRun" in query])
 
 

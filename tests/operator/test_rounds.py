@@ -14,7 +14,7 @@ from pytest_arl.operator import lifetimes as lifetimes_module
 from pytest_arl.operator import objects as objects_module
 from pytest_arl.operator import room as room_module
 from pytest_arl.operator import rounds as rounds_module
-from pytest_arl.operator.link import OLDER_EPOCH, LinkLost
+from pytest_arl.operator.introduction import OLDER_EPOCH, LinkLost
 from pytest_arl.operator.objects import Key, key
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.pod import LEASE_LABEL, POOL_LABEL, RUN_LABEL, STATUS_ALLOCATED, STATUS_LABEL

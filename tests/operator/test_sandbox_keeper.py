@@ -1,4 +1,4 @@
-"""What Tasks, whoever changes them, and agents can do to the queue of a sandbox."""
+"""The queue of a sandbox, under Tasks that somebody keeps changing and agents that lie."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pytest_arl.operator import sandbox_object
-from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import ending_of
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.objects import uid

@@ -137,7 +137,7 @@ def _fork(user: int, program: bytes, argv: list[bytes], env: dict[bytes, bytes],
 def _become_program(
     said: int, user: int, program: bytes, argv: list[bytes], env: dict[bytes, bytes], stdio: tuple[int, int, int]
 ) -> None:
-    """What posix_spawn does in the child. Never returns."""
+    """Do in the child as posix_spawn does. Never returns."""
     try:
         os.setresuid(user, user, user)
         os.setsid()

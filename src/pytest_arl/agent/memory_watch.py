@@ -10,6 +10,7 @@ import os
 from _struct import pack
 
 from pytest_arl.agent import memory_page, system
+from pytest_arl.agent.room import bytes_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ _KILLS, _SEEN, _ASLEEP, _STEP, _OWN = (
     offset // 8
     for offset in (memory_page.KILLS, memory_page.SEEN, memory_page.ASLEEP, memory_page.STEP, memory_page.OWN)
 )
-_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 _LITTLE = 1024 * 1024  # bytes: what comes and goes in the cgroup without anybody's doing
 _HELD = frozenset((b"total_rss", b"total_shmem", b"total_swap"))
 _HELD_VERSION_2 = frozenset((b"anon", b"shmem"))
@@ -49,8 +49,8 @@ class MemoryWatch:
         self._most_before: int | None = None
         # Nothing but the agent is here yet.
         self._own = self._held()
-        self._resident = self._anonymous()
-        self._usage_alone = system.number(self._usage) - self._files()
+        self._resident = system.own_bytes(self._statm)
+        self._usage_alone = system.number(self._usage) - bytes_in(self._folders)
         self._page[_OWN] = self._own
         self._page[_OWN + 1] = self._resident
 
@@ -119,8 +119,8 @@ class MemoryWatch:
         room = usage - self._usage_alone
         if room < _LITTLE:
             return 0  # there is room for nothing: spare the slower figures, and the slowest to the last
-        grown = max(0, self._anonymous() - self._resident)
-        if room - grown < _LITTLE or room - grown - self._files() < _LITTLE:
+        grown = max(0, system.own_bytes(self._statm) - self._resident)
+        if room - grown < _LITTLE or room - grown - bytes_in(self._folders) < _LITTLE:
             return 0
         return max(0, self._held() - self._own - grown)
 
@@ -133,18 +133,4 @@ class MemoryWatch:
             name, _, value = line.partition(b" ")
             if name in wanted:
                 held += int(value)
-        return max(0, held - self._files())
-
-    def _files(self) -> int:
-        total = 0
-        for folder in self._folders:
-            try:
-                state = os.statvfs(folder)
-            except OSError:
-                continue
-            total += (state.f_blocks - state.f_bfree) * state.f_frsize
-        return total
-
-    def _anonymous(self) -> int:
-        fields = os.pread(self._statm, 128, 0).split()
-        return (int(fields[1]) - int(fields[2])) * _PAGE_SIZE
+        return max(0, held - bytes_in(self._folders))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-__all__ = ["Room"]
+__all__ = ["Room", "bytes_in"]
 
 _INODE = 1024  # bytes that the kernel takes for a file without content, about
 _NO_ROOM = errno.ENOSPC, errno.EDQUOT
@@ -76,3 +76,15 @@ def _is_full(folder: bytes) -> bool:
     except OSError:
         return False  # a step has removed it
     return bool(state.f_blocks and (state.f_bavail == 0 or (state.f_files and state.f_favail == 0)))
+
+
+def bytes_in(folders: list[bytes]) -> int:
+    """Bytes that the files of these file systems take."""
+    total = 0
+    for folder in folders:
+        try:
+            state = os.statvfs(folder)
+        except OSError:
+            continue
+        total += (state.f_blocks - state.f_bfree) * state.f_frsize
+    return total

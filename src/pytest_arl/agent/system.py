@@ -26,6 +26,7 @@ __all__ = [
     "map_numbers",
     "number",
     "open_plain",
+    "own_bytes",
     "reset_disk_priority",
     "same_memory",
     "senders",
@@ -54,6 +55,7 @@ _KCMP_VM = 1
 _AT_FDCWD = -100
 _RESOLVE_NO_SYMLINKS = 0x04
 _PROMISED_LIMITS = ("NOFILE", "NPROC", "STACK")
+_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 _SIGINFO_BYTES = 128  # struct signalfd_siginfo
 _SENDER = 8  # where its ssi_code and ssi_pid are
 _SI_USER = 0
@@ -297,3 +299,9 @@ def map_numbers(fd: int) -> Any:
 def number(fd: int) -> int:
     """The number that a cgroup file such as pids.current holds."""
     return int(os.pread(fd, 32, 0))
+
+
+def own_bytes(statm: int) -> int:
+    """Bytes of its memory that a process shares with no file, by its /proc/PID/statm."""
+    fields = os.pread(statm, 256, 0).split()
+    return (int(fields[1]) - int(fields[2])) * _PAGE_SIZE

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import time
 
-from pytest_arl.agent import tree
+from pytest_arl.agent import system, tree
+from pytest_arl.agent.room import bytes_in
 from pytest_arl.agent.shared_memory import SharedMemory
 
 __all__ = ["WholeMemory", "is_own", "limit_of_container"]
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _PROBE = 8 << 20
 _INEXACT = 2 << 20
 _TRIES, _LOOKS, _LOOK_SECONDS = 4, 10, 0.005
@@ -71,7 +71,7 @@ def limit_of_container() -> int | None:
 
 
 class WholeMemory:
-    """What is held of a machine's memory, without what the agent itself does."""
+    """Memory of a machine that is held, less the agent's own."""
 
     def __init__(self, memory: int, uncounted: list[bytes], shm: bytes | None) -> None:
         """``memory`` is the limit in bytes; ``uncounted`` folders have limits of their own, and ``shm`` is /dev/shm.
@@ -83,7 +83,7 @@ class WholeMemory:
         # Open from here on: a step may leave the agent no descriptor.
         self._machine, self._process = _open("/proc/meminfo"), _open("/proc/self/statm")
         self._resident = self._own = 0
-        self._resident = self._resident_bytes()
+        self._resident = system.own_bytes(self._process)
         self._own = self._look()
         self._held = self._least = 0
         self._begun = self._spent = 0.0
@@ -120,24 +120,8 @@ class WholeMemory:
 
     def _look(self) -> int:
         """Bytes held now."""
-        grown = max(0, self._resident_bytes() - self._resident)
-        return max(0, _taken(self._machine) - self._files() - self._own - grown)
-
-    def _files(self) -> int:
-        """Bytes in the files that have limits of their own."""
-        total = 0
-        for folder in self._uncounted:
-            try:
-                state = os.statvfs(folder)
-            except OSError:
-                continue
-            total += (state.f_blocks - state.f_bfree) * state.f_frsize
-        return total
-
-    def _resident_bytes(self) -> int:
-        """Bytes of the agent's own."""
-        fields = os.pread(self._process, 256, 0).split()
-        return (int(fields[1]) - int(fields[2])) * _PAGE
+        grown = max(0, system.own_bytes(self._process) - self._resident)
+        return max(0, _taken(self._machine) - bytes_in(self._uncounted) - self._own - grown)
 
 
 def _open(path: str) -> int:

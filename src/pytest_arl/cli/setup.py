@@ -30,7 +30,7 @@ _SECONDS = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to do, and whether to ask."""
+    """The options of ``pytest-arl setup``."""
     parser.description = (
         "Ubuntu 23.10 and newer keep bubblewrap from making sandboxes, by AppArmor. This writes a profile for the one "
         f"bubblewrap that sandboxes are made with to {apparmor.FOLDER} and loads it, with sudo, after it has shown it "
@@ -146,7 +146,7 @@ def _indented(text: str) -> str:
 
 
 class _Root:
-    """What is done as root, by sudo where this process is not. BackendUnavailable where that cannot be, or fails."""
+    """Work as root, by sudo where this process is not. BackendUnavailable where that cannot be, or fails."""
 
     def __init__(self) -> None:
         parser = _program("apparmor_parser")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import logging
-import os
 import random
 import re
 import time
@@ -16,21 +14,22 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import aiohttp
-import kopf
 import yarl
 
 from pytest_arl import json_text
-from pytest_arl.operator.objects import MOST_MESSAGE
+from pytest_arl.operator.api_errors import CONTENDED, GARBLED, AnswerTooLong, ApiError
+from pytest_arl.operator.credentials import connection
 from pytest_arl.operator.paths import path
-from pytest_arl.wording import readable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
     from typing import Self
 
+    import kopf
+
     from pytest_arl.operator.objects import Object
 
-__all__ = ["CONTENDED", "Api", "ApiError", "connection"]
+__all__ = ["Api"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,59 +74,6 @@ _MOST_CONFLICTS = 8
 _NAMESPACE = re.compile(r"/namespaces/([^/]+)/")
 
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-
-# etcd's own limit for a request, and that of the API server's connection to it; both come as status 500.
-_TOO_LARGE = ("request is too large", "trying to send message larger than max")
-
-
-_LONGEST_REASON = 128
-
-
-class ApiError(Exception):
-    """The API server's own refusal.
-
-    Attributes:
-        status: of HTTP; 0 where there was no answer.
-        reason: ``NotFound``, ``AlreadyExists``, ``Conflict``, ...
-        message: at most MOST_MESSAGE characters, safe to print: it may quote as much of an object as that has.
-        too_large: the object would be larger than what is stored: the same again is refused again.
-    """
-
-    def __init__(self, status: int, reason: str, message: str) -> None:
-        self.status = status
-        self.reason = reason[:_LONGEST_REASON]
-        self.message = readable(message, MOST_MESSAGE)
-        self.too_large = status == 413 or (status == 500 and any(words in message for words in _TOO_LARGE))
-        super().__init__(self.message)
-
-
-CONTENDED = "Contended"
-"""Reason of an ApiError: somebody else writes to an object all the time."""
-
-_GARBLED = "Garbled"
-"""An answer that is none: the same would come again."""
-
-
-class AnswerTooLong(ApiError):
-    """An answer is longer than what is read of one."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__(0, "AnswerTooLong", f"an answer of more than {most} bytes is read no further")
-
-
-def connection() -> kopf.ConnectionInfo:
-    """How to reach the API server: the service account of this pod, else the kubeconfig."""
-    settings = kopf.OperatorSettings()
-    found = kopf.login_with_service_account(settings=settings, logger=_LOG)
-    if found is not None:
-        # By address: a cluster may have no DNS, and this needs none.
-        host = os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
-        host = f"[{host}]" if ":" in host else host
-        return dataclasses.replace(found, server=f"https://{host}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}")
-    found = kopf.login_with_kubeconfig(settings=settings, logger=_LOG)
-    if found is None:
-        raise kopf.LoginError("no cluster: neither a service account nor KUBECONFIG nor ~/.kube/config is there")
-    return found
 
 
 class Api:
@@ -315,7 +261,7 @@ class Api:
             except ApiError as error:
                 if error.status == 401:
                     self._login()
-                elif (error.status not in _AGAIN and error.status != 0) or error.too_large or error.reason == _GARBLED:
+                elif (error.status not in _AGAIN and error.status != 0) or error.too_large or error.reason == GARBLED:
                     raise
                 if time.monotonic() + pause > deadline:
                     raise
@@ -357,7 +303,7 @@ class Api:
             raise _refusal(status, raw)
         found = _parsed(raw)
         if found is None:
-            raise ApiError(0, _GARBLED, "the API server answers with what is no JSON object")
+            raise ApiError(0, GARBLED, "the API server answers with what is no JSON object")
         return found, len(raw)
 
 

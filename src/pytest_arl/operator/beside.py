@@ -1,4 +1,4 @@
-"""What must be in time whatever the operator is busy with: a second event loop, in a thread.
+"""A second event loop, in a thread, for work that must be in time while the operator is busy.
 
 The Lease is renewed there and the kubelet is answered there. A turn of the operator's own loop that takes seconds, for
 something that somebody has put into the cluster, then delays what waits for that loop and does not end the process: one

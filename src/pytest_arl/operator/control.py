@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.channel import AgentConfig
 from pytest_arl.operator import lifetimes, wire
-from pytest_arl.operator.api import Api, ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.election import LeadershipLost
+from pytest_arl.operator.introduction import OLDER_EPOCH, Claim, Introduction
 from pytest_arl.operator.jobs import Jobs
-from pytest_arl.operator.link import OLDER_EPOCH, Claim, Introduction
 from pytest_arl.operator.lobby import Lobby
 from pytest_arl.operator.network import Policies
 from pytest_arl.operator.notices import Notices
@@ -38,9 +38,10 @@ from pytest_arl.proof import agent_mark
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
+    from pytest_arl.operator.api import Api
     from pytest_arl.operator.election import Term
+    from pytest_arl.operator.introduction import LinkLost
     from pytest_arl.operator.keys import Keys
-    from pytest_arl.operator.link import LinkLost
     from pytest_arl.operator.objects import Object
     from pytest_arl.operator.template import Agent
     from pytest_arl.operator.trouble import Trouble

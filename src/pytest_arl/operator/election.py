@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.operator.api import Api, ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.objects import now
 from pytest_arl.operator.paths import path
 from pytest_arl.pod import OPERATOR_LEASE
@@ -20,6 +20,7 @@ from pytest_arl.pod import OPERATOR_LEASE
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from pytest_arl.operator.api import Api
     from pytest_arl.operator.objects import Object
 
 __all__ = ["Leadership", "LeadershipLost", "Term", "may_take"]

@@ -1,4 +1,4 @@
-"""How Tasks end in the API: written with what there is room for, and beside the queue where nothing ran.
+"""Ends of Tasks in the API: written with what there is room for, and beside the queue where nothing ran.
 
 Who changes a Task all the time keeps its end from being written. So an end waits by itself, never in a queue: a few of
 a namespace at a time are on their way, and one that cannot be written now makes room for the others.
@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.operator import task_status
-from pytest_arl.operator.api import CONTENDED, ApiError
+from pytest_arl.operator.api_errors import CONTENDED, ApiError
 from pytest_arl.operator.objects import key, uid
 from pytest_arl.operator.paths import path
 
@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _PATIENCE_SECONDS = 600.0
-"""How long a Task's end is written again where the API server answers with errors. One that is away is waited for."""
+"""Time in which a Task's end is written again where the API server answers with errors. An absent one is waited for."""
 
 _MOST_RESULTS = 8
 """Of a namespace, that are held in memory while somebody else keeps them from being written."""

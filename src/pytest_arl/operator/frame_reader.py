@@ -1,4 +1,4 @@
-"""What an agent sends, cut into frames: so many at a time, and none made into values that nobody waits for.
+"""Cuts an agent's bytes into frames: so many at a time, and none made into values that nobody waits for.
 
 What speaks from a pod may be anything. A frame is taken or passed over by its header, before any of it is held, and a
 value has few items: five bytes of the wire become an object of 64 in Python.

@@ -33,7 +33,7 @@ MOST_FINISHED_BY_HAND = 500
 """Finished Tasks without a ttl that a sandbox keeps: somebody may want to read them."""
 
 _DEFAULT_LEASE_SECONDS, _LONGEST_LEASE_SECONDS = 60, 3600
-"""What somebody else writes into a Lease keeps no sandbox for longer than that."""
+"""The longest term of a Lease: somebody else may write a longer one, which is to keep no sandbox."""
 
 
 @dataclass(frozen=True, slots=True)

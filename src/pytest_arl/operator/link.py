@@ -14,13 +14,11 @@ from pytest_arl.operator.frame_reader import FrameReader
 from pytest_arl.operator.introduction import (
     MOST_UID,
     NONCE_BYTES,
-    OLDER_EPOCH,
     AnotherAgent,
     Claim,
     Hello,
     Introduction,
     LinkLost,
-    Refusal,
     refusal,
 )
 
@@ -29,17 +27,7 @@ if TYPE_CHECKING:
 
     OnFrame = Callable[[int, Any], None]
 
-__all__ = [
-    "OLDER_EPOCH",
-    "AgentLink",
-    "AnotherAgent",
-    "Claim",
-    "Hello",
-    "Introduction",
-    "LinkLost",
-    "Refusal",
-    "refusal",
-]
+__all__ = ["AgentLink"]
 
 _SECONDS = 5.0
 """For an agent to say hello, and to be ready after our answer."""
@@ -54,17 +42,17 @@ _ANSWER_BYTES = 4 * 1024
 """Of an answer to whom nothing else is said."""
 
 _UNASKED_BYTES, _LATE_BYTES = 4 * 1024, 1024 * 1024
-"""What an agent may send that nobody waits for, and what it may still send of what somebody waited for."""
+"""Bytes that an agent may send unasked, and those that it may still send when nobody waits for them any longer."""
 
 _FRAME_BYTES = 256
-"""What a frame counts for beside its own bytes: empty ones take time, too."""
+"""Bytes that each frame counts for beside its own: empty ones take time, too."""
 
 _FRAMES_A_TURN = 64
 """Frames of one agent before others have their turn."""
 
 
 class _Exchange:
-    """Who waits for the frames of a stream, and how many bytes of them may still come."""
+    """The receiver of a stream's frames, and the number of bytes that may still come."""
 
     __slots__ = ("left", "on_frame")
 
@@ -281,7 +269,7 @@ class AgentLink(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _wanted(self, kind: int, stream: int, size: int) -> bool:
-        """Whether somebody waits for a frame, by its header. LinkLost for more than was asked for."""
+        """True if somebody waits for a frame, by its header. LinkLost for more than was asked for."""
         if self._greets:
             if kind not in self._greets:
                 raise LinkLost(f"the agent greets with a frame of type {kind}")

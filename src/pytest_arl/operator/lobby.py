@@ -11,7 +11,8 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.link import AgentLink, LinkLost
+from pytest_arl.operator.introduction import LinkLost
+from pytest_arl.operator.link import AgentLink
 from pytest_arl.operator.objects import condition, leaving, name, owner, uid
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_arl.channel import AgentConfig
-    from pytest_arl.operator.link import Claim, Introduction
+    from pytest_arl.operator.introduction import Claim, Introduction
     from pytest_arl.operator.objects import Object
 
 __all__ = ["Lobby"]

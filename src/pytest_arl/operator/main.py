@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import kopf
 
 from pytest_arl.operator import election, health, keys, logs
-from pytest_arl.operator.api import Api, ApiError
+from pytest_arl.operator.api import Api
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.beside import Beside, Pulse
 from pytest_arl.operator.control import Control
 from pytest_arl.operator.objects import parse_time

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.api import Api, ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.objects import Key, controller, is_name, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.trouble import Trouble
 
 if TYPE_CHECKING:
+    from pytest_arl.operator.api import Api
     from pytest_arl.operator.objects import Object
     from pytest_arl.operator.ownership import Maker
     from pytest_arl.operator.store import Store

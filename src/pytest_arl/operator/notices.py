@@ -7,12 +7,13 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.api import Api, ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.objects import key, now, uid
 from pytest_arl.operator.paths import UnsafeName, path
 from pytest_arl.wording import readable
 
 if TYPE_CHECKING:
+    from pytest_arl.operator.api import Api
     from pytest_arl.operator.jobs import Jobs
     from pytest_arl.operator.objects import Object
 

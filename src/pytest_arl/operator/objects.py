@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pytest_arl.wording import readable
 
 __all__ = [
+    "LONGEST_REASON",
     "MOST_MESSAGE",
     "Key",
     "Object",
@@ -49,7 +50,7 @@ _GROUPS = {
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
-_LONGEST_REASON = 128
+LONGEST_REASON = 128
 
 
 class Key(NamedTuple):
@@ -134,7 +135,7 @@ def is_name(text: str) -> bool:
 
 def is_reason(text: object) -> bool:
     """True if a condition can have this reason, which may be somebody else's text."""
-    return type(text) is str and len(text) <= _LONGEST_REASON and _REASON.fullmatch(text) is not None
+    return type(text) is str and len(text) <= LONGEST_REASON and _REASON.fullmatch(text) is not None
 
 
 def created(body: Object) -> str:

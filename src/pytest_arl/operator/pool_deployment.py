@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl import pod as pods
 from pytest_arl.operator import exposure, template
-from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.objects import Key, condition, name, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.trouble import Trouble, refused_pod
@@ -76,7 +76,7 @@ class PoolDeployment:
         return self.trouble is not None and self.trouble.reason == _FAILED
 
     def template(self, pool: Object) -> Object | None:
-        """What pods of this generation of the pool are made of; None while that is not known to be any good."""
+        """The template for pods of this generation of the pool; None while it is not known to be any good."""
         generation = self._generation(pool)
         if self.trouble is not None or self._valid != generation or self._made is None or self._made[0] != generation:
             return None
@@ -174,6 +174,6 @@ class PoolDeployment:
             )
 
     async def shortage(self) -> Trouble | None:
-        """Why it has fewer pods than it should, as far as it says so. ApiError where it cannot be asked."""
+        """The reason that it gives for having fewer pods than it should. ApiError where it cannot be asked."""
         failure = condition(await self._api.get(path("deployments", *self._key)), "ReplicaFailure") or {}
         return refused_pod(failure.get("message", "")) if failure.get("status") == "True" else None

@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pytest_arl.operator import pooling, template
-from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.makers import Makers
 from pytest_arl.operator.objects import MOST_MESSAGE, Key, created, key, leaving, name, uid
 from pytest_arl.operator.paths import path
@@ -93,7 +93,7 @@ class PoolKeeper:
         self._wishes.forget(waiter.sandbox)
 
     def why(self) -> Trouble:
-        """Why there is no pod yet for who waits: a message that is made fit to be shown once for all of them."""
+        """The reason that there is no pod yet for those that wait, made fit to be shown once for all of them."""
         trouble, starting = self._seen
         waits = Trouble("WaitingForPod", f"waiting for a pod of pool {self.key.name}: {starting} start")
         found = self._deployment.trouble or self._makers.trouble or self._refused or trouble or self._short or waits

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_arl.agent import exact, frames
-from pytest_arl.operator.link import refusal
+from pytest_arl.operator.introduction import refusal
 from pytest_arl.operator.wire import SENT_BYTES
 from pytest_arl.results import Outcome
 from pytest_arl.usage import Usage
@@ -15,7 +15,7 @@ from pytest_arl.usage import Usage
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_arl.operator.link import Refusal
+    from pytest_arl.operator.introduction import Refusal
     from pytest_arl.operator.objects import Object
 
 __all__ = ["LAST_MOMENT", "Garbled", "Progress", "StepEnd", "level"]

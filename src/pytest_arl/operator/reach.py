@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.channel import AgentConfig
 from pytest_arl.operator import sandbox_status, wire
-from pytest_arl.operator.api import ApiError
-from pytest_arl.operator.link import AgentLink, AnotherAgent, LinkLost
+from pytest_arl.operator.api_errors import ApiError
+from pytest_arl.operator.introduction import AnotherAgent, LinkLost
+from pytest_arl.operator.link import AgentLink
 from pytest_arl.operator.objects import Key, created, ended, leaving, name, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.template import workspace_of

@@ -1,4 +1,4 @@
-"""How much of a namespace's objects is kept in memory: so many bytes of each kind, and no more.
+"""The memory for a namespace's objects: so many bytes of each kind, and no more.
 
 A namespace's quota bounds objects only where its administrator has set one. What finds no room is kept in its least
 form, see :func:`pytest_arl.operator.slim.cut`; a new object for which there is no room even so is left out until there
@@ -59,7 +59,7 @@ class Room:
         return self._held[kind, namespace] - before + LEAST + size <= (MOST[kind] if most is None else most)
 
     def fit(self, kind: str, body: Object) -> Object | None:
-        """What is kept of a slim object, as far as there is room for it; None where it is left out.
+        """Take room for a slim object, and give the form of it that is kept; None where it is left out.
 
         What is known already has a little more room, and its least form in any case: nothing is forgotten that is used.
         """

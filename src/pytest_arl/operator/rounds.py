@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
-from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import write, write_end
 from pytest_arl.operator.objects import Key, age, controller, is_name, key, leaving, uid
 from pytest_arl.operator.paths import path

@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.operator import sandbox_object, sandbox_status, task_status, wire
-from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import end_beside, ending_of
-from pytest_arl.operator.link import AgentLink, LinkLost
+from pytest_arl.operator.introduction import LinkLost
 from pytest_arl.operator.objects import Key, condition, leaving, name, now, owner, parse_time, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import MOST_IN_VAIN, NO_TASK, Patience
@@ -24,6 +24,7 @@ from pytest_arl.operator.trouble import Trouble
 
 if TYPE_CHECKING:
     from pytest_arl.operator.control import Control
+    from pytest_arl.operator.link import AgentLink
     from pytest_arl.operator.objects import Object
 
 __all__ = ["SandboxKeeper"]
@@ -32,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _MOST_REFILLS = 3
-"""How often room is made in a Sandbox that somebody fills again."""
+"""Times that room is made in a Sandbox that somebody fills again."""
 
 
 class SandboxKeeper:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl import pod as pods
-from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.objects import key, name, owner_reference, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.slim import LEGACY_FINALIZER

@@ -183,7 +183,7 @@ def _sandbox(spec: Object) -> Object:
 
 
 def _status(kind: str, given: Object) -> Object:
-    """What is asked of a status; without its conditions where it is larger than any of the operator's."""
+    """The part of a status that is asked for; without its conditions where it is larger than any of the operator's."""
     if kind == "warmpools":
         return given if weight(given) <= MOST_STATUS[kind] else {}
     found = _short(given, _TASK_STATUS if kind == "tasks" else _SANDBOX_STATUS, MOST_MESSAGE)

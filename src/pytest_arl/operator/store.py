@@ -181,7 +181,7 @@ class Store:
         return gone, self._news(kind, there, known)
 
     def _news(self, kind: str, there: Mapping[str, tuple[Key, int]], known: Mapping[str, int]) -> list[Key]:
-        """What is not known in that version; of each namespace so many, and no new ones for which there is no room."""
+        """Keys of objects not known in that version; so many of a namespace, and new ones only where there is room."""
         news, asked = [], Counter[str]()
         for which, (where, current) in there.items():
             before = known.get(which, -1)

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.operator import task_status, wire
-from pytest_arl.operator.api import ApiError
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import end_beside
 from pytest_arl.operator.objects import key, uid
 from pytest_arl.operator.paths import path

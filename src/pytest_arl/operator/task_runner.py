@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl.agent import frames
 from pytest_arl.crds.models import MOST_STEPS
 from pytest_arl.operator import task_status, wire
-from pytest_arl.operator.api import CONTENDED, ApiError
+from pytest_arl.operator.api_errors import CONTENDED, ApiError
 from pytest_arl.operator.endings import end_beside, end_now_or_beside, write, write_end
-from pytest_arl.operator.link import OLDER_EPOCH, AgentLink, LinkLost
+from pytest_arl.operator.introduction import OLDER_EPOCH, LinkLost
 from pytest_arl.operator.objects import key, name, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import Patience
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_arl.operator.control import Control
-    from pytest_arl.operator.link import Refusal
+    from pytest_arl.operator.introduction import Refusal
+    from pytest_arl.operator.link import AgentLink
     from pytest_arl.operator.objects import Object
 
 __all__ = ["Busy", "TaskRunner"]

@@ -91,7 +91,7 @@ def refuse_nested(executor: Object, where: str, workspace: str) -> None:
 
 
 def _paths(container: Object) -> Iterator[str]:
-    """Where something of the template comes to lie over the container's own files."""
+    """Paths at which something of the template comes to lie over the container's own files."""
     for mount in container.get("volumeMounts") or ():
         yield plain_path(mount.get("mountPath") or "")
     for device in container.get("volumeDevices") or ():

@@ -102,7 +102,7 @@ def _refuse_shape(value: object, shape: Any, field: str) -> None:
 
 
 def _refuse_long(value: object, field: str) -> None:
-    """What is nested too deeply is left out by the store."""
+    """TemplateInvalid for lists that are too long. The store leaves out whatever is nested too deeply."""
     if isinstance(value, dict):
         for name, part in value.items():
             if isinstance(part, dict | list):

@@ -53,7 +53,7 @@ def _of_infrastructure(error: BaseException, kind: type[InfrastructureError]) ->
 
 
 def unavailable(call: pytest.CallInfo[None]) -> BackendUnavailable | None:
-    """Why no test of this run can have a sandbox, where that is what a test broke on."""
+    """The error that keeps every test of this run from a sandbox, if a test broke on that."""
     error = None if call.excinfo is None else call.excinfo.value
     if error is None or "pytest_arl.errors" not in sys.modules:
         return None

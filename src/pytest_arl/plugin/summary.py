@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Summary", "last_line"]
 
 _MOST_REASONS = 3
-"""Why there was no sandbox, of one run: workers on several machines may each have their own."""
+"""Reasons that a run shows: workers on several machines may each have their own."""
 
 
 class Summary:

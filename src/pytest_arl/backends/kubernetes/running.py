@@ -7,15 +7,15 @@ the agent, over the holder's channel, in the very frames that a sandbox on this 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_arl.agent import frames
-from pytest_arl.backends.kubernetes import statuses
+from pytest_arl.backends.kubernetes import holder_words, statuses
 from pytest_arl.backends.kubernetes.manifests import task_manifest
 from pytest_arl.backends.kubernetes.refusals import INSTALL, Refused
 from pytest_arl.backends.kubernetes.silence import LOOK_SECONDS, Silence
+from pytest_arl.backends.kubernetes.unseen import Unseen
 from pytest_arl.backends.task_run import GRACE_SECONDS, TaskRun
 from pytest_arl.channel import AgentError, ChannelLost, ChannelTimeout
 from pytest_arl.errors import ArlError, BackendUnavailable, InfrastructureError, PermissionDenied, UsageError
@@ -24,8 +24,7 @@ from pytest_arl.results import StepResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_arl.backends.base import OnOutput, OnStep, StreamName, TaskRequest
-    from pytest_arl.backends.kubernetes.manifests import Payload
+    from pytest_arl.backends.base import OnOutput, OnStep, TaskRequest
     from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
     from pytest_arl.channel import Stream
 
@@ -57,7 +56,7 @@ class Running:
         self._space = sandbox.space
         self._task = task
         self._results = results
-        self._on_output = None if on_output is None else _Unseen(on_output)
+        self._on_output = None if on_output is None else Unseen(on_output)
         self._on_step = on_step
         self._told = 0
         self._began: float | None = None
@@ -83,7 +82,7 @@ class Running:
             self._space.task_key if self._sandbox.proves else None,
         )
         if payload is not None:
-            self._supply(payload)
+            self._sandbox.exchange(holder_words.supply(payload))
         self._proof = manifest["spec"].get("proof")
         try:
             self._create(manifest)
@@ -105,13 +104,6 @@ class Running:
         self._spend()
 
     # Before
-
-    def _supply(self, payload: Payload) -> None:
-        def send(stream: Stream) -> None:
-            stream.send(frames.SUPPLY, {"steps": payload.steps})
-            stream.reply(time.monotonic() + _SUPPLY_SECONDS)
-
-        self._sandbox.exchange(send)
 
     def _create(self, manifest: dict[str, Any]) -> None:
         api, namespace = self._space.api, self._space.namespace
@@ -143,15 +135,8 @@ class Running:
         if self._taken or self._proof is None or not self._sandbox.alive():
             return
 
-        def send(stream: Stream) -> None:
-            stream.send(frames.SPEND, {"once": self._proof})
-            try:
-                stream.reply(time.monotonic() + _SPEND_SECONDS)
-            except AgentError as error:
-                raise InfrastructureError(error.text) from None
-
         try:
-            self._sandbox.exchange(send)
+            self._sandbox.exchange(holder_words.spend(self._proof))
         except ArlError as error:
             self._lose(f"its agent does not give up a Task that it never had: {error}")
 
@@ -383,30 +368,5 @@ def _newer_fields(task: dict[str, Any]) -> list[str | None]:
     return [spec.get("payloadHash"), spec.get("proof"), *(step.get("cpuTime") for step in spec["steps"])]
 
 
-_SUPPLY_SECONDS = 120.0
-_SPEND_SECONDS = 10.0
-
-
 class _NotThereError(InfrastructureError):
     """The agent does not know the task, yet or any more."""
-
-
-class _Unseen:
-    """A caller's ``on_output`` that is told each byte once, also where a connection is opened anew."""
-
-    def __init__(self, on_output: OnOutput) -> None:
-        self._on_output = on_output
-        self._told: Counter[tuple[str, str]] = Counter()
-        self._came: Counter[tuple[str, str]] = Counter()
-
-    def again(self) -> None:
-        """All output comes once more from its beginning."""
-        self._came.clear()
-
-    def __call__(self, step: str, stream: StreamName, data: bytes) -> None:
-        key = (step, stream)
-        unseen = data[max(0, self._told[key] - self._came[key]) :]
-        self._came[key] += len(data)
-        if unseen:
-            self._told[key] += len(unseen)
-            self._on_output(step, stream, unseen)

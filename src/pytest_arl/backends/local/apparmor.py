@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["FOLDER", "Profile", "attached", "enabled", "label_denies", "loadable", "own_label", "profiles", "restricts"]
 
 FOLDER = Path("/etc/apparmor.d")
-"""Where the machine's profiles are, which are loaded when it starts."""
+"""The machine's profiles, which are loaded when it starts."""
 
 _PREFIX = "arl-bwrap-"
 _MARK = "# Written by `pytest-arl setup` for "
@@ -32,7 +32,7 @@ _LONGEST = 64 * 1024
 """Bytes of a profile that are looked at; most have one or two thousand."""
 
 _GLOBS = re.compile(r'[\\"*?\[\]{}^]')
-"""What means something in the path of a profile (apparmor.d(5), «Globbing»), or in its quotes."""
+"""Characters with a meaning in the path of a profile (apparmor.d(5), «Globbing»), or in its quotes."""
 
 
 @dataclass(frozen=True, slots=True)

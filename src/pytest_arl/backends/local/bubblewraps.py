@@ -91,16 +91,7 @@ def label_of(path: str) -> str:
         return ""
     reading, writing = os.pipe()
     try:
-        process = subprocess.Popen(
-            [path, "--args", str(reading)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={},
-            cwd="/",
-            start_new_session=True,
-            pass_fds=(reading,),
-        )
+        process = _start(path, "--args", str(reading), stdout=subprocess.DEVNULL, pass_fds=(reading,))
     except OSError:
         os.close(writing)
         return ""
@@ -117,22 +108,27 @@ def label_of(path: str) -> str:
         os.close(writing)
 
 
+def _start(path: str, *options: str, stdout: int, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [path, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        start_new_session=True,
+        pass_fds=pass_fds,
+    )
+
+
 def _first_words(path: str) -> bytes:
     return _words(path, "--version", _LONGEST)
 
 
 def _words(path: str, option: str, longest: int, *, to_end: bool = False) -> bytes:
-    """What it prints: a line, or ``to_end``."""
+    """The output of one option: its first line, or all of it (``to_end``)."""
     try:
-        process = subprocess.Popen(
-            [path, option],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
+        process = _start(path, option, stdout=subprocess.PIPE)
     except OSError:
         return b""
     assert process.stdout is not None

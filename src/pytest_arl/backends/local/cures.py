@@ -44,7 +44,7 @@ _CAP_SYS_ADMIN = 21
 
 @dataclass(frozen=True, slots=True)
 class _Host:
-    """What tells the causes apart; tests bring a root folder and answers of their own.
+    """Facts that tell the causes apart; tests bring a root folder and answers of their own.
 
     Attributes:
         refused: the act that the kernel refused this process, and its error number; empty and 0 where it refuses none.
@@ -65,7 +65,7 @@ class _Host:
 
     @property
     def filtered(self) -> bool:
-        """Whether a filter of system calls is on this process: a container runtime's, for most."""
+        """True if a filter of system calls is on this process: a container runtime's, for most."""
         return re.search(r"^Seccomp:\s*2$", self.read("proc/self/status"), re.MULTILINE) is not None
 
     @property
@@ -74,14 +74,14 @@ class _Host:
 
     @property
     def by_apparmor(self) -> bool:
-        """Whether AppArmor keeps this bubblewrap from its work: by its label, or for want of one."""
+        """True if AppArmor keeps this bubblewrap from its work: by its label, or for want of one."""
         if not apparmor.enabled(self.root) or self.confined:
             return False
         return apparmor.label_denies(self.label) or (apparmor.restricts(self.root) and self.namespaces_refused)
 
     @property
     def confined(self) -> bool:
-        """Whether it is this process that AppArmor confines, and with it all that it starts."""
+        """True if AppArmor confines this process, and with it all that it starts."""
         return apparmor.label_denies(self.own_label) and self.label == self.own_label
 
     @property
@@ -155,7 +155,7 @@ def cure_for(
     label: Callable[[str], str] = label_of,
     own_label: str | None = None,
 ) -> str:
-    """What to do about a bubblewrap that does not work; empty where nothing is known.
+    """Advice about a bubblewrap that does not work; empty where nothing is known.
 
     ``root``: where /proc and /sys are. ``acts``: what the kernel answers to this process, by act.
     ``label`` and ``own_label``: the AppArmor labels of that bubblewrap and of this process.
@@ -177,7 +177,7 @@ def cure_for(
 
 
 def _ask_the_kernel() -> dict[str, int]:
-    """What it answers to the same acts; empty where that cannot be found out."""
+    """Its answers to the same acts; empty where they cannot be had."""
     try:
         return kernel_trial.run()
     except (OSError, ValueError, subprocess.TimeoutExpired):

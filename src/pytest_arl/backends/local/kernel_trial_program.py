@@ -1,4 +1,4 @@
-"""What the kernel lets this process do of what bubblewrap does, an error number for each act (0: done), as JSON.
+"""Try the acts of bubblewrap in this process; print the kernel's answer to each, an error number (0: done), as JSON.
 
 Started as ``python -I -S kernel_trial_program.py``: where no bubblewrap works, whose words name the first act that was
 refused, in its own way, and never who refused it; and below a bubblewrap that works.

@@ -1,0 +1,44 @@
+"""Requests about Tasks that the holder of a sandbox makes of its agent, beside the Task objects."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from pytest_arl.agent import frames
+from pytest_arl.channel import AgentError
+from pytest_arl.errors import InfrastructureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_arl.backends.kubernetes.manifests import Payload
+    from pytest_arl.channel import Stream
+
+__all__ = ["spend", "supply"]
+
+_SUPPLY_SECONDS = 120.0
+_SPEND_SECONDS = 10.0
+
+
+def supply(payload: Payload) -> Callable[[Stream], None]:
+    """Give it the steps that no Task object can carry, for the Task that will name them by their digest."""
+
+    def send(stream: Stream) -> None:
+        stream.send(frames.SUPPLY, {"steps": payload.steps})
+        stream.reply(time.monotonic() + _SUPPLY_SECONDS)
+
+    return send
+
+
+def spend(proof: str) -> Callable[[Stream], None]:
+    """Have it run nothing for that proof any more. InfrastructureError where it refuses."""
+
+    def send(stream: Stream) -> None:
+        stream.send(frames.SPEND, {"once": proof})
+        try:
+            stream.reply(time.monotonic() + _SPEND_SECONDS)
+        except AgentError as error:
+            raise InfrastructureError(error.text) from None
+
+    return send
