@@ -156,6 +156,8 @@ def test_an_agent_opens_no_file_of_its_root_folder(
     agent, at = next((pid, at) for at, (pid, call) in enumerate(lines) if call.startswith('execve("/arl/'))
     # A name below an open folder is left out, for that folder was named before; so is the second half of a call.
     calls = [call for pid, call in lines[at:] if pid == agent and not re.match(r"\w+\(\d|<", call)]
+    # What kind of file a step's program is, is asked before it is started (see find_program); that opens nothing.
+    calls = [call for call in calls if not re.match(r'(newfstatat|stat|statx)\(.*"/bin/cat"', call)]
     named = {name for call in calls for name in re.findall(r'"((?:[^"\\]|\\.)*)"', call)[:1]}
     # The last is a file of ours over the folder's own.
     assert {name for name in named if not name.startswith(_OURS) and name not in (*_OWN, "/etc/ld.so.preload")} == set()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pytest_arl.operator import leases as leases_module
 from pytest_arl.operator import lifetimes as lifetimes_module
 from pytest_arl.operator import objects as objects_module
 from pytest_arl.operator import room as room_module
@@ -81,6 +82,7 @@ async def test_an_owner_with_the_name_of_a_path_leads_nowhere(monkeypatch: pytes
     gone = sandbox()
     gone["metadata"]["uid"] = "u-gone"
     async with leading(monkeypatch) as room:
+        room.control.begin()
         store = room.control.store
         for number, name in enumerate(names):
             store.put("pods", stray(f"foreign{number}", name))
@@ -106,6 +108,7 @@ async def test_a_task_whose_status_cannot_be_written_holds_up_no_round_and_no_ot
 ) -> None:
     monkeypatch.setattr(rounds_module, "_NOT_FOUND_SECONDS", 0.0)
     async with leading(monkeypatch) as room:
+        room.control.begin()
         poison, fine = task("poison"), task("fine")
         written: list[str] = []
 
@@ -139,6 +142,7 @@ async def test_a_task_whose_status_cannot_be_written_holds_up_no_round_and_no_ot
 
 async def test_what_waits_for_the_api_server_holds_up_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
     async with leading(monkeypatch) as room:
+        room.control.begin()
         stuck = asyncio.Event()
 
         async def never(_request: web.Request) -> web.Response:
@@ -231,37 +235,6 @@ async def test_a_finished_task_that_a_finalizer_keeps_is_deleted_once(monkeypatc
         assert not room.control.store.over
 
 
-async def test_a_lease_that_a_finalizer_keeps_does_not_keep_its_sandboxes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubernetes ends what it owns only when it is gone."""
-    async with leading(monkeypatch) as room:
-        names = {LEASE_LABEL: "arl-l", RUN_LABEL: "r"}
-        meta = {"name": "arl-l", "namespace": "ns", "uid": "u-lease", "resourceVersion": "1", "labels": names}
-        meta |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.com/never"]}
-        spec = {"holderIdentity": "arl-l", "leaseDurationSeconds": 5}
-        lease = {"metadata": meta, "spec": spec}
-        room.control.store.put("leases", lease)
-        mine, other = sandbox("mine", owners=owned_by("Lease", "u-lease")), sandbox("other")
-        for body in (mine, other):
-            body["metadata"] |= {"uid": f"u-{body['metadata']['name']}", "namespace": "ns"}
-            room.control.store.put("sandboxes", body)
-        keepers = {body["metadata"]["name"]: SandboxKeeper(room.control, body, key(body)) for body in (mine, other)}
-        room.control.sandboxes.update({each.key: (each, asyncio.Future()) for each in keepers.values()})
-        deleted: list[str] = []
-
-        async def delete(where: str, which: str | None = None, version: str | None = None) -> bool:
-            deleted.append(f"{where.rpartition('/')[2]} {which}")
-            return True
-
-        monkeypatch.setattr(room.control.api, "delete", delete)
-        room.rounds._lease(lease, 100.0)
-        room.rounds._lease(lease, 104.0)
-        await asyncio.sleep(0.05)
-        assert deleted == [], "it may be renewed"
-        room.rounds._lease(lease, 106.0)
-        await room.until(lambda: deleted)
-        assert deleted == ["mine u-mine"]
-
-
 def ended_leases(room: Room, many: int) -> None:
     """So many Leases that are over and kept by a finalizer, and as many Sandboxes that are none of theirs."""
     for number in range(many):
@@ -294,14 +267,14 @@ async def test_a_round_looks_at_each_object_and_not_at_each_for_each_other(monke
                 return owner(*what)
 
             monkeypatch.setattr(store, "get", counting)
-            for module in (rounds_module, lifetimes_module, objects_module):
+            for module in (rounds_module, leases_module, lifetimes_module, objects_module):
                 monkeypatch.setattr(module, "owner", owning, raising=False)
             for moment in (0.0, 1000.0):  # they were seen, and then not renewed
                 for lease in store.all("leases"):
-                    room.rounds._lease(lease, moment)
+                    room.rounds._leases.look(lease, moment)
             count = 0
             for lease in store.all("leases"):
-                room.rounds._lease(lease, 1000.0)
+                room.rounds._leases.look(lease, 1000.0)
             room.rounds.once()
             looks.append(count)
             monkeypatch.undo()
@@ -323,6 +296,7 @@ async def test_a_pool_that_changes_wakes_its_own_sandboxes(monkeypatch: pytest.M
 async def test_of_tasks_that_are_gone_no_round_remembers_that_they_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not all of them end by an event."""
     async with leading(monkeypatch) as room:
+        room.control.begin()
         kept, gone = task("kept"), task("gone")
         for body in (kept, gone):
             room.control.store.put("tasks", body)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pytest_arl.operator import rounds, watching
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.objects import Key, uid
 from tests.operator.api_server import refused
@@ -130,7 +131,6 @@ async def test_an_object_that_is_not_understood_keeps_no_other_from_being_seen(m
         room.server.objects[SANDBOXES] = [sandbox("a"), {**broken, "spec": None}, sandbox("b")]
         room.server.objects[TASKS] = [{**task("x"), "spec": {}}, task("y")]
         await room.watching.start()
-        room.control.begin()
         assert {"a", "b"} <= set(names(room))
         assert names(room, "tasks") == ["y"]
 
@@ -179,6 +179,59 @@ async def test_a_namespace_that_refuses_keeps_no_other_from_being_served(
         following.cancel()
         with suppress(asyncio.CancelledError):
             await following
+
+
+async def test_a_namespace_that_takes_long_keeps_no_other_from_being_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tenant's objects may be as many as its quota allows, and each of them large."""
+    monkeypatch.setattr(watching, "_START_SECONDS", 0.2)
+    monkeypatch.setattr(rounds, "_NOT_FOUND_SECONDS", 0.0)
+    async with leading(monkeypatch, namespaces=["full", "quick"]) as room:
+        server, held = room.server, asyncio.Event()
+        for namespace in ("full", "quick"):
+            of = f"/apis/arl.infra.io/v1alpha1/namespaces/{namespace}"
+            for where, body in ((f"{of}/sandboxes", sandbox("sb")), (f"{of}/tasks", task("t"))):
+                body["metadata"] |= {"namespace": namespace, "uid": f"{where} here"}
+                server.objects[where] = [body]
+
+        async def get(request: web.Request) -> web.StreamResponse:
+            if request.path.endswith("/namespaces/full/sandboxes"):
+                await held.wait()
+            return await server._watch(request) if "watch" in request.query else server.page(request)
+
+        server.handlers["GET"] = get
+        await room.watching.start()
+        assert [room.control.serves(each) for each in ("quick", "full")] == [True, False]
+        assert [each.namespace for each in room.control.sandboxes] == ["quick"]
+        # A Task that an event was faster with is nobody's orphan meanwhile.
+        early = server.objects["/apis/arl.infra.io/v1alpha1/namespaces/full/tasks"][0]
+        room.control.event("tasks", False, early)
+        room.rounds.once()
+        assert not room.control.orphans
+        following = asyncio.ensure_future(room.watching.run())
+        held.set()
+        await room.until(lambda: room.control.serves("full"))
+        assert sorted(each.namespace for each in room.control.sandboxes) == ["full", "quick"]
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+
+
+async def test_an_operator_of_slow_namespaces_alone_waits_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_START_SECONDS", 0.1)
+    async with leading(monkeypatch) as room:
+        held = asyncio.Event()
+
+        async def get(request: web.Request) -> web.StreamResponse:
+            await held.wait()
+            return room.server.page(request)
+
+        room.server.handlers["GET"] = get
+        starting = asyncio.ensure_future(room.watching.start())
+        await asyncio.sleep(0.3)
+        assert not starting.done(), "it would say that it leads"
+        held.set()
+        await starting
+        assert room.control.serves("any")
 
 
 async def test_where_all_refuse_the_operator_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

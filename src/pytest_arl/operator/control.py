@@ -83,7 +83,7 @@ class Control:
         self._keys = keys
         self._term = term
         self._by_uid: dict[str, SandboxKeeper] = {}
-        self._synced = False
+        self._served: set[str | None] = set()
         self._doubted = 0.0
         self.introduction = Introduction(self.sign, keys.marks, self.epoch)
         self.lobby = Lobby(self.introduction, config=self._agent_config, spawn=self.spawn, refused=self.heard)
@@ -143,20 +143,26 @@ class Control:
             self._alone(kind, body, lambda body=body: self._gone(kind, body))  # type: ignore[misc]  # a bound loop variable
         return news
 
-    def begin(self) -> None:
-        """Everything was listed, so nothing is decided on half of it: look at all of it."""
-        self._synced = True
+    def begin(self, namespace: str | None = None) -> None:
+        """All of a namespace, or of all, was listed, so nothing is decided on half of it: look at all of it."""
+        self._served.add(namespace)
         for kind in ("warmpools", "sandboxes", "tasks"):
             for body in self.store.all(kind):
-                self._alone(kind, body, lambda kind=kind, body=body: self._look(kind, body))  # type: ignore[misc]  # as above
+                if namespace in (None, key(body).namespace):
+                    self._alone(kind, body, lambda kind=kind, body=body: self._look(kind, body))  # type: ignore[misc]  # as above
         self.look_at_idle_pods()
+
+    def serves(self, namespace: str | None) -> bool:
+        """True once all of a namespace was seen."""
+        return None in self._served or namespace in self._served
 
     def look_at_idle_pods(self) -> None:
         """Connect to those that are ready, forget those that are gone."""
         pods = self.store.all("pods")
         self.lobby.keep({uid(pod) for pod in pods})
         for pod in filter(self.store.is_idle, pods):
-            self._alone("pods", pod, lambda pod=pod: self.lobby.look(pod))  # type: ignore[misc]  # a bound loop variable
+            if self.serves(key(pod).namespace):
+                self._alone("pods", pod, lambda pod=pod: self.lobby.look(pod))  # type: ignore[misc]  # a bound loop variable
 
     def event(self, kind: str, deleted: bool, body: Object) -> None:
         """Something was seen."""
@@ -188,7 +194,7 @@ class Control:
             self._look(kind, body)
 
     def _look(self, kind: str, body: Object) -> None:
-        if not self._synced:
+        if not self.serves(key(body).namespace):
             return
         if kind == "warmpools":
             self._pool(key(body)).wake.set()
@@ -281,6 +287,12 @@ class Control:
         kept = self.sandboxes.get(Key(key(task).namespace, task["spec"]["sandboxRef"]))
         if kept is not None:
             await kept[0].fail(why)
+
+    def give_up_sandbox(self, sandbox: Object, why: str) -> None:
+        """Nothing more runs in a Sandbox, whatever its object says."""
+        keeper = self._by_uid.get(uid(sandbox))
+        if keeper is not None:
+            keeper.give_up(why)
 
     async def delete_pod(self, pod: Object) -> None:
         """A used pod is never used again."""

@@ -1,4 +1,4 @@
-"""Ends of Tasks in the API: written with what there is room for, and beside the queue where nothing ran.
+"""Ends of Tasks and Sandboxes in the API: written with what there is room for, and beside the queue where nothing ran.
 
 Who changes a Task all the time keeps its end from being written. So an end waits by itself, never in a queue: a few of
 a namespace at a time are on their way, and one that cannot be written now makes room for the others.
@@ -11,7 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator import task_status
+from pytest_arl.operator import sandbox_object, task_status
 from pytest_arl.operator.api_errors import CONTENDED, ApiError
 from pytest_arl.operator.objects import key, uid
 from pytest_arl.operator.paths import path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_arl.operator.control import Control
     from pytest_arl.operator.objects import Object
 
-__all__ = ["end_beside", "end_now_or_beside", "ending_of", "write", "write_end"]
+__all__ = ["delete_sandbox", "end_beside", "end_now_or_beside", "ending_of", "write", "write_end"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -117,3 +117,14 @@ async def write_end(control: Control, task: Object, build: Callable[[bool], Obje
 def _unwritten(task: Object, refused: str) -> Object:
     text = f"the API server refuses its status: {refused}"
     return task_status.failed(task, "StatusRefused", text, time.time(), output=False)
+
+
+async def delete_sandbox(control: Control, sandbox: Object) -> None:
+    """Delete a Sandbox whose time is over. Whatever keeps it from being deleted, its Tasks end and its pod goes: who
+    fills a Sandbox until its deletion has no room would keep a pod for ever.
+    """
+    try:
+        await sandbox_object.delete(control.api, sandbox)
+    except ApiError as error:
+        control.give_up_sandbox(sandbox, f"its time is over, and it cannot be deleted: {error}")
+        raise

@@ -162,7 +162,6 @@ async def _lead(api: Api, options: Options, state: health.Health, term: election
     watching = Watching(control)
     rounds = Rounds(control, watching.resync)
     await watching.start()
-    control.begin()
     rounds.stray_pods()
     state.alive = lambda: rounds.alive
     state.state = "leading"

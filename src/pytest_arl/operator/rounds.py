@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.endings import write, write_end
+from pytest_arl.operator.endings import delete_sandbox, write, write_end
+from pytest_arl.operator.leases import Leases
 from pytest_arl.operator.objects import Key, age, controller, is_name, key, leaving, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.trouble import Trouble
@@ -56,6 +57,7 @@ class Rounds:
         self._api = control.api
         self._jobs = control.jobs
         self._resync = resync
+        self._leases = Leases(control)
         self._deletes = asyncio.Semaphore(_DELETES_AT_ONCE)
         self._ended = time.monotonic()
         self._asked: dict[str, float] = {}
@@ -86,9 +88,13 @@ class Rounds:
     def once(self) -> None:
         """One round."""
         moment = time.monotonic()
-        self._each("lease", self._store.all("leases"), lambda lease: self._lease(lease, moment))
+        leases = self._store.all("leases")
+        self._each("lease", leases, lambda lease: self._leases.look(lease, moment))
+        seen = set(map(uid, leases))
         keepers = [keeper for keeper, _ in self._control.sandboxes.values()]
         kept = [(keeper, body) for keeper in keepers if (body := keeper.body) is not None]
+        self._each("holder", [body for _, body in kept], lambda body: self._leases.look_at_holder(body, seen, moment))
+        self._leases.forget({uid(body) for _, body in kept})
         for keeper, body in kept:
             self._each("lifetime", [body], lambda body, keeper=keeper: self._lifetime(keeper, body))  # type: ignore[misc]  # a bound loop variable
         tasks = self._store.all("tasks")
@@ -110,33 +116,6 @@ class Rounds:
                 self._jobs.failed(named, error)
                 text = f"the operator leaves it alone for a while: {type(error).__name__}: {error}"
                 self._control.notices.warn(body, "NotUnderstood", text)
-
-    # Leases
-
-    def _lease(self, lease: Object, moment: float) -> None:
-        clock = self._control.clock
-        clock.see(uid(lease), lease, moment)
-        if not lifetimes.is_of_a_run(lease) or not clock.over(uid(lease), lease, moment):
-            return
-        if not leaving(lease):
-            self._jobs.once(("lease", uid(lease)), lambda: self._end_lease(lease))
-        # Kubernetes ends what it owns once it is gone, which a finalizer of somebody's may keep it from for ever.
-        elif any(not leaving(body) for body in self._owned(lease)):
-            self._jobs.once(("lease", uid(lease)), lambda: self._end_owned(lease))
-
-    def _owned(self, lease: Object) -> list[Object]:
-        held = [at for at in self._store.of_lease[uid(lease)].values() if at.namespace == key(lease).namespace]
-        return [body for at in held if (body := self._store.get("sandboxes", at)) is not None]
-
-    async def _end_owned(self, lease: Object) -> None:
-        for body in self._owned(lease):
-            if not leaving(body):
-                await self._api.delete(path("sandboxes", *key(body)), uid(body))
-
-    async def _end_lease(self, lease: Object) -> None:
-        where = key(lease)
-        _LOG.info("a lease is over: its sandboxes go", extra={"data": {"lease": "/".join(where)}})
-        await self._api.delete(path("leases", *where), uid(lease), lease["metadata"]["resourceVersion"])
 
     # Sandboxes
 
@@ -160,7 +139,7 @@ class Rounds:
                 await keeper.write(sandbox_status.failed(body, why))
             except ApiError as error:
                 _LOG.warning("the end of a sandbox was not written: %s", error, extra=keeper.data())
-        await self._api.delete(path("sandboxes", *keeper.key), uid(body))
+        await delete_sandbox(self._control, body)
 
     # Tasks
 
@@ -168,6 +147,8 @@ class Rounds:
         """A Task whose sandbox is not there."""
         control, which = self._control, uid(task)
         sandbox = Key(key(task).namespace, task["spec"]["sandboxRef"])
+        if not control.serves(sandbox.namespace):
+            return
         if sandbox in control.sandboxes:
             control.orphans.pop(which, None)
             return
@@ -225,7 +206,12 @@ class Rounds:
         ours = self._store.ours
         its = ours.claimed(pod)
         # Without a claim it is nobody's that we know of, whatever its labels say.
-        if its is None or leaving(pod) or (its in known and ours.sandbox(pod) is not None):
+        if (
+            its is None
+            or leaving(pod)
+            or not self._control.serves(key(pod).namespace)
+            or (its in known and ours.sandbox(pod) is not None)
+        ):
             return
         # A claim sets its owner, too: somebody has deleted its Sandbox and orphaned it.
         reference = None if its in known else controller(pod, "Sandbox")

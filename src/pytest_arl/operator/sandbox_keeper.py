@@ -32,8 +32,6 @@ __all__ = ["SandboxKeeper"]
 _LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-_MOST_REFILLS = 3
-"""Times that room is made in a Sandbox that somebody fills again."""
 
 
 class SandboxKeeper:
@@ -100,6 +98,13 @@ class SandboxKeeper:
             link.close("the sandbox ends")
         self.wake.set()
 
+    def give_up(self, why: str) -> None:
+        """End it, whatever its object says: that cannot be written, or deleted."""
+        self._given_up = self._given_up or why
+        if self._link is not None:
+            self._link.close("the sandbox ends")
+        self.wake.set()
+
     def pod_changed(self, pod: Object, over: bool) -> None:
         """Look at its pod. Where the network of one that is over went before its processes, the connection stays,
         silent for the 20 s of its keepalive.
@@ -139,7 +144,7 @@ class SandboxKeeper:
                     if error.status == 404 and await self._gone(body):
                         return
                     if error.too_large and self._given_up is None:
-                        await self._give_up(body, error)
+                        await self._status_refused(body, error)
                         continue
                     _LOG.warning("a sandbox waits for the API server: %s", error, extra=self.data())
                     await asyncio.sleep(pause)
@@ -150,13 +155,13 @@ class SandboxKeeper:
             if self._link is not None:
                 self._link.close("the sandbox is gone")
 
-    async def _give_up(self, body: Object, error: ApiError) -> None:
+    async def _status_refused(self, body: Object, error: ApiError) -> None:
         """A Sandbox that has no room for a status cannot be used: nothing runs in it, and who waits for it is told."""
         why = f"its status cannot be written, so it gets no pod: {error.message[:200]}"
         self._control.notices.warn(body, "StatusRefused", why)
         self._given_up = why
         await self._bury(body)
-        for _ in range(_MOST_REFILLS):
+        for _ in range(sandbox_object.MOST_REFILLS):
             try:
                 self._store.put("sandboxes", await sandbox_object.with_room(self._api, body))
                 await self.fail(Trouble("StatusRefused", why))
@@ -213,7 +218,7 @@ class SandboxKeeper:
         began, self._waited = time.monotonic(), False
         while True:
             body = self.body
-            if body is None or leaving(body) or sandbox_status.finished(body):
+            if body is None or leaving(body) or sandbox_status.finished(body) or self._given_up is not None:
                 link.close("the sandbox ends")
                 return
             if link.lost.done():  # looked for again by its boot id

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from pytest_arl.operator.api import Api
     from pytest_arl.operator.objects import Object
 
-__all__ = ["adopt", "is_held_by_legacy", "let_go", "with_room"]
+__all__ = ["MOST_REFILLS", "adopt", "delete", "is_held_by_legacy", "let_go", "with_room"]
 
 _MOST_CONFLICTS = 20
+MOST_REFILLS = 3
+"""Times that room is made in a Sandbox that somebody fills again."""
+
 _LABELS = frozenset((pods.RUN_LABEL, pods.WORKER_LABEL, pods.LEASE_LABEL))
 """By which its client and ``gc`` find it."""
 
@@ -73,6 +76,23 @@ async def with_room(api: Api, sandbox: Object) -> Object:
         "ownerReferences": None if lease is None else [lease],
     }
     return await _change(api, sandbox, there, change)
+
+
+async def delete(api: Api, sandbox: Object) -> None:
+    """Delete that very Sandbox. One that somebody has filled has no room for the time of its deletion."""
+    for refills in reversed(range(MOST_REFILLS)):
+        try:
+            await api.delete(path("sandboxes", *key(sandbox)), uid(sandbox))
+        except ApiError as error:
+            if not error.too_large or not refills:
+                raise
+        else:
+            return
+        try:
+            await with_room(api, sandbox)
+        except ApiError as error:
+            if error.status != 409:  # somebody else was faster
+                raise
 
 
 async def _read(api: Api, sandbox: Object) -> Object:

@@ -36,47 +36,79 @@ _KINDS = {
 }
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+_START_SECONDS = 5.0
+"""Time in which all namespaces are begun with before the operator says that it leads."""
 _GONE = 410
 _LIST_ATTEMPTS = 5
 
 
 class Watching:
-    """Follows every kind in every namespace that the operator works in."""
+    """Follows every kind in every namespace that the operator works in.
+
+    Each namespace is listed by itself: what one tenant has made, however much, keeps no other from being served.
+    """
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._followed = [Followed(control, kind, namespace) for kind in KINDS for namespace in control.namespaces]
+        self._followed = {
+            namespace: [Followed(control, kind, namespace) for kind in KINDS] for namespace in control.namespaces
+        }
+        self._firsts: dict[str | None, asyncio.Task[ApiError | None]] = {}
 
     async def start(self) -> None:
-        """List everything. ApiError where no namespace can be listed: one that cannot, whatever the reason, is tried
-        again while the others are served.
+        """Begin to list every namespace; each is served once all of it was seen. Returns when one of them is, and the
+        others are as well or take longer than some seconds. ApiError where none can be listed.
         """
-        refusals = {each.namespace: error for each in self._followed if (error := await self._first(each)) is not None}
-        if len(refusals) == len(self._control.namespaces):
-            raise next(iter(refusals.values()))
+        self._firsts = {each: asyncio.create_task(self._list(each)) for each in self._followed}
+        until = time.monotonic() + _START_SECONDS
+        pending = set(self._firsts.values())
+        while pending and (time.monotonic() < until or not self._begun):
+            seconds = max(0.0, until - time.monotonic()) if self._begun else None
+            _, pending = await asyncio.wait(pending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not self._begun:
+            raise next(error for each in self._firsts.values() if (error := each.result()) is not None)
 
-    @staticmethod
-    async def _first(followed: Followed) -> ApiError | None:
-        try:
-            await followed.list()
-        except ApiError as error:
-            _LOG.error("%s are not followed yet, and tried again: %s", followed.kind, error)
-            return error
+    @property
+    def _begun(self) -> bool:
+        return any(each.done() and each.result() is None for each in self._firsts.values())
+
+    async def _list(self, namespace: str | None) -> ApiError | None:
+        """Begin with a namespace: half a list would make orphans of Tasks whose Sandbox it does not have yet."""
+        for followed in self._followed[namespace]:
+            try:
+                await followed.list()
+            except ApiError as error:
+                where = namespace or "any namespace"
+                _LOG.error("%s in %s cannot be listed, so it is tried again: %s", followed.kind, where, error)
+                return error
+        self._control.begin(namespace)
         return None
 
     async def run(self) -> None:
-        """Follow for ever."""
+        """Follow for ever what :meth:`start` has begun with."""
         async with asyncio.TaskGroup() as group:
-            for each in self._followed:
+            for namespace, first in self._firsts.items():
+                group.create_task(self._follow(namespace, first))
+
+    async def _follow(self, namespace: str | None, first: asyncio.Task[ApiError | None]) -> None:
+        pause = _FIRST_PAUSE
+        refusal = await first
+        while refusal is not None:
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            refusal = await self._list(namespace)
+        async with asyncio.TaskGroup() as group:
+            for each in self._followed[namespace]:
                 group.create_task(each.run())
 
     async def resync(self) -> None:
         """Find what no watch told: compare what is known with metadata of what there is."""
-        for each in self._followed:
-            try:
-                await each.compare()
-            except ApiError as error:  # the others are looked at all the same
-                _LOG.warning("%s could not be listed again: %s", each.kind, error)
+        for namespace, kinds in self._followed.items():
+            for each in kinds if self._control.serves(namespace) else ():
+                try:
+                    await each.compare()
+                except ApiError as error:  # the others are looked at all the same
+                    _LOG.warning("%s could not be listed again: %s", each.kind, error)
 
 
 class Followed:
