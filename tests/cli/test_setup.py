@@ -110,7 +110,7 @@ def test_where_sandboxes_are_made_nothing_is_done() -> None:
 
 
 def test_root_writes_it_for_those_whom_apparmor_restricts(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(setup, "_is_root", lambda: True)
     machine.program("bwrap", f'exec {REAL} "$@"')
     assert machine.run("--yes")[1].startswith("nothing to do: ")
     monkeypatch.setattr(apparmor, "restricts", lambda root=None: True)
@@ -156,12 +156,12 @@ def lose_parser(machine: Machine, patch: pytest.MonkeyPatch) -> None:
 
 
 def lose_sudo(machine: Machine, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(os, "geteuid", lambda: 1000)
+    patch.setattr(setup, "_is_root", lambda: False)
     patch.setattr(setup, "_program", lambda name: "/bin/true" if name == "apparmor_parser" else None)
 
 
 def refuse_sudo(machine: Machine, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(os, "geteuid", lambda: 1000)
+    patch.setattr(setup, "_is_root", lambda: False)
     machine.program("sudo", "echo 'ann is not in the sudoers file.' >&2; exit 1")
 
 

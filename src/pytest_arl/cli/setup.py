@@ -91,7 +91,11 @@ def _for_others() -> bool:
 
     `sudo pytest-arl setup` is what many type.
     """
-    return os.geteuid() == 0 and apparmor.restricts() and not _wanted().written
+    return _is_root() and apparmor.restricts() and not _wanted().written
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
 
 
 def _said(host: Host, profile: Profile) -> str:
@@ -154,7 +158,7 @@ class _Root:
             raise BackendUnavailable("apparmor_parser is not installed: `sudo apt install apparmor`")
         self._parser = parser
         self._sudo: list[str] = []
-        if os.geteuid() != 0:
+        if not _is_root():
             sudo = _program("sudo")
             if sudo is None:
                 raise BackendUnavailable(
