@@ -26,7 +26,10 @@ Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def agent(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    there: list[asyncio.StreamWriter] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there.append(writer)
         try:
             await peer(reader, writer)
         except (OSError, asyncio.IncompleteReadError):
@@ -38,6 +41,8 @@ async def agent(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[No
     monkeypatch.setattr(pod, "PORT", server.sockets[0].getsockname()[1])
     async with server:
         yield
+        for writer in there:  # since Python 3.12 a server that is closed waits for its connections
+            writer.transport.abort()
 
 
 def marks(pod_uid: str, boot: str) -> list[bytes]:
