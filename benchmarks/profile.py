@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from benchmarks.compare import Measured
 from benchmarks.rows import Figure
 from pytest_arl import SandboxSession
-from pytest_arl.agent import bundle
+from pytest_arl.agent_package import bundle
 from pytest_arl.backends.local.layout import UID, Content, Held
 from pytest_arl.backends.local.plan import make_plan
 from pytest_arl.backends.local.probe import probe

@@ -8,8 +8,8 @@ from typing import Any
 
 from pytest_arl.errors import UsageError
 from pytest_arl.steps import Command
-from pytest_arl.units import parse_duration, parse_timeout
-from pytest_arl.wording import shorten, type_name
+from pytest_arl.text.units import parse_duration, parse_timeout
+from pytest_arl.text.wording import shorten, type_name
 
 __all__ = ["callback", "command", "flags", "labels", "limit", "names", "retries", "seconds"]
 

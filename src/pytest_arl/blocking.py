@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl import arguments
 from pytest_arl.errors import InfrastructureError, SandboxLost, UsageError
-from pytest_arl.holding import Holding
+from pytest_arl.holding import OpenSandbox
 from pytest_arl.host_files.named_links import named
 from pytest_arl.lifecycle import Lifecycle
 from pytest_arl.process import Process
 from pytest_arl.results import StepResult, TaskResult, origin
 from pytest_arl.steps import Command, Step, check_content, check_mode, check_path, parse_steps
-from pytest_arl.turns import Ticket
-from pytest_arl.units import format_duration
-from pytest_arl.wording import hint
+from pytest_arl.text.units import format_duration
+from pytest_arl.text.wording import hint
+from pytest_arl.turns import Place
 
 if TYPE_CHECKING:
     import os
@@ -178,24 +178,24 @@ class BlockingSession(Lifecycle):
     def checkpoint(self) -> None:
         """Remember files and living processes as they are; ``reset`` returns here. Acquiring made the first one."""
         __tracebackhide__ = True
-        self._in_turn(Holding.remember)
+        self._in_turn(OpenSandbox.remember)
 
     def push_checkpoint(self) -> None:
         """Remember as ``checkpoint`` does, and keep the checkpoint before: ``pop_checkpoint`` brings it back."""
         __tracebackhide__ = True
-        self._in_turn(Holding.remember_too)
+        self._in_turn(OpenSandbox.remember_too)
 
     def pop_checkpoint(self) -> None:
         """Give up what the last ``push_checkpoint`` remembered: ``reset`` returns to the checkpoint before it."""
         __tracebackhide__ = True
-        self._in_turn(Holding.forget)
+        self._in_turn(OpenSandbox.forget)
 
     def reset(self) -> None:
         """Return to the last checkpoint. What was started since has ended."""
         __tracebackhide__ = True
         self._in_turn(self._renew)
 
-    def _renew(self, held: Holding) -> None:
+    def _renew(self, held: OpenSandbox) -> None:
         __tracebackhide__ = True
         began, before = perf_counter(), self.name
         held.renew()
@@ -210,9 +210,9 @@ class BlockingSession(Lifecycle):
         held.uses += 1
         return held.sandbox
 
-    def _in_turn(self, action: Callable[[Holding], None]) -> None:
+    def _in_turn(self, action: Callable[[OpenSandbox], None]) -> None:
         __tracebackhide__ = True
-        ticket = Ticket()
+        ticket = Place()
         try:
             self._held()
             self._turns.enter(ticket)
@@ -250,7 +250,7 @@ class BlockingSession(Lifecycle):
         limit = self.timeout if timeout is None else arguments.limit(timeout, "execute: timeout")
         arguments.retries(retries)
         arguments.callback(on_output)
-        ticket = Ticket()
+        ticket = Place()
         try:
             self._held()
             self._turns.enter(ticket, cancellation=cancellation)

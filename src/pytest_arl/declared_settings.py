@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_arl.errors import UsageError
-from pytest_arl.wording import one_of, type_name
+from pytest_arl.text.wording import one_of, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,7 +62,7 @@ def _choice(value: object, choices: tuple[str, ...]) -> str:
 
 def _seconds(value: object) -> float:
     __tracebackhide__ = True
-    from pytest_arl.units import parse_duration  # noqa: PLC0415 - only who sets one pays for the parser
+    from pytest_arl.text.units import parse_duration  # noqa: PLC0415 - only who sets one pays for the parser
 
     seconds = parse_duration(value)
     if not seconds:
@@ -72,7 +72,7 @@ def _seconds(value: object) -> float:
 
 def _timeout(value: object) -> float | None:
     __tracebackhide__ = True
-    from pytest_arl.units import parse_timeout  # noqa: PLC0415 - as above
+    from pytest_arl.text.units import parse_timeout  # noqa: PLC0415 - as above
 
     return parse_timeout(value)
 

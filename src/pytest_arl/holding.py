@@ -15,13 +15,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
 from pytest_arl.errors import SandboxClosed, SandboxTimeout
-from pytest_arl.turns import Cancellation, Ticket, Turns
-from pytest_arl.units import format_duration
+from pytest_arl.text.units import format_duration
+from pytest_arl.turns import Cancellation, FairQueue, Place
 
 if TYPE_CHECKING:
     from pytest_arl.backends.base import AcquireRequest, Backend, BackendSandbox, Checkpoint
 
-__all__ = ["Holding", "acquire", "close_unowned"]
+__all__ = ["OpenSandbox", "acquire", "close_unowned"]
 
 _logger = logging.getLogger("pytest_arl")
 
@@ -30,17 +30,17 @@ class _Places:
     """How many sandboxes this process may have open (``--arl-max-sandboxes``); a forked child counts anew."""
 
     def __init__(self) -> None:
-        self.turns = Turns(None)
+        self.turns = FairQueue(None)
         os.register_at_fork(after_in_child=self._anew)
 
     def _anew(self) -> None:
-        self.turns = Turns(None)
+        self.turns = FairQueue(None)
 
 
 _places = _Places()
 
 
-class Holding:
+class OpenSandbox:
     """A sandbox, its checkpoints, and its place among those that may be open.
 
     Attributes:
@@ -52,9 +52,9 @@ class Holding:
         pid: the process whose it is.
     """
 
-    _open: ClassVar[weakref.WeakSet[Holding]] = weakref.WeakSet()
+    _open: ClassVar[weakref.WeakSet[OpenSandbox]] = weakref.WeakSet()
 
-    def __init__(self, sandbox: BackendSandbox, place: Ticket, *, keep_alive: bool) -> None:
+    def __init__(self, sandbox: BackendSandbox, place: Place, *, keep_alive: bool) -> None:
         self.sandbox = sandbox
         self.keep_alive = keep_alive
         self.acquired_in: float | None = None
@@ -154,18 +154,18 @@ class Holding:
             holding.close_at_exit()
 
 
-atexit.register(Holding.close_all)
+atexit.register(OpenSandbox.close_all)
 
 
 def acquire(
     backend: Backend, request: AcquireRequest, most: int | None, cancellation: Cancellation | None
-) -> tuple[Holding, float]:
+) -> tuple[OpenSandbox, float]:
     """A sandbox that is ready, and the seconds that took. Waits for a place where ``most`` are open."""
     __tracebackhide__ = True
     began = perf_counter()
-    place = Ticket()
+    place = Place()
     turns = _places.turns
-    holding: Holding | None = None
+    holding: OpenSandbox | None = None
     try:
         turns.set_limit(most)
         if not turns.enter(place, timeout=request.acquire_timeout, cancellation=cancellation):
@@ -173,7 +173,7 @@ def acquire(
                 f"no sandbox of pool {request.pool_ref!r} after {format_duration(request.acquire_timeout)}: {most} are "
                 f"open in this process, and --arl-max-sandboxes allows no more; close one, or allow more"
             )
-        holding = Holding(backend.acquire(request), place, keep_alive=request.keep_alive)
+        holding = OpenSandbox(backend.acquire(request), place, keep_alive=request.keep_alive)
         holding.remember()
         holding.acquired_in = perf_counter() - began
         return holding, holding.acquired_in
@@ -185,7 +185,7 @@ def acquire(
         raise
 
 
-def close_unowned(holding: Holding) -> None:
+def close_unowned(holding: OpenSandbox) -> None:
     """Close the sandbox of a session that was garbage collected."""
     if os.getpid() == holding.pid:
         # In a thread: the collection may have begun while this very thread holds a lock of the backend. This is the

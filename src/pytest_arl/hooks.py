@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from pytest_arl.errors import UsageError
-from pytest_arl.wording import hint
+from pytest_arl.text.wording import hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from pytest_arl import arguments, listeners, settings
 from pytest_arl.backends.base import AcquireRequest
 from pytest_arl.errors import SandboxClosed, UsageError
-from pytest_arl.holding import Holding, acquire, close_unowned
+from pytest_arl.holding import OpenSandbox, acquire, close_unowned
 from pytest_arl.hooks import get_backend
-from pytest_arl.tasks import Tasks
-from pytest_arl.turns import Turns
-from pytest_arl.units import format_duration
+from pytest_arl.tasks import TaskExecution
+from pytest_arl.text.units import format_duration
+from pytest_arl.turns import FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -78,13 +78,13 @@ class Lifecycle:
         self._keep_workspace = keep_workspace
         self._given_name = name
         self._sandbox_name: str | None = None
-        self._tasks = Tasks()
-        self._turns = Turns()
+        self._tasks = TaskExecution()
+        self._turns = FairQueue()
         self._state = threading.Lock()
         self._opening = False
         self._deleted = False
         self._uses_before = 0
-        self._holding: Holding | None = None
+        self._holding: OpenSandbox | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
     # --- what it is ---------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class Lifecycle:
         _logger.info("%s: ready after %s (%s)", self.name, format_duration(seconds), held.sandbox.isolation)
         listeners.notify_ready(self._public, seconds, held.sandbox.isolation)
 
-    def _adopt(self, held: Holding, cancellation: Cancellation | None) -> None:
+    def _adopt(self, held: OpenSandbox, cancellation: Cancellation | None) -> None:
         """Take a sandbox over, unless nobody wants it any more."""
         __tracebackhide__ = True
         with self._state:
@@ -245,7 +245,7 @@ class Lifecycle:
                 self._tasks.forget()
                 if not self.keep_alive:
                     self._finalizer = weakref.finalize(self, close_unowned, held)
-                    # At the interpreter's end no thread can be waited for: Holding.close_all does it.
+                    # At the interpreter's end no thread can be waited for: OpenSandbox.close_all does it.
                     self._finalizer.atexit = False
                 self._holding = held
         if unwanted:
@@ -283,7 +283,7 @@ class Lifecycle:
         """This session, as others know it."""
         return cast("SandboxSession", self)
 
-    def _held(self) -> Holding:
+    def _held(self) -> OpenSandbox:
         """The sandbox in hand, or SandboxClosed with what to do."""
         __tracebackhide__ = True
         held = self._holding

@@ -113,8 +113,9 @@ def agent_folder(token: str) -> str:
 
 
 def agent_command(folder: str) -> tuple[str, ...]:
-    """The executor's ``command``; it has no ``args``. It begins with :mod:`pytest_arl.first_stage`, as any loader obeys
-    the variables of the image.
+    """The executor's ``command``; it has no ``args``.
+
+    It begins with :mod:`pytest_arl.agent_package.first_stage`, as any loader obeys the variables of the image.
     """
     interpreter = [word.replace(AGENT_FOLDER, folder, 1) for word in INTERPRETER]
     return (f"{folder}/start", *interpreter, f"{folder}/boot.py")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_arl.errors import PoolNotFound, UsageError
-from pytest_arl.units import parse_duration, parse_quantity
-from pytest_arl.wording import hint, nearest, type_name
+from pytest_arl.text.units import parse_duration, parse_quantity
+from pytest_arl.text.wording import hint, nearest, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from pytest_arl.aio import in_thread
 from pytest_arl.errors import SandboxClosed, UsageError
 from pytest_arl.results import bind_step
+from pytest_arl.text.units import format_duration, parse_duration
+from pytest_arl.text.wording import command_line, type_name
 from pytest_arl.turns import Cancellation
-from pytest_arl.units import format_duration, parse_duration
-from pytest_arl.wording import command_line, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pytest_arl.backends.base import BackendSandbox, BackgroundProcess, StreamName
-    from pytest_arl.holding import Holding
+    from pytest_arl.holding import OpenSandbox
     from pytest_arl.results import StepResult
     from pytest_arl.steps import Command
 
@@ -38,7 +38,7 @@ class Process:
         handle: BackgroundProcess,
         started: StepResult,
         command: Command,
-        holding: Holding,
+        holding: OpenSandbox,
         limit: Callable[[], float | None],
     ) -> None:
         """``limit()`` is the timeout of the session's tasks."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from pytest_arl.errors import SandboxLost, StepFailed, UsageError
-from pytest_arl.units import format_duration, go_duration
+from pytest_arl.text.units import format_duration, go_duration
+from pytest_arl.text.wording import command_line, hint, last_lines, printable, shorten
 from pytest_arl.usage import Usage  # noqa: TC001 - pydantic reads the annotation
-from pytest_arl.wording import command_line, hint, last_lines, printable, shorten
 
 if TYPE_CHECKING:
     from typing import Self

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from pytest_arl.config_files import TRUST, ConfigFiles, parse_toml
 from pytest_arl.declared_settings import ISOLATION_TIERS, SCOPES, SETTINGS, Setting
 from pytest_arl.errors import UsageError
-from pytest_arl.wording import hint, type_name
+from pytest_arl.text.wording import hint, type_name
 
 __all__ = [
     "ISOLATION_TIERS",

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
 from pytest_arl.errors import UsageError
-from pytest_arl.units import go_duration, parse_duration, parse_timeout
-from pytest_arl.wording import command_line, hint, nearest, one_of, shorten, type_name
+from pytest_arl.text.units import go_duration, parse_duration, parse_timeout
+from pytest_arl.text.wording import command_line, hint, nearest, one_of, shorten, type_name
 
 __all__ = [
     "Command",

@@ -17,17 +17,17 @@ from pytest_arl import listeners
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.errors import InfrastructureError, SandboxClosed, SandboxLost, UsageError
 from pytest_arl.results import StepResult, TaskResult, bind, origin
-from pytest_arl.units import format_duration
-from pytest_arl.wording import command_line, hint, shorten, type_name
+from pytest_arl.text.units import format_duration
+from pytest_arl.text.wording import command_line, hint, shorten, type_name
 
 if TYPE_CHECKING:
     from pytest_arl.backends.base import OnOutput
-    from pytest_arl.holding import Holding
+    from pytest_arl.holding import OpenSandbox
     from pytest_arl.session import SandboxSession
     from pytest_arl.steps import Step
     from pytest_arl.turns import Cancellation
 
-__all__ = ["Tasks"]
+__all__ = ["TaskExecution"]
 
 _logger = logging.getLogger("pytest_arl")
 
@@ -54,7 +54,7 @@ class _Ids:
 _ids = _Ids()
 
 
-class Tasks:
+class TaskExecution:
     """Runs the tasks of a session for the caller whose turn it is. Holds no session, so that none lives on by it."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Tasks:
     def run(
         self,
         session: SandboxSession,
-        held: Holding,
+        held: OpenSandbox,
         steps: tuple[Step, ...],
         timeout: float | None,
         on_output: OnOutput | None,
@@ -126,7 +126,7 @@ class Tasks:
     def _result(
         self,
         session: SandboxSession,
-        held: Holding,
+        held: OpenSandbox,
         task: TaskRequest,
         steps: list[StepResult] | tuple[StepResult, ...],
         began: float,
@@ -163,7 +163,9 @@ def _judge(session: SandboxSession, task: TaskRequest, result: TaskResult) -> No
             )
 
 
-def _lost(session: SandboxSession, held: Holding, error: BaseException, partial: TaskResult | None) -> BaseException:
+def _lost(
+    session: SandboxSession, held: OpenSandbox, error: BaseException, partial: TaskResult | None
+) -> BaseException:
     """What to raise for an error of a task: a lost sandbox says whose doing it was, and what is known of the task."""
     if held.closed and isinstance(error, (SandboxLost, SandboxClosed)):
         return SandboxLost(f"{session.name}: delete_sandbox() was called while a task ran in it", partial)

@@ -15,7 +15,7 @@ from pytest_arl.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Abandoned", "Cancellation", "Ticket", "Turns"]
+__all__ = ["Abandoned", "Cancellation", "FairQueue", "Place"]
 
 
 class Abandoned(BaseException):
@@ -51,7 +51,7 @@ class Cancellation:
             hook()
 
 
-class Ticket:
+class Place:
     """One caller's place. Made before the ``try`` that enters with it, so that no interrupt can lose it."""
 
     __slots__ = ("abandoned", "gate", "thread")
@@ -62,7 +62,7 @@ class Ticket:
         self.gate: threading.Lock | None = None
 
 
-class Turns:
+class FairQueue:
     """At most ``limit`` callers inside, in the order in which they asked; None is no limit."""
 
     def __init__(self, limit: int | None = 1) -> None:
@@ -70,8 +70,8 @@ class Turns:
         self._mutex = threading.RLock()
         self._limit = limit
         self._for_one = limit == 1
-        self._inside: set[Ticket] = set()
-        self._waiting: deque[Ticket] = deque()
+        self._inside: set[Place] = set()
+        self._waiting: deque[Place] = deque()
 
     def set_limit(self, limit: int | None) -> None:
         """Change how many may be inside; those who are stay."""
@@ -79,7 +79,7 @@ class Turns:
             self._limit = limit
             self._let_in()
 
-    def enter(self, ticket: Ticket, *, timeout: float = -1, cancellation: Cancellation | None = None) -> bool:
+    def enter(self, ticket: Place, *, timeout: float = -1, cancellation: Cancellation | None = None) -> bool:
         """Wait for this ticket's turn; False when ``timeout`` seconds pass first (-1 waits as long as it takes).
 
         Whatever happens, the caller leaves with the ticket afterwards.
@@ -102,7 +102,7 @@ class Turns:
             raise Abandoned
         return entered
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: Place) -> None:
         """Give the place, or the place in the queue, to the next. Idempotent."""
         with self._mutex:
             self._inside.discard(ticket)
@@ -110,7 +110,7 @@ class Turns:
                 self._waiting.remove(ticket)
             self._let_in()
 
-    def _abandon(self, ticket: Ticket) -> None:
+    def _abandon(self, ticket: Place) -> None:
         with self._mutex:
             if ticket in self._waiting and ticket.gate is not None:
                 ticket.abandoned = True

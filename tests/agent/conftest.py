@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl import agent_image
+from pytest_arl.agent_package import image
 from tests.agent.harness import BUBBLEWRAP, Sandbox, file_system, sandbox_of
 
 
@@ -33,8 +33,8 @@ def sandbox(bubblewrap: str) -> Iterator[Sandbox]:
 
 def made_by(python: str, folder: Path) -> Path:
     """The folder of the agent's image, made by an interpreter."""
-    source = Path(agent_image.__file__).parents[1]
-    run = [python, "-S", "-m", "pytest_arl.agent_image", str(folder)]
+    source = Path(image.__file__).parents[2]
+    run = [python, "-S", "-m", "pytest_arl.agent_package.image", str(folder)]
     done = subprocess.run(
         run,
         env={"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"},

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_arl.agent.bundle import BOOT, bundle
-from pytest_arl.backends.agent import AgentSandbox
+from pytest_arl.agent_client.channel import AgentConfig, Channel, Stream
+from pytest_arl.agent_client.direct_sandbox import DirectSandbox
+from pytest_arl.agent_package.bundle import BOOT, bundle
 from pytest_arl.backends.base import OnOutput, TaskRequest
-from pytest_arl.channel import AgentConfig, Channel, Stream
 from pytest_arl.steps import parse_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_arl.backends.process import AgentProcess
+    from pytest_arl.agent_client.running_process import AgentProcess
     from pytest_arl.results import StepResult
 
 BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/home/arl"}
@@ -106,7 +106,7 @@ class Sandbox:
         self.socket = ours
         self.channel = Channel(ours, lost=lambda: "")
         self.config = config
-        self.handle = AgentSandbox(
+        self.handle = DirectSandbox(
             self.channel,
             name="sandbox",
             pool_ref="default",
@@ -227,7 +227,7 @@ def _as_from_a_terminal() -> None:
 BUBBLEWRAP = _bubblewrap()
 
 
-def _no_other() -> AgentSandbox:
+def _no_other() -> DirectSandbox:
     raise AssertionError("no fresh sandbox is needed here")
 
 

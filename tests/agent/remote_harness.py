@@ -17,11 +17,11 @@ import pytest
 
 from pytest_arl import pod
 from pytest_arl.agent import auth, frames
-from pytest_arl.agent.bundle import REMOTE_BOOT, bundle
-from pytest_arl.backends.agent import AgentSandbox
-from pytest_arl.backends.task_run import TaskRun, task_message
-from pytest_arl.channel import AgentConfig, Channel, Stream
-from pytest_arl.first_stage import first_stage
+from pytest_arl.agent_client.channel import AgentConfig, Channel, Stream
+from pytest_arl.agent_client.direct_sandbox import DirectSandbox
+from pytest_arl.agent_client.task_run import TaskRun, task_message
+from pytest_arl.agent_package.bundle import REMOTE_BOOT, bundle
+from pytest_arl.agent_package.first_stage import first_stage
 from tests.agent.harness import BASE_ENV, BUBBLEWRAP, _no_other, command, file_system, task, wait_until
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def digest(secret: bytes) -> str:
     return hashlib.sha256(secret).hexdigest()
 
 
-class Peer:
+class Client:
     """One connection, frame by frame."""
 
     def __init__(self, port: int, address: str = "127.0.0.1") -> None:
@@ -136,8 +136,8 @@ class Agent:
         self.process = process
         self._keep = keep
 
-    def connect(self) -> Peer:
-        peer = Peer(self.port)
+    def connect(self) -> Client:
+        peer = Client(self.port)
         self._keep.callback(peer.close)
         return peer
 
@@ -149,10 +149,10 @@ class Agent:
         channel.introduce(operator_hello(hello, epoch, **told), time.monotonic() + 10)
         return Operator(channel, hello["boot"], epoch)
 
-    def holder(self) -> AgentSandbox:
+    def holder(self) -> DirectSandbox:
         """The client that holds the sandbox."""
         channel = self.holder_channel()
-        return AgentSandbox(
+        return DirectSandbox(
             channel,
             name="sandbox",
             pool_ref="pool",
@@ -323,7 +323,7 @@ def _file(content: bytes, keep: ExitStack) -> int:
 
 def _listens(port: int) -> bool:
     with suppress(OSError):
-        Peer(port).close()
+        Client(port).close()
         return True
     return False
 

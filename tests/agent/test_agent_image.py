@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl import agent_image, pod
-from pytest_arl.channel import AgentConfig
+from pytest_arl import pod
+from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.agent_package import image
 from tests.agent.conftest import made_by
 from tests.agent.harness import command
 from tests.agent.remote_harness import Agent, agent_of
@@ -135,7 +136,7 @@ def test_a_loader_that_is_not_the_known_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ld-linux.so").write_bytes(b"GLIBC_PRIVATE /etc/ld.so.cache\0")
 
     with pytest.raises(RuntimeError, match=r"ld-linux\.so does not read /etc/ld\.so\.preload in the way"):
-        agent_image._own_loader((tmp_path / "ld-linux.so").read_bytes(), tmp_path / "ld-linux.so")
+        image._own_loader((tmp_path / "ld-linux.so").read_bytes(), tmp_path / "ld-linux.so")
 
 
 @pytest.mark.skipif(not Path(DEBIANS_PYTHON).exists(), reason="this machine has no Python of its distribution")
@@ -161,7 +162,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(RuntimeError, match="is not empty"):
-        agent_image.build(tmp_path)
+        image.build(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -169,15 +170,15 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
 def test_the_command_says_what_it_wants(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["agent_image", *arguments])
 
-    with pytest.raises(SystemExit, match=r"usage: python -m pytest_arl.agent_image DIRECTORY|cannot be made: "):
-        agent_image.main()
+    with pytest.raises(SystemExit, match=r"usage: python -m pytest_arl.agent_package.image DIRECTORY|cannot be made: "):
+        image.main()
 
 
 def test_an_interpreter_without_a_loader_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_image, "_run", lambda _command: "({}, '7f00-7f01 r-xp 0 0 0 /usr/bin/python3\\n')")
+    monkeypatch.setattr(image, "_run", lambda _command: "({}, '7f00-7f01 r-xp 0 0 0 /usr/bin/python3\\n')")
 
     with pytest.raises(RuntimeError, match="not linked dynamically"):
-        agent_image.build(tmp_path / "arl")
+        image.build(tmp_path / "arl")
 
 
 # Bringing it into a pod

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.channel import AgentConfig
+from pytest_arl.agent_client.channel import AgentConfig
 from tests.agent.harness import BASE_ENV, Sandbox, command, sandbox_of, task, wait_until
 
 

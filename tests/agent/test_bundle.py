@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.agent.bundle import LOAD, bundle
+from pytest_arl.agent_package.bundle import LOAD, bundle
 
 _ASK = """
 import json

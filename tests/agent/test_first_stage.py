@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl.first_stage import ENVIRONMENT, first_stage
+from pytest_arl.agent_package.first_stage import ENVIRONMENT, first_stage
 
 PYTHON = os.path.realpath(sys.executable)
 SAY = "import sys; print((sys.argv[1:], open('/proc/self/environ', 'rb').read()))"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.backends.task_run import Collected, task_message
-from pytest_arl.channel import AgentConfig
+from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.agent_client.task_run import Collected, task_message
 from pytest_arl.errors import InfrastructureError, UsageError
 from tests.agent.harness import BASE_ENV, Sandbox, collect, command, sandbox_of, task, wait_until
 

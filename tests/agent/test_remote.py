@@ -14,15 +14,15 @@ import pytest
 
 from pytest_arl import pod
 from pytest_arl.agent import auth, frames
-from pytest_arl.agent.bundle import bundle
-from pytest_arl.channel import AgentConfig, AgentError, ChannelLost
+from pytest_arl.agent_client.channel import AgentConfig, AgentError, ChannelLost
+from pytest_arl.agent_package.bundle import bundle
 from tests.agent.harness import command, wait_until
 from tests.agent.remote_harness import (
     MODULUS,
     POD,
     SECRET,
     Agent,
-    Peer,
+    Client,
     agent_of,
     digest,
     holder_hello,
@@ -40,7 +40,7 @@ def agent(bubblewrap: str) -> Iterator[Agent]:
         yield agent
 
 
-def admitted(peer: Peer, epoch: int = 1, **fields: object) -> dict[str, object]:
+def admitted(peer: Client, epoch: int = 1, **fields: object) -> dict[str, object]:
     """Introduce an operator, and give what READY says."""
     peer.send(frames.HELLO, 0, operator_hello(peer.hello(), epoch, **fields))
     found = peer.receive()
@@ -640,5 +640,5 @@ def test_a_port_that_is_taken_is_named(agent: Agent, monkeypatch: pytest.MonkeyP
 def test_an_agent_of_this_machine_carries_nothing_of_this() -> None:
     names = [{name for name, _ in marshal.loads(bundle(remote=remote))[1]} for remote in (False, True)]
 
-    assert names[1] - names[0] == {"auth", "container", "inheritance", "strangers", "peers", "remote"}
+    assert names[1] - names[0] == {"auth", "container", "inheritance", "handshake", "clients", "listener"}
     assert "main" in names[0]

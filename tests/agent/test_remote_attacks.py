@@ -14,8 +14,8 @@ from typing import Any, cast
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent.strangers import INSIDE, Crowd, side_of
-from pytest_arl.channel import ChannelLost
+from pytest_arl.agent.handshake import INSIDE, PendingHandshakes, side_of
+from pytest_arl.agent_client.channel import ChannelLost
 from tests.agent.harness import command, wait_until
 from tests.agent.remote_harness import SECRET, Agent, Operator, agent_of, digest, holder_hello
 
@@ -196,7 +196,7 @@ def test_addresses_of_this_machine_are_told_from_others() -> None:
 
 def crowded(arrivals: list[tuple[str, str]]) -> list[str]:
     """Who is left of those who come, as pairs of where from and who."""
-    crowd, left = Crowd(), []
+    crowd, left = PendingHandshakes(), []
     for side, who in arrivals:
         left.append((side, who))
         excess: Any = crowd.add(side, cast("Any", (side, who)))

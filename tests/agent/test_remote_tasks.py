@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.backends.task_run import TaskRun
-from pytest_arl.channel import AgentConfig, AgentError, Channel
+from pytest_arl.agent_client.channel import AgentConfig, AgentError, Channel
+from pytest_arl.agent_client.task_run import TaskRun
 from pytest_arl.results import StepResult
 from tests.agent.harness import BASE_ENV, command, task, wait_until
 from tests.agent.remote_harness import Agent, Operator, agent_of, results_of

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.backends.task_run import GRACE_SECONDS, task_message
+from pytest_arl.agent_client.task_run import GRACE_SECONDS, task_message
 from pytest_arl.errors import SandboxLost
 from tests.agent.harness import Sandbox, command, task, wait_until
 
@@ -168,7 +168,7 @@ def test_a_stopped_agent_does_not_hang_its_host(sandbox: Sandbox, monkeypatch: p
     import os
     import signal
 
-    monkeypatch.setattr("pytest_arl.backends.task_run.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("pytest_arl.agent_client.task_run.GRACE_SECONDS", 0.5)
     agent = sandbox.pid
     threading.Timer(0.2, lambda: os.kill(agent, signal.SIGSTOP)).start()
     with pytest.raises(SandboxLost, match="in time"):

@@ -199,7 +199,7 @@ def test_a_program_that_ended_since_the_last_look_is_judged_by_what_it_used(
     ended: Any = Foreground.__new__(Foreground)  # as far as it is looked at here
     ended.reason = ended.limit = None
     ended._cpu_time = 1.0
-    ended._server = SimpleNamespace(limits=SimpleNamespace(memory_killed=lambda: killed))
+    ended._parts = SimpleNamespace(limits=SimpleNamespace(memory_killed=lambda: killed))
     ended.judge(seconds)
 
     assert (ended.reason, ended.limit) == (reason, reason and "cpu time 1s")

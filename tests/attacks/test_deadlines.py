@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pytest_arl import SandboxSession
-from pytest_arl.backends.task_run import GRACE_SECONDS
+from pytest_arl.agent_client.task_run import GRACE_SECONDS
 from tests.attacks.conftest import OpenSandbox, descriptors, python
 
 _MUCH = bytes(4_000_000)

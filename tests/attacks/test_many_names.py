@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_arl import UsageError
-from pytest_arl.backends import transfer
+from pytest_arl.agent_client import file_transfer
 from pytest_arl.backends.local import pins
 from pytest_arl.backends.local.pins import Pin
 from pytest_arl.hooks import close_backends
@@ -35,10 +35,10 @@ def _calls(action: Callable[[], object]) -> int:
 
 def test_folders_above_what_changed_are_looked_at_once() -> None:
     deep = b"/workspace/" + b"a/" * 1900
-    few = _calls(lambda: transfer._with_parents({deep + b"%d" % number for number in range(10)}))
-    many = _calls(lambda: transfer._with_parents({deep + b"%d" % number for number in range(200)}))
+    few = _calls(lambda: file_transfer._with_parents({deep + b"%d" % number for number in range(10)}))
+    many = _calls(lambda: file_transfer._with_parents({deep + b"%d" % number for number in range(200)}))
     assert many < few + 200 * 20
-    found = transfer._with_parents({b"/workspace/a/b/c", b"/workspace/a/d", b"/tmp"})
+    found = file_transfer._with_parents({b"/workspace/a/b/c", b"/workspace/a/d", b"/tmp"})
     above = {b"/workspace", b"/workspace/a", b"/workspace/a/b"}
     assert found == {b"/workspace/a/b/c", b"/workspace/a/d", b"/tmp"} | above, "control: they are found"
 

@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
-from pytest_arl.backends.agent import AgentSandbox
-from pytest_arl.channel import Channel
+from pytest_arl.agent_client.channel import Channel
+from pytest_arl.agent_client.direct_sandbox import DirectSandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,16 +93,16 @@ def echo(agent: FakeAgent, kind: int, stream: int, value: Any) -> None:
 @contextmanager
 def sandbox_and_agent(
     limit: int = 1000, starved: Callable[[], bool] = lambda: False
-) -> Iterator[tuple[AgentSandbox, FakeAgent]]:
+) -> Iterator[tuple[DirectSandbox, FakeAgent]]:
     """A sandbox whose agent is a test's."""
     with ExitStack() as keep:
         agent, channel = keep.enter_context(agent_and_channel(starved=starved))
 
-        def replace() -> AgentSandbox:
+        def replace() -> DirectSandbox:
             raise AssertionError("no fresh sandbox is needed here")
 
         yield (
-            AgentSandbox(
+            DirectSandbox(
                 channel,
                 name="box",
                 pool_ref="pool",

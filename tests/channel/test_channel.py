@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pytest_arl import channel as module
 from pytest_arl.agent import frames
-from pytest_arl.channel import AgentConfig, AgentError, Channel, ChannelLost, ChannelTimeout, Stream
+from pytest_arl.agent_client import channel as module
+from pytest_arl.agent_client.channel import AgentConfig, AgentError, Channel, ChannelLost, ChannelTimeout, Stream
 from tests.channel.fake import FakeAgent, Server, agent_and_channel, echo, in_thread, wait_until
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_arl.agent import frames
-from pytest_arl.backends.agent import AgentSandbox
+from pytest_arl.agent_client.direct_sandbox import DirectSandbox
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.errors import InfrastructureError, UsageError
 from pytest_arl.results import StepResult
@@ -76,30 +76,30 @@ def _streams(draw: st.DrawFn) -> list[tuple[int, Callable[[int], bytes]]]:
     return [(draw(st.integers(0, 60)) if draw(st.integers(0, 9)) == 0 else 0, each) for each in made]
 
 
-def _execute(sandbox: AgentSandbox) -> object:
+def _execute(sandbox: DirectSandbox) -> object:
     steps = parse_steps([{"type": "Command", "command": ["true"], "timeout": 5}] * 2)
     return sandbox.execute(TaskRequest("id", steps), lambda *_: None)
 
 
-def _process(sandbox: AgentSandbox) -> Any:
+def _process(sandbox: DirectSandbox) -> Any:
     steps = parse_steps([{"type": "Command", "command": ["true"], "background": True}])
     sandbox._remember_background(TaskRequest("id", steps))
     return sandbox.process("id", 0)
 
 
-def _download(sandbox: AgentSandbox) -> object:
+def _download(sandbox: DirectSandbox) -> object:
     with tempfile.TemporaryDirectory() as folder:
         sandbox.download("/workspace/x", Path(folder) / "here")
         return None
 
 
-def _checkpoint(sandbox: AgentSandbox) -> object:
+def _checkpoint(sandbox: DirectSandbox) -> object:
     sandbox._pristine = False
     sandbox.checkpoint().close()
     return None
 
 
-REQUESTS: dict[str, Callable[[AgentSandbox], object]] = {
+REQUESTS: dict[str, Callable[[DirectSandbox], object]] = {
     "execute": _execute,
     "read": lambda sandbox: sandbox.read("/workspace/x"),
     "write": lambda sandbox: sandbox.write("/workspace/x", b"content", None),

@@ -15,13 +15,13 @@ from zlib import crc32
 
 import pytest
 
-from pytest_arl import channel as channel_module
 from pytest_arl.agent import frames
-from pytest_arl.backends import arriving_links, process, task_run, transfer
-from pytest_arl.backends.agent import AgentSandbox
+from pytest_arl.agent_client import arriving_links, file_transfer, running_process, task_run
+from pytest_arl.agent_client import channel as channel_module
+from pytest_arl.agent_client.budget import Budget
+from pytest_arl.agent_client.channel import ChannelLost, ChannelTimeout, Stream
+from pytest_arl.agent_client.direct_sandbox import DirectSandbox
 from pytest_arl.backends.base import TaskRequest
-from pytest_arl.backends.budget import Budget
-from pytest_arl.channel import ChannelLost, ChannelTimeout, Stream
 from pytest_arl.errors import SandboxLost, UsageError
 from pytest_arl.steps import parse_steps
 from tests.channel.fake import FakeAgent, in_thread, sandbox_and_agent
@@ -33,7 +33,7 @@ def step(index: int = 0, **fields: object) -> dict[str, object]:
     return {"i": index, "outcome": "Succeeded", "code": 0, "out": 0, "err": 0, "o": b"", "e": b"", **fields}
 
 
-def execute(sandbox: AgentSandbox, count: int = 1, **fields: Any) -> Any:
+def execute(sandbox: DirectSandbox, count: int = 1, **fields: Any) -> Any:
     steps = parse_steps([{"type": "Command", "command": ["true"], **fields}] * count)
     return sandbox.execute(TaskRequest("id", steps), None)
 
@@ -275,7 +275,7 @@ def entry(name: bytes, kind: str = "f", size: int = 0, **fields: object) -> Entr
 FOLDER = entry(b"", "d")
 
 
-def download(agent: FakeAgent, sandbox: AgentSandbox, local: Path, *messages: Entry) -> None:
+def download(agent: FakeAgent, sandbox: DirectSandbox, local: Path, *messages: Entry) -> None:
     crc = 0
     for kind, value in messages:
         crc = crc32(value, crc) if kind == frames.DATA else crc  # type: ignore[arg-type] # bytes, where it is data
@@ -473,7 +473,7 @@ def test_modes_lose_what_gives_rights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", ["MOST_ENTRIES", "MOST_BYTES"])
 def test_a_download_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    monkeypatch.setattr(transfer, limit, 10)
+    monkeypatch.setattr(file_transfer, limit, 10)
     with sandbox_and_agent() as (sandbox, agent), pytest.raises(UsageError, match="more than"):
         files = [part for n in range(20) for part in (entry(b"%d" % n, size=1), (frames.DATA, b"x"))]
         download(agent, sandbox, tmp_path / "d", FOLDER, *files)
@@ -617,7 +617,7 @@ def test_a_file_is_announced_once() -> None:
 def test_a_process_that_is_asked_for_its_output_gives_as_much_as_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(process, "_MORE_BYTES", 2_000)
+    monkeypatch.setattr(running_process, "_MORE_BYTES", 2_000)
     said = (frames.STDOUT, frames.STEP_INDEX.pack(0) + bytes(size))
     with sandbox_and_agent() as (sandbox, agent), pytest.raises(SandboxLost, match="more of an output"):
         sandbox._background["id", 0] = parse_steps([{"type": "Command", "command": ["x"], "background": True}])[0]

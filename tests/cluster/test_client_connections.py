@@ -72,16 +72,16 @@ def test_a_result_comes_though_the_cluster_is_away_when_the_task_ends(way: Cutte
 
 
 def test_a_watch_whose_version_is_too_old_is_read_anew(way: Cutter, sandbox: SandboxSession) -> None:
-    space: Any = sandbox._held().sandbox.space  # type: ignore[attr-defined]  # looks inside
+    client: Any = sandbox._held().sandbox.client  # type: ignore[attr-defined]  # looks inside
 
     def expire() -> None:
-        space.tasks._version = "1"
+        client.tasks._version = "1"
         way.cut()
 
     assert sandbox.run("true").ok
     later(0.3, expire)
     assert sandbox.run("sh", "-c", "sleep 1; echo done").stdout == "done\n"
-    assert int(space.tasks._version) > 1
+    assert int(client.tasks._version) > 1
 
 
 def test_live_output_comes_once_though_its_connection_is_cut_again_and_again(

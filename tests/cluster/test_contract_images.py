@@ -1,6 +1,6 @@
 """The contract's sections on running, time and files, over images that have no Python, and none of anything.
 
-What the tests run in their sandboxes comes from a volume then: the images, and so the agent's surroundings, stay bare.
+What the tests run in their sandboxes comes from a volume then: the images, and so the agent's resources, stay bare.
 The image with nothing is the harder one; the other takes four minutes more, and so runs where ARL_TEST_ALL_IMAGES is set.
 """
 

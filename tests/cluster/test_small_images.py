@@ -52,7 +52,7 @@ def test_the_images_are_what_these_tests_are_about(
             assert session.run("python3", "-c", "pass").exit_code == 127
 
 
-# Running
+# RunningTask
 
 
 def test_a_command_is_no_shell_and_runs_in_the_workspace(sandbox: SandboxSession) -> None:

@@ -14,13 +14,13 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from pytest_arl.agent.bundle import BOOT, bundle
-from pytest_arl.backends.agent import AgentSandbox
+from pytest_arl.agent_client.channel import AgentConfig, Channel, ChannelLost
+from pytest_arl.agent_client.direct_sandbox import DirectSandbox
+from pytest_arl.agent_package.bundle import BOOT, bundle
 from pytest_arl.backends.local import interpreter
 from pytest_arl.backends.local.backend import _shown_limits
 from pytest_arl.backends.local.identity import new_name
 from pytest_arl.backends.local.plan import HOME, TMP, WORKSPACE, _environment, _rlimits
-from pytest_arl.channel import AgentConfig, Channel, ChannelLost
 from pytest_arl.errors import BackendUnavailable, SandboxTimeout
 from pytest_arl.pools import find_pool, load_pools
 from tests.gvisor.layout import Program, write_bundle
@@ -116,9 +116,9 @@ def _config(pool: LocalPool, spool: int, *, privileged: bool) -> AgentConfig:
     )
 
 
-def sandbox_of(box: Box, close: Callable[[], None], replace: Callable[[], AgentSandbox]) -> AgentSandbox:
+def sandbox_of(box: Box, close: Callable[[], None], replace: Callable[[], DirectSandbox]) -> DirectSandbox:
     """The part of it that a session has."""
-    return AgentSandbox(
+    return DirectSandbox(
         box.channel,
         name=box.name,
         pool_ref=box.pool.name,
@@ -144,7 +144,7 @@ class RunscBackend:
     def pools(self) -> tuple[str, ...]:
         return tuple(sorted(load_pools(self._settings)))
 
-    def acquire(self, request: AcquireRequest) -> AgentSandbox:
+    def acquire(self, request: AcquireRequest) -> DirectSandbox:
         pool = find_pool(self._settings, request.pool_ref)
         box = Box(self._runsc, pool, min(request.acquire_timeout, START_SECONDS))
         self._open.add(box)

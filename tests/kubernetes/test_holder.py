@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.backends.kubernetes import holder as module
+from pytest_arl.agent_client.channel import AgentError, Channel, ChannelLost
+from pytest_arl.backends.kubernetes import agent_connection as module
+from pytest_arl.backends.kubernetes.agent_connection import AgentConnection
 from pytest_arl.backends.kubernetes.api import Api
-from pytest_arl.backends.kubernetes.holder import Holder
 from pytest_arl.backends.kubernetes.refusals import Refused
-from pytest_arl.channel import AgentError, Channel, ChannelLost
 from pytest_arl.errors import PermissionDenied
 from tests.agent.conftest import bubblewrap  # noqa: F401 - a fixture
 from tests.agent.remote_harness import SECRET, Agent, agent_of
@@ -62,16 +62,16 @@ def ways(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> Ways:
     return found
 
 
-Make = Callable[..., Holder]
+Make = Callable[..., AgentConnection]
 
 
 @pytest.fixture
 def make(agent: Agent, ways: Ways, api: Api) -> Iterator[Make]:
     boot = agent.operator().boot
-    made: list[Holder] = []
+    made: list[AgentConnection] = []
 
-    def one(*, secret: bytes = SECRET, mark: bytes | None = None, boot: str = boot) -> Holder:
-        made.append(Holder(api, "tests", secret, mark, lambda: ("pod-1", boot)))
+    def one(*, secret: bytes = SECRET, mark: bytes | None = None, boot: str = boot) -> AgentConnection:
+        made.append(AgentConnection(api, "tests", secret, mark, lambda: ("pod-1", boot)))
         return made[-1]
 
     yield one

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pytest_arl.agent import frames
+from pytest_arl.agent_client.channel import AgentError
 from pytest_arl.backends.base import TaskRequest
-from pytest_arl.backends.kubernetes.running import Running
 from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
-from pytest_arl.channel import AgentError
+from pytest_arl.backends.kubernetes.task import RunningTask
 from pytest_arl.errors import BackendUnavailable, PermissionDenied, SandboxLost
 from pytest_arl.proof import proof_of
 from pytest_arl.results import StepResult
@@ -54,13 +54,13 @@ class Scene:
             merge=lambda *given, **_: self.merged.append(given),
             delete=lambda *given, **_: self.deleted.append(given),
         )
-        sandbox.space = SimpleNamespace(
+        sandbox.client = SimpleNamespace(
             api=api, namespace="n", labels={}, task_key=b"k", tasks=SimpleNamespace(mail=lambda _: mine)
         )
         self.sandbox = sandbox
         on_output = None if live is None else (lambda *_: None)
         sandbox.name_of(self.task.id)
-        self.run = Running(sandbox, self.task, self.results, on_output, lambda step: self.told.append(step.outcome))
+        self.run = RunningTask(sandbox, self.task, self.results, on_output, lambda step: self.told.append(step.outcome))
         if live is not None:
             sandbox.exchange = lambda _action, **_: self._attached(live)
 
@@ -250,7 +250,7 @@ def test_a_task_that_was_never_made_is_not_given_up_and_keeps_its_error(refused:
     def exchange(_action: Any) -> None:
         raise PermissionDenied("may not open a port-forward")
 
-    its.sandbox.space.api.create = create
+    its.sandbox.client.api.create = create
     its.sandbox.exchange = exchange
     with pytest.raises(type(error), match=str(error)):
         its.run.run()

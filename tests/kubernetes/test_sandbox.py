@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.agent_client.channel import ChannelLost
+from pytest_arl.agent_client.task_run import TaskRun
 from pytest_arl.backends.base import TaskRequest
-from pytest_arl.backends.kubernetes import running
 from pytest_arl.backends.kubernetes import sandbox as module
-from pytest_arl.backends.kubernetes.running import Running
+from pytest_arl.backends.kubernetes import task as task_module
 from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
-from pytest_arl.backends.task_run import TaskRun
-from pytest_arl.channel import ChannelLost
+from pytest_arl.backends.kubernetes.task import RunningTask
 from pytest_arl.errors import SandboxLost
 from pytest_arl.steps import parse_steps
 
@@ -51,7 +51,7 @@ def breaking(clock: Clock, lasts: float, most: int = 10_000) -> tuple[Any, list[
         raise ChannelLost("it broke")
 
     found.name, found.pool_ref, found._closed, found._killed = "s", "p", False, True
-    found._holder = SimpleNamespace(channel=channel)
+    found._agent_connection = SimpleNamespace(channel=channel)
     found.mail = SimpleNamespace(deleted=False, latest=None)
     return found, broke
 
@@ -79,7 +79,7 @@ def task(**fields: Any) -> TaskRequest:
 
 
 def test_a_task_that_is_followed_over_many_connections_ends_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_arl.backends.task_run.time", Clock())
+    monkeypatch.setattr("pytest_arl.agent_client.task_run.time", Clock())
     run = TaskRun(task(), None, [], limit=10, label=lambda limit: limit)
     assert run._deadline() == 1000 + 4 + 5, "of this connection"
     for until in (900.0, 1002.0):
@@ -88,9 +88,9 @@ def test_a_task_that_is_followed_over_many_connections_ends_at_one_time(monkeypa
 
 
 def test_what_is_followed_has_an_end_where_its_steps_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: Any = object.__new__(Running)
+    found: Any = object.__new__(RunningTask)
     found._task, found._began = task(), 100.0
-    assert found._latest() == 100 + 2 * (4 + 5 + 15) + running._AGAIN_SECONDS
+    assert found._latest() == 100 + 2 * (4 + 5 + 15) + task_module._AGAIN_SECONDS
     found._began = None
     assert found._latest() is None
 
@@ -108,7 +108,7 @@ def test_an_agent_that_has_told_the_operator_another_end_is_not_believed(
         told.append(reason)
         raise SandboxLost(reason)
 
-    found: Any = object.__new__(Running)
+    found: Any = object.__new__(RunningTask)
     found._task, found._results, found._on_output, found._on_step, found._told = task(), [], None, None, 0
     ended = SimpleNamespace(outcome="Failed", exit_code=1)
     found._results = [ended]
@@ -131,10 +131,10 @@ def test_a_sandbox_that_is_closed_is_deleted_whatever_a_watch_has_said(deleted: 
     asked: list[tuple[str, ...]] = []
     found: Any = object.__new__(KubernetesSandbox)
     found._closing, found._closed, found._owner = threading.Lock(), False, os.getpid()
-    found._holder = SimpleNamespace(close=lambda: None)
+    found._agent_connection = SimpleNamespace(close=lambda: None)
     found.mail = SimpleNamespace(deleted=deleted, nudge=lambda: None, wakes=())
     api = SimpleNamespace(delete=lambda plural, namespace, name, *, uid: asked.append((plural, namespace, name, uid)))
-    found.space, found.name, found.uid = SimpleNamespace(api=api, namespace="n"), "s", "u"
+    found.client, found.name, found.uid = SimpleNamespace(api=api, namespace="n"), "s", "u"
     found._on_close = lambda _: None
     found.close()
     found.close()

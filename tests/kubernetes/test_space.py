@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pytest_arl import BackendUnavailable, UsageError
-from pytest_arl.backends.kubernetes import space
+from pytest_arl.backends.kubernetes import namespace_client
 from pytest_arl.backends.kubernetes.api import Api, path_of
-from pytest_arl.backends.kubernetes.space import Pool, Space
+from pytest_arl.backends.kubernetes.namespace_client import NamespaceClient, Pool
 from tests.kubernetes.fake import FakeApi
 
 GI = 2**30
@@ -75,7 +75,7 @@ def test_a_template_that_is_none_is_told_with_the_pools_name(api: Api, fake: Fak
     body = {"spec": {"replicas": 1, "template": template}, "status": {"taskKey": "00"}}
     fake.put(path_of("warmpools", "n", "odd"), body)
     with pytest.raises(BackendUnavailable, match=r"'odd'.* no pod template"):
-        Space(api, "n", "run").pool("odd")
+        NamespaceClient(api, "n", "run").pool("odd")
 
 
 def test_a_new_pool_is_waited_for_until_its_operator_has_seen_it(api: Api, fake: FakeApi) -> None:
@@ -86,17 +86,17 @@ def test_a_new_pool_is_waited_for_until_its_operator_has_seen_it(api: Api, fake:
     key = f"{(1 << 2047) + 1:x}"
     later = threading.Timer(0.3, lambda: fake.put(where, body | {"status": {"taskKey": key}}))
     later.start()
-    assert Space(api, "n", "run").pool("new").task_key == int(key, 16)
+    assert NamespaceClient(api, "n", "run").pool("new").task_key == int(key, 16)
 
 
 def test_a_pool_that_no_operator_has_looked_at_gives_no_sandbox_to_everybody(
     api: Api, fake: FakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its key, a Sandbox is held by nobody: each Task of the namespace is run in it."""
-    monkeypatch.setattr(space, "_FIRST_STATUS_SECONDS", 0.3)
+    monkeypatch.setattr(namespace_client, "_FIRST_STATUS_SECONDS", 0.3)
     fake.put(path_of("warmpools", "n", "new"), warm_pool())
     with pytest.raises(BackendUnavailable, match="no operator has looked at pool 'new'"):
-        Space(api, "n", "run").pool("new")
+        NamespaceClient(api, "n", "run").pool("new")
 
 
 @pytest.mark.parametrize(("asked", "output"), [("1Ki", 1024), ("1Pi", 1 << 50), ("9999999999999Ti", 1 << 50)])

@@ -146,7 +146,7 @@ def test_a_bubblewrap_that_fails_is_quoted(make_backend: MakeBackend) -> None:
 def test_a_killed_agent_is_lost_with_what_is_known(make_backend: MakeBackend) -> None:
     backend = make_backend()
     sandbox = acquire(backend)
-    timer = threading.Timer(0.2, next(iter(backend._open.values())).enclosure.kill)
+    timer = threading.Timer(0.2, next(iter(backend._open.values())).sandbox_process.kill)
     timer.start()
     with pytest.raises(SandboxLost, match="SIGKILL"):
         run(sandbox, "sleep", "30")
@@ -322,15 +322,15 @@ def test_a_warm_sandbox_that_died_is_not_handed_out(make_backend: MakeBackend) -
     wait_for(lambda: backend._warm.count() == 2)
     ready = list(backend._warm._ready["w"])
     for one in ready:
-        one.enclosure.kill()
-    wait_for(lambda: not any(one.enclosure.alive() for one in ready))
+        one.sandbox_process.kill()
+    wait_for(lambda: not any(one.sandbox_process.alive() for one in ready))
     assert sh(acquire(backend, "w"), "echo works") == "works\n"
 
 
 def test_an_agent_that_waits_for_a_processor_is_told_from_one_that_does_nothing(make_backend: MakeBackend) -> None:
     backend = make_backend("")
     sandbox = acquire(backend, "default")
-    enclosure = backend._open[sandbox.name].enclosure
+    enclosure = backend._open[sandbox.name].sandbox_process
     wait_for(lambda: not enclosure.starved())
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     agents = enclosure._pid
@@ -363,7 +363,7 @@ def test_nothing_is_kept_warm_before_it_is_used_nor_after_the_end(make_backend: 
     assert backend._warm.count() == 0
     acquire(backend, "w")
     wait_for(lambda: backend._warm.count() == 2)
-    pids = [one.enclosure._process.pid for one in backend._warm._ready["w"]]
+    pids = [one.sandbox_process._process.pid for one in backend._warm._ready["w"]]
     backend.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert not [thread for thread in threading.enumerate() if thread.name == "arl-warm"]

@@ -68,7 +68,7 @@ def test_the_kernel_has_the_pools_limits(make_backend: MakeBackend) -> None:
     backend = make_backend(table)
     acquire(backend, "p")
     (prepared,) = backend._open.values()
-    cgroup = prepared.enclosure._cgroup
+    cgroup = prepared.sandbox_process._cgroup
     assert cgroup
     folders = cgroup._folders
 
@@ -113,7 +113,7 @@ def test_processor_time_is_shared_out(make_backend: MakeBackend) -> None:
     for pool in ("fifth", "default"):
         sandbox = acquire(backend, pool)
         assert python(sandbox, burn).exit_code == 0
-        cgroup = backend._open[sandbox.name].enclosure._cgroup
+        cgroup = backend._open[sandbox.name].sandbox_process._cgroup
         assert cgroup
         counts = [path.read_text().split() for folder in cgroup._folders for path in folder.glob("cpu.stat")]
         throttled.append(

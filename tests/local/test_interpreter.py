@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.agent_package.elf import program_loader, soname
 from pytest_arl.backends.local import LocalBackend, interpreter
 from pytest_arl.backends.local.layout import Layout
-from pytest_arl.elf import program_loader, soname
 from tests.local.conftest import MakeBackend, acquire, run, sh
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"

@@ -24,7 +24,7 @@ from tests.local.conftest import AS_ROOT, MakeBackend, acquire, needs_root, pyth
 def pid_1(backend: LocalBackend) -> int:
     """The agent of a backend's only sandbox, as this side numbers it."""
     (prepared,) = backend._open.values()
-    monitor = prepared.enclosure._process.pid
+    monitor = prepared.sandbox_process._process.pid
     (child,) = Path(f"/proc/{monitor}/task/{monitor}/children").read_text().split()
     return int(child)
 
@@ -148,7 +148,7 @@ def test_nothing_of_the_environment_gets_in(make_backend: MakeBackend, monkeypat
     if AS_ROOT:  # the agent's and bubblewrap's own are readable to root alone
         assert Path(f"/proc/{pid_1(backend)}/environ").read_bytes() in (b"", b"LC_ALL=C\0TZ=:\0PWD=/workspace\0")
         (prepared,) = backend._open.values()
-        assert Path(f"/proc/{prepared.enclosure._process.pid}/environ").read_bytes() == b""
+        assert Path(f"/proc/{prepared.sandbox_process._process.pid}/environ").read_bytes() == b""
     assert run(sandbox, "cat", "/proc/1/environ").exit_code == 1
 
 
@@ -156,7 +156,7 @@ def test_options_do_not_show_in_ps(make_backend: MakeBackend) -> None:
     backend = make_backend('[pools.p]\nenv = { SHOWN = "hunter2" }\n')
     acquire(backend, "p")
     (prepared,) = backend._open.values()
-    words = Path(f"/proc/{prepared.enclosure._process.pid}/cmdline").read_bytes().split(b"\0")
+    words = Path(f"/proc/{prepared.sandbox_process._process.pid}/cmdline").read_bytes().split(b"\0")
     assert words[1] == b"--args"
     assert not any(word.startswith(b"--ro-bind") or b"hunter2" in word for word in words)
 
@@ -403,7 +403,7 @@ def test_a_sandbox_does_not_hold_our_terminal_or_session(make_backend: MakeBacke
     backend = make_backend()
     acquire(backend)
     (prepared,) = backend._open.values()
-    for pid in (prepared.enclosure._process.pid, pid_1(backend)):
+    for pid in (prepared.sandbox_process._process.pid, pid_1(backend)):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         session, terminal = int(fields[3]), int(fields[4])
         assert session != os.getsid(0)
@@ -413,7 +413,7 @@ def test_a_sandbox_does_not_hold_our_terminal_or_session(make_backend: MakeBacke
 def test_a_zombie_free_end(make_backend: MakeBackend) -> None:
     backend = make_backend()
     sandbox = acquire(backend)
-    monitor = next(iter(backend._open.values())).enclosure._process.pid
+    monitor = next(iter(backend._open.values())).sandbox_process._process.pid
     agent = pid_1(backend)
     sandbox.close()
     for pid in (monitor, agent):

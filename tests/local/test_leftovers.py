@@ -26,7 +26,7 @@ import os, signal, sys, threading, time
 from pathlib import Path
 from pytest_arl.backends.base import AcquireRequest, TaskRequest
 from pytest_arl.backends.local import LocalBackend
-from pytest_arl.backends.local.surroundings import janitor_pid
+from pytest_arl.backends.local.process_resources import janitor_pid
 from pytest_arl.settings import Settings
 from pytest_arl.steps import parse_steps
 from pytest_arl.backends.local import interpreter
@@ -37,7 +37,7 @@ def run(*argv, background=False):
     steps = parse_steps([{"type": "Command", "command": list(argv), "background": background}])
     return sandbox.execute(TaskRequest(os.urandom(8).hex(), steps), None)[0]
 def report():
-    monitors = [prepared.enclosure._process.pid for prepared in backend._open.values()]
+    monitors = [prepared.sandbox_process._process.pid for prepared in backend._open.values()]
     pids = [*monitors]
     for pid in monitors:
         pids += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -184,12 +184,12 @@ def test_a_forked_child_that_outlives_the_process_keeps_nothing_alive(start: Sta
     assert run.left(10) == []
 
 
-@pytest.mark.parametrize("method", ["Enclosure._place", "_Prepared._greet"])
+@pytest.mark.parametrize("method", ["SandboxProcess._place", "_Prepared._greet"])
 def test_a_forked_child_does_not_keep_a_start_half_done_alive_either(start: Start, method: str) -> None:
     """Between bubblewrap's fork and the agent's exec, and between that and the agent's config."""
     run = start(f"""
         from pytest_arl.backends.local.backend import _Prepared
-        from pytest_arl.backends.local.enclosure import Enclosure
+        from pytest_arl.backends.local.sandbox_process import SandboxProcess
         def stop(*_):
             report()
             time.sleep(60)
@@ -297,7 +297,7 @@ def test_nothing_is_written_to_the_disk(start: Start, tmp_path: Path) -> None:
 def test_a_forked_child_neither_ends_nor_uses_its_parents_sandbox(start: Start) -> None:
     run = start("""
         report()
-        mine = os.readlink(f"/proc/self/fd/{list(backend._open.values())[0].enclosure.connection.fileno()}")
+        mine = os.readlink(f"/proc/self/fd/{list(backend._open.values())[0].sandbox_process.connection.fileno()}")
         pid = os.fork()
         if pid == 0:
             assert mine not in {os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}

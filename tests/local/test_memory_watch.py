@@ -18,7 +18,7 @@ import pytest
 from benchmarks.memory_table import program
 from pytest_arl.agent import memory_page
 from pytest_arl.backends.local import LocalBackend
-from pytest_arl.backends.local.surroundings import janitor_pid
+from pytest_arl.backends.local.process_resources import janitor_pid
 from pytest_arl.backends.local.watched_cgroup import MI, Version1
 from pytest_arl.backends.local.watched_sandbox import Sandbox, end_unwatched
 from pytest_arl.errors import SandboxLost
@@ -32,7 +32,7 @@ WALL = (64 + 64 + 2 * 32 + 32) * MI
 
 
 def page_of(backend: LocalBackend, name: str) -> bytes:
-    watch = backend._open[name].enclosure._watch
+    watch = backend._open[name].sandbox_process._watch
     assert watch
     return os.pread(watch._page, memory_page.SIZE, 0)
 
@@ -118,7 +118,7 @@ def test_while_the_watcher_is_held_up_the_kernel_keeps_to_the_sum_of_all_sizes(m
 def test_the_kernels_limit_follows_the_files(make_backend: MakeBackend) -> None:
     backend = make_backend(POOL.replace('"64Mi"\ntmp', '"1Gi"\ntmp'))
     sandbox = acquire(backend, "p")
-    cgroup = backend._open[sandbox.name].enclosure._cgroup
+    cgroup = backend._open[sandbox.name].sandbox_process._cgroup
     assert cgroup
     path = cgroup.memory / ("memory.limit_in_bytes" if cgroup.version == 1 else "memory.high")
 

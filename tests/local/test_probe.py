@@ -16,9 +16,9 @@ import pytest
 from pytest_arl.backends.local import bubblewraps
 from pytest_arl.backends.local.bubblewraps import candidates, label_of, missing_options
 from pytest_arl.backends.local.children import refused_below
-from pytest_arl.backends.local.cures import NOT_INSTALLED, _ask_the_kernel, cure_for
 from pytest_arl.backends.local.hierarchies import NoCgroups
 from pytest_arl.backends.local.probe import examine, probe
+from pytest_arl.backends.local.troubleshooting import NOT_INSTALLED, _ask_the_kernel, cure_for
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.settings import ISOLATION_TIERS
 from tests.local.conftest import AS_ROOT, EXPECTED_TIER, MakeBackend, acquire, needs_root, run, sh

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_arl.agent_client.channel import ChannelLost
 from pytest_arl.backends.local.propagation import Propagation
-from pytest_arl.channel import ChannelLost
 from tests.leftovers import below, look_at, still_alive, until
 
 _PROGRAM = """

@@ -11,8 +11,8 @@ from pytest_arl.operator import task_status
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.objects import key, uid
 from pytest_arl.operator.slim import cut, slim
+from pytest_arl.operator.task_message import Held
 from pytest_arl.operator.task_runner import TaskRunner
-from pytest_arl.operator.wire import Held
 from pytest_arl.proof import proof_of
 from tests.operator.objects import command, task
 

@@ -166,7 +166,7 @@ async def test_a_sandbox_that_is_filled_until_it_cannot_be_deleted_ends_when_its
             await asyncio.Event().wait()
 
         room.server.handlers |= {"GET": get, "PATCH": patch, "DELETE": delete}
-        monkeypatch.setattr(keeper._reach, "obtain", never)
+        monkeypatch.setattr(keeper._sandbox_link, "obtain", never)
         body = keeper.body
         assert body is not None
         room.rounds._lifetime(keeper, body)

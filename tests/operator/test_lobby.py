@@ -12,11 +12,11 @@ import pytest_asyncio
 
 from pytest_arl import pod
 from pytest_arl.agent import frames
-from pytest_arl.channel import AgentConfig
-from pytest_arl.operator import lobby as lobby_module
+from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.operator import idle_links as idle_links_module
+from pytest_arl.operator.idle_links import IdleLinks
 from pytest_arl.operator.introduction import OLDER_EPOCH, Claim, Introduction, LinkLost
 from pytest_arl.operator.link import AgentLink
-from pytest_arl.operator.lobby import Lobby
 
 pytestmark = pytest.mark.asyncio
 
@@ -54,13 +54,13 @@ CLAIM = Claim("h" * 64, b"m" * 32)
 
 
 class Scene:
-    """A lobby beside an agent."""
+    """A idle_links beside an agent."""
 
     def __init__(self) -> None:
         self.agent = Agent()
         self.jobs: list[asyncio.Task[Any]] = []
         self.refusals: list[LinkLost] = []
-        self.lobby = Lobby(
+        self.idle_links = IdleLinks(
             Introduction(lambda *_: b"signed", lambda *_: [b"m" * 32], 7),
             config=lambda _: AgentConfig(workspace="/workspace"),
             spawn=self._spawn,
@@ -88,7 +88,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     server = await asyncio.start_server(scene.agent.serve, "127.0.0.1", 0)
     monkeypatch.setattr(pod, "PORT", server.sockets[0].getsockname()[1])
     yield scene
-    scene.lobby.keep(set())
+    scene.idle_links.keep(set())
     for writer in scene.agent.writers:
         writer.close()
     await asyncio.sleep(0.05)
@@ -97,16 +97,16 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
 
 async def test_a_ready_pod_is_visited_once_and_taken_with_its_holder(scene: Scene) -> None:
     for _ in range(3):
-        scene.lobby.look(idle())
+        scene.idle_links.look(idle())
     await scene.settle()
-    scene.lobby.look(idle())
+    scene.idle_links.look(idle())
     await scene.settle()
-    link = await scene.lobby.take(idle(), CLAIM)
+    link = await scene.idle_links.take(idle(), CLAIM)
 
     assert isinstance(link, AgentLink)
     assert (scene.agent.connections, scene.agent.holders) == (1, ["h" * 64])
     assert link.hello.boot == "b1"
-    assert await scene.lobby.take(idle(), CLAIM) is None, "a link is taken once"
+    assert await scene.idle_links.take(idle(), CLAIM) is None, "a link is taken once"
     link.close("over")
 
 
@@ -120,22 +120,22 @@ async def test_a_ready_pod_is_visited_once_and_taken_with_its_holder(scene: Scen
     ids=["not ready", "leaving", "claimed"],
 )
 async def test_other_pods_are_not_visited(scene: Scene, pod_seen: dict[str, Any]) -> None:
-    scene.lobby.look(pod_seen)
+    scene.idle_links.look(pod_seen)
     await scene.settle()
 
     assert scene.agent.connections == 0
-    assert await scene.lobby.take(pod_seen, None) is None
+    assert await scene.idle_links.take(pod_seen, None) is None
 
 
 async def test_a_link_that_ended_is_not_handed_out_and_is_opened_anew(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lobby_module, "_FIRST_PAUSE", 0.01)
-    scene.lobby.look(idle())
+    monkeypatch.setattr(idle_links_module, "_FIRST_PAUSE", 0.01)
+    scene.idle_links.look(idle())
     await scene.settle()
     scene.agent.writers[0].close()
     for _ in range(100):
-        scene.lobby.look(idle())
+        scene.idle_links.look(idle())
         await scene.settle()
         if scene.agent.connections == 2:
             break
@@ -144,33 +144,33 @@ async def test_a_link_that_ended_is_not_handed_out_and_is_opened_anew(
     await asyncio.sleep(0.05)
 
     assert scene.agent.connections == 2
-    assert await scene.lobby.take(idle(), None) is None
+    assert await scene.idle_links.take(idle(), None) is None
 
 
 async def test_an_agent_that_refuses_its_holder_is_left_to_who_connects_himself(scene: Scene) -> None:
-    scene.lobby.look(idle())
+    scene.idle_links.look(idle())
     await scene.settle()
     scene.agent.refuses = "it has another holder"
 
-    assert await scene.lobby.take(idle(), CLAIM) is None
+    assert await scene.idle_links.take(idle(), CLAIM) is None
 
 
 async def test_a_pod_that_is_claimed_or_gone_during_the_visit_leaves_no_link(scene: Scene) -> None:
-    scene.lobby.look(idle())
+    scene.idle_links.look(idle())
     await asyncio.sleep(0)
-    scene.lobby.gone(idle())
+    scene.idle_links.gone(idle())
     await scene.settle()
 
-    assert await scene.lobby.take(idle(), CLAIM) is None
+    assert await scene.idle_links.take(idle(), CLAIM) is None
 
 
 async def test_what_no_event_told_is_found_out(scene: Scene) -> None:
-    scene.lobby.look(idle())
+    scene.idle_links.look(idle())
     await scene.settle()
-    scene.lobby.keep({"uid-1"})
-    scene.lobby.keep({"uid-2"})
+    scene.idle_links.keep({"uid-1"})
+    scene.idle_links.keep({"uid-2"})
 
-    assert await scene.lobby.take(idle(), CLAIM) is None
+    assert await scene.idle_links.take(idle(), CLAIM) is None
 
 
 async def test_a_newer_leader_is_heard_of(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ async def test_a_newer_leader_is_heard_of(scene: Scene, monkeypatch: pytest.Monk
 
     server = await asyncio.start_server(refuses, "127.0.0.1", 0)
     monkeypatch.setattr(pod, "PORT", server.sockets[0].getsockname()[1])
-    scene.lobby.look(idle())
+    scene.idle_links.look(idle())
     await scene.settle()
 
     assert scene.refusals[0].code == OLDER_EPOCH
@@ -192,15 +192,15 @@ async def test_an_agent_that_ends_each_link_is_visited_ever_more_rarely(
 ) -> None:
     for passed, connections in ((0.0, 1), (0.49, 1), (0.51, 2), (1.49, 2), (1.52, 3), (3.4, 3), (3.6, 4)):
         # Not the clock of the loop, which has to go on.
-        monkeypatch.setattr(lobby_module, "time", SimpleNamespace(monotonic=lambda passed=passed: 1000.0 + passed))
+        monkeypatch.setattr(idle_links_module, "time", SimpleNamespace(monotonic=lambda passed=passed: 1000.0 + passed))
         for _ in range(10):  # whatever is said of the pod
-            scene.lobby.look(idle())
+            scene.idle_links.look(idle())
             await scene.settle()
-            for link in scene.lobby._links.values():
+            for link in scene.idle_links._links.values():
                 link.close("as the agent does")
         assert scene.agent.connections == connections, passed
-    scene.lobby.keep(set())
-    scene.lobby.look(idle())
+    scene.idle_links.keep(set())
+    scene.idle_links.look(idle())
     await scene.settle()
     assert scene.agent.connections == 5, "of pods that are gone nothing is remembered"
 
@@ -218,6 +218,6 @@ async def test_so_many_idle_pods_are_visited_at_a_time(scene: Scene, monkeypatch
 
     monkeypatch.setattr(AgentLink, "connect", refusing)
     for number in range(40):
-        scene.lobby.look(idle(uid=f"uid-{number}", name=f"p{number}"))
+        scene.idle_links.look(idle(uid=f"uid-{number}", name=f"p{number}"))
     await scene.settle()
     assert (most, visits) == (8, 40)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pytest_arl import wording
 from pytest_arl.operator.objects import MOST_MESSAGE, conditions
-from pytest_arl.operator.trouble import newest_warning
+from pytest_arl.operator.pod_problems import newest_warning
+from pytest_arl.text import wording
 from tests.operator.control_room import leading
 from tests.operator.objects import T0, pool
 

@@ -15,9 +15,9 @@ from pytest_arl.operator import pool_deployment as deployment_module
 from pytest_arl.operator import pool_keeper as module
 from pytest_arl.operator import template
 from pytest_arl.operator.objects import MOST_MESSAGE, Key, uid
+from pytest_arl.operator.pod_problems import Problem
 from pytest_arl.operator.pool_keeper import PoolKeeper
-from pytest_arl.operator.trouble import Trouble
-from pytest_arl.wording import readable
+from pytest_arl.text.wording import readable
 from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
 from tests.operator.objects import T0, pool, sandbox
@@ -25,7 +25,7 @@ from tests.operator.objects import T0, pool, sandbox
 pytestmark = pytest.mark.asyncio
 
 HELD = {"limits": {"memory": "256Mi"}}
-QUOTA = Trouble("QuotaExceeded", "exceeded quota")
+QUOTA = Problem("QuotaExceeded", "exceeded quota")
 
 
 def echo(refuse: Callable[[Any], str] = lambda _: "") -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -255,7 +255,7 @@ async def test_a_refusal_is_made_fit_to_be_shown_once_for_all_who_wait(monkeypat
     monkeypatch.setattr(module, "readable", counted)
     async with leading(monkeypatch) as room:
         keeper = PoolKeeper(room.control, Key("ns", "pool"))
-        keeper._be_refused(Trouble("PodRefused", "\x01" * 100_000))
+        keeper._be_refused(Problem("PodRefused", "\x01" * 100_000))
         said = [keeper.why() for _ in range(200)]
         assert made == [100_000]
         assert {each.message for each in said} == {readable("\x01" * 100_000, MOST_MESSAGE)}
@@ -300,7 +300,7 @@ async def test_a_refused_template_is_tried_again_more_and_more_seldom(monkeypatc
             source.forget()
             await source.apply(body)
             clock.moment += 60.0
-        assert source.trouble == Trouble("TemplateInvalid", "no such class")
+        assert source.trouble == Problem("TemplateInvalid", "no such class")
         assert 4 <= tries(room) <= 7, "in an hour"
         await source.apply(next_generation(body, env=[{"name": "A"}]))
         assert 5 <= tries(room) <= 8, "another one at once"

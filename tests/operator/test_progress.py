@@ -4,7 +4,7 @@ import pytest
 
 from pytest_arl.agent import frames
 from pytest_arl.operator.progress import Garbled, Progress, level
-from pytest_arl.operator.wire import SENT_BYTES
+from pytest_arl.operator.task_message import SENT_BYTES
 from tests.operator.objects import command
 
 

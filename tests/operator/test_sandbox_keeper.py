@@ -13,12 +13,12 @@ import pytest_asyncio
 from aiohttp import web
 
 from pytest_arl.agent import frames
-from pytest_arl.operator import patience, wire
+from pytest_arl.operator import patience, task_message
 from pytest_arl.operator.objects import Key, condition, name, uid
 from pytest_arl.operator.patience import MOST_IN_VAIN
+from pytest_arl.operator.pod_problems import Problem
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.slim import is_cut
-from pytest_arl.operator.trouble import Trouble
 from pytest_arl.pod import LEASE_LABEL, RUN_LABEL, WORKER_LABEL
 from pytest_arl.proof import proof_of
 from tests.operator.api_server import refused
@@ -131,7 +131,7 @@ class Scene:
         self.links: list[Link] = []
         self.lasting = 0
         """The first link that does not end at once."""
-        monkeypatch.setattr(self.keeper._reach, "obtain", self._obtain)
+        monkeypatch.setattr(self.keeper._sandbox_link, "obtain", self._obtain)
         self._run: asyncio.Future[None] | None = None
 
     async def _obtain(self, _body: Any) -> Any:
@@ -177,7 +177,7 @@ async def test_of_thousands_that_are_refused_one_is_looked_at_in_a_turn_and_each
     scene: Scene, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     made = looks = 0
-    message, busy = wire.message, scene.room.control.jobs.busy
+    message, busy = task_message.message, scene.room.control.jobs.busy
 
     def counted(*args: Any, **more: Any) -> Any:
         nonlocal made
@@ -189,7 +189,7 @@ async def test_of_thousands_that_are_refused_one_is_looked_at_in_a_turn_and_each
         looks += 1
         return busy(named)
 
-    monkeypatch.setattr(wire, "message", counted)
+    monkeypatch.setattr(task_message, "message", counted)
     monkeypatch.setattr(scene.room.control.jobs, "busy", looked)
     tasks = [scene.own(f"t{number:04}") for number in range(count)]
     for each in tasks:
@@ -400,7 +400,7 @@ async def test_who_waits_for_a_sandbox_that_somebody_filled_is_told_of_its_end(
     waits, late = scene.own("waits"), scene.own("late")
     scene.server.put(waits)
     monkeypatch.setattr(
-        scene.keeper._reach, "obtain", lambda _body: scene.keeper.fail(Trouble("OOMKilled", "it ended"))
+        scene.keeper._sandbox_link, "obtain", lambda _body: scene.keeper.fail(Problem("OOMKilled", "it ended"))
     )
     scene.start()
     await scene.until_ended(waits)

@@ -9,8 +9,8 @@ from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import ending_of
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.objects import uid
+from pytest_arl.operator.task_message import Held
 from pytest_arl.operator.task_runner import TaskRunner
-from pytest_arl.operator.wire import Held
 from pytest_arl.proof import proof_of
 from tests.operator.objects import task
 

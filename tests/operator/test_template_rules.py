@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from pytest_arl import pod
+from pytest_arl.operator.pod_problems import DEFAULT_CONTAINER
 from pytest_arl.operator.template import Agent, TemplateInvalid, deployment, pod_template
 from pytest_arl.operator.template_rules import refuse
-from pytest_arl.operator.trouble import DEFAULT_CONTAINER
 from tests.operator.objects import pool
 
 ROOT = Path(__file__).parents[2]

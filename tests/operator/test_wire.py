@@ -5,7 +5,7 @@ import pytest
 
 from pytest_arl.agent import frames
 from pytest_arl.crds.models import MOST_SPEC_BYTES
-from pytest_arl.operator.wire import KEPT_BYTES, SENT_BYTES, Held, Refused, cpu_time, kept_bytes, message
+from pytest_arl.operator.task_message import KEPT_BYTES, SENT_BYTES, Held, Refused, cpu_time, kept_bytes, message
 from pytest_arl.proof import proof_of
 from tests.operator.objects import command, pool, sandbox, task
 

@@ -7,13 +7,13 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_arl import wording
 from pytest_arl.cli.text import table
 from pytest_arl.plugin.record import MAX_STREAM, TestRecord, step_record
 from pytest_arl.plugin.sections import sections
-from pytest_arl.plugin.text import bounded, neutralise, one_line, tail
 from pytest_arl.results import StepResult
 from pytest_arl.steps import parse_steps
+from pytest_arl.text import wording
+from pytest_arl.text.untrusted import bounded, neutralise, one_line, tail
 from tests.generated import generated
 
 _PIECES = st.sampled_from(

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_arl import wording
 from pytest_arl.cli.text import table
-from pytest_arl.plugin import text as plugin_text
 from pytest_arl.plugin.record import TestRecord
 from pytest_arl.plugin.sections import sections
-from pytest_arl.plugin.text import bounded, neutralise, one_line, tail
+from pytest_arl.text import untrusted as plugin_text
+from pytest_arl.text import wording
+from pytest_arl.text.untrusted import bounded, neutralise, one_line, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable

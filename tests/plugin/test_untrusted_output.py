@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_arl.plugin.text import neutralise, one_line, tail
+from pytest_arl.text.untrusted import neutralise, one_line, tail
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project

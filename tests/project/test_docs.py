@@ -8,7 +8,7 @@ import pytest
 
 from pytest_arl.pools import LocalPool
 from pytest_arl.settings import ISOLATION_TIERS, SETTINGS
-from pytest_arl.units import parse_duration, parse_quantity
+from pytest_arl.text.units import parse_duration, parse_quantity
 
 DOCS = Path(__file__).parents[2] / "docs"
 

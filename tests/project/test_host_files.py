@@ -37,20 +37,20 @@ KERNELS = "cgroupfs: no sandbox and no repository decides names there"
 SHIPPED = "our own package's files"
 ASKED = "a command of the developer's, with no sandbox about"
 ALLOWED: dict[str, tuple[str, set[str]]] = {
-    "agent_image.py": (ASKED, {"NamedTemporaryFile", "chmod", "mkdir", "read_bytes", "touch", "write_bytes", "write_text"}),
+    "agent_package/image.py": (ASKED, {"NamedTemporaryFile", "chmod", "mkdir", "read_bytes", "touch", "write_bytes", "write_text"}),
     "backends/kubernetes/access.py": ("the service account that the kubelet mounts", {"read_text"}),
     "backends/local/*": ("procfs, cgroupfs, and what a plan holds open and compares", {"open", "read_bytes", "read_text"}),
     "backends/local/cgroups.py": (KERNELS, {"mkdir", "rmdir"}),
-    "backends/local/enclosure.py": ("in TMPDIR, where no file without a name can be had", {"mkstemp", "unlink"}),
+    "backends/local/sandbox_process.py": ("in TMPDIR, where no file without a name can be had", {"mkstemp", "unlink"}),
     "backends/local/hierarchies.py": (KERNELS, {"mkdir", "rmdir", "write_text"}),
     "backends/local/janitor_program.py": (KERNELS, {"rmdir"}),
-    "backends/transfer.py": ("a file without a name, for a checkpoint", {"SpooledTemporaryFile"}),
+    "agent_client/file_transfer.py": ("a file without a name, for a checkpoint", {"SpooledTemporaryFile"}),
     "cli/installation.py": (SHIPPED, {"read_text"}),
     "cli/main.py": ("/dev/null", {"open"}),
     "config_files.py": ("the one place that reads configuration, once", {"open"}),
     "crds/__main__.py": (ASKED, {"read_text", "write_text"}),
     "deploy/manifests.py": (SHIPPED, {"read_text"}),
-    "elf.py": ("programs of an image that is made, by a command of the developer's", {"read_bytes"}),
+    "agent_package/elf.py": ("programs of an image that is made, by a command of the developer's", {"read_bytes"}),
     "session.py": ("a file of the sandbox", {"read_text"}),
 }  # fmt: skip
 

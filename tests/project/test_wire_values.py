@@ -18,11 +18,11 @@ READERS = (
     "operator/frame_reader.py",
     "operator/introduction.py",
     "operator/link.py",
-    "operator/lobby.py",
+    "operator/idle_links.py",
     "operator/progress.py",
     "operator/task_runner.py",
     "operator/task_status.py",
-    "operator/reach.py",
+    "operator/sandbox_link.py",
     "usage.py",
 )
 CONVERSIONS = {"bytes", "bytearray", "int", "str", "float", "bool", "list", "dict", "tuple", "set"}

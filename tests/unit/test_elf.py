@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from pytest_arl.elf import soname, without_search_path
+from pytest_arl.agent_package.elf import soname, without_search_path
 
 _RPATH, _RUNPATH, _SONAME, _STRINGS = 15, 29, 14, 5
 

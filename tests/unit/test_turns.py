@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from pytest_arl import UsageError
-from pytest_arl.turns import Abandoned, Cancellation, Ticket, Turns
+from pytest_arl.turns import Abandoned, Cancellation, FairQueue, Place
 
 
 def until(condition: Callable[[], object], seconds: float = 5) -> None:
@@ -19,7 +19,7 @@ def until(condition: Callable[[], object], seconds: float = 5) -> None:
 class Caller(threading.Thread):
     """Takes a turn in a thread, notes that it has it, and keeps it until it is told."""
 
-    def __init__(self, turns: Turns, log: list[str], name: str, cancellation: Cancellation | None = None) -> None:
+    def __init__(self, turns: FairQueue, log: list[str], name: str, cancellation: Cancellation | None = None) -> None:
         super().__init__(daemon=True)
         self.turns = turns
         self.log = log
@@ -30,7 +30,7 @@ class Caller(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        ticket = Ticket()
+        ticket = Place()
         try:
             self.turns.enter(ticket, cancellation=self.cancellation)
             self.log.append(self.label)
@@ -41,7 +41,7 @@ class Caller(threading.Thread):
             self.turns.leave(ticket)
 
 
-def queue_up(turns: Turns, log: list[str], names: str) -> list[Caller]:
+def queue_up(turns: FairQueue, log: list[str], names: str) -> list[Caller]:
     callers = []
     for name in names:
         callers.append(Caller(turns, log, name))
@@ -50,7 +50,7 @@ def queue_up(turns: Turns, log: list[str], names: str) -> list[Caller]:
 
 
 def test_callers_get_their_turn_in_the_order_in_which_they_asked() -> None:
-    turns, log = Turns(), list[str]()
+    turns, log = FairQueue(), list[str]()
     callers = queue_up(turns, log, "abcdef")
     for number, caller in enumerate(callers, start=1):
         until(lambda number=number: len(log) == number)  # type: ignore[misc] # bound on purpose
@@ -60,7 +60,7 @@ def test_callers_get_their_turn_in_the_order_in_which_they_asked() -> None:
 
 
 def test_many_may_be_inside_where_the_limit_says_so() -> None:
-    turns, log = Turns(2), list[str]()
+    turns, log = FairQueue(2), list[str]()
     callers = queue_up(turns, log, "abc")
     until(lambda: len(log) == 2)
     time.sleep(0.01)
@@ -72,7 +72,7 @@ def test_many_may_be_inside_where_the_limit_says_so() -> None:
 
 
 def test_a_higher_limit_lets_those_in_who_wait() -> None:
-    turns, log = Turns(1), list[str]()
+    turns, log = FairQueue(1), list[str]()
     callers = queue_up(turns, log, "abc")
     turns.set_limit(None)
     until(lambda: sorted(log) == ["a", "b", "c"])
@@ -81,22 +81,22 @@ def test_a_higher_limit_lets_those_in_who_wait() -> None:
 
 
 def test_a_wait_ends_with_its_timeout_and_leaves_the_queue() -> None:
-    turns, log = Turns(), list[str]()
+    turns, log = FairQueue(), list[str]()
     (holder,) = queue_up(turns, log, "a")
-    ticket = Ticket()
+    ticket = Place()
     assert turns.enter(ticket, timeout=0.02) is False
     turns.leave(ticket)
     assert not turns._waiting
     holder.go_on.set()
     holder.join(5)
-    another = Ticket()
+    another = Place()
     assert turns.enter(another, timeout=0.5)
     turns.leave(another)
 
 
 def test_leaving_twice_gives_nobody_two_places() -> None:
-    turns = Turns()
-    first, second = Ticket(), Ticket()
+    turns = FairQueue()
+    first, second = Place(), Place()
     turns.enter(first)
     turns.leave(first)
     assert turns.enter(second, timeout=0.5)
@@ -105,7 +105,7 @@ def test_leaving_twice_gives_nobody_two_places() -> None:
 
 
 def test_an_interrupt_while_waiting_leaves_the_queue_as_it_was() -> None:
-    turns, log = Turns(), list[str]()
+    turns, log = FairQueue(), list[str]()
     (holder,) = queue_up(turns, log, "a")
 
     def interrupt() -> None:
@@ -116,7 +116,7 @@ def test_an_interrupt_while_waiting_leaves_the_queue_as_it_was() -> None:
         assert after.is_alive()
 
     helper = threading.Thread(target=interrupt)
-    ticket = Ticket()
+    ticket = Place()
     with pytest.raises(KeyboardInterrupt):
         try:
             helper.start()
@@ -130,8 +130,8 @@ def test_an_interrupt_while_waiting_leaves_the_queue_as_it_was() -> None:
 
 
 def test_the_thread_inside_is_told_that_it_would_wait_for_itself() -> None:
-    turns = Turns()
-    ticket, again = Ticket(), Ticket()
+    turns = FairQueue()
+    ticket, again = Place(), Place()
     turns.enter(ticket)
     with pytest.raises(UsageError, match="busy with a task of this very thread"):
         turns.enter(again, timeout=1)
@@ -141,7 +141,7 @@ def test_the_thread_inside_is_told_that_it_would_wait_for_itself() -> None:
 
 
 def test_a_cancelled_wait_is_abandoned_and_passes_nothing_on() -> None:
-    turns, log = Turns(), list[str]()
+    turns, log = FairQueue(), list[str]()
     (holder,) = queue_up(turns, log, "a")
     cancellation = Cancellation()
     waiting = Caller(turns, log, "b", cancellation)
@@ -156,9 +156,9 @@ def test_a_cancelled_wait_is_abandoned_and_passes_nothing_on() -> None:
 
 
 def test_what_was_cancelled_before_it_began_does_not_begin() -> None:
-    turns, cancellation = Turns(), Cancellation()
+    turns, cancellation = FairQueue(), Cancellation()
     cancellation.cancel()
-    ticket = Ticket()
+    ticket = Place()
     with pytest.raises(Abandoned):
         turns.enter(ticket, cancellation=cancellation)
     turns.leave(ticket)
@@ -166,13 +166,13 @@ def test_what_was_cancelled_before_it_began_does_not_begin() -> None:
 
 
 def test_under_contention_one_is_inside_at_a_time_and_none_is_forgotten() -> None:
-    turns, inside, most = Turns(), 0, 0
+    turns, inside, most = FairQueue(), 0, 0
     done = []
 
     def work() -> None:
         nonlocal inside, most
         for _ in range(200):
-            ticket = Ticket()
+            ticket = Place()
             try:
                 turns.enter(ticket)
                 inside += 1

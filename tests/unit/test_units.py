@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_arl.errors import UsageError
-from pytest_arl.units import (
+from pytest_arl.text.units import (
     format_duration,
     format_quantity,
     go_duration,

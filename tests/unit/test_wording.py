@@ -1,7 +1,7 @@
 import pytest
 
-from pytest_arl import wording
-from pytest_arl.wording import command_line, hint, last_lines, nearest, one_of, printable, readable, shown
+from pytest_arl.text import wording
+from pytest_arl.text.wording import command_line, hint, last_lines, nearest, one_of, printable, readable, shown
 
 
 @pytest.mark.parametrize(

@@ -32,20 +32,20 @@ foreground      the Command that runs now, and the killing of all it leaves
 background      programs that outlive their step
 tasks           steps in order, cancelling
 records         what is kept of them, and who is told
-ledger          each task once
+task_registry   each task once
 files           one file: resolve, write atomically, read
 entries         what both ends of a transfer say of one file: its time, its holes
 transfer        files and folders that come in
 departure       those that go out
 checkpoint      returning to what the writable folders held
-server          what all this shares
-connection      one peer: one message, one method
+parts           what all this shares
+connection      one client: one message, one method
 main            from exec to serving one host
 auth            who may speak to an agent that listens
 container       what a pod gives the agent that is PID 1 of one of its containers
-strangers       those who have connected and not said who they are
-peers           those who were admitted, and what each may do
-remote          from exec to serving whoever connects and is admitted
+handshake       those who have connected and not said who they are
+clients         those who were admitted, and what each may do
+listener        from exec to serving whoever connects and is admitted
 bundle          (host side) the code of all this as one blob, and how to start it
 ==============  =====================================================================================
 """

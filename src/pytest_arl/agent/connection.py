@@ -1,4 +1,4 @@
-"""One peer: each message that it may send is one method, and every answer goes back over the same link."""
+"""One client: each message that it may send is one method, and every answer goes back over the same link."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.agent.background import Background
     from pytest_arl.agent.checkpoint import Manifest
-    from pytest_arl.agent.server import Server
+    from pytest_arl.agent.parts import AgentParts
     from pytest_arl.agent.spool import Capture
     from pytest_arl.agent.tasks import Task
 
@@ -35,13 +35,13 @@ class Connection:
     """What belongs to one peer of the agent: its link, its transfers, and the methods that its messages call.
 
     Attributes:
-        link: the way back to the peer.
+        link: the way back to the client.
     """
 
-    def __init__(self, server: Server, fd: int, gone: Callable[[frames.ProtocolError | None], None]) -> None:
+    def __init__(self, parts: AgentParts, fd: int, gone: Callable[[frames.ProtocolError | None], None]) -> None:
         """``gone`` as a Link has it."""
-        self.server = server
-        self.link = Link(server.loop, fd, self._received, gone)
+        self.parts = parts
+        self.link = Link(parts.loop, fd, self._received, gone)
         self._arrivals: dict[int, transfer.Arrival | None] = {}
         self._handlers: dict[int, Callable[[int, Request], None]] = {
             frames.TASK: self._task,
@@ -66,8 +66,8 @@ class Connection:
         for arrival in arrivals.values():
             if arrival is not None:
                 arrival.abandon()
-        if self.server.configured:
-            self.server.tasks.leave(self.link)
+        if self.parts.configured:
+            self.parts.tasks.leave(self.link)
 
     def refuse(self, stream: int, text: str) -> None:
         """Answer a request with why it cannot be."""
@@ -102,29 +102,29 @@ class Connection:
         self.link.send(frames.REPLY, stream, value)
 
     def _ping(self, stream: int, _request: Request) -> None:
-        self.link.send(frames.PONG, stream, {"busy": self.server.configured and self.server.tasks.busy})
+        self.link.send(frames.PONG, stream, {"busy": self.parts.configured and self.parts.tasks.busy})
 
     # Tasks
 
     def _task(self, stream: int, request: Request) -> None:
-        problem = self.server.tasks.submit(request, Subscriber(self.link, stream, request))
+        problem = self.parts.tasks.submit(request, Subscriber(self.link, stream, request))
         if problem is not None:
             self.refuse(stream, problem)
 
     def _attach(self, stream: int, request: Request) -> None:
         task_id = exact.text(request, "id", LONGEST_ID)
-        problem = self.server.tasks.attach(task_id, Subscriber(self.link, stream, request))
+        problem = self.parts.tasks.attach(task_id, Subscriber(self.link, stream, request))
         if problem is not None:
             self.refuse(stream, problem)
 
     def _cancel(self, _stream: int, request: Request) -> None:
-        self.server.tasks.cancel(exact.text(request, "id", LONGEST_ID))
+        self.parts.tasks.cancel(exact.text(request, "id", LONGEST_ID))
 
     # Output that is kept
 
     def _fetch(self, stream: int, request: Request) -> None:
         """Send a part of a stream: its reader asks for the next one when he has taken this."""
-        task = self.server.tasks.get(exact.text(request, "task", LONGEST_ID))
+        task = self.parts.tasks.get(exact.text(request, "task", LONGEST_ID))
         step, which = exact.integer(request, "step", 0, MOST_STEPS), exact.integer(request, "stream", 0, 1)
         start, most = (exact.integer(request, key, 0, exact.LARGEST) for key in ("from", "most"))
         capture = None if task is None else self._kept(task, step, which)
@@ -153,7 +153,7 @@ class Connection:
     # Background processes
 
     def _process(self, stream: int, request: Request) -> None:
-        task = self.server.tasks.get(exact.text(request, "task", LONGEST_ID))
+        task = self.parts.tasks.get(exact.text(request, "task", LONGEST_ID))
         step = exact.integer(request, "step", 0, MOST_STEPS)
         process = task.background.get(step) if task is not None else None
         if process is None:
@@ -189,7 +189,7 @@ class Connection:
             self._reply(stream, {"ended": False})
 
         timeout = exact.maybe(exact.number, request, "timeout", 0, _LONGEST_SECONDS)
-        timer = None if timeout is None else self.server.loop.call_at(time.monotonic() + timeout, late)
+        timer = None if timeout is None else self.parts.loop.call_at(time.monotonic() + timeout, late)
         process.when_ended(ended)
 
     def _send_process(self, stream: int, process: Background, limit: int) -> None:
@@ -223,13 +223,13 @@ class Connection:
         if type(content) is not bytes and type(content) is not memoryview:
             raise TypeError("a file's content is bytes")
         files.replace_file(
-            self.server.places.real(path), content, exact.maybe(exact.integer, request, "mode", 0, 0o7777)
+            self.parts.places.real(path), content, exact.maybe(exact.integer, request, "mode", 0, 0o7777)
         )
         self._reply(stream, {})
 
     def _put(self, stream: int, request: Request) -> None:
         self._arrivals[stream] = None  # what follows is thrown away where this fails
-        path = self.server.places.real(exact.data(request, "path", LONGEST_PATH))
+        path = self.parts.places.real(exact.data(request, "path", LONGEST_PATH))
         self._arrivals[stream] = transfer.Arrival(path, merge=exact.flag(request, "merge"))
 
     def _entry(self, stream: int, request: Request) -> None:
@@ -266,7 +266,7 @@ class Connection:
         most_data, most_size, most_entries = (
             exact.integer(request, key, 0, exact.LARGEST) for key in ("data", "size", "entries")
         )
-        root = self.server.places.real(exact.data(request, "path", LONGEST_PATH))
+        root = self.parts.places.real(exact.data(request, "path", LONGEST_PATH))
         going = departure.Departure(root, stream, most_data=most_data, most_size=most_size, most_entries=most_entries)
         self.link.send_from(stream, going.frames(one_filesystem=exact.flag(request, "one_filesystem")))
 
@@ -276,24 +276,24 @@ class Connection:
         action = exact.word(request, "do", ("alive", "mark", "forget", "return"))
         number = exact.integer(request, "id", 0, exact.LARGEST)
         if action == "alive":
-            alive = [[task, step] for task, step, process in self.server.living() if process.status is None]
+            alive = [[task, step] for task, step, process in self.parts.living() if process.status is None]
             self._reply(stream, {"alive": alive})
         elif action == "mark":
-            self.server.manifests[number] = checkpoint.Manifest(self.server.roots)
+            self.parts.manifests[number] = checkpoint.Manifest(self.parts.roots)
             self._reply(stream, {})
         elif action == "forget":
-            self.server.manifests.pop(number, None)
+            self.parts.manifests.pop(number, None)
             self._reply(stream, {})
         else:
             wanted = set(map(_kept_process, exact.items(request, "keep", _MOST_KEPT)))
-            doomed = [process for task, step, process in self.server.living() if (task, step) not in wanted]
+            doomed = [process for task, step, process in self.parts.living() if (task, step) not in wanted]
             for process in doomed:
                 process.kill("Killed")
-            self._return_without(doomed, stream, self.server.manifests[number], time.monotonic() + 2)
+            self._return_without(doomed, stream, self.parts.manifests[number], time.monotonic() + 2)
 
     def _return_without(self, doomed: list[Background], stream: int, manifest: Manifest, deadline: float) -> None:
         """Once only the kept processes live, put files and IPC objects back and say what the host must send."""
-        if not self.server.backgrounds.strays and not any(process.alive for process in doomed):
+        if not self.parts.backgrounds.strays and not any(process.alive for process in doomed):
             self._reply(stream, {"changed": manifest.undo()})
         elif time.monotonic() > deadline:
             self.refuse(stream, "processes that should end live on")
@@ -302,7 +302,7 @@ class Connection:
             def again() -> None:
                 self._try(stream, self._return_without, doomed, stream, manifest, deadline)
 
-            self.server.loop.call_at(time.monotonic() + 0.005, again)
+            self.parts.loop.call_at(time.monotonic() + 0.005, again)
 
 
 def _limit(request: Request) -> int:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from pytest_arl.agent.command import CannotStart
     from pytest_arl.agent.loop import Timer
+    from pytest_arl.agent.parts import AgentParts
     from pytest_arl.agent.pipes import Pipes
-    from pytest_arl.agent.server import Server
     from pytest_arl.agent.supervisor import Supervisor
 
 __all__ = ["CANCELLED_CODE", "TIMED_OUT_CODE", "Foreground", "ending"]
@@ -100,7 +100,7 @@ class Foreground:
 
     def __init__(
         self,
-        server: Server,
+        parts: AgentParts,
         pipes: Pipes,
         deadline: float | None,
         done: Callable[[], None],
@@ -109,8 +109,8 @@ class Foreground:
         """``done`` is called once, when the Command is over and nothing of it lives. ``cpu_time``: seconds of processor
         time that it may use.
         """
-        self._server = server
-        self._loop = server.loop
+        self._parts = parts
+        self._loop = parts.loop
         self.pipes = pipes
         self._done = done
         self.status: int | None = None
@@ -123,10 +123,10 @@ class Foreground:
         self._going = Going()
         self._retry: Timer | None = None
         self._late = None if deadline is None else self._loop.call_at(deadline, self._too_late)
-        self._sampler = self._loop.call_at(pipes.started + server.limits.next_look(), self._sample)
+        self._sampler = self._loop.call_at(pipes.started + parts.limits.next_look(), self._sample)
         self._loop.reaped = self._look
-        self._loop.reaping = server.limits.ended
-        self._loop.orphaned = server.meter.sums.add
+        self._loop.reaping = parts.limits.ended
+        self._loop.orphaned = parts.meter.sums.add
         self._cpu_time = cpu_time
         self._cpu_watch = None
         if cpu_time is not None:
@@ -136,7 +136,7 @@ class Foreground:
         """The Command runs as the agent's own child."""
 
         def ended(status: int, used: struct_rusage) -> None:
-            self._server.meter.sums.add(used)
+            self._parts.meter.sums.add(used)
             self._main_ended(status)
 
         self._loop.child(pid, ended)
@@ -161,10 +161,10 @@ class Foreground:
             self._look()
 
         def gone() -> None:
-            self._server.meter.sums.merge(own.sums)  # to what orphans of it used, where it was killed
+            self._parts.meter.sums.merge(own.sums)  # to what orphans of it used, where it was killed
 
         self._supervisor = own = supervisor.Supervisor(self._loop, started=started, ended=ended, gone=gone)
-        own.start(argv, env, cwd, self.pipes.stdio, self._server.oom)
+        own.start(argv, env, cwd, self.pipes.stdio, self._parts.oom)
 
     def end(self, reason: str, limit: str | None = None) -> None:
         """Kill it with its tree; the first reason stands."""
@@ -178,14 +178,14 @@ class Foreground:
         """
         if self._cpu_time is None or seconds <= self._cpu_time or self.reason is not None:
             return
-        if not self._server.limits.memory_killed():
+        if not self._parts.limits.memory_killed():
             self.reason, self.limit = "TimedOut", shown_limit(self._cpu_time)
 
     def _too_late(self) -> None:
         self.end("TimedOut", "timeout")
 
     def _cpu_seconds(self) -> float:
-        return self._server.meter.seconds(self._supervisor.pid if self._supervisor is not None else 0)
+        return self._parts.meter.seconds(self._supervisor.pid if self._supervisor is not None else 0)
 
     def _out_of_time(self) -> None:
         self.end("TimedOut", shown_limit(self._cpu_time or 0.0))
@@ -193,14 +193,14 @@ class Foreground:
     def _sample(self) -> None:
         for output in self.pipes.outputs:
             output.offer()
-        self._server.meter.count()
-        limit = self._server.limits.sample()
+        self._parts.meter.count()
+        limit = self._parts.limits.sample()
         if limit is not None:
             self.end("OutOfMemory" if limit == "memory" else "Killed", limit)
             if limit == "memory":
-                self._server.backgrounds.kill_for(limit)  # whose memory it is cannot be told
+                self._parts.backgrounds.kill_for(limit)  # whose memory it is cannot be told
         elif self.status is None:
-            self._sampler = self._loop.call_at(time.monotonic() + self._server.limits.next_look(), self._sample)
+            self._sampler = self._loop.call_at(time.monotonic() + self._parts.limits.next_look(), self._sample)
 
     def _main_ended(self, status: int) -> None:
         self.status = status
@@ -209,11 +209,11 @@ class Foreground:
     def _look(self) -> None:
         """Something ended: is the step over, and nothing of it left?"""
         if self._loop.childless:
-            self._server.backgrounds.strays = False
+            self._parts.backgrounds.strays = False
         if self.status is None:
             return
         own = self._supervisor
-        alone = own is not None and not own.pid and own.clean and not self._server.backgrounds.strays
+        alone = own is not None and not own.pid and own.clean and not self._parts.backgrounds.strays
         if self._loop.childless or alone:
             self._dismiss()
             self._done()
@@ -226,8 +226,8 @@ class Foreground:
         self._killing_since = self._killing_since or now
         stuck = self._going.stuck_for(now)
         if not self._kill_sparing_others(now - self._killing_since, stuck):
-            for process in self._server.backgrounds.alive():
-                process.presume("memory" if self._server.limits.memory_killed() else None)
+            for process in self._parts.backgrounds.alive():
+                process.presume("memory" if self._parts.limits.memory_killed() else None)
             tree.kill_all()
         if stuck > _UNKILLABLE_SECONDS or now - self._killing_since > _LONGEST_KILLING:
             # Something cannot be killed, so nothing here can be trusted; the kernel takes the namespace down.
@@ -239,7 +239,7 @@ class Foreground:
         """Kill what does not belong to a background process; false where that cannot be told in time. ``took``: since
         the first of these calls; ``stuck``: since something that was killed went.
         """
-        backgrounds, own = self._server.backgrounds, self._supervisor
+        backgrounds, own = self._parts.backgrounds, self._supervisor
         keep = {process.supervisor for process in backgrounds.alive()}
         if not keep or own is None or backgrounds.strays or not (own.pid or own.clean) or not tree.can_see_processes():
             return False

@@ -9,7 +9,7 @@ import sys
 from pytest_arl.agent import command, frames, landlock, system, tree, unshielded
 from pytest_arl.agent.connection import Connection
 from pytest_arl.agent.loop import READ, Loop
-from pytest_arl.agent.server import Server
+from pytest_arl.agent.parts import AgentParts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ def main(fd: int, owner: int | None = None) -> None:
     oom = oom_score()
     system.harden()
     wait = Loop()
-    server = Server(wait, oom)
-    link = Connection(server, fd, _host_gone).link
+    parts = AgentParts(wait, oom)
+    link = Connection(parts, fd, _host_gone).link
     wait.after = link.flush
     try:
         config = _introduce(fd, owner)
         _become(config, fd, owner)
-        server.configure(config)
+        parts.configure(config)
         if owner is not None:
             wait.add(owner, READ, lambda _events: os._exit(0))
         if config.get("watch") is not None:
@@ -53,7 +53,7 @@ def main(fd: int, owner: int | None = None) -> None:
 
 
 def _host_gone(problem: frames.ProtocolError | None) -> None:
-    """The agent ends with its only peer."""
+    """The agent ends with its only client."""
     if problem is not None:
         raise problem
     os._exit(0)

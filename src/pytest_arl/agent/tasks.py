@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pytest_arl.agent.background import Background
     from pytest_arl.agent.link import Link
     from pytest_arl.agent.loop import Timer
+    from pytest_arl.agent.parts import AgentParts
     from pytest_arl.agent.pipes import Push
     from pytest_arl.agent.records import Subscriber
-    from pytest_arl.agent.server import Server
     from pytest_arl.agent.spool import Capture
 
 __all__ = ["LONGEST_ID", "LONGEST_PATH", "MOST_STEPS", "Task"]
@@ -42,9 +42,9 @@ _LONGEST_NAME = 4096  # bytes of a word that messages quote
 class Task:
     """One task, from its request to its last result. TypeError or ValueError for a request of another shape."""
 
-    def __init__(self, server: Server, request: dict[str, Any], subscriber: Subscriber) -> None:
-        self._server = server
-        self._loop = server.loop
+    def __init__(self, parts: AgentParts, request: dict[str, Any], subscriber: Subscriber) -> None:
+        self._parts = parts
+        self._loop = parts.loop
         self.id = exact.text(request, "id", LONGEST_ID)
         self._steps = [_checked(step) for step in exact.items(request, "steps", MOST_STEPS)]
         self._timeout = _seconds(request, "timeout")
@@ -140,8 +140,8 @@ class Task:
                 self._short({"outcome": "TimedOut", "code": TIMED_OUT_CODE, "limit": "timeout"}, b"", b"")
                 break
             step = self._steps[len(self.records)]
-            if self._server.inheritance is not None:
-                self._server.inheritance.check()
+            if self._parts.inheritance is not None:
+                self._parts.inheritance.check()
             if step["type"] == "FilePatch":
                 failed = not self._patch(step)
             elif self._start_background(step) if step.get("background") else self._start(step):
@@ -157,7 +157,7 @@ class Task:
         for subscriber in subscribers:
             if not (subscriber.brief and self.records):
                 subscriber.tell(frames.DONE, frames.encode({"ran": len(self.records)}))
-        self._server.tasks.finished(self)
+        self._parts.tasks.finished(self)
 
     def _patch(self, step: dict[str, Any]) -> bool:
         """Run a FilePatch."""
@@ -165,11 +165,11 @@ class Task:
         began, at = time.monotonic(), time.time()
         shown = path[:_LONGEST_NAME]
         try:
-            files.replace_file(self._server.places.real(path), content, mode)
+            files.replace_file(self._parts.places.real(path), content, mode)
         except OSError as error:
             reason = error.strerror or str(error)
             text = b"arl: cannot write " + shown + b": " + reason.encode() + b"\n"
-            limit = self._server.limits.blame_error(error, self._server.places.absolute(path))
+            limit = self._parts.limits.blame_error(error, self._parts.places.absolute(path))
             result: dict[str, Any] = {"outcome": "Failed", "code": 1, "limit": limit}
             self._short(result | {"at": at, "s": time.monotonic() - began}, b"", text)
             return False
@@ -182,9 +182,9 @@ class Task:
 
     def _start(self, step: dict[str, Any]) -> bool:
         """Start a Command; whether it runs. What cannot be started is a failed step."""
-        server, argv, env = self._server, step["argv"], self._env(step)
-        alone = not server.backgrounds.alive()
-        server.limits.begin(server.meter.begin(alone=alone), alone=alone)
+        parts, argv, env = self._parts, step["argv"], self._env(step)
+        alone = not parts.backgrounds.alive()
+        parts.limits.begin(parts.meter.begin(alone=alone), alone=alone)
         try:
             pipes, cwd = self._prepare(step, stdin=step.get("stdin") is not None)
             pid = self._spawn(pipes, argv, env, cwd) if alone else 0
@@ -192,19 +192,19 @@ class Task:
             self._cannot_start(argv, problem)
             return False
         deadline, cpu_time = self._deadline_of(step, pipes), self._cpu_time_of(step)
-        self._foreground = Foreground(server, pipes, deadline, self._over, cpu_time)
+        self._foreground = Foreground(parts, pipes, deadline, self._over, cpu_time)
         if pid:
             self._foreground.child(pid)
         else:
             self._foreground.supervise(argv, env, cwd, lambda problem: self._never_ran(argv, problem))
         pipes.listen(self._pushes())
-        pipes.outputs[1].heard = server.limits.heard
+        pipes.outputs[1].heard = parts.limits.heard
         self._feed(pipes, step)
         return True
 
     def _spawn(self, pipes: Pipes, argv: list[bytes], env: dict[bytes, bytes], cwd: bytes) -> int:
         try:
-            return spawn(argv, env, cwd, pipes.stdio, self._server.oom)
+            return spawn(argv, env, cwd, pipes.stdio, self._parts.oom)
         except CannotStart:
             pipes.abandon()
             raise
@@ -226,20 +226,20 @@ class Task:
 
     def _cpu_time_of(self, step: dict[str, Any]) -> float | None:
         """Seconds of processor time that a step may use."""
-        limits = (_seconds(step, "cpu"), self._server.cpu_time)
+        limits = (_seconds(step, "cpu"), self._parts.cpu_time)
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _start_background(self, step: dict[str, Any]) -> bool:
         """Start a Command that outlives its step; whether it is under way."""
         argv, env = step["argv"], self._env(step)
-        self._server.limits.begin(self._server.meter.begin_background(), alone=False)
+        self._parts.limits.begin(self._parts.meter.begin_background(), alone=False)
         try:
             pipes, cwd = self._prepare(step, stdin=True)
         except CannotStart as problem:
             self._cannot_start(argv, problem)
             return False
-        process = self._server.backgrounds.new(pipes)
-        process.start(argv, env, cwd, self._server.oom, lambda problem: self._started(step, process, problem))
+        process = self._parts.backgrounds.new(pipes)
+        process.start(argv, env, cwd, self._parts.oom, lambda problem: self._started(step, process, problem))
         pipes.listen(([], []))
         deadline = self._deadline_of(step, pipes)
         if deadline is not None:
@@ -260,7 +260,7 @@ class Task:
             self._finish()
             return
         self.background[len(self.records)] = process
-        process.when_gone(lambda: self._server.tasks.weigh(self))
+        process.when_gone(lambda: self._parts.tasks.weigh(self))
         timeout = _seconds(step, "timeout")
         if timeout is not None:
             late = self._loop.call_at(pipes.started + timeout, lambda: process.kill("TimedOut", "timeout"))
@@ -274,7 +274,7 @@ class Task:
         self._advance()
 
     def _env(self, step: dict[str, Any]) -> dict[bytes, bytes]:
-        env = dict(self._server.env)
+        env = dict(self._parts.env)
         for pair in step.get("env") or ():
             key, _, value = pair.partition(b"=")
             env[key] = value
@@ -283,8 +283,8 @@ class Task:
     def _prepare(self, step: dict[str, Any], *, stdin: bool) -> tuple[Pipes, bytes]:
         """Pipes and working directory of a Command."""
         try:
-            cwd = self._server.places.absolute(step.get("cwd") or b".")
-            pipes = Pipes(self._loop, self._server.spool, stdin=stdin, keep_ends=self._keep // 2)
+            cwd = self._parts.places.absolute(step.get("cwd") or b".")
+            pipes = Pipes(self._loop, self._parts.spool, stdin=stdin, keep_ends=self._keep // 2)
         except OSError as error:
             raise CannotStart(126, error.strerror or str(error)) from None
         return pipes, cwd
@@ -300,7 +300,7 @@ class Task:
         name = argv[0][:_LONGEST_NAME].decode("utf-8", "replace")
         text = "arl: cannot start " + name + ": " + problem.reason + "\n"
         result: dict[str, Any] = {"outcome": "Failed", "code": problem.code, "at": time.time(), "s": 0.0}
-        if self._server.limits.memory_killed():  # the supervisor, by what runs in the background
+        if self._parts.limits.memory_killed():  # the supervisor, by what runs in the background
             result |= {"outcome": "OutOfMemory", "code": CANCELLED_CODE, "limit": "memory"}
         self._short(result, b"", text.encode("utf-8", "surrogateescape"))
 
@@ -315,8 +315,8 @@ class Task:
             raise RuntimeError("a step is over before its program is")
         pipes = foreground.pipes
         pipes.drain()
-        self._server.limits.stop()
-        used, cpu = self._server.meter.end(self._server.limits)
+        self._parts.limits.stop()
+        used, cpu = self._parts.meter.end(self._parts.limits)
         foreground.judge(cpu)
         result = ending(foreground.status, foreground.reason)
         limit = self._blame(result, foreground)
@@ -341,9 +341,9 @@ class Task:
 
     def _blame(self, result: dict[str, Any], foreground: Foreground) -> str | None:
         """The limit that ended a Command; a kill for memory is given its name in ``result``."""
-        limits = self._server.limits
+        limits = self._parts.limits
         if limits.memory_killed() and foreground.reason in (None, "OutOfMemory"):
-            self._server.backgrounds.kill_for("memory")  # whose memory it is cannot be told
+            self._parts.backgrounds.kill_for("memory")  # whose memory it is cannot be told
             result |= {"outcome": "OutOfMemory", "code": CANCELLED_CODE, "signal": "SIGKILL"}
             return "memory"
         if foreground.reason is None and result["outcome"] != "Succeeded":
@@ -353,7 +353,7 @@ class Task:
         return foreground.limit
 
     def _record(self, result: dict[str, Any], captures: tuple[Capture, Capture] | None) -> None:
-        self._server.limits.end()
+        self._parts.limits.end()
         result["i"] = len(self.records)
         body = frames.encode(result)
         self.records.append(Record(body, captures))

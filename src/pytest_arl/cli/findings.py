@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pytest_arl.wording import printable
+from pytest_arl.text.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -23,7 +23,7 @@ from pytest_arl.cli.cluster import (
 )
 from pytest_arl.errors import UsageError
 from pytest_arl.pod import RUN_LABEL
-from pytest_arl.units import parse_duration
+from pytest_arl.text.units import parse_duration
 
 if TYPE_CHECKING:
     import argparse

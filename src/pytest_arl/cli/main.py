@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_arl.errors import ArlError, UsageError
-from pytest_arl.wording import printable
+from pytest_arl.text.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,8 @@ from pytest_arl.cli.cluster import add_options, connect, has_cluster, items, res
 from pytest_arl.cli.text import table
 from pytest_arl.errors import InfrastructureError
 from pytest_arl.pools import load_pools
-from pytest_arl.units import format_quantity
-from pytest_arl.wording import printable
+from pytest_arl.text.units import format_quantity
+from pytest_arl.text.wording import printable
 
 if TYPE_CHECKING:
     import argparse

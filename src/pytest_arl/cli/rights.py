@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_arl.cli.findings import bad, good, note, warn
 from pytest_arl.crds.models import GROUP
 from pytest_arl.errors import InfrastructureError
-from pytest_arl.wording import one_of
+from pytest_arl.text.wording import one_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_arl.wording import printable
+from pytest_arl.text.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

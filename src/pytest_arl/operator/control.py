@@ -14,13 +14,13 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.channel import AgentConfig
-from pytest_arl.operator import lifetimes, wire
+from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.operator import lifetimes, task_message
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.election import LeadershipLost
+from pytest_arl.operator.idle_links import IdleLinks
 from pytest_arl.operator.introduction import OLDER_EPOCH, Claim, Introduction
 from pytest_arl.operator.jobs import Jobs
-from pytest_arl.operator.lobby import Lobby
 from pytest_arl.operator.network import Policies
 from pytest_arl.operator.notices import Notices
 from pytest_arl.operator.objects import Key, ended, key, name, uid, version
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from pytest_arl.operator.introduction import LinkLost
     from pytest_arl.operator.keys import Keys
     from pytest_arl.operator.objects import Object
+    from pytest_arl.operator.pod_problems import Problem
     from pytest_arl.operator.template import Agent
-    from pytest_arl.operator.trouble import Trouble
 
 __all__ = ["Control"]
 
@@ -86,7 +86,7 @@ class Control:
         self._served: set[str | None] = set()
         self._doubted = 0.0
         self.introduction = Introduction(self.sign, keys.marks, self.epoch)
-        self.lobby = Lobby(self.introduction, config=self._agent_config, spawn=self.spawn, refused=self.heard)
+        self.idle_links = IdleLinks(self.introduction, config=self._agent_config, spawn=self.spawn, refused=self.heard)
 
     def sign(self, nonce: bytes, pod: str, boot: str) -> bytes:
         """The answer to an agent's nonce."""
@@ -112,7 +112,7 @@ class Control:
     def _agent_config(self, pod: Object) -> AgentConfig:
         name_of_pool = (pod["metadata"].get("labels") or {}).get(POOL_LABEL, "")
         pool = self.store.get("warmpools", Key(pod["metadata"]["namespace"], name_of_pool)) or {"spec": {}}
-        return AgentConfig(workspace=workspace_of(pool), cpu_time=wire.cpu_time(pool))
+        return AgentConfig(workspace=workspace_of(pool), cpu_time=task_message.cpu_time(pool))
 
     def heard(self, problem: LinkLost) -> None:
         """An agent has refused the operator. That another one leads is a reason to look, and never to believe it."""
@@ -159,10 +159,10 @@ class Control:
     def look_at_idle_pods(self) -> None:
         """Connect to those that are ready, forget those that are gone."""
         pods = self.store.all("pods")
-        self.lobby.keep({uid(pod) for pod in pods})
+        self.idle_links.keep({uid(pod) for pod in pods})
         for pod in filter(self.store.is_idle, pods):
             if self.serves(key(pod).namespace):
-                self._alone("pods", pod, lambda pod=pod: self.lobby.look(pod))  # type: ignore[misc]  # a bound loop variable
+                self._alone("pods", pod, lambda pod=pod: self.idle_links.look(pod))  # type: ignore[misc]  # a bound loop variable
 
     def event(self, kind: str, deleted: bool, body: Object) -> None:
         """Something was seen."""
@@ -207,7 +207,7 @@ class Control:
                 self.sandboxes[where][0].task_changed(body)
         elif kind == "pods":
             if self.store.is_idle(body):
-                self.lobby.look(body)
+                self.idle_links.look(body)
             self._look_at_pod(body, ended(body))
 
     def _look_at_pod(self, body: Object, over: bool) -> None:
@@ -236,7 +236,7 @@ class Control:
         elif kind == "leases":
             self.clock.forget(uid(body))
         elif kind == "pods":
-            self.lobby.gone(body)
+            self.idle_links.gone(body)
             self._look_at_pod(body, True)
         elif kind == "warmpools" and where in self.pools:
             self.pools[where].wake.set()
@@ -282,7 +282,7 @@ class Control:
         if where in self.sandboxes:
             self.sandboxes[where][0].wake.set()
 
-    async def fail_sandbox_of(self, task: Object, why: Trouble) -> None:
+    async def fail_sandbox_of(self, task: Object, why: Problem) -> None:
         """Nothing more runs in a Task's Sandbox."""
         kept = self.sandboxes.get(Key(key(task).namespace, task["spec"]["sandboxRef"]))
         if kept is not None:

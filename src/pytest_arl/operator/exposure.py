@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.operator.objects import condition
 from pytest_arl.operator.template_rules import executor_of
-from pytest_arl.wording import shown
+from pytest_arl.text.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

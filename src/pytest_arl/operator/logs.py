@@ -8,7 +8,7 @@ import sys
 import traceback
 
 from pytest_arl.operator.objects import now
-from pytest_arl.wording import shorten
+from pytest_arl.text.wording import shorten
 
 __all__ = ["setup"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.objects import Key, controller, is_name, uid
 from pytest_arl.operator.paths import path
-from pytest_arl.operator.trouble import Trouble
+from pytest_arl.operator.pod_problems import Problem
 
 if TYPE_CHECKING:
     from pytest_arl.operator.api import Api
@@ -35,7 +35,7 @@ class Makers:
         self._api = api
         self._store = store
         self._pool = pool
-        self.trouble: Trouble | None = None
+        self.trouble: Problem | None = None
 
     def applied(self, deployment: Object) -> None:
         """Take note of the pool's Deployment."""
@@ -49,7 +49,7 @@ class Makers:
             for maker in unknown:
                 self._store.ours.learn(maker.uid, await self._deployment_of(maker))
         except ApiError as error:
-            self.trouble = Trouble("PoolFailed", f"who made its pods could not be asked: {error.message}")
+            self.trouble = Problem("PoolFailed", f"who made its pods could not be asked: {error.message}")
             _LOG.warning("who made a pool's pods is not known: %s", error, extra={"data": {"pool": self._pool.name}})
             return []
         self.trouble = None

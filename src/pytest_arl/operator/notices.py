@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.objects import key, now, uid
 from pytest_arl.operator.paths import UnsafeName, path
-from pytest_arl.wording import readable
+from pytest_arl.text.wording import readable
 
 if TYPE_CHECKING:
     from pytest_arl.operator.api import Api

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from pytest_arl.wording import readable
+from pytest_arl.text.wording import readable
 
 __all__ = [
     "LONGEST_REASON",

@@ -15,7 +15,7 @@ from pytest_arl.operator import exposure, template
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.objects import Key, condition, name, uid
 from pytest_arl.operator.paths import path
-from pytest_arl.operator.trouble import Trouble, refused_pod
+from pytest_arl.operator.pod_problems import Problem, refused_pod
 
 if TYPE_CHECKING:
     from pytest_arl.operator.control import Control
@@ -60,7 +60,7 @@ class PoolDeployment:
         self._failed: tuple[_Generation | None, float] = (None, 0.0)
         self._failures = 0
         self._logged: object = None
-        self.trouble: Trouble | None = None
+        self.trouble: Problem | None = None
         self.network: Object | None = None
         self.exposed = ""
         self.has_sidecar = False
@@ -99,9 +99,9 @@ class PoolDeployment:
             await self._control.turns.mine()
             applied = await self._api.apply(path("deployments", *self._key), template.deployment(body, made))
         except template.TemplateInvalid as problem:
-            self.trouble = Trouble("TemplateInvalid", str(problem))
+            self.trouble = Problem("TemplateInvalid", str(problem))
         except ApiError as error:
-            self.trouble = Trouble("TemplateInvalid" if error.status in (400, 422) else _FAILED, error.message)
+            self.trouble = Problem("TemplateInvalid" if error.status in (400, 422) else _FAILED, error.message)
             if self.trouble.reason != "TemplateInvalid":
                 _LOG.warning("a pool's Deployment was refused: %s", error, extra={"data": {"pool": self._key.name}})
                 self._failures = min(self._failures + 1, _MOST_FAILURES)
@@ -173,7 +173,7 @@ class PoolDeployment:
                 f"a Deployment {self._key.name} is there already and is not this pool's: delete it, or rename the pool"
             )
 
-    async def shortage(self) -> Trouble | None:
+    async def shortage(self) -> Problem | None:
         """The reason that it gives for having fewer pods than it should. ApiError where it cannot be asked."""
         failure = condition(await self._api.get(path("deployments", *self._key)), "ReplicaFailure") or {}
         return refused_pod(failure.get("message", "")) if failure.get("status") == "True" else None

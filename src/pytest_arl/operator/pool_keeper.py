@@ -15,12 +15,12 @@ from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.makers import Makers
 from pytest_arl.operator.objects import MOST_MESSAGE, Key, created, key, leaving, name, uid
 from pytest_arl.operator.paths import path
+from pytest_arl.operator.pod_problems import Problem, refused_pod
 from pytest_arl.operator.pool_deployment import PoolDeployment
 from pytest_arl.operator.pool_status import Told, pool_status, same
 from pytest_arl.operator.resources import ResourcesInvalid
-from pytest_arl.operator.trouble import Trouble, refused_pod
 from pytest_arl.operator.waiting import PodInvalid, Waiter, Wishes
-from pytest_arl.wording import readable
+from pytest_arl.text.wording import readable
 
 if TYPE_CHECKING:
     from pytest_arl.operator.control import Control
@@ -54,17 +54,17 @@ class PoolKeeper:
         self._lifting: set[str] = set()
         self._claims: deque[float] = deque()
         self._status_at = 0.0
-        self._short: Trouble | None = None
-        self._refused: Trouble | None = None
+        self._short: Problem | None = None
+        self._refused: Problem | None = None
         self._refusals = 0
         self._try_at = 0.0
-        self._seen: tuple[Trouble | None, int] = (None, 0)
+        self._seen: tuple[Problem | None, int] = (None, 0)
         self._explained: object = None
         self._told = True
         self._makers = Makers(self._api, self._store, where)
         self._deployment = PoolDeployment(control, where, self._makers)
         self._wishes = Wishes(lambda: self.body)
-        self._said: tuple[Trouble | None, Trouble] = (None, Trouble("", ""))
+        self._said: tuple[Problem | None, Problem] = (None, Problem("", ""))
 
     @property
     def body(self) -> Object | None:
@@ -92,13 +92,13 @@ class PoolKeeper:
         self._waiters.pop(uid(waiter.sandbox), None)
         self._wishes.forget(waiter.sandbox)
 
-    def why(self) -> Trouble:
+    def why(self) -> Problem:
         """The reason that there is no pod yet for those that wait, made fit to be shown once for all of them."""
         trouble, starting = self._seen
-        waits = Trouble("WaitingForPod", f"waiting for a pod of pool {self.key.name}: {starting} start")
+        waits = Problem("WaitingForPod", f"waiting for a pod of pool {self.key.name}: {starting} start")
         found = self._deployment.trouble or self._makers.trouble or self._refused or trouble or self._short or waits
         if found != self._said[0]:
-            self._said = found, Trouble(found.reason, readable(found.message, MOST_MESSAGE))
+            self._said = found, Problem(found.reason, readable(found.message, MOST_MESSAGE))
         return self._said[1]
 
     def _look(self) -> bool:
@@ -148,7 +148,7 @@ class PoolKeeper:
         self._try_at = moment + _LONGEST_REFUSAL  # until the answer comes
         return cold[:1]
 
-    def _be_refused(self, why: Trouble) -> None:
+    def _be_refused(self, why: Problem) -> None:
         """A pod was refused, by a quota perhaps: the answer for all who wait."""
         pause = min(2.0 ** min(self._refusals, 10), _LONGEST_REFUSAL)
         self._refused, self._refusals = why, self._refusals + 1
@@ -285,7 +285,7 @@ class PoolKeeper:
             if not leaving(body):
                 await self._deployment.apply(body)
                 for pod in await self._makers.look_up():
-                    self._control.lobby.look(pod)
+                    self._control.idle_links.look(pod)
                 self.assign()
                 await self._explain(body)
                 await self._tell(body)

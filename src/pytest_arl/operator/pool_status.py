@@ -12,8 +12,8 @@ from pytest_arl.operator.objects import conditions, name, now
 
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
+    from pytest_arl.operator.pod_problems import Problem
     from pytest_arl.operator.pooling import Pods
-    from pytest_arl.operator.trouble import Trouble
 
 __all__ = ["Told", "pool_status", "same"]
 
@@ -34,7 +34,7 @@ class Told:
 
     idle: Pods
     allocated: int
-    trouble: Trouble | None
+    trouble: Problem | None
     network: Object | None
     exposed: str
     _: KW_ONLY

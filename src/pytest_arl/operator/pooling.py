@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_arl.operator.objects import condition, created, ended, leaving, name, uid
-from pytest_arl.operator.trouble import trouble_of
+from pytest_arl.operator.pod_problems import trouble_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from pytest_arl.operator.objects import Object
-    from pytest_arl.operator.trouble import Trouble
+    from pytest_arl.operator.pod_problems import Problem
 
 __all__ = [
     "AT_ONCE",
@@ -116,7 +116,7 @@ def refill(pods: Pods, replicas: int, claims: int, quiet_seconds: float) -> list
     return pods.gated[: max(0, min(AT_ONCE - len(pods.starting), wanted - alive))]
 
 
-def pool_trouble(pods: Pods) -> Trouble | None:
+def pool_trouble(pods: Pods) -> Problem | None:
     """What keeps the pool from being ready, by the oldest pod that says so."""
     for pod in pods.starting:
         found = trouble_of(pod)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_arl.agent import exact, frames
 from pytest_arl.operator.introduction import refusal
-from pytest_arl.operator.wire import SENT_BYTES
+from pytest_arl.operator.task_message import SENT_BYTES
 from pytest_arl.results import Outcome
 from pytest_arl.usage import Usage
 

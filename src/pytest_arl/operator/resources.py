@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from pytest_arl.wording import shown
+from pytest_arl.text.wording import shown
 
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object

@@ -17,7 +17,7 @@ from pytest_arl.operator.endings import delete_sandbox, write, write_end
 from pytest_arl.operator.leases import Leases
 from pytest_arl.operator.objects import Key, age, controller, is_name, key, leaving, uid
 from pytest_arl.operator.paths import path
-from pytest_arl.operator.trouble import Trouble
+from pytest_arl.operator.pod_problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -127,11 +127,11 @@ class Rounds:
         idle = time.monotonic() - keeper.active
         why = lifetimes.expired(lifetimes.limits_of(body, pool), age=age(body, time.time()), idle=idle, busy=busy)
         if why is not None:
-            self._jobs.once(("lifetime", keeper.uid), lambda: self._end(keeper, body, Trouble(*why)))
+            self._jobs.once(("lifetime", keeper.uid), lambda: self._end(keeper, body, Problem(*why)))
         elif keeper.tell_activity(_LAST_TASK_SECONDS):
             self._control.spawn(keeper.write_activity())
 
-    async def _end(self, keeper: SandboxKeeper, body: Object, why: Trouble) -> None:
+    async def _end(self, keeper: SandboxKeeper, body: Object, why: Problem) -> None:
         """Say why, for whoever watches; then delete, whether or not that could be said."""
         _LOG.info("sandbox ends", extra={"data": {"sandbox": "/".join(keeper.key), "reason": why.reason}})
         if not sandbox_status.finished(body):

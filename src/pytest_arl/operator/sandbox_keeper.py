@@ -8,19 +8,19 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.operator import sandbox_object, sandbox_status, task_status, wire
+from pytest_arl.operator import sandbox_object, sandbox_status, task_message, task_status
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import end_beside, ending_of
 from pytest_arl.operator.introduction import LinkLost
 from pytest_arl.operator.objects import Key, condition, leaving, name, now, owner, parse_time, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import MOST_IN_VAIN, NO_TASK, Patience
-from pytest_arl.operator.reach import Reach
+from pytest_arl.operator.pod_problems import Problem
+from pytest_arl.operator.sandbox_link import SandboxLink
 from pytest_arl.operator.task_checks import TaskChecks
 from pytest_arl.operator.task_queue import TaskQueue
 from pytest_arl.operator.task_runner import Busy, TaskRunner
 from pytest_arl.operator.template import executor_of
-from pytest_arl.operator.trouble import Trouble
 
 if TYPE_CHECKING:
     from pytest_arl.operator.control import Control
@@ -55,7 +55,7 @@ class SandboxKeeper:
         self.active = time.monotonic() - (0.0 if last is None else max(0.0, time.time() - last))
         self.began = time.monotonic()
         self._ran = self._told = 0.0
-        self._reach = Reach(control, self)
+        self._sandbox_link = SandboxLink(control, self)
         self._patience = Patience()
         self._checks = TaskChecks(control, self.uid, self.task_changed)
         self._queue = TaskQueue(
@@ -164,7 +164,7 @@ class SandboxKeeper:
         for _ in range(sandbox_object.MOST_REFILLS):
             try:
                 self._store.put("sandboxes", await sandbox_object.with_room(self._api, body))
-                await self.fail(Trouble("StatusRefused", why))
+                await self.fail(Problem("StatusRefused", why))
                 return
             except ApiError as refused:
                 _LOG.warning("a sandbox has no room: %s", refused, extra=self.data())
@@ -199,7 +199,7 @@ class SandboxKeeper:
             await self._bury(body)
             await self.pause(None)
         else:
-            link = self._link = await self._reach.obtain(body)
+            link = self._link = await self._sandbox_link.obtain(body)
             if link is not None:
                 if "agentBootID" not in (body.get("status") or {}):
                     self.active = time.monotonic()
@@ -249,7 +249,7 @@ class SandboxKeeper:
             text = f"its Sandbox is gone; another one of the name {self.key.name} is there now"
             end_beside(self._control, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
             return None
-        held = wire.Held.of(self.body)
+        held = task_message.Held.of(self.body)
         begun = link.hello.running == uid(task) or (task.get("status") or {}).get("state") == "Running"
         if not begun and not self._checks.may_run(task, held):
             return None
@@ -290,7 +290,7 @@ class SandboxKeeper:
         what = "was given a Task" if task != NO_TASK else "was connected to"
         how = "did not end it" if task != NO_TASK else "did not stay"
         text = f"its agent {what} {MOST_IN_VAIN + 1} times and {how}: {why}"
-        await self.fail(Trouble("AgentUnreachable", text))
+        await self.fail(Problem("AgentUnreachable", text))
 
     def _limits(self) -> dict[str, str]:
         """The values of the limits that a step may hit."""
@@ -301,7 +301,7 @@ class SandboxKeeper:
 
     # The end
 
-    async def fail(self, why: Trouble) -> None:
+    async def fail(self, why: Problem) -> None:
         """Nothing will run in it any more."""
         body = self.body
         if body is None:

@@ -8,7 +8,7 @@ from pytest_arl.operator.objects import condition, conditions, name, now
 
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object
-    from pytest_arl.operator.trouble import Trouble
+    from pytest_arl.operator.pod_problems import Problem
 
 __all__ = ["bound", "failed", "finished", "pending", "phase", "ready", "says", "terminating"]
 
@@ -32,12 +32,12 @@ def says(sandbox: Object, status: Object) -> bool:
     return same and all(old.get(part) == status.get(part) for part in ("phase", "podName"))
 
 
-def pending(sandbox: Object, why: Trouble) -> Object:
+def pending(sandbox: Object, why: Problem) -> Object:
     """It waits for a pod."""
     return {"podName": None, "podIP": None} | _status(sandbox, "Pending", "False", why.reason, why.message)
 
 
-def bound(sandbox: Object, pod: Object, why: Trouble) -> Object:
+def bound(sandbox: Object, pod: Object, why: Problem) -> Object:
     """It has a pod, in which nothing answers yet."""
     return {"podName": name(pod), **_status(sandbox, "Bound", "False", why.reason, why.message)}
 
@@ -54,7 +54,7 @@ def ready(sandbox: Object, pod: Object, boot: str, work_dir: str) -> Object:
     }
 
 
-def failed(sandbox: Object, why: Trouble) -> Object:
+def failed(sandbox: Object, why: Problem) -> Object:
     """Nothing will run in it any more."""
     return _status(sandbox, "Failed", "False", why.reason, why.message)
 

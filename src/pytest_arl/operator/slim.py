@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl import pod as pods
 from pytest_arl.operator.objects import MOST_MESSAGE, controller, owner_reference
 from pytest_arl.operator.ownership import CLAIM
-from pytest_arl.operator.trouble import DEFAULT_CONTAINER
+from pytest_arl.operator.pod_problems import DEFAULT_CONTAINER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

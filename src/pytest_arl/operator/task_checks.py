@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator import task_status, wire
+from pytest_arl.operator import task_message, task_status
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import end_beside
 from pytest_arl.operator.objects import key, uid
@@ -43,7 +43,7 @@ class TaskChecks:
         """True while a Task is being read."""
         return self._control.jobs.busy(("check", uid(task)))
 
-    def may_run(self, task: Object, held: wire.Held | None) -> bool:
+    def may_run(self, task: Object, held: task_message.Held | None) -> bool:
         """True if a Task may be run as far as this is known or is found out when it is; else it is read first."""
         if held is None or not is_cut(task) or uid(task) in self._passed:
             return True
@@ -60,7 +60,7 @@ class TaskChecks:
             return None
         return there if uid(there) == uid(task) else None
 
-    async def _check(self, task: Object, held: wire.Held) -> None:
+    async def _check(self, task: Object, held: task_message.Held) -> None:
         # One without a proof is refused whatever its steps are.
         there = task if "proof" not in task["spec"] else await self._read(task)
         if there is None:
@@ -68,7 +68,7 @@ class TaskChecks:
             return
         try:
             held.check(there, self._control.opened)
-        except wire.Refused as problem:
+        except task_message.Refused as problem:
             reason, text = problem.reason, str(problem)
             end_beside(self._control, task, lambda _: task_status.failed(task, reason, text, time.time()))
             return

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
 from pytest_arl.crds.models import MOST_STEPS
-from pytest_arl.operator import task_status, wire
+from pytest_arl.operator import task_message, task_status
 from pytest_arl.operator.api_errors import CONTENDED, ApiError
 from pytest_arl.operator.endings import end_beside, end_now_or_beside, write, write_end
 from pytest_arl.operator.introduction import OLDER_EPOCH, LinkLost
 from pytest_arl.operator.objects import key, name, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import Patience
+from pytest_arl.operator.pod_problems import Problem
 from pytest_arl.operator.progress import LAST_MOMENT, Garbled, Progress
 from pytest_arl.operator.slim import is_cut, outlined
-from pytest_arl.operator.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,7 +74,7 @@ class TaskRunner:
         task: Object,
         pool: Object | None,
         limits: Mapping[str, str],
-        held: wire.Held | None = None,
+        held: task_message.Held | None = None,
         patience: Patience | None = None,
     ) -> None:
         self._control = control
@@ -119,7 +119,7 @@ class TaskRunner:
                 self.progress = Progress(self.task["spec"]["steps"])
             try:
                 message = await self._message(link)
-            except wire.Refused as problem:
+            except task_message.Refused as problem:
                 self._refuse(problem.reason, str(problem))
                 return
             if message is None:
@@ -156,8 +156,8 @@ class TaskRunner:
             self._held.check(task, self._control.opened)
         elif task["spec"].get("proof") is not None:
             text = "it has a proof, and this Sandbox no key to check it by: another was put in its Sandbox's place"
-            raise wire.Refused("NotTheHolders", text)
-        return wire.message(task, boot=link.hello.boot, epoch=self._control.epoch, pool=self._pool)
+            raise task_message.Refused("NotTheHolders", text)
+        return task_message.message(task, boot=link.hello.boot, epoch=self._control.epoch, pool=self._pool)
 
     async def _known(self, link: AgentLink) -> bool:
         """Whether the agent has it already, so that it is cancelled there."""
@@ -181,7 +181,7 @@ class TaskRunner:
 
     async def _follow(self, link: AgentLink, message: dict[str, Any], deadline: float) -> None:
         """Until the agent says that it is over."""
-        stream = link.open(self.take, 64 * 1024 + len(self.progress.steps) * (4 * wire.SENT_BYTES + 4096))
+        stream = link.open(self.take, 64 * 1024 + len(self.progress.steps) * (4 * task_message.SENT_BYTES + 4096))
         self._began = time.time()
         try:
             link.send(frames.TASK, stream, message)
@@ -252,7 +252,7 @@ class TaskRunner:
         )
         if not known:  # its holder is told in the only way that is left
             text = f"the end of Task {name(self.task)} cannot be written: its object is as large as may be"
-            await self._control.fail_sandbox_of(self.task, Trouble("TaskUnwritten", text))
+            await self._control.fail_sandbox_of(self.task, Problem("TaskUnwritten", text))
         self._log(ended - began, told)
 
     def _log(self, seconds: float, told: float) -> None:

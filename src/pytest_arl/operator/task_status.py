@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl.crds.models import MOST_STATUS_BYTES
 from pytest_arl.operator.objects import conditions, now
 from pytest_arl.operator.progress import level
-from pytest_arl.units import go_duration
+from pytest_arl.text.units import go_duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

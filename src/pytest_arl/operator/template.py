@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl import pod
 from pytest_arl.operator import slim
 from pytest_arl.operator.objects import name, uid
+from pytest_arl.operator.pod_problems import DEFAULT_CONTAINER
 from pytest_arl.operator.pooling import GATE
 from pytest_arl.operator.resources import ResourcesInvalid, changed, refuse_small_bounds
 from pytest_arl.operator.template_mounts import plain_path
@@ -28,7 +29,6 @@ from pytest_arl.operator.template_rules import (
     refuse,
 )
 from pytest_arl.operator.template_shape import TemplateInvalid, refuse_shape
-from pytest_arl.operator.trouble import DEFAULT_CONTAINER
 
 if TYPE_CHECKING:
     from pytest_arl.operator.objects import Object

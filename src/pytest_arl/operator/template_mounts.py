@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl import pod
 from pytest_arl.operator.template_shape import TemplateInvalid
-from pytest_arl.wording import shown
+from pytest_arl.text.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

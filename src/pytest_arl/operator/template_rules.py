@@ -12,7 +12,7 @@ from pytest_arl import pod
 from pytest_arl.operator.privileges import privilege
 from pytest_arl.operator.template_mounts import is_another_ones, refuse_kernels, refuse_mounts, refuse_nested
 from pytest_arl.operator.template_shape import HANDLER, HOOKS, POD_AFFINITIES, TemplateInvalid
-from pytest_arl.wording import shown
+from pytest_arl.text.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

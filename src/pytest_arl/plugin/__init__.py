@@ -22,7 +22,7 @@ text               untrusted output made safe and short
 from __future__ import annotations
 
 from pytest_arl.plugin.fixtures import arl_sandbox, arl_sandbox_factory
-from pytest_arl.plugin.hooks import (
+from pytest_arl.plugin.startup_hooks import (
     pytest_addhooks,
     pytest_addoption,
     pytest_collection_modifyitems,

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.plugin.sections import failing_step
-from pytest_arl.plugin.text import neutralise, one_line, quoted_command, tail
+from pytest_arl.text.untrusted import neutralise, one_line, quoted_command, tail
 
 if TYPE_CHECKING:
     import pytest

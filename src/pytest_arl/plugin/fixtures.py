@@ -12,9 +12,9 @@ from pytest_arl.plugin.run import run_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pytest_arl.plugin.choices import Choice
     from pytest_arl.plugin.handles import SandboxFactory, SandboxFixture
     from pytest_arl.plugin.run import Run
+    from pytest_arl.plugin.test_options import Choice
     from pytest_arl.session import SandboxSession
 
 __all__ = ["arl_sandbox", "arl_sandbox_factory", "sandbox_fixture"]
@@ -75,7 +75,7 @@ def sandbox_fixture(*, scope: ScopeName = "function", name: str | None = None, *
 
     # The factory is asked for so that pytest knows, before it runs anything, which items use a sandbox.
     def sandbox(request: pytest.FixtureRequest, arl_sandbox_factory: SandboxFactory) -> Iterator[SandboxFixture]:  # noqa: ARG001
-        from pytest_arl.plugin.choices import from_parameter
+        from pytest_arl.plugin.test_options import from_parameter
 
         parameter = getattr(request, "param", None)
         chosen = {} if parameter is None else from_parameter(parameter, f"the parameter of {request.fixturename}")
@@ -92,8 +92,8 @@ def _opened(
 
     ``asked`` is what the running test asks, or None where that does not reach this sandbox.
     """
-    from pytest_arl.plugin.choices import check_options
     from pytest_arl.plugin.handles import SandboxFactory, SandboxFixture
+    from pytest_arl.plugin.test_options import check_options
     from pytest_arl.session import SandboxSession
 
     name, scope, follows = str(request.fixturename), request.scope, asked is not None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.plugin.choices import check_options
+from pytest_arl.plugin.test_options import check_options
 from pytest_arl.session import SandboxSession
 
 if TYPE_CHECKING:

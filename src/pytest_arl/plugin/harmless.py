@@ -11,7 +11,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.plugin.text import neutralise, one_line
+from pytest_arl.text.untrusted import neutralise, one_line
 
 if TYPE_CHECKING:
     import warnings

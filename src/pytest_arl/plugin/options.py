@@ -13,7 +13,7 @@ import pytest
 from pytest_arl.errors import UsageError
 from pytest_arl.plugin.own_files import keeping, pools_source, writes
 from pytest_arl.settings import SETTINGS, Settings
-from pytest_arl.wording import printable
+from pytest_arl.text.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

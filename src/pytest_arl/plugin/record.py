@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.plugin.text import bounded
+from pytest_arl.text.untrusted import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

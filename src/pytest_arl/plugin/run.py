@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_arl.backends.base import TaskRequest
-    from pytest_arl.plugin.choices import Choice
     from pytest_arl.plugin.fixtures import ScopeName
     from pytest_arl.plugin.recorder import Recorder
     from pytest_arl.plugin.shared import SharedSandboxes
+    from pytest_arl.plugin.test_options import Choice
     from pytest_arl.results import TaskResult
     from pytest_arl.session import SandboxSession
 
@@ -71,7 +71,7 @@ class Run:
     def prepare(self) -> None:
         """Tests are to run: register what records and reports them. Raises pytest's usage error."""
         from pytest_arl.listeners import add_listener
-        from pytest_arl.plugin import running
+        from pytest_arl.plugin import test_hooks
         from pytest_arl.plugin.own_files import guard_sources, writable_folders
         from pytest_arl.plugin.summary import Summary
         from pytest_arl.plugin.workers import Handover
@@ -80,7 +80,7 @@ class Run:
         if self._listens:
             add_listener(_listener)
         manager = self.config.pluginmanager
-        manager.register(running, "arl-running")
+        manager.register(test_hooks, "arl-running")
         manager.register(Summary(self.recorder, self.settings.value("durations")), "arl-summary")
         self._clean_live_log()
         self._written = writable_folders(self.settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_arl.plugin.text import cpu_time, duration, memory_used, one_line, quoted_command, tail
+from pytest_arl.text.untrusted import cpu_time, duration, memory_used, one_line, quoted_command, tail
 
 if TYPE_CHECKING:
     from pytest_arl.plugin.record import StepRecord, TestRecord

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.errors import SandboxClosed, UsageError
-from pytest_arl.plugin.choices import FIXTURE, Choice
+from pytest_arl.plugin.test_options import FIXTURE, Choice
 
 if TYPE_CHECKING:
     import pytest

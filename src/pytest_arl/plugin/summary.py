@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_arl.plugin.record import without_output
-from pytest_arl.plugin.text import cpu_time, duration, memory_used, one_line, printable
 from pytest_arl.plugin.workers import Workers
+from pytest_arl.text.untrusted import cpu_time, duration, memory_used, one_line, printable
 
 if TYPE_CHECKING:
     from pytest_arl.plugin.recorder import Recorder, Totals

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from pytest_arl import pod
 from pytest_arl.agent import frames
-from pytest_arl.operator import link, patience, reach, task_runner, task_status
+from pytest_arl.operator import link, patience, sandbox_link, task_runner, task_status
 from pytest_arl.operator.api import Api
 from pytest_arl.operator.control import Control
 from pytest_arl.operator.election import Leadership, Term
@@ -63,7 +63,7 @@ looked for that was known decides about good ones alone; the operator's own time
 _SHORT: dict[Any, dict[str, float]] = {
     link: {"_SECONDS": 0.3, "_PONG_SECONDS": 0.5},
     patience: {"_FIRST_PAUSE": 0.02, "_LONGEST_PAUSE": 0.1, "_GRACE_SECONDS": 0.3},
-    reach: {"_GREET_SECONDS": 0.5, "_LOST_SECONDS": 0.5, "_WORDS_SECONDS": 0.2, "_NOT_FOUND_SECONDS": 1.0},
+    sandbox_link: {"_GREET_SECONDS": 0.5, "_LOST_SECONDS": 0.5, "_WORDS_SECONDS": 0.2, "_NOT_FOUND_SECONDS": 1.0},
     task_runner: {"_GRACE_SECONDS": 0.3, "_RETRY_SECONDS": 0.05, "_STEP_SECONDS": 0.1},
 }
 

@@ -2,8 +2,9 @@
 
 ============ ======================================================================================
 backend      acquire, replace, close: the protocol of :mod:`pytest_arl.backends.base`
-space        what a process shares in one namespace: its Lease, its watches, the pools it knows
-sandbox      one sandbox; ``running`` one task of it; ``holder`` its channel to the agent
+namespace_client
+             what a process shares in one namespace: its Lease, its watches, the pools it knows
+sandbox      one sandbox; ``task`` one task of it; ``agent_connection`` its channel to the agent
 access       which cluster, as whom; ``api`` requests to it, ``refusals`` what it refuses, in words
 watch        objects as they change, for those who wait for them; ``lease`` what says that this process lives
 portforward  a socket that ends at a pod's port

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.errors import BackendUnavailable
-from pytest_arl.wording import hint, shorten
+from pytest_arl.text.wording import hint, shorten
 
 if TYPE_CHECKING:
     from pytest_arl.settings import Settings

@@ -18,7 +18,7 @@ from pytest_arl.backends.kubernetes.access import connect
 from pytest_arl.backends.kubernetes.refusals import Refused, Where, explained
 from pytest_arl.crds.models import GROUP, VERSION
 from pytest_arl.errors import BackendUnavailable
-from pytest_arl.wording import shorten
+from pytest_arl.text.wording import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -16,13 +16,13 @@ from pytest_arl.backends.kubernetes import names, statuses
 from pytest_arl.backends.kubernetes.access import import_client
 from pytest_arl.backends.kubernetes.api import Api
 from pytest_arl.backends.kubernetes.manifests import holder_of, sandbox_manifest
+from pytest_arl.backends.kubernetes.namespace_client import NamespaceClient, Pool
+from pytest_arl.backends.kubernetes.operator_check import LOOK_SECONDS, OperatorCheck
 from pytest_arl.backends.kubernetes.refusals import INSTALL, Refused
 from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
-from pytest_arl.backends.kubernetes.silence import LOOK_SECONDS, Silence
-from pytest_arl.backends.kubernetes.space import Pool, Space
 from pytest_arl.errors import ArlError, BackendUnavailable, SandboxTimeout
 from pytest_arl.settings import current
-from pytest_arl.units import format_duration
+from pytest_arl.text.units import format_duration
 
 if TYPE_CHECKING:
     from pytest_arl.backends.base import AcquireRequest
@@ -48,7 +48,7 @@ class KubernetesBackend:
         self._owner = os.getpid()
         self._lock = threading.RLock()
         self._api: Api | None = None
-        self._spaces: dict[str, Space] = {}
+        self._clients: dict[str, NamespaceClient] = {}
         self._open: set[KubernetesSandbox] = set()
         self._run = names.run_id(os.environ)
         self._closed = False
@@ -58,30 +58,30 @@ class KubernetesBackend:
 
     def pools(self) -> tuple[str, ...]:
         """Names of the pools there are in the default namespace, sorted."""
-        space = self._space(None)
-        found: tuple[str, ...] = space.api.explaining("listing pools", space.namespace, space.pools)
+        client = self._client(None)
+        found: tuple[str, ...] = client.api.explaining("listing pools", client.namespace, client.pools)
         return found
 
     def acquire(self, request: AcquireRequest) -> KubernetesSandbox:
         """A ready sandbox."""
         __tracebackhide__ = True
-        space = self._space(request.namespace)
+        client = self._client(request.namespace)
         # The Lease first: it also shows a namespace that is not there, which a pool's absence would not.
-        owner = space.lease.owner()
-        pool = space.pool(request.pool_ref)
+        owner = client.lease.owner()
+        pool = client.pool(request.pool_ref)
         name, secret = names.sandbox_name(pool.name), secrets.token_bytes(_SECRET_BYTES)
-        mail = space.sandboxes.mail(name)
+        mail = client.sandboxes.mail(name)
         made = None
         try:
-            made = self._create(space, pool, name, request, secret, owner)
+            made = self._create(client, pool, name, request, secret, owner)
             mail.claim(made)
-            self._wait(space, name, request, mail)
+            self._wait(client, name, request, mail)
         except BaseException:
-            space.sandboxes.forget(name)
-            self._give_up(space, name, made)
+            client.sandboxes.forget(name)
+            self._give_up(client, name, made)
             raise
         sandbox = KubernetesSandbox(
-            space,
+            client,
             pool,
             (name, str(made["metadata"]["uid"])),
             mail,
@@ -103,7 +103,7 @@ class KubernetesBackend:
         """A sandbox in the place of one that is about to be closed."""
         return self.acquire(dataclasses.replace(request, acquire_timeout=current().value("acquire_timeout")))
 
-    def _space(self, namespace: str | None) -> Space:
+    def _client(self, namespace: str | None) -> NamespaceClient:
         with self._lock:
             if self._closed:
                 raise BackendUnavailable("the kubernetes backend is closed")
@@ -113,23 +113,23 @@ class KubernetesBackend:
                 atexit.unregister(self.close)
                 atexit.register(self.close)
             chosen = namespace or current().value("namespace") or self._api.access.namespace
-            if chosen not in self._spaces:
-                self._spaces[chosen] = Space(self._api, chosen, self._run)
-            return self._spaces[chosen]
+            if chosen not in self._clients:
+                self._clients[chosen] = NamespaceClient(self._api, chosen, self._run)
+            return self._clients[chosen]
 
     @staticmethod
     def _create(
-        space: Space, pool: Pool, name: str, request: AcquireRequest, secret: bytes, owner: dict[str, Any]
+        client: NamespaceClient, pool: Pool, name: str, request: AcquireRequest, secret: bytes, owner: dict[str, Any]
     ) -> dict[str, Any]:
-        labels = names.labels_of(request.labels, space.labels)
+        labels = names.labels_of(request.labels, client.labels)
         if request.keep_alive:
             labels[names.KEPT_LABEL] = "true"
-        holder = holder_of(request, space.run, space.worker, secret, space.sealed_key(pool))
+        holder = holder_of(request, client.run, client.worker, secret, client.sealed_key(pool))
         body = sandbox_manifest(name, request, labels, holder, None if request.keep_alive else owner)
-        made: dict[str, Any] = space.api.explaining(
+        made: dict[str, Any] = client.api.explaining(
             f"creating the Sandbox {name!r}",
-            space.namespace,
-            lambda: space.api.create("sandboxes", space.namespace, body),
+            client.namespace,
+            lambda: client.api.create("sandboxes", client.namespace, body),
         )
         there = made["spec"].get("holder") or {}
         if any(there.get(key) != holder.get(key) for key in ("secretHash", "sealedKey", "openToAll")):
@@ -139,10 +139,10 @@ class KubernetesBackend:
             )
         return made
 
-    def _wait(self, space: Space, name: str, request: AcquireRequest, mail: Mail) -> None:
+    def _wait(self, client: NamespaceClient, name: str, request: AcquireRequest, mail: Mail) -> None:
         """Until the sandbox is ready. Raises what it cannot be ready for."""
         deadline = time.monotonic() + request.acquire_timeout
-        silence = Silence(space, f"Sandbox {name!r}")
+        operator_check = OperatorCheck(client, f"Sandbox {name!r}")
         while True:
             number, found = mail.number, mail.latest
             phase = statuses.phase(found)
@@ -153,44 +153,45 @@ class KubernetesBackend:
             if mail.deleted:
                 raise BackendUnavailable(f"Sandbox {name!r} was deleted while it was waited for")
             if phase == "Failed":
-                raise self._failed(space, name, request, found)
+                raise self._failed(client, name, request, found)
             if not phase and not statuses.condition(found, "Ready"):
-                silence.check()
+                operator_check.check()
             left = deadline - time.monotonic()
             if left <= 0:
-                raise SandboxTimeout(self._late(space, name, request, found))
+                raise SandboxTimeout(self._late(client, name, request, found))
             mail.wait(number, min(left, LOOK_SECONDS))
 
     @staticmethod
-    def _failed(space: Space, name: str, request: AcquireRequest, found: dict[str, Any] | None) -> ArlError:
+    def _failed(client: NamespaceClient, name: str, request: AcquireRequest, found: dict[str, Any] | None) -> ArlError:
         if statuses.condition(found, "Ready").get("reason") == "PoolNotFound":
-            return space.no_such_pool(request.pool_ref)
+            return client.no_such_pool(request.pool_ref)
         said = statuses.why(found, "Ready") or "it gives no reason"
         return BackendUnavailable(
-            f"no sandbox of pool {request.pool_ref!r} in namespace {space.namespace!r}: Sandbox {name!r} failed: {said}"
+            f"no sandbox of pool {request.pool_ref!r} in namespace {client.namespace!r}: "
+            f"Sandbox {name!r} failed: {said}"
         )
 
     @staticmethod
-    def _late(space: Space, name: str, request: AcquireRequest, found: dict[str, Any] | None) -> str:
+    def _late(client: NamespaceClient, name: str, request: AcquireRequest, found: dict[str, Any] | None) -> str:
         phase = statuses.phase(found) or "not noted by the operator"
         last = statuses.why(found, "Ready") or "it says no more; kubectl describe shows it, and its pod's events"
         return (
-            f"no sandbox of pool {request.pool_ref!r} in namespace {space.namespace!r} after "
+            f"no sandbox of pool {request.pool_ref!r} in namespace {client.namespace!r} after "
             f"{format_duration(request.acquire_timeout)}: waited for Sandbox {name!r} to be Ready, which is "
             f"{phase}; {last}"
         )
 
     @staticmethod
-    def _give_up(space: Space, name: str, made: dict[str, Any] | None) -> None:
+    def _give_up(client: NamespaceClient, name: str, made: dict[str, Any] | None) -> None:
         """Nobody will have that sandbox. ``made``: the object, as far as its creation was answered."""
         uid = None if made is None else str(made["metadata"]["uid"])
         try:
-            space.api.delete("sandboxes", space.namespace, name, uid=uid, patience=1.0)
+            client.api.delete("sandboxes", client.namespace, name, uid=uid, patience=1.0)
         except (ArlError, Refused) as error:
             _logger.debug("sandbox %s was not deleted, and ends with its Lease: %s", name, error)
 
     def _forget_sandbox(self, sandbox: KubernetesSandbox) -> None:
-        sandbox.space.sandboxes.forget(sandbox.name)
+        sandbox.client.sandboxes.forget(sandbox.name)
         with self._lock:
             self._open.discard(sandbox)
 
@@ -202,22 +203,22 @@ class KubernetesBackend:
         with self._lock:
             self._closed = True
             left, self._open = list(self._open), set()
-            spaces, self._spaces = list(self._spaces.values()), {}
+            clients, self._clients = list(self._clients.values()), {}
         for sandbox in left:
             sandbox.let_go()
-        for space in spaces:
-            if any(sandbox.space is space and not sandbox.kept for sandbox in left):
-                self._delete_left(space)
-            space.close()
+        for client in clients:
+            if any(sandbox.client is client and not sandbox.kept for sandbox in left):
+                self._delete_left(client)
+            client.close()
         if self._api is not None:
             self._api.close()
 
     @staticmethod
-    def _delete_left(space: Space) -> None:
+    def _delete_left(client: NamespaceClient) -> None:
         """All sandboxes of this process at once."""
-        mine = f"{names.selector({names.LEASE_LABEL: space.lease.name})},!{names.KEPT_LABEL}"
+        mine = f"{names.selector({names.LEASE_LABEL: client.lease.name})},!{names.KEPT_LABEL}"
         try:
-            space.api.delete_all("sandboxes", space.namespace, mine)
+            client.api.delete_all("sandboxes", client.namespace, mine)
         except (ArlError, Refused) as error:
             _logger.warning("sandboxes were not deleted, and end with their Lease: %s", error)
 

@@ -6,14 +6,14 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.agent import frames
-from pytest_arl.channel import AgentError
+from pytest_arl.agent_client.channel import AgentError
 from pytest_arl.errors import InfrastructureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_arl.agent_client.channel import Stream
     from pytest_arl.backends.kubernetes.manifests import Payload
-    from pytest_arl.channel import Stream
 
 __all__ = ["spend", "supply"]
 

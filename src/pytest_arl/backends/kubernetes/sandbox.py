@@ -8,13 +8,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from pytest_arl.backends.budget import Budget
-from pytest_arl.backends.channeled import ChanneledSandbox
+from pytest_arl.agent_client.budget import Budget
+from pytest_arl.agent_client.channel import ChannelLost
+from pytest_arl.agent_client.sandbox import AgentSandbox
 from pytest_arl.backends.kubernetes import names, statuses
-from pytest_arl.backends.kubernetes.holder import Holder
+from pytest_arl.backends.kubernetes.agent_connection import AgentConnection
 from pytest_arl.backends.kubernetes.refusals import Refused
-from pytest_arl.backends.kubernetes.running import Running
-from pytest_arl.channel import ChannelLost
+from pytest_arl.backends.kubernetes.task import RunningTask
 from pytest_arl.errors import ArlError
 from pytest_arl.proof import agent_mark
 from pytest_arl.results import StepResult
@@ -22,10 +22,10 @@ from pytest_arl.results import StepResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_arl.agent_client.channel import Channel, Stream
     from pytest_arl.backends.base import OnOutput, OnStep, TaskRequest
-    from pytest_arl.backends.kubernetes.space import Pool, Space
+    from pytest_arl.backends.kubernetes.namespace_client import NamespaceClient, Pool
     from pytest_arl.backends.kubernetes.watch import Mail
-    from pytest_arl.channel import Channel, Stream
 
 __all__ = ["KubernetesSandbox"]
 
@@ -43,11 +43,11 @@ _WHY_SECONDS = 5.0
 """A pod's end shows at the connection at once, in the API some seconds later."""
 
 
-class KubernetesSandbox(ChanneledSandbox):
+class KubernetesSandbox(AgentSandbox):
     """A Sandbox object, its pod, and the channel to the agent there.
 
     Attributes:
-        space: what the process shares in the namespace.
+        client: what the process shares in the namespace.
         uid: the object's.
         mail: what the watch knows of it.
     """
@@ -56,7 +56,7 @@ class KubernetesSandbox(ChanneledSandbox):
 
     def __init__(
         self,
-        space: Space,
+        client: NamespaceClient,
         pool: Pool,
         made: tuple[str, str],
         mail: Mail,
@@ -78,15 +78,15 @@ class KubernetesSandbox(ChanneledSandbox):
             limits=pool.limits,
             budget=Budget(pool.kept, f"take less of it, or raise `spec.sandbox.kept` of pool {pool.name!r}"),
         )
-        self.space = space
+        self.client = client
         self.uid = made[1]
         self.mail = mail
         self.kept = kept
         self.proves = marked and not kept
         self.warm = statuses.warm(mail.latest)
         self._roots = (pool.workspace.encode(), *self._roots[1:])
-        mark = agent_mark(space.task_key, self.uid) if marked else None
-        self._holder = Holder(space.api, space.namespace, secret, mark, self._pod)
+        mark = agent_mark(client.task_key, self.uid) if marked else None
+        self._agent_connection = AgentConnection(client.api, client.namespace, secret, mark, self._pod)
         self._replace = replace
         self._on_close = on_close
         self._owner = os.getpid()
@@ -108,7 +108,7 @@ class KubernetesSandbox(ChanneledSandbox):
             self.lost(over)
         self._pristine = False
         self._remember_background(task)
-        run = Running(self, task, results, on_output, on_step)
+        run = RunningTask(self, task, results, on_output, on_step)
         try:
             run.run()
         finally:
@@ -123,9 +123,9 @@ class KubernetesSandbox(ChanneledSandbox):
             return
         self._cancels.add(task_id)
         try:
-            self.space.api.merge(
+            self.client.api.merge(
                 "tasks",
-                self.space.namespace,
+                self.client.namespace,
                 self.name_of(task_id),
                 {"spec": {"cancel": True}},
                 uid=self._agents.get(task_id),
@@ -161,7 +161,7 @@ class KubernetesSandbox(ChanneledSandbox):
             while True:
                 began = time.monotonic()
                 try:
-                    with self._holder.channel().open() as stream:
+                    with self._agent_connection.channel().open() as stream:
                         return action(stream)
                 except ChannelLost:
                     in_all += 1
@@ -172,7 +172,7 @@ class KubernetesSandbox(ChanneledSandbox):
                     time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**in_a_row))
 
     def _channel_in_use(self) -> Channel:
-        return self._holder.channel()
+        return self._agent_connection.channel()
 
     def _pod(self) -> tuple[str, str]:
         status = (self.mail.latest or {}).get("status") or {}
@@ -222,7 +222,7 @@ class KubernetesSandbox(ChanneledSandbox):
             if self._closed or os.getpid() != self._owner:
                 return
             self._closed = True
-        self._holder.close()
+        self._agent_connection.close()
         self.mail.nudge()
         for waiting in tuple(self.mail.wakes):
             waiting.nudge()
@@ -235,12 +235,12 @@ class KubernetesSandbox(ChanneledSandbox):
             if self._closed or os.getpid() != self._owner:
                 return
             self._closed = True
-        self._holder.close()
+        self._agent_connection.close()
         self._on_close(self)
 
     def _delete(self) -> None:
         try:
-            self.space.api.delete("sandboxes", self.space.namespace, self.name, uid=self.uid)
+            self.client.api.delete("sandboxes", self.client.namespace, self.name, uid=self.uid)
         except (ArlError, Refused) as error:
             _logger.warning("sandbox %s could not be deleted, and ends with its Lease: %s", self.name, error)
 

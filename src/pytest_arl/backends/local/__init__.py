@@ -2,14 +2,16 @@
 
 ============ ======================================================================================
 backend      acquire, replace, close: the protocol of :mod:`pytest_arl.backends.base`
-probe        which bubblewrap works here and how strong it is; ``cures`` what to do where none does
+probe        which bubblewrap works here and how strong it is; ``troubleshooting`` what to do where none does
 plan         from a pool to a command line, by way of ``layout``, ``mounts``, ``roots``, ``identity``, ``interpreter``
 namespaces   what sets a sandbox apart; ``seccomp`` and ``syscalls`` what it may not ask of the kernel
-enclosure    one sandbox's processes and what they hold, started by ``spawner``
+sandbox_process
+             one sandbox's processes and what they hold, started by ``spawner``
 cgroups      limits, in the folders that ``hierarchies`` finds; ``uids`` one uid for each of root's sandboxes
 delegation   the part of version 2's tree that is ours (``cgroup_mounts``: what is seen of it); where none is,
              ``scopes`` asks systemd for one, in which a ``forkserver`` starts sandboxes (``forkserver_program``)
-surroundings what a process's sandboxes share, and when it is given back
+process_resources
+             what a process's sandboxes share, and when it is given back
 janitor      cleans up after a pytest that was killed (``janitor_program`` is its process)
 warm, slots  sandboxes kept ready, and how many may be open
 ============ ======================================================================================

@@ -12,28 +12,28 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_arl.backends.agent import AgentSandbox
-from pytest_arl.backends.budget import Budget
-from pytest_arl.backends.local import surroundings
-from pytest_arl.backends.local.enclosure import Enclosure
+from pytest_arl.agent_client.budget import Budget
+from pytest_arl.agent_client.channel import Channel, ChannelLost
+from pytest_arl.agent_client.direct_sandbox import DirectSandbox
+from pytest_arl.backends.local import process_resources
 from pytest_arl.backends.local.plan import Plan, make_plan
 from pytest_arl.backends.local.probe import probe
+from pytest_arl.backends.local.sandbox_process import SandboxProcess
 from pytest_arl.backends.local.slots import Slots
 from pytest_arl.backends.local.sources import Sources
 from pytest_arl.backends.local.survey import Survey
 from pytest_arl.backends.local.warm import WarmPools
-from pytest_arl.channel import Channel, ChannelLost
 from pytest_arl.errors import BackendUnavailable, SandboxTimeout
 from pytest_arl.pools import LocalPool, find_pool, load_pools, refuse_written
 from pytest_arl.settings import Settings, in_force
-from pytest_arl.units import format_quantity
+from pytest_arl.text.units import format_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_arl.backends.base import AcquireRequest, Backend
     from pytest_arl.backends.local.probe import Host
-    from pytest_arl.backends.local.surroundings import Surroundings
+    from pytest_arl.backends.local.process_resources import ProcessResources
 
 __all__ = ["LocalBackend", "create_backend"]
 
@@ -44,7 +44,7 @@ _WARM_SECONDS = 120.0
 class _Prepared:
     """A sandbox that is ready and nobody's yet."""
 
-    def __init__(self, plan: Plan, around: Surroundings, deadline: float) -> None:
+    def __init__(self, plan: Plan, around: ProcessResources, deadline: float) -> None:
         """Make one. Raises BackendUnavailable, SandboxTimeout."""
         self.plan = plan
         plan.check_sources()
@@ -52,7 +52,7 @@ class _Prepared:
         while not self._start(around, deadline):
             self.hidden = plan.check()
 
-    def _start(self, around: Surroundings, deadline: float) -> bool:
+    def _start(self, around: ProcessResources, deadline: float) -> bool:
         """Start it; false where other sockets have to be hidden than were known of.
 
         Those that were there when the last one was made are all as a rule. They are looked for again while the
@@ -60,44 +60,46 @@ class _Prepared:
         """
         plan = self.plan
         try:
-            self.enclosure = Enclosure(plan, around, deadline, self.hidden)
+            self.sandbox_process = SandboxProcess(plan, around, deadline, self.hidden)
             try:
                 if set(plan.sockets.look()).issubset(self.hidden):
                     self._greet(deadline)
                     return True
             except BaseException:
-                self.enclosure.close()
+                self.sandbox_process.close()
                 raise
         except BackendUnavailable:
             if plan.check() == self.hidden:  # what was replaced meanwhile is named
                 raise
         else:
-            self.enclosure.close()
+            self.sandbox_process.close()
         return False
 
     def _greet(self, deadline: float) -> None:
-        self.channel = Channel(self.enclosure.connection, lost=self.enclosure.epitaph, starved=self.enclosure.starved)
+        self.channel = Channel(
+            self.sandbox_process.connection, lost=self.sandbox_process.epitaph, starved=self.sandbox_process.starved
+        )
         try:
-            self.channel.handshake(self.enclosure.config, deadline, started=self.enclosure.watch)
+            self.channel.handshake(self.sandbox_process.config, deadline, started=self.sandbox_process.watch)
         except ChannelLost as error:
-            raise BackendUnavailable(self.enclosure.explain(str(error))) from None
+            raise BackendUnavailable(self.sandbox_process.explain(str(error))) from None
         except TimeoutError:
             pool = self.plan.pool.name
             raise SandboxTimeout(
                 f"a sandbox of pool {pool!r} was started, but its agent was not ready in time"
             ) from None
-        self.enclosure.settle()
+        self.sandbox_process.settle()
         if self.plan.by_path:
             self.plan.check()
 
     def alive(self) -> bool:
         """True if it can be handed out."""
-        return not self.channel.broken and self.enclosure.alive()
+        return not self.channel.broken and self.sandbox_process.alive()
 
     def close(self) -> None:
         """End it. Idempotent."""
         self.channel.close()
-        self.enclosure.close()
+        self.sandbox_process.close()
 
 
 class _Slot:
@@ -137,7 +139,7 @@ class LocalBackend:
         self._sources = Sources()
         self._survey: Survey | None = None
         self._open: dict[str, _Prepared] = {}
-        self._surroundings: Surroundings | None = None
+        self._surroundings: ProcessResources | None = None
         self._closed = False
         self._warm: WarmPools[_Prepared] = WarmPools(self._make_warm, self._has_room)
         _backends.add(self)
@@ -147,7 +149,7 @@ class LocalBackend:
         """Names of the pools there are, sorted."""
         return tuple(sorted(load_pools(self._settings)))
 
-    def acquire(self, request: AcquireRequest) -> AgentSandbox:
+    def acquire(self, request: AcquireRequest) -> DirectSandbox:
         """A ready sandbox."""
         __tracebackhide__ = True
         deadline = time.monotonic() + request.acquire_timeout
@@ -172,7 +174,7 @@ class LocalBackend:
                 host.require(self._settings.value("isolation_min"))
                 plan = self._plans[pool.name] = make_plan(pool, host, self._surveyed(pool, host))
                 if self._surroundings is None:
-                    self._surroundings = surroundings.take(host)
+                    self._surroundings = process_resources.take(host)
             return plan
 
     def _surveyed(self, pool: LocalPool, host: Host) -> Survey:
@@ -181,7 +183,7 @@ class LocalBackend:
             self._survey = Survey(self._sources, self._settings, pool, [host.bwrap], self._survey)
         return self._survey
 
-    def _hand_out(self, plan: Plan, slot: _Slot, deadline: float) -> AgentSandbox:
+    def _hand_out(self, plan: Plan, slot: _Slot, deadline: float) -> DirectSandbox:
         """A warm sandbox or a fresh one, as its holder will have it."""
         __tracebackhide__ = True
         prepared = self._take_warm(plan, deadline)
@@ -191,7 +193,7 @@ class LocalBackend:
                 self._warm.give_up_one()
             with self._warm.paused():
                 prepared = self._make(plan, deadline)
-        name = prepared.enclosure.name
+        name = prepared.sandbox_process.name
         with self._lock:
             closed = self._closed
             if not closed:
@@ -199,14 +201,14 @@ class LocalBackend:
         if closed:
             prepared.close()
             raise BackendUnavailable("the local backend is closed")
-        return AgentSandbox(
+        return DirectSandbox(
             prepared.channel,
             name=name,
             pool_ref=plan.pool.name,
             isolation=plan.isolation,
             output_limit=plan.pool.output,
             on_close=self._closer(name, slot),
-            kill=prepared.enclosure.kill,
+            kill=prepared.sandbox_process.kill,
             replace=lambda: self._replace(plan, slot),
             limits=_shown_limits(plan.pool),
             warm=warm,
@@ -229,7 +231,7 @@ class LocalBackend:
             return None
         return prepared
 
-    def _replace(self, plan: Plan, slot: _Slot) -> AgentSandbox:
+    def _replace(self, plan: Plan, slot: _Slot) -> DirectSandbox:
         """A sandbox in the place of one that is about to be closed."""
         slot.share()
         try:
@@ -276,14 +278,14 @@ class LocalBackend:
         with self._lock:
             if self._surroundings is not None:
                 self._surroundings = None
-                surroundings.release()
+                process_resources.release()
 
     def forget(self) -> None:
         """In a forked child: everything here is the parent's, and stays as it is."""
         self._lock = threading.RLock()
         self._closed = True
         for prepared in (*self._open.values(), *self._warm.ready()):
-            prepared.enclosure.forget()
+            prepared.sandbox_process.forget()
         self._sources.forget()
         atexit.unregister(self.close)
 

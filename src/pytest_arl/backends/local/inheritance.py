@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_arl.errors import BackendUnavailable
-from pytest_arl.units import format_quantity
+from pytest_arl.text.units import format_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_arl.elf import program_loader, soname
+from pytest_arl.agent_package.elf import program_loader, soname
+from pytest_arl.agent_package.first_stage import ENVIRONMENT
 from pytest_arl.errors import BackendUnavailable
-from pytest_arl.first_stage import ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_arl.agent import bundle
+from pytest_arl.agent_package import bundle
 from pytest_arl.backends.local import identity, inheritance, interpreter
 from pytest_arl.backends.local.cgroups import SPARE_PROCESSES, Limits
 from pytest_arl.backends.local.layout import Argument, Content, Held, Layout

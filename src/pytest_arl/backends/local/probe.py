@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import hierarchies, seccomp, uids
 from pytest_arl.backends.local.bubblewraps import candidates, refusal
-from pytest_arl.backends.local.cures import MASKED_PROC, NOT_INSTALLED, cure_for
 from pytest_arl.backends.local.layout import Layout
 from pytest_arl.backends.local.namespaces import namespace_arguments
 from pytest_arl.backends.local.spawner import hear_of_children
+from pytest_arl.backends.local.troubleshooting import MASKED_PROC, NOT_INSTALLED, cure_for
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.settings import ISOLATION_TIERS
 

@@ -1,0 +1,174 @@
+"""Those who were admitted to an agent that listens, and what each may do.
+
+The *operator* runs tasks: it alone keeps them in order. The *holder* is the client whose sandbox this is: files,
+output, background processes, checkpoints, and being told of tasks.
+"""
+
+from __future__ import annotations
+
+from pytest_arl.agent import auth, exact, frames
+from pytest_arl.agent.connection import Connection
+from pytest_arl.agent.handshake import reject
+from pytest_arl.agent.task_registry import LONGEST_PROOF
+from pytest_arl.agent.tasks import LONGEST_ID, MOST_STEPS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from pytest_arl.agent.listener import Listener
+
+__all__ = ["Client", "Holder", "Operator", "asked"]
+
+_MOST_SUPPLIES = 4
+_DIGEST_DIGITS, _LONGEST_BOOT = 64, 64
+
+
+class Client(Connection):
+    """Somebody who was admitted, until the connection ends. It never ends the agent, nor a task."""
+
+    def __init__(self, listener: Listener, socket: _socket.socket) -> None:
+        super().__init__(listener.parts, socket.fileno(), self._gone)
+        self.listener = listener
+        self._socket = socket
+
+    def ready(self, nonce: bytes | None) -> None:
+        """Say that it is served from here on, with a proof of the mark, where one is asked for by a nonce."""
+        parts = self.parts
+        running = parts.tasks.running if parts.configured else None
+        said: dict[str, Any] = {"configured": parts.configured, "held": bool(self.listener.holder), "running": running}
+        mark = self._mark()
+        if nonce is not None and mark is not None:
+            said["proof"] = auth.proof(mark, nonce)
+        self.link.send(frames.READY, 0, said)
+
+    def _mark(self) -> bytes | None:
+        """The mark that its like has left here, to know this agent again."""
+        raise NotImplementedError
+
+    def dismiss(self, text: str) -> None:
+        """Say why, and close."""
+        torn = self.link.torn
+        self._leave()
+        reject(self._socket, text, torn=torn)
+
+    def _gone(self, problem: frames.ProtocolError | None) -> None:
+        if problem is not None:
+            self.dismiss(str(problem))
+        else:
+            self._leave()
+            self._socket.close()
+
+    def _leave(self) -> None:
+        self.close()
+        self.listener.left(self)
+
+    def _serve(self, handler: Callable[[int, dict[str, Any]], None], stream: int, request: dict[str, Any]) -> None:
+        if self.parts.configured or handler == self._ping:
+            super()._serve(handler, stream, request)
+        else:
+            self.refuse(stream, "the agent is not configured")
+
+
+class Operator(Client):
+    """The operator, or one that was it: only the newest epoch's runs tasks.
+
+    Attributes:
+        epoch: as whose leader it was admitted.
+    """
+
+    def __init__(self, listener: Listener, socket: _socket.socket, epoch: int) -> None:
+        super().__init__(listener, socket)
+        self.epoch = epoch
+
+    def _received(self, kind: int, stream: int, value: object) -> None:
+        if kind == frames.HELLO and isinstance(value, dict) and not self.link.closed:
+            self.told(value)
+        else:
+            super()._received(kind, stream, value)
+
+    def told(self, hello: dict[str, Any]) -> None:
+        """What the agent is to be, and whose the sandbox is; each is said once."""
+        nonce = None
+        try:
+            nonce = asked(hello)
+            self.listener.mark = self.listener.mark or mark_of(hello, "mark")
+            if hello.get("config") is not None:
+                self.listener.configure(hello["config"])
+            problem = self.listener.hold(hello.get("holder"), mark_of(hello, "holderMark"))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            problem = "a config is malformed: " + type(error).__name__ + ": " + str(error)
+        if problem is None:
+            self.ready(nonce)
+        else:
+            self.dismiss(problem)
+
+    def _mark(self) -> bytes | None:
+        return self.listener.mark
+
+    def _task(self, stream: int, request: dict[str, Any]) -> None:
+        payload = exact.maybe(exact.text, request, "payload", _DIGEST_DIGITS)
+        if exact.text(request, "boot", _LONGEST_BOOT) != self.listener.boot:
+            self.refuse(stream, "another boot")
+        elif exact.integer(request, "epoch", 0, exact.LARGEST) < self.listener.epoch:
+            self.refuse(stream, "older epoch")
+        elif payload is None or self.parts.tasks.get(exact.text(request, "id", LONGEST_ID)) is not None:
+            super()._task(stream, request)
+        else:
+            steps = self.listener.supplies.get(payload)
+            if steps is None:
+                self.refuse(stream, "payload not supplied")
+                return
+            super()._task(stream, request | {"steps": steps})
+            del self.listener.supplies[payload]
+
+
+class Holder(Client):
+    """The client that holds the sandbox."""
+
+    def __init__(self, listener: Listener, socket: _socket.socket) -> None:
+        super().__init__(listener, socket)
+        self._handlers[frames.SUPPLY] = self._supply
+        self._handlers[frames.SPEND] = self._spend
+
+    def _mark(self) -> bytes | None:
+        return self.listener.holder_mark
+
+    def _task(self, stream: int, _request: dict[str, Any]) -> None:
+        self.refuse(stream, "a sandbox's holder runs nothing here: tasks come from the operator")
+
+    def _spend(self, stream: int, request: dict[str, Any]) -> None:
+        """Its own Task is over, and this agent never had it: others may still make an object with the same proof."""
+        why_not = self.parts.tasks.spend(exact.text(request, "once", LONGEST_PROOF))
+        if why_not is None:
+            self._reply(stream, {})
+        else:
+            self.refuse(stream, why_not)
+
+    def _supply(self, stream: int, request: dict[str, Any]) -> None:
+        """Keep steps that no Task object can carry, until a TASK names their digest."""
+        steps: list[dict[str, Any]] = exact.items(request, "steps", MOST_STEPS)
+        supplies = self.listener.supplies
+        supplies[auth.digest(frames.encode(steps)).hex()] = steps
+        while len(supplies) > _MOST_SUPPLIES:
+            del supplies[next(iter(supplies))]
+        self._reply(stream, {})
+
+
+def asked(hello: dict[str, Any]) -> bytes | None:
+    """The nonce by which a peer asks for a proof; None where it asks for none. Inexact for anything else."""
+    return _exactly(hello, "ask", auth.NONCE_BYTES)
+
+
+def mark_of(hello: dict[str, Any], key: str) -> bytes | None:
+    """A mark that an operator leaves; None where there is none. Inexact for anything else."""
+    return _exactly(hello, key, auth.MARK_BYTES)
+
+
+def _exactly(hello: dict[str, Any], key: str, size: int) -> bytes | None:
+    found = exact.maybe(exact.data, hello, key, size)
+    if found is not None and len(found) != size:
+        raise exact.Inexact("'" + key + "' is to be " + str(size) + " bytes")
+    return found

@@ -1,0 +1,248 @@
+"""From the exec to serving whoever connects and is admitted: the agent as PID 1 of a pod's container.
+
+Everybody can connect, the code in the sandbox too. Who does is told what to sign, has a few seconds and one frame to
+say who he is, and is given nothing before. However many come from one address (the code in the sandbox from its own),
+they keep nobody out who comes from another: see :class:`pytest_arl.agent.handshake.PendingHandshakes`.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # typeshed describes `signal`, which costs a millisecond
+import _socket
+import os
+import sys
+import time
+
+from pytest_arl.agent import auth, container, exact, frames, main, system, tree, unshielded
+from pytest_arl.agent.clients import Holder, Operator, asked
+from pytest_arl.agent.handshake import Handshake, PendingHandshakes, prepare, side_of
+from pytest_arl.agent.inheritance import Inheritance
+from pytest_arl.agent.loop import READ, Loop
+from pytest_arl.agent.parts import AgentParts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pytest_arl.agent.clients import Client
+    from pytest_arl.agent.container import Container
+
+__all__ = ["Listener", "serve"]
+
+_EX_CONFIG = 78
+_MOST_CLIENTS = 64
+_MOST_ACCEPTED = 16  # in one round, so that those who are admitted have their turn
+_BACKLOG = 1024
+_PAUSE_SECONDS = 0.1
+
+
+def serve(port: int = container.PORT) -> None:
+    """Be the agent of this container; never returns."""
+    oom = main.oom_score()
+    try:
+        variables = container.environment()
+        system.harden()
+        if not tree.tells_last_pid() and unshielded.is_reached():
+            unshielded.ignore_signals()
+        system.set_limits({"CORE": 0})
+        os.umask(0o022)
+        parts = AgentParts(Loop(), oom)
+        parts.inheritance = Inheritance()
+        listener = Listener(parts, container.look(variables), port)
+    except (OSError, ValueError) as error:
+        _say("it cannot start: " + str(error))
+        os._exit(_EX_CONFIG)
+    try:
+        listener.serve()
+    except BaseException as error:  # noqa: BLE001 - the last word of PID 1, whatever happened
+        listener.last_word(main.described(error))
+        _say(main.described(error))
+    finally:
+        os._exit(main.EX_SOFTWARE)
+
+
+def _end_if_asked(signals: int) -> None:
+    """End, if it is not the code in the sandbox that asks: no sender outside has a pid in this namespace."""
+    if any(sender == 0 for sender in system.senders(signals)):
+        os._exit(0)
+
+
+def _say(text: str) -> None:
+    """For `kubectl logs`."""
+    os.write(2, ("pytest-arl agent: " + text + "\n").encode("utf-8", "replace"))
+
+
+class Listener:
+    """Where all come in, and what is known of them.
+
+    Attributes:
+        boot: another one for each start of the agent, which remembers no task of the one before.
+        epoch: the highest that an operator proved.
+        holder: the digest of the holder's secret (hexadecimal), empty before the sandbox is claimed.
+        mark, holder_mark: what the first operator and the holder left, to know this agent again.
+        supplies: steps that a holder sent, by their digest.
+    """
+
+    def __init__(self, parts: AgentParts, here: Container, port: int) -> None:
+        self.parts = parts
+        self.boot = os.urandom(16).hex()
+        self.epoch = -1
+        self.holder = ""
+        self.mark: bytes | None = None
+        self.holder_mark: bytes | None = None
+        self.supplies: dict[str, list[dict[str, Any]]] = {}
+        self.here = here
+        self._clients: list[Client] = []
+        self._pending = PendingHandshakes()
+        self._socket = _listen(port)
+
+    def serve(self) -> None:
+        """Let in whoever comes, for ever."""
+        loop = self.parts.loop
+        loop.add(self._socket.fileno(), READ, self._accept)
+        asked = system.signal_fd(_signal.SIGTERM)
+        loop.add(asked, READ, lambda _events: _end_if_asked(asked))
+        loop.after = self._flush
+        loop.run()
+
+    def last_word(self, text: str) -> None:
+        """Tell all why the agent ends."""
+        for client in self._clients:
+            client.link.last_word(frames.ERROR, {"text": text, "errno": 0, "path": b""})
+
+    def left(self, client: Client) -> None:
+        """Somebody who was admitted is gone."""
+        self._clients.remove(client)
+
+    def gone(self, handshake: Handshake) -> None:
+        """Somebody who was not is."""
+        self._pending.remove(handshake.side, handshake)
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Become what the first operator says; later ones change nothing. Raises as ``own_config`` does."""
+        if not self.parts.configured:
+            self.parts.configure(container.own_config(self.here, config))
+
+    def hold(self, holder: object, mark: bytes | None) -> str | None:
+        """The sandbox is claimed for whoever knows this digest's secret; why not, where that cannot be. ``mark``: by
+        which the holder knows this agent again.
+        """
+        if holder is None:
+            return None
+        if type(holder) is not str or not auth.is_digest(holder):
+            return "a holder is the SHA-256 of a secret, in hexadecimal digits"
+        if self.holder not in ("", holder):
+            return "the sandbox is held by another"
+        self.holder = holder
+        self.holder_mark = self.holder_mark or mark
+        return None
+
+    def admit(self, handshake: Handshake, hello: dict[str, Any]) -> None:
+        """Let somebody in who proves who he is, or send him away with the reason."""
+        version, role = hello.get("version"), hello.get("role")
+        problem = None
+        if type(version) is not int or version != frames.VERSION:
+            problem = "the agent speaks version " + str(frames.VERSION)
+        elif role == "operator":
+            problem = self._doubt_operator(handshake.nonce, hello)
+        elif role == "holder":
+            problem = self._doubt_holder(hello)
+        else:
+            problem = "only the operator and the sandbox's holder are admitted"
+        if problem is None and len(self._clients) >= _MOST_CLIENTS:
+            problem = "too many connections"
+        if problem is not None:
+            handshake.dismiss(problem)
+            return
+        socket = handshake.released()
+        if role == "operator":
+            operator = Operator(self, socket, hello["epoch"])
+            self._clients.append(operator)
+            self._supersede(operator.epoch)
+            operator.told(hello)
+        else:
+            holder = Holder(self, socket)
+            self._clients.append(holder)
+            holder.ready(asked(hello))
+
+    def _doubt_operator(self, nonce: bytes, hello: dict[str, Any]) -> str | None:
+        try:
+            epoch = exact.integer(hello, "epoch", 0, exact.LARGEST)
+        except exact.Inexact:
+            return "an operator has an epoch"
+        challenge = auth.challenge(nonce, self.here.pod, self.boot, epoch)
+        if not auth.signed(challenge, hello.get("signature"), self.here.keys):
+            return "the signature is not the operator's"
+        return "older epoch" if epoch < self.epoch else None
+
+    def _doubt_holder(self, hello: dict[str, Any]) -> str | None:
+        if not self.holder:
+            return "nobody holds this sandbox"
+        try:
+            asked(hello)
+        except exact.Inexact as error:
+            return str(error)
+        return None if auth.same(hello.get("secret"), self.holder) else "the secret is not the holder's"
+
+    def _supersede(self, epoch: int) -> None:
+        """An operator leads by now: those of before do no more."""
+        self.epoch = epoch
+        for client in list(self._clients):
+            if isinstance(client, Operator) and client.epoch < epoch:
+                client.dismiss("older epoch")
+
+    def _accept(self, _events: int) -> None:
+        for _ in range(_MOST_ACCEPTED):
+            try:
+                fd, address = self._socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - what `socket`'s calls
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptor or memory is left, or the caller is gone: not asked again and again
+                self._have_back()
+                self._pause()
+                return
+            socket = _socket.socket(self._socket.family, self._socket.type, 0, fd)
+            try:
+                prepare(socket)
+                handshake = Handshake(self, socket, side_of(socket.family, address))
+            except OSError:  # it is gone already, or no descriptor is left
+                socket.close()
+                self._have_back()
+                continue
+            excess = self._pending.add(handshake.side, handshake)
+            if excess is not None:
+                excess.dismiss("too many connections that do not say who they are")
+            handshake.greet()
+
+    def _have_back(self) -> None:
+        """Undo a lower limit of descriptors, which a program in the background may have set: no step comes to look."""
+        if self.parts.inheritance is not None:
+            self.parts.inheritance.restore()
+
+    def _pause(self) -> None:
+        loop, fd = self.parts.loop, self._socket.fileno()
+        loop.modify(fd, 0)
+        loop.call_at(time.monotonic() + _PAUSE_SECONDS, lambda: loop.modify(fd, READ))
+
+    def _flush(self) -> None:
+        for client in list(self._clients):
+            client.link.flush()
+
+
+def _listen(port: int) -> _socket.socket:
+    """A socket that takes the port of every address, so that nobody inside can take it of one."""
+    try:
+        listening = _socket.socket(_socket.AF_INET6, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+        listening.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 0)
+        listening.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        listening.bind(("::", port))
+    except OSError:
+        listening = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+        listening.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        listening.bind(("0.0.0.0", port))  # noqa: S104 - every address of the pod, as above
+    listening.listen(_BACKLOG)
+    return listening
+
+
+if __name__ == "__main__":
+    serve(*map(int, sys.argv[1:]))

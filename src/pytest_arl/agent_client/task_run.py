@@ -1,0 +1,294 @@
+"""One task on its way through a channel: what is sent, what comes back, when it is no longer believed in."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.agent import frames
+from pytest_arl.agent_client.channel import AgentError, ChannelLost, ChannelTimeout, Stream
+from pytest_arl.results import StepResult
+from pytest_arl.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_arl.backends.base import OnOutput, OnStep, StreamName, TaskRequest
+    from pytest_arl.steps import Step
+
+__all__ = ["GRACE_SECONDS", "STREAMS", "Collected", "TaskRun", "step_result", "task_message"]
+
+GRACE_SECONDS = 5.0
+"""How long after a timeout of its own the agent may take to report it; then it is not believed to live."""
+LONGEST_GRACE = 60.0
+"""Past its deadline, for an agent that says that it works on or that waits for a processor: a slow machine may need
+many seconds to end hundreds of processes, and a step that ran out of time there is not a sandbox that was lost.
+"""
+
+STREAMS: tuple[StreamName, StreamName] = ("stdout", "stderr")
+_CANCEL_SECONDS = 2.0
+_MOST = 1 << 62  # bytes
+_LATEST = 253402300800.0  # seconds: the year 10000
+_LONGEST_WORD = 100
+_MOST_UNDER_WAY = 8 * 1024 * 1024  # bytes that the agent and the socket may hold
+
+
+class Collected:
+    """What has come of one step's output: the head, and the end where the middle was left out.
+
+    Written once into what becomes the result, as 16 MiB may be held many times over otherwise.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._room = [[limit // 2, limit - limit // 2] for _ in STREAMS]  # for head and tail, of each stream
+        self._kept = tuple(BytesIO() for _ in STREAMS)
+
+    def take(self, kind: int, data: memoryview) -> StreamName:
+        """Keep a frame of output; which stream it is of."""
+        which = (kind - frames.STDOUT) % 2
+        room = self._room[which]
+        is_tail = kind >= frames.STDOUT_TAIL
+        room[is_tail] -= self._kept[which].write(data[: room[is_tail]])
+        return STREAMS[which]
+
+    def streams(self) -> tuple[bytes, bytes]:
+        """What is kept of stdout and of stderr."""
+        stdout, stderr = (kept.getvalue() for kept in self._kept)
+        return stdout, stderr
+
+
+class TaskRun:
+    """One task on its way: its results as they come, the host's own deadline, cancelling."""
+
+    def __init__(
+        self,
+        task: TaskRequest,
+        on_output: OnOutput | None,
+        results: list[StepResult],
+        *,
+        limit: int,
+        label: Callable[[str | None], str | None],
+        on_step: OnStep | None = None,
+        until: float | None = None,
+    ) -> None:
+        """``until``: its end in any case (monotonic seconds), where it is followed over several connections."""
+        self._task = task
+        self._on_step = on_step
+        self._limit = limit
+        self._label = label
+        self._on_output = on_output
+        self._results = results
+        self._collected: dict[int, Collected] = {}
+        self._began = self._step_began = time.monotonic()
+        self._cancel_until: float | None = None
+        self._late_bytes = 0
+        self._most_late = 2 * limit + _MOST_UNDER_WAY
+        self._until = until
+
+    def collect(self, stream: Stream) -> None:
+        """Take frames until the task is done: its last result says so already, whether or not a frame follows."""
+        while not self._complete():
+            kind, value = self._receive(stream)
+            if kind == frames.DONE:
+                return
+            try:
+                if kind == frames.STEP:
+                    name, pieces = self._ended(value)
+                elif frames.STDOUT <= kind <= frames.STDERR_TAIL:
+                    name, pieces = self._printed(kind, value)
+                else:
+                    raise stream.unexpected(kind)
+            except (LookupError, TypeError, ValueError, struct.error) as error:
+                raise stream.unexpected(error) from None
+            if self._on_output is not None:
+                for which, data in pieces:
+                    self._on_output(name, which, data)
+            if kind == frames.STEP and self._on_step is not None:
+                self._on_step(self._results[-1])
+
+    def _receive(self, stream: Stream) -> tuple[int, Any]:
+        """The next frame. ChannelTimeout where the agent is past its deadline and does not say that it works on."""
+        extended = 0.0
+        while True:
+            deadline = self._deadline()
+            try:
+                return stream.receive(None if deadline is None else max(deadline, extended))
+            except ChannelTimeout:
+                now = time.monotonic()
+                if deadline is None or self._cancel_until is not None or now > deadline + LONGEST_GRACE:
+                    raise
+                # An agent that is done says so, and what it was done with came before that.
+                if not (stream.is_worked_on(now + GRACE_SECONDS) or stream.pending()):
+                    raise
+                extended = now + GRACE_SECONDS
+
+    def cancel(self, stream: Stream) -> bool:
+        """The caller was interrupted: end the step in the sandbox, wait a little for what is known of it; whether
+        the agent answered.
+        """
+        self._on_output = None
+        self._cancel_until = time.monotonic() + _CANCEL_SECONDS
+        try:
+            stream.send(frames.CANCEL, {"id": self._task.id})
+            self.collect(stream)
+        except (ChannelLost, AgentError, ChannelTimeout):
+            self.keep_partial()
+            return False
+        return True
+
+    def keep_partial(self) -> None:
+        """Keep what came of the step that ran when the sandbox was lost."""
+        index = len(self._results)
+        collected = self._collected.get(index)
+        if collected is None or index >= len(self._task.steps):
+            return
+        step = self._task.steps[index]
+        stdout, stderr = collected.streams()
+        self._results.append(
+            StepResult(
+                name=step.name,
+                type=step.type,
+                outcome="Cancelled",
+                exit_code=137,
+                stdout_bytes=stdout,
+                stderr_bytes=stderr,
+                started_at=time.time() - (time.monotonic() - self._step_began),
+                duration=time.monotonic() - self._step_began,
+            )
+        )
+
+    def _complete(self) -> bool:
+        """True if no step is left that would be run."""
+        results = self._results
+        return bool(results) and (len(results) == len(self._task.steps) or not results[-1].ok)
+
+    def _deadline(self) -> float | None:
+        """When the host stops to believe that the agent keeps its own deadlines (monotonic seconds)."""
+        if self._cancel_until is not None:
+            return self._cancel_until
+        ends = [] if self._task.timeout is None else [self._began + self._task.timeout]
+        if self._until is not None:
+            ends.append(self._until)
+        index = len(self._results)
+        if index < len(self._task.steps):
+            step = self._task.steps[index]
+            if step.type == "Command" and step.timeout is not None:
+                ends.append(self._step_began + step.timeout)
+        return min(ends) + GRACE_SECONDS if ends else None
+
+    def _printed(self, kind: int, value: bytes) -> tuple[str, list[tuple[StreamName, bytes]]]:
+        """Keep a frame of output; the step's name, and what a caller who watches is to see."""
+        (index,) = frames.STEP_INDEX.unpack_from(value)
+        if index != len(self._results):
+            raise IndexError(f"output of step {index} where step {len(self._results)} runs")
+        deadline = self._deadline()
+        if deadline is not None and time.monotonic() > deadline:
+            # What waited in the stream may be late; an agent that goes on for ever no longer keeps deadlines.
+            self._late_bytes += len(value)
+            if self._late_bytes > self._most_late:
+                raise ChannelTimeout
+        collected = self._collected.get(index)
+        if collected is None:
+            collected = self._collected[index] = Collected(self._limit)
+        data = memoryview(value)[frames.STEP_INDEX.size :]
+        which = collected.take(kind, data)
+        seen = self._on_output is None or kind >= frames.STDOUT_TAIL
+        return self._task.steps[index].name, [] if seen else [(which, bytes(data))]
+
+    def _ended(self, value: dict[str, Any]) -> tuple[str, list[tuple[StreamName, bytes]]]:
+        """Keep a step's result; its name, and what a caller who watches has not seen of it."""
+        index = len(self._results)
+        if value["i"] != index:
+            raise IndexError(f"the result of step {value['i']} where step {index} runs")
+        step = self._task.steps[index]
+        collected = self._collected.pop(index, None)
+        unseen: list[tuple[StreamName, bytes]] = []
+        if collected is None:
+            streams = _inline(value, "o", self._limit), _inline(value, "e", self._limit)
+            unseen = [(which, data) for which, data in zip(STREAMS, streams, strict=True) if data]
+        else:
+            streams = collected.streams()
+        self._results.append(step_result(step, value, streams, self._label(value.get("limit"))))
+        self._step_began = time.monotonic()
+        return step.name, unseen
+
+
+def step_result(step: Step, value: dict[str, Any], streams: tuple[bytes, bytes], limit: str | None) -> StepResult:
+    """A step's result as the agent sent it, as the type that callers get. LookupError, TypeError or ValueError for one
+    that no agent of ours sends.
+    """
+    _check(value)
+    return StepResult(
+        name=step.name,
+        type=step.type,
+        outcome=value["outcome"],
+        exit_code=value["code"],
+        signal=value.get("signal"),
+        stdout_bytes=streams[0],
+        stderr_bytes=streams[1],
+        stdout_size=value.get("out", len(streams[0])),
+        stderr_size=value.get("err", len(streams[1])),
+        limit=limit,
+        started_at=value.get("at"),
+        duration=value.get("s", 0.0),
+        usage=Usage.from_agent(value.get("u")),
+    )
+
+
+def _inline(value: dict[str, Any], key: str, limit: int) -> bytes:
+    data = value.get(key, b"")
+    if not isinstance(data, bytes) or len(data) > limit:
+        raise TypeError("the output of a step is bytes, as many as were asked for")
+    return data
+
+
+def _check(value: dict[str, Any]) -> None:
+    """Raise for what would be an error only later, where somebody looks at the result or prints it."""
+    if any(type(size) is not int or not 0 <= size < _MOST for size in (value.get("out", 0), value.get("err", 0))):
+        raise ValueError("the size of a step's output is a number of bytes")
+    if type(value["code"]) is not int or (value["outcome"] == "Succeeded") is not (value["code"] == 0):
+        raise ValueError("a step's exit code is 0 where it succeeded")
+    for key in ("s", "at"):
+        number = value.get(key, 0.0)
+        if number is not None and not (type(number) in (int, float) and 0 <= number < _LATEST):
+            raise ValueError("a step's times are seconds")
+    for key in ("signal", "limit"):
+        word = value.get(key)
+        if word is not None and not (isinstance(word, str) and word.isprintable() and len(word) < _LONGEST_WORD):
+            raise ValueError("a signal and a limit are words")
+
+
+def task_message(task: TaskRequest, limit: int, *, live: bool, brief: bool = False) -> dict[str, object]:
+    """A task as the agent takes it. ``live`` asks for output as it comes, ``brief`` for nothing beyond the last
+    result.
+    """
+    message: dict[str, object] = {"id": task.id, "limit": limit, "steps": [_step_message(step) for step in task.steps]}
+    if task.timeout is not None:
+        message["timeout"] = task.timeout
+    if live:
+        message["live"] = True
+    if brief:
+        message["brief"] = True
+    return message
+
+
+def _step_message(step: Step) -> dict[str, object]:
+    if step.type == "FilePatch":
+        return {"type": "FilePatch", "path": os.fsencode(step.path), "content": step.content, "mode": step.mode}
+    message: dict[str, object] = {"type": "Command", "argv": [os.fsencode(word) for word in step.command]}
+    if step.env:
+        message["env"] = [os.fsencode(f"{name}={value}") for name, value in step.env.items()]
+    if step.work_dir is not None:
+        message["cwd"] = os.fsencode(step.work_dir)
+    if step.stdin is not None:
+        message["stdin"] = step.stdin
+    if step.timeout is not None:
+        message["timeout"] = step.timeout
+    if step.cpu_time is not None:
+        message["cpu"] = step.cpu_time
+    if step.background:
+        message["background"] = True
+    return message

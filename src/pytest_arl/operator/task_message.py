@@ -1,0 +1,161 @@
+"""A Task as its agent takes it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_arl.crds.models import MOST_SPEC_BYTES
+from pytest_arl.errors import UsageError
+from pytest_arl.operator.objects import name, uid
+from pytest_arl.proof import is_proof, proof_of
+from pytest_arl.text.units import parse_duration, parse_quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_arl.operator.objects import Object
+
+__all__ = ["KEPT_BYTES", "SENT_BYTES", "Held", "Refused", "cpu_time", "kept_bytes", "message"]
+
+KEPT_BYTES = 16 * 1024 * 1024
+_MOST_KEPT_BYTES = 1 << 50
+"""Bytes of a stream that a result has, where the pool says nothing else; as for pools of this machine."""
+
+SENT_BYTES = 128 * 1024
+"""Bytes of a stream that the operator wants: no status holds more of one (it is in it twice)."""
+
+
+class Refused(Exception):
+    """Why a Task is not run: reason and sentence. Nothing of its content is in it."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A Sandbox whose holder alone runs Tasks in it.
+
+    Attributes:
+        uid: the Sandbox's.
+        sealed: the key of its holder's proofs, sealed for the operator.
+    """
+
+    uid: str
+    sealed: str
+
+    @classmethod
+    def of(cls, sandbox: Object | None) -> Held | None:
+        """Of a Sandbox; None for one in which every Task is run."""
+        holder = ((sandbox or {}).get("spec") or {}).get("holder") or {}
+        if sandbox is None or "sealedKey" not in holder or holder.get("openToAll") is True:
+            return None
+        return cls(uid(sandbox), holder["sealedKey"])
+
+    def check(self, task: Object, opened: Callable[[str], bytes | None]) -> None:
+        """Raise Refused for a Task that is not the holder's."""
+        key = opened(self.sealed)
+        if key is None:
+            raise Refused("NotTheHolders", "the sandbox's sealedKey was not sealed for this operator: make another one")
+        wanted = proof_of(key, self.uid, name(task), task["spec"])
+        if not is_proof(task["spec"].get("proof"), wanted):
+            raise Refused(
+                "NotTheHolders",
+                "the sandbox is held by a test run, and the Task has no proof that it is that run's: make a Sandbox of "
+                "your own, or one with keepAlive",
+            )
+
+
+def kept_bytes(pool: Object | None) -> int:
+    """Bytes of a stream that the agent keeps for who attaches later."""
+    limit = (((pool or {}).get("spec") or {}).get("sandbox") or {}).get("outputLimit")
+    try:
+        return KEPT_BYTES if limit is None else min(parse_quantity(limit), _MOST_KEPT_BYTES)
+    except (ValueError, OverflowError):  # UsageError is one
+        return KEPT_BYTES
+
+
+def cpu_time(pool: Object | None) -> float | None:
+    """Seconds of processor time that each Command of a pool may use; None is no limit, as are over ten years."""
+    limit = (((pool or {}).get("spec") or {}).get("sandbox") or {}).get("cpuTime")
+    try:
+        return None if limit is None else parse_duration(limit) or None
+    except UsageError:
+        return None
+
+
+def message(task: Object, *, boot: str, epoch: int, pool: Object | None) -> dict[str, Any]:
+    """The TASK message. Refused where the spec is one that no agent can be given."""
+    spec = task["spec"]
+    size = len(json.dumps(spec, ensure_ascii=False).encode())
+    if size > MOST_SPEC_BYTES:
+        raise Refused("SpecTooLarge", f"spec has {size} bytes of JSON, more than {MOST_SPEC_BYTES}: copy files instead")
+    defaults = ((pool or {}).get("spec") or {}).get("sandbox") or {}
+    default_timeout = defaults.get("stepTimeout")
+    return {
+        "id": task["metadata"]["uid"],
+        "boot": boot,
+        "epoch": epoch,
+        "timeout": _seconds(spec.get("timeout"), "spec.timeout"),
+        "limit": min(SENT_BYTES, kept_bytes(pool)),
+        "keep": kept_bytes(pool),
+        "live": False,
+        "steps": [_step(step, default_timeout) for step in spec["steps"]],
+        **({"payload": spec["payloadHash"]} if "payloadHash" in spec else {}),
+        **({"once": spec["proof"]} if "proof" in spec else {}),
+    }
+
+
+def _step(step: Object, default_timeout: str | None) -> dict[str, Any]:
+    if step["type"] == "FilePatch":
+        return {
+            "type": "FilePatch",
+            "path": step["path"].encode(),
+            "content": _content(step),
+            "mode": step.get("mode"),
+        }
+    found: dict[str, Any] = {"type": "Command", "argv": [_word(step, word) for word in step["command"]]}
+    if step.get("env"):
+        found["env"] = [_word(step, f"{key}={value}") for key, value in step["env"].items()]
+    if step.get("workDir") is not None:
+        found["cwd"] = _word(step, step["workDir"])
+    if step.get("stdin") is not None:
+        found["stdin"] = step["stdin"].encode()
+    timeout = step.get("timeout", None if step.get("background") else default_timeout)
+    if timeout is not None:
+        found["timeout"] = _seconds(timeout, f"the timeout of step {step['name']!r}")
+    if step.get("cpuTime") is not None:
+        found["cpu"] = _seconds(step["cpuTime"], f"the cpuTime of step {step['name']!r}")
+    if step.get("background"):
+        found["background"] = True
+    return found
+
+
+def _word(step: Object, text: str) -> bytes:
+    if "\0" in text:
+        raise Refused("SpecInvalid", f"step {step['name']!r} has a NUL in its command, env or workDir")
+    return text.encode()
+
+
+def _content(step: Object) -> bytes:
+    if step.get("encoding") != "base64":
+        content: str = step["content"]
+        return content.encode()
+    try:
+        return base64.b64decode(step["content"], validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused("SpecInvalid", f"the content of step {step['name']!r} is not base64") from None
+
+
+def _seconds(text: str | None, what: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_duration(text) or None
+    except UsageError as error:
+        raise Refused("SpecInvalid", f"{what} {error}") from None
