@@ -341,21 +341,28 @@ def test_the_holder_cancels_a_task(agent: Agent) -> None:
     assert result.outcome == "Cancelled"
 
 
-def spend(agent: Agent, proof: str) -> None:
+def spend(agent: Agent, proof: str) -> tuple[bool, bool]:
+    """Whether a task was run for a proof, and whether it still runs."""
     with agent.holder_channel().open() as stream:
         stream.send(frames.SPEND, {"once": proof})
-        stream.reply(time.monotonic() + 5)
+        said = stream.reply(time.monotonic() + 5)
+    return said["ran"], said["runs"]
 
 
 def test_a_proof_that_its_holder_has_given_up_runs_nothing(agent: Agent) -> None:
     operator = agent.operator()
-    spend(agent, "a" * 64)
     for _ in range(2):
+        assert spend(agent, "a" * 64) == (False, False)
         with pytest.raises(AgentError, match="is not to run any more"):
             operator.execute(command("true"), name="one", once="a" * 64)
     (result,) = operator.execute(command("true"), name="two", once="b" * 64)
     assert result.outcome == "Succeeded"
-    spend(agent, "b" * 64)  # it was run: nothing changes
+    assert spend(agent, "b" * 64) == (True, False)
+    with operator.channel.open() as stream:
+        stream.send(frames.TASK, operator.request(command("sleep", "60"), name="long") | {"once": "c" * 64})
+        assert wait_until(operator.busy)
+        assert spend(agent, "c" * 64) == (True, True)
+        agent.holder().cancel("long")
     for odd in ("a" * 65, 7, None):
         with pytest.raises((AgentError, ChannelLost)):
             spend(agent, odd)  # type: ignore[arg-type]  # on purpose

@@ -309,6 +309,14 @@ def test_no_signal_from_inside_reaches_the_agent(sandbox: SandboxSession) -> Non
     assert sandbox.run("echo", "agent too").stdout == "agent too\n"
 
 
+def test_what_a_step_puts_in_the_place_of_dev_null_is_no_later_steps_stdin(sandbox: SandboxSession) -> None:
+    """The agent may read its own memory, so a link of a step's that it followed would hand that out."""
+    for target in ("/proc/self/maps", "/etc/passwd"):
+        sandbox.run("sh", "-c", f"rm -f /dev/null; ln -s {target} /dev/null; true")
+        result = sandbox.run("cat")
+        assert (result.exit_code, result.stdout) == (0, "")
+
+
 def test_what_a_step_prints_or_leaves_open_forges_no_result(sandbox: SandboxSession) -> None:
     """A frame of the agent's protocol is only bytes on a step's streams, and no other stream leads out."""
     from pytest_arl.agent import frames

@@ -194,16 +194,18 @@ def test_results_that_are_asked_for_again_after_a_broken_connection_are_what_the
 class Heard:
     """An agent's end of a stream, which notes what it is sent."""
 
-    def __init__(self, refuses: bool) -> None:
+    def __init__(self, refuses: bool, **said: bool) -> None:
         self.frames: list[Any] = []
         self._refuses = refuses
+        self._said = said
 
     def send(self, kind: int, value: Any) -> None:
         self.frames.append((kind, value))
 
-    def reply(self, _deadline: float) -> None:
+    def reply(self, _deadline: float) -> dict[str, bool]:
         if self._refuses:
             raise AgentError("no", 0, b"")
+        return self._said
 
 
 BEFORE_IT_BEGAN = {"state": "Failed", "conditions": [FAILED]}
@@ -224,6 +226,50 @@ def test_a_task_that_the_agent_never_had_is_given_up_there(refuses: bool) -> Non
         its.run.run()
     proof = proof_of(b"k", "u", its.run.name, its.made["spec"])
     assert heard.frames == [(frames.SPEND, {"once": proof})]
+
+
+@pytest.mark.parametrize(
+    ("said", "cancelled", "lost"),
+    [
+        ({"ran": False, "runs": False}, True, False),
+        ({"ran": True, "runs": True}, True, True),
+        ({"ran": True, "runs": False}, True, False),
+        ({"ran": True, "runs": False}, False, True),
+    ],
+)
+def test_where_the_agent_has_run_what_nothing_said_its_sandbox_is_used_no_more(
+    said: dict[str, bool], cancelled: bool, lost: bool
+) -> None:
+    """What runs in it, or has run, is beside what comes later. A caller that was interrupted expects it."""
+    its, heard = Scene(BEFORE_IT_BEGAN), Heard(False, **said)
+    its.sandbox.proves, its.sandbox._killed = True, False
+    its.sandbox.exchange = lambda action: action(heard)
+    its.sandbox.cancel("id")
+    its.run._cancelled = cancelled
+    if lost:
+        with pytest.raises(SandboxLost, match="its agent has run Task"):
+            its.run.run()
+    else:
+        its.run.run()
+    assert its.deleted == ([("sandboxes", "n", "sb")] if lost else [])
+
+
+CANCELLED = {
+    "state": "Failed",
+    "exitCode": 137,
+    "steps": [{"name": "s0", "type": "Command", "outcome": "Cancelled", "exitCode": 137}],
+    "conditions": [{"type": "Failed", "status": "True", "reason": "Cancelled", "message": "before it began"}],
+}
+
+
+def test_a_task_that_was_cancelled_before_the_agent_had_it_is_given_up_there() -> None:
+    """It has an exit code, and its object a proof that nothing was run for."""
+    its, heard = Scene(CANCELLED), Heard(False)
+    its.sandbox.proves, its.sandbox._killed = True, False
+    its.sandbox.exchange = lambda action: action(heard)
+    its.sandbox.cancel("id")
+    its.run.run()
+    assert [kind for kind, _ in heard.frames] == [frames.SPEND]
 
 
 @pytest.mark.parametrize("proves", [True, False])

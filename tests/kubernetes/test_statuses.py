@@ -91,6 +91,23 @@ def test_a_task_without_an_exit_code_is_the_infrastructures_failure() -> None:
     assert statuses.why_failed(task(state="Failed")) == ("", "")
 
 
+def test_a_task_was_taken_where_it_runs_or_a_step_began() -> None:
+    def taken(state: str | None, *steps: dict[str, Any], **more: Any) -> bool:
+        return statuses.taken({"status": {"state": state, "steps": list(steps), **more}})
+
+    begun, cancelled, skipped = {"startedAt": "2026-01-01T00:00:00Z"}, {"outcome": "Cancelled"}, {"outcome": "Skipped"}
+    assert [taken(state) for state in (None, "Pending", "Running", "Succeeded", "Failed")] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert not taken("Failed", {**cancelled, "exitCode": 137}, skipped, exitCode=137), "it never began"
+    assert taken("Failed", {**cancelled, **begun, "exitCode": 137}, skipped, exitCode=137)
+    assert taken("Failed", {"outcome": "TimedOut"}, exitCode=124)
+
+
 def test_a_status_of_another_version_is_an_infrastructure_error() -> None:
     with pytest.raises(InfrastructureError, match=r"step-1.*version"):
         statuses.read_steps(STEPS, task({"outcome": "Exploded", "exitCode": 1}), label)

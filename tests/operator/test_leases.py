@@ -90,21 +90,46 @@ async def test_a_sandbox_whose_lease_is_not_seen_ends_unless_that_is_there_and_r
 
         room.server.handlers |= {"GET": answer, "DELETE": deleted}
         body = sandbox(owners=owned_by("Lease", "u-lease", name="arl-l"))
+        room.control.store.put("sandboxes", body)
         leases = Leases(room.control)
-        leases.look_at_holder(body, set(), clock[0])
+        leases.look_at_holders([body], set(), clock[0])
         clock[0] += 19
-        leases.look_at_holder(body, set(), clock[0])
+        leases.look_at_holders([body], set(), clock[0])
         await asyncio.sleep(0.05)
         assert looks == 0, "its Lease may not have been seen yet"
-        for expected in (1, 2):
-            clock[0] += 20
-            leases.look_at_holder(body, set(), clock[0])
+        for expected, pause in ((1, 20), (2, 40)):
+            clock[0] += pause
+            leases.look_at_holders([body], set(), clock[0])
             await room.until(lambda expected=expected: looks == expected or room.server.asked_for("DELETE"))  # type: ignore[misc]  # a bound loop variable
             await asyncio.sleep(0.05)
-            leases.look_at_holder(body, set(), clock[0])  # asked a moment ago
+            leases.look_at_holders([body], set(), clock[0])  # asked a moment ago
             if finds == "one that nobody renews" and expected == 1:
                 assert not room.server.asked_for("DELETE")
         assert bool(room.server.asked_for("DELETE", "/sandboxes/sb")) is (finds != "one that is renewed")
+
+
+async def test_a_lease_is_asked_for_once_for_all_its_sandboxes_and_less_and_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be of any size and shape, and many Sandboxes may name it."""
+    async with leading(monkeypatch) as room:
+        leases, asked = Leases(room.control), 0
+
+        async def answer(_request: web.Request) -> web.Response:
+            nonlocal asked
+            asked += 1
+            return web.json_response(lease_of("u-lease", str(asked)))
+
+        room.server.handlers["GET"] = answer
+        bodies = [sandbox(f"sb{number}", owners=owned_by("Lease", "u-lease", name="arl-l")) for number in range(200)]
+        over = sandbox("over", owners=owned_by("Lease", "u-other", name="arl-o"), status={"phase": "Failed"})
+        moments = []
+        for moment in range(1000):
+            before = asked
+            leases.look_at_holders([*bodies, over], set(), float(moment))
+            await room.until(lambda: not room.control.jobs.busy(("holder", "u-lease")))
+            moments += [moment] * (asked - before)
+        assert moments == [20, 60, 140, 300, 620, 940], "in which pods of the others run"
 
 
 async def test_a_sandbox_whose_lease_is_seen_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,14 +137,14 @@ async def test_a_sandbox_whose_lease_is_seen_is_not_asked_about(monkeypatch: pyt
         leases = Leases(room.control)
         held, free = sandbox("held", owners=owned_by("Lease", "u-lease", name="arl-l")), sandbox("free")
         for moment in (1000.0, 1030.0):
-            leases.look_at_holder(held, {"u-lease"}, moment)
-            leases.look_at_holder(free, set(), moment)
-        leases.look_at_holder(held, set(), 1031.0)
-        leases.look_at_holder(held, {"u-lease"}, 1040.0)
-        leases.look_at_holder(held, set(), 1052.0)
+            leases.look_at_holders([held], {"u-lease"}, moment)
+            leases.look_at_holders([free], set(), moment)
+        leases.look_at_holders([held], set(), 1031.0)
+        leases.look_at_holders([held], {"u-lease"}, 1040.0)
+        leases.look_at_holders([held], set(), 1052.0)
         await asyncio.sleep(0.05)
         assert room.server.asked == []
-        leases.forget(set())
+        leases.look_at_holders([], set(), 1053.0)
         assert leases._unseen == {}
 
 

@@ -121,7 +121,7 @@ async def test_all_pools_of_a_namespace_look_once(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_selector_as_large_as_none_of_pods_selects_none(more: int) -> None:
     def selector(size: int) -> Any:
-        return {"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["x" * size]}]}
+        return {"matchExpressions": [{"key": POOL_LABEL, "operator": "NotIn", "values": ["x" * size]}]}
 
     server: Any = Server(0)
     server.selector = selector(4096 - weight(selector(0)) + more)
@@ -169,6 +169,11 @@ def test_so_many_selectors_of_a_namespace_are_held_and_the_rest_select_none() ->
             for operator, *values in (("Exists",), ("DoesNotExist",), ("In", "r"), ("NotIn", "r"))
         ),
         {"matchLabels": {POOL_LABEL: "python", RUN_LABEL: "r"}},
+        *(
+            expression(operator, label, *values)
+            for label in ("pod-template-hash", "topology.kubernetes.io/zone")
+            for operator, *values in (("DoesNotExist",), ("NotIn", "x"), ("Exists",), ("In", "x"))
+        ),
     ],
     ids=str,
 )

@@ -150,6 +150,22 @@ def test_an_annotation_that_is_longer_than_any_of_ours_is_none(size: int, kept: 
     assert (CLAIM in slim("pods", body)["metadata"].get("annotations", {})) is kept
 
 
+def test_above_its_bound_nothing_more_is_weighed() -> None:
+    class Counted(list[Any]):
+        looked = 0
+
+        def __iter__(self) -> Any:
+            Counted.looked += 1
+            return super().__iter__()
+
+    value = {"first": Counted([None] * 10), "rest": [Counted([None] * 1000) for _ in range(1000)]}
+    assert weight(value, 1000) > 1000
+    assert Counted.looked <= 1
+    whole = weight(value)
+    assert (weight(value, whole), Counted.looked > 1000) == (whole, True)
+    assert weight(value, whole - 1) > whole - 1
+
+
 def test_a_template_that_is_too_large_is_refused_with_a_sentence() -> None:
     def made(size: int) -> Any:
         found = pool()

@@ -1,12 +1,16 @@
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from pytest_arl.operator import sandbox_object
+from pytest_arl.operator import task_runner as task_runner_module
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import ending_of
+from pytest_arl.operator.introduction import LinkLost
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.objects import uid
 from pytest_arl.operator.task_message import Held
@@ -102,6 +106,33 @@ def test_a_task_of_which_cannot_be_said_that_it_runs_runs(error: ApiError, goes_
     else:
         with pytest.raises(ApiError):
             asyncio.run(writing)
+
+
+async def _that_runs(refusals: int, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When it was written that a Task runs, of which nothing is news; somebody keeps the first times from it."""
+    monkeypatch.setattr(task_runner_module, "_REWRITE_SECONDS", 0.05)
+    monkeypatch.setattr(task_runner_module, "_STEP_SECONDS", 0.0)
+    loop, writes = asyncio.get_running_loop(), []
+
+    async def write_status(*_: Any) -> Any:
+        writes.append(loop.time())
+        if len(writes) <= refusals:
+            raise ApiError(0, "Contended", "somebody else writes to it all the time")
+        return None
+
+    control: Any = SimpleNamespace(api=SimpleNamespace(write_status=write_status), store=Mock())
+    runner, link = TaskRunner(control, task(), None, {}, None), Mock(lost=loop.create_future())
+    with pytest.raises(LinkLost, match="keep its deadlines"):
+        await runner._watch(link, time.monotonic() + 0.4)
+    return writes
+
+
+@pytest.mark.parametrize(("refusals", "most"), [(0, 1), (3, 4)])
+def test_that_a_task_runs_is_written_again_where_somebody_kept_it_from_that(
+    monkeypatch: pytest.MonkeyPatch, refusals: int, most: int
+) -> None:
+    """Its client takes a Task of which nothing is said for one that no operator has seen."""
+    assert len(asyncio.run(_that_runs(refusals, monkeypatch))) == most
 
 
 @pytest.mark.parametrize(("conflicts", "adopted"), [(0, True), (3, True), (19, True), (20, False)])

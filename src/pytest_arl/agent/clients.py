@@ -140,10 +140,14 @@ class Holder(Client):
         self.refuse(stream, "a sandbox's holder runs nothing here: tasks come from the operator")
 
     def _spend(self, stream: int, request: dict[str, Any]) -> None:
-        """Its own Task is over, and this agent never had it: others may still make an object with the same proof."""
-        why_not = self.parts.tasks.spend(exact.text(request, "once", LONGEST_PROOF))
+        """Its own Task is over, and nothing told it that this agent had it: others may still make an object with the
+        same proof.
+        """
+        proof = exact.text(request, "once", LONGEST_PROOF)
+        why_not = self.parts.tasks.spend(proof)
         if why_not is None:
-            self._reply(stream, {})
+            ran, runs = self.parts.tasks.was_run(proof)
+            self._reply(stream, {"ran": ran, "runs": runs})
         else:
             self.refuse(stream, why_not)
 

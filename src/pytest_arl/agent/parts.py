@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pytest_arl.agent import files, limits, memory_watch, spool, system, usage
 from pytest_arl.agent.background import Backgrounds
+from pytest_arl.agent.pipes import open_null
 from pytest_arl.agent.task_registry import TaskRegistry
 
 TYPE_CHECKING = False
@@ -30,12 +31,14 @@ class AgentParts:
         oom: sets the OOM score of this process, which what it starts inherits.
         env: the base environment of steps.
         roots: the writable folders.
+        null: an open /dev/null.
         manifests: the checkpoints that have living processes, by their number.
     """
 
     def __init__(self, wait: Loop, oom: Callable[[bytes], None]) -> None:
         self.loop = wait
         self.oom = oom
+        self.null = open_null()
         self.configured = False
         self.inheritance: Inheritance | None = None
         self.backgrounds = Backgrounds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from pytest_arl.agent.loop import Loop
     from pytest_arl.agent.spool import Spool
 
-__all__ = ["Feed", "Output", "Pipes", "Push"]
+__all__ = ["Feed", "Output", "Pipes", "Push", "open_null"]
 
 _LARGE_PIPE = 1024 * 1024
 _F_SETPIPE_SZ = 1031
 _PIECE = 252 * 1024
+_NULL_DEVICE = os.makedev(1, 3)
+"""Of Linux's memory devices (Documentation/admin-guide/devices.txt)."""
 
 
 class Push:
@@ -260,11 +263,25 @@ class Feed:
             self._loop.remove(self._fd)
 
 
+def open_null() -> int:
+    """/dev/null, opened before any step runs; OSError where that is another file.
+
+    A step that is root in a container can put a link in its place, to a file that is open to the agent alone.
+    """
+    fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if os.fstat(fd).st_rdev != _NULL_DEVICE:
+        os.close(fd)
+        raise OSError(errno.ENODEV, "/dev/null is another file")
+    return fd
+
+
 class Pipes:
     """A program's three streams: what it gets, and what the agent keeps of them. OSError where none can be had."""
 
-    def __init__(self, loop: Loop, spool: Spool, *, stdin: bool, keep_ends: int) -> None:
+    def __init__(self, loop: Loop, spool: Spool, null: int, *, stdin: bool, keep_ends: int) -> None:
+        """``null`` is an open /dev/null: what a program without stdin reads."""
         self._loop = loop
+        self._null = null
         self._theirs: list[int] = []
         self._ours: list[int] = []
         try:
@@ -284,7 +301,7 @@ class Pipes:
             self._theirs.append(reader)
             self._ours.append(writer)
         else:
-            self._theirs.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            self._theirs.append(os.dup(self._null))
         for _ in range(2):
             reader, writer = os.pipe2(os.O_CLOEXEC)
             self._theirs.append(writer)

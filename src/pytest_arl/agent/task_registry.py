@@ -34,7 +34,7 @@ class TaskRegistry:
         self._tasks: dict[str, Task] = {}
         self._running: Task | None = None
         self._forgotten: dict[str, None] = {}
-        self._proofs: set[str] = set()
+        self._proofs: dict[str, str | None] = {}  # the id of the task that was run for it
         self._kept = 0
         parts.spool.make_room = self._forget_oldest
 
@@ -54,7 +54,7 @@ class TaskRegistry:
             return _TOO_MANY
         task = Task(self._parts, request, subscriber)
         if proof is not None:
-            self._proofs.add(proof)
+            self._proofs[proof] = task.id
         self._tasks[task.id] = self._running = task
         # Not from here: what goes wrong while it runs is the agent's fault, not the request's.
         self._parts.loop.call_at(0, task.start)
@@ -62,10 +62,16 @@ class TaskRegistry:
 
     def spend(self, proof: str) -> str | None:
         """Run nothing for that proof any more; why not, where that cannot be remembered."""
-        if len(self._proofs) >= _MOST_PROOFS:
-            return _TOO_MANY
-        self._proofs.add(proof)
+        if proof not in self._proofs:
+            if len(self._proofs) >= _MOST_PROOFS:
+                return _TOO_MANY
+            self._proofs[proof] = None
         return None
+
+    def was_run(self, proof: str) -> tuple[bool, bool]:
+        """Whether a task was run for that proof, and whether it still runs."""
+        task_id = self._proofs.get(proof)
+        return task_id is not None, task_id is not None and task_id == self.running
 
     def attach(self, task_id: str, subscriber: Subscriber) -> str | None:
         """Answer for a task that runs or was run; why not, where that cannot be."""

@@ -284,7 +284,7 @@ class Task:
         """Pipes and working directory of a Command."""
         try:
             cwd = self._parts.places.absolute(step.get("cwd") or b".")
-            pipes = Pipes(self._loop, self._parts.spool, stdin=stdin, keep_ends=self._keep // 2)
+            pipes = Pipes(self._loop, self._parts.spool, self._parts.null, stdin=stdin, keep_ends=self._keep // 2)
         except OSError as error:
             raise CannotStart(126, error.strerror or str(error)) from None
         return pipes, cwd

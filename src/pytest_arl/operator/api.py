@@ -19,6 +19,7 @@ import yarl
 from pytest_arl import json_text
 from pytest_arl.operator.api_errors import CONTENDED, GARBLED, AnswerTooLong, ApiError
 from pytest_arl.operator.credentials import connection
+from pytest_arl.operator.loop_share import LoopShare
 from pytest_arl.operator.paths import path
 
 if TYPE_CHECKING:
@@ -47,11 +48,11 @@ object may have 1.5 MB, most have 2 KB; as Python has them, they take up to 40 t
 """
 
 _MOST_ANSWER = 16 * 1024 * 1024
-_MOST_LARGE = 2
-"""Answers of more than a page at a time, whoever waits for one."""
 """Bytes of an object, or of an event of a watch; etcd keeps 1.5 MB, which are six times as much where every character
 is escaped.
 """
+_MOST_LARGE = 2
+"""Answers of more than a page at a time, whoever waits for one."""
 
 _MOST_ITEMS = 1000
 """Of a list that is wanted as a whole."""
@@ -84,6 +85,7 @@ class Api:
         self._watches: aiohttp.ClientSession | None = None
         self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_MOST_OF_A_NAMESPACE))
         self._large = asyncio.Semaphore(_MOST_LARGE)
+        self._share = LoopShare()
         self._info: kopf.ConnectionInfo | None = None
         self._headers: dict[str, str] = {}
 
@@ -116,6 +118,10 @@ class Api:
     async def get(self, where: str, **params: str) -> Object:
         """An object, or a list with these query parameters."""
         return (await self._ask("GET", where, params=params))[0]
+
+    async def get_large(self, where: str) -> Object:
+        """An object of which little is asked, and which somebody may have made as large as may be."""
+        return (await self._ask("GET", where, large=True))[0]
 
     async def items(
         self, where: str, keep: Callable[[Object], Object] = lambda each: each, **params: str
@@ -171,7 +177,9 @@ class Api:
                 if response.status >= 300:
                     raise _refusal(response.status, await response.content.read(_MOST_ANSWER))
                 async for line in _lines(response.content):
-                    yield _event(line)
+                    began = time.perf_counter()
+                    yield _event(line)  # and what is done about it
+                    await self._share.rest(_namespace(where), time.perf_counter() - began)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise ApiError(0, "Unreachable", f"a watch was cut off: {type(error).__name__}: {error}") from None
 
@@ -211,7 +219,7 @@ class Api:
 
     async def _identity(self, where: str) -> tuple[str, str]:
         """UID and version of an object, without holding the rest of it."""
-        meta = (await self._ask("GET", where, large=True))[0]["metadata"]
+        meta = (await self.get_large(where))["metadata"]
         return meta["uid"], meta["resourceVersion"]
 
     async def replace(self, where: str, body: Object, *, patience: float = PATIENCE_SECONDS) -> Object:
@@ -253,9 +261,12 @@ class Api:
         pause = 0.05
         while True:
             try:
-                async with self._turn(where), self._large if large else contextlib.nullcontext():
-                    data = None if body is None else _text(body)  # no more of them at a time than are on their way
-                    return await self._once(method, where, data, content, params, accept, most)
+                async with self._turn(where):
+                    async with self._large if large else contextlib.nullcontext():
+                        data = None if body is None else _text(body)  # no more of them than are on their way
+                        found, size, took = await self._once(method, where, data, content, params, accept, most)
+                    await self._share.rest(_namespace(where), took)
+                    return found, size
             except AnswerTooLong:
                 raise
             except ApiError as error:
@@ -271,8 +282,8 @@ class Api:
 
     def _turn(self, where: str) -> asyncio.Semaphore | contextlib.nullcontext[None]:
         """A place among the requests about one namespace."""
-        found = _NAMESPACE.search(where)
-        return contextlib.nullcontext() if found is None else self._turns[found[1]]
+        namespace = _namespace(where)
+        return contextlib.nullcontext() if namespace is None else self._turns[namespace]
 
     async def _once(
         self,
@@ -283,7 +294,8 @@ class Api:
         params: Mapping[str, str] | None,
         accept: str | None,
         most: int,
-    ) -> tuple[Object, int]:
+    ) -> tuple[Object, int, float]:
+        """The answer, its bytes, and the seconds that reading it took."""
         if self._session is None or self._info is None:
             raise RuntimeError("the session with the API server is not open")
         headers = {**self._headers, "Accept": accept or "application/json"}
@@ -301,10 +313,16 @@ class Api:
             raise ApiError(0, "Unreachable", f"the API server does not answer: {said}") from None
         if status >= 300:
             raise _refusal(status, raw)
+        began = time.perf_counter()
         found = _parsed(raw)
         if found is None:
             raise ApiError(0, GARBLED, "the API server answers with what is no JSON object")
-        return found, len(raw)
+        return found, len(raw), time.perf_counter() - began
+
+
+def _namespace(where: str) -> str | None:
+    found = _NAMESPACE.search(where)
+    return None if found is None else found[1]
 
 
 def _text(body: Object) -> bytes:

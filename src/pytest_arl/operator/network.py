@@ -44,17 +44,24 @@ def isolation(policies: Iterable[Object], labels: Mapping[str, str], namespace: 
 def _around(policy: Object, labels: Mapping[str, str]) -> dict[str, Any]:
     """Name and directions of a policy that selects pods with these labels, without its rules; empty for any other."""
     selector = policy["spec"].get("podSelector") or {}
-    if _tells_apart(selector) or not selects(selector, labels):
+    if _tells_apart(selector, labels) or not selects(selector, labels):
         return {}
     return {"name": name(policy), "types": _types(policy)}
 
 
-def _tells_apart(selector: Object) -> bool:
-    """True if it may choose some pods of a pool that are in use, and others not."""
+def _tells_apart(selector: Object, labels: Mapping[str, str]) -> bool:
+    """True if it may choose some pods of a pool that are in use, and others not.
+
+    Some have labels that are not known here: ``pod-template-hash`` from the pool's Deployment, the node's topology from
+    the scheduler (Kubernetes 1.35). A selector that asks for the absence of any other label may leave these out.
+    """
     if not _DIFFERENT.isdisjoint(selector.get("matchLabels") or {}):
         return True
     asked = [(each["key"], each["operator"]) for each in selector.get("matchExpressions") or ()]
-    return any(key in _DIFFERENT and (key, operator) != (SANDBOX_LABEL, "Exists") for key, operator in asked)
+    return any(
+        key not in labels or (key in _DIFFERENT and (key, operator) != (SANDBOX_LABEL, "Exists"))
+        for key, operator in asked
+    )
 
 
 def _judged(around: Sequence[Mapping[str, Any]], namespace: str) -> Object:
@@ -112,7 +119,7 @@ class _Outlines:
 
     def __call__(self, policy: Object) -> Object:
         selector = policy["spec"].get("podSelector") or {}
-        size = weight(selector)
+        size = weight(selector, _MOST_SELECTOR)
         if size > min(_MOST_SELECTOR, self._left):
             selector, size = NOTHING, 0
         self._left -= size

@@ -7,6 +7,7 @@ is some. Kinds have a bound each, so that Tasks, which anybody makes by the thou
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,11 @@ class Room:
 
         What is known already has a little more room, and its least form in any case: nothing is forgotten that is used.
         """
-        which, namespace, size = uid(body), body["metadata"]["namespace"], weight(body)
+        which, namespace, size = (
+            uid(body),
+            body["metadata"]["namespace"],
+            weight(body, _WHOLE_TASK if kind == "tasks" else math.inf),
+        )
         most = self._most(kind, which)
         whole = min(most, _WHOLE_TASKS) if kind == "tasks" else most
         if (kind == "tasks" and size > _WHOLE_TASK) or not self.has(kind, namespace, which, size, whole):

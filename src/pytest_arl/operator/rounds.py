@@ -93,8 +93,7 @@ class Rounds:
         seen = set(map(uid, leases))
         keepers = [keeper for keeper, _ in self._control.sandboxes.values()]
         kept = [(keeper, body) for keeper in keepers if (body := keeper.body) is not None]
-        self._each("holder", [body for _, body in kept], lambda body: self._leases.look_at_holder(body, seen, moment))
-        self._leases.forget({uid(body) for _, body in kept})
+        self._leases.look_at_holders((body for _, body in kept), seen, moment)
         for keeper, body in kept:
             self._each("lifetime", [body], lambda body, keeper=keeper: self._lifetime(keeper, body))  # type: ignore[misc]  # a bound loop variable
         tasks = self._store.all("tasks")

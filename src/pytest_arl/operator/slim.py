@@ -7,6 +7,7 @@ namespace's Tasks are together; else it is read again when it runs. How much is 
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -68,20 +69,29 @@ _TASK_STATUS = ("state", "startTime")
 _POD_STATUS = ("phase", "reason", "message", "conditions", "podIP", "containerStatuses", "initContainerStatuses")
 _CUT, _TOO_LARGE = "stepsLeftOut", "templateLeftOut"
 _MOST_DEPTH = 32
+_LEAST = 16
+"""Bytes of the smallest value, None."""
 
 
-def weight(value: Any, *, depth: int = 0) -> int:
+def weight(value: Any, most: float = math.inf) -> int:
     """Bytes that a value of JSON takes in Python, at most: a key or text that two have in common counts twice.
 
-    Nesting that no object of ours has counts as endless.
+    Nesting that no object of ours has counts as endless. Above ``most`` no more is looked at, and only that is known.
     """
-    if depth > _MOST_DEPTH:
-        return MOST_TEMPLATE + 1
-    size = sys.getsizeof(value)
-    if isinstance(value, dict):
-        return size + sum(sys.getsizeof(key) + weight(each, depth=depth + 1) for key, each in value.items())
-    if isinstance(value, list):
-        return size + sum(weight(each, depth=depth + 1) for each in value)
+    size, left = 0, [(value, 0)]
+    while left and size <= most:
+        each, depth = left.pop()
+        if depth > _MOST_DEPTH:
+            return MOST_TEMPLATE + 1
+        size += sys.getsizeof(each)
+        if isinstance(each, dict):
+            size += sum(map(sys.getsizeof, each))
+            each = each.values()
+        elif not isinstance(each, list):
+            continue
+        if size + _LEAST * len(each) > most:  # before a place is made for each of a million
+            return size + _LEAST * len(each)
+        left += [(one, depth + 1) for one in each]
     return size
 
 
@@ -99,7 +109,7 @@ def slim(kind: str, body: Object) -> Object:
     found["spec"] = spec
     if status is not None:
         found["status"] = _status(kind, status)
-    if kind == "warmpools" and weight(spec.get("template")) > MOST_TEMPLATE:
+    if kind == "warmpools" and weight(spec.get("template"), MOST_TEMPLATE) > MOST_TEMPLATE:
         return cut(kind, found)
     return found
 
@@ -185,10 +195,10 @@ def _sandbox(spec: Object) -> Object:
 def _status(kind: str, given: Object) -> Object:
     """The part of a status that is asked for; without its conditions where it is larger than any of the operator's."""
     if kind == "warmpools":
-        return given if weight(given) <= MOST_STATUS[kind] else {}
+        return given if weight(given, MOST_STATUS[kind]) <= MOST_STATUS[kind] else {}
     found = _short(given, _TASK_STATUS if kind == "tasks" else _SANDBOX_STATUS, MOST_MESSAGE)
     whole = {**found, "conditions": given["conditions"]} if "conditions" in given else found
-    return next((each for each in (whole, found) if weight(each) <= MOST_STATUS[kind]), {})
+    return next((each for each in (whole, found) if weight(each, MOST_STATUS[kind]) <= MOST_STATUS[kind]), {})
 
 
 def _pod(pod: Object) -> Object:
@@ -197,7 +207,7 @@ def _pod(pod: Object) -> Object:
     containers = [{key: each[key] for key in ("name", "resources") if key in each} for each in spec["containers"]]
     gates = {"schedulingGates": spec["schedulingGates"]} if spec.get("schedulingGates") else {}
     status = {key: given[key] for key in _POD_STATUS if key in given}
-    if weight([containers, gates]) > MOST_POD or weight(status) > MOST_POD:
+    if weight([containers, gates], MOST_POD) > MOST_POD or weight(status, MOST_POD) > MOST_POD:
         return _too_large_pod()
     return {"spec": {"containers": containers, **gates}, "status": status}
 

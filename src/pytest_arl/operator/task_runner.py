@@ -41,6 +41,10 @@ _LOG = logging.getLogger(__name__)
 _QUICK_SECONDS = 0.03
 """A Task that takes no longer is written once. Each write costs the API server 2.2 ms, more than such a Task takes."""
 
+_REWRITE_SECONDS = 5.0
+"""After which it is written again that a Task runs, where somebody else changed the object all the time: its client
+takes an object of which nothing is said for 40 s for one that no operator has seen.
+"""
 _STEP_SECONDS = 0.5
 """Between two writes of steps that have ended."""
 
@@ -198,9 +202,11 @@ class TaskRunner:
         """A Task that takes its time: write that it runs, then steps as they end, not too often."""
         while not self.progress.done:
             shown = len(self.progress.ended)
-            await self._write_running()
+            written = await self._write_running()
             pause = time.monotonic() + _STEP_SECONDS
-            if not await self._until(link, deadline, lambda shown=shown: len(self.progress.ended) > shown):  # type: ignore[misc]  # a bound loop variable
+            until = deadline if written else min(deadline, time.monotonic() + _REWRITE_SECONDS)
+            news = await self._until(link, until, lambda shown=shown: len(self.progress.ended) > shown)  # type: ignore[misc]  # a bound loop variable
+            if not news and time.monotonic() >= deadline:
                 link.close("the agent does not keep its deadlines")
                 raise LinkLost("the agent does not keep its deadlines")
             await self._until(link, min(pause, deadline), lambda: False)
@@ -225,7 +231,8 @@ class TaskRunner:
         if refused.code in ("another boot", OLDER_EPOCH, "not configured"):
             raise LinkLost(f"the agent refuses: {refused.text}", refused.code)
 
-    async def _write_running(self) -> None:
+    async def _write_running(self) -> bool:
+        """Whether it is written, or never will be."""
         status = task_status.running(self.task, self.progress, self._began, self._limits)
         try:
             await write(self._control, self.task, status)
@@ -233,6 +240,8 @@ class TaskRunner:
             if not error.too_large and error.reason != CONTENDED:
                 raise
             _LOG.warning("it is not written that a Task runs: %s", error)
+            return error.reason != CONTENDED
+        return True
 
     async def _finish(self) -> None:
         if not self.progress.ended:

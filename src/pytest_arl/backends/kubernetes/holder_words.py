@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_arl.agent_client.channel import Stream
     from pytest_arl.backends.kubernetes.manifests import Payload
 
-__all__ = ["spend", "supply"]
+__all__ = ["Spend", "supply"]
 
 _SUPPLY_SECONDS = 120.0
 _SPEND_SECONDS = 10.0
@@ -31,14 +31,23 @@ def supply(payload: Payload) -> Callable[[Stream], None]:
     return send
 
 
-def spend(proof: str) -> Callable[[Stream], None]:
-    """Have it run nothing for that proof any more. InfrastructureError where it refuses."""
+class Spend:
+    """Has it run nothing for a proof any more. InfrastructureError where it refuses.
 
-    def send(stream: Stream) -> None:
-        stream.send(frames.SPEND, {"once": proof})
+    Attributes:
+        ran: whether a Task with that proof was run before.
+        runs: whether it still runs.
+    """
+
+    def __init__(self, proof: str) -> None:
+        self._proof = proof
+        self.ran = self.runs = False
+
+    def __call__(self, stream: Stream) -> None:
+        """Ask, over the holder's channel."""
+        stream.send(frames.SPEND, {"once": self._proof})
         try:
-            stream.reply(time.monotonic() + _SPEND_SECONDS)
+            said = stream.reply(time.monotonic() + _SPEND_SECONDS)
         except AgentError as error:
             raise InfrastructureError(error.text) from None
-
-    return send
+        self.ran, self.runs = said.get("ran") is True, said.get("runs") is True

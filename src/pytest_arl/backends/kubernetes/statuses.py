@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["condition", "finished", "is_whole", "phase", "read_steps", "started", "taken", "warm", "why", "why_failed"]
 
+_NEVER_BEGAN = ("Cancelled", "Skipped")
 _UNKNOWN = "\ufffd"
 
 
@@ -58,9 +59,14 @@ def started(found: Mapping[str, Any] | None) -> bool:
 
 
 def taken(found: Mapping[str, Any] | None) -> bool:
-    """True if the agent is known to have had the Task: it runs, or its steps have said how it ended."""
-    state = _status(found).get("state")
-    return state in ("Running", "Succeeded") or (state == "Failed" and why_failed(found) is None)
+    """True if the agent is known to have had the Task: it runs, it has succeeded, or a step says that it began.
+
+    A Task that was cancelled before it began has an exit code as well.
+    """
+    status = _status(found)
+    if status.get("state") in ("Running", "Succeeded"):
+        return True
+    return any(one.get("startedAt") or one.get("outcome") not in _NEVER_BEGAN for one in status.get("steps") or ())
 
 
 def finished(found: Mapping[str, Any] | None) -> bool:

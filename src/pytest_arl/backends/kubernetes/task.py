@@ -129,16 +129,18 @@ class RunningTask:
         self.mail.claim(made)
 
     def _spend(self) -> None:
-        """After its end: where the agent never had the Task, have it refuse the proof. Whoever reads the object could
-        otherwise make it anew and have it run beside what comes later.
+        """After its end: where nothing says that the agent had the Task, have it refuse the proof. Whoever reads the
+        object could otherwise make it anew and have it run beside what comes later.
         """
         if self._taken or self._proof is None or not self._sandbox.alive():
             return
-
+        spend = holder_words.Spend(self._proof)
         try:
-            self._sandbox.exchange(holder_words.spend(self._proof))
+            self._sandbox.exchange(spend)
         except ArlError as error:
             self._lose(f"its agent does not give up a Task that it never had: {error}")
+        if spend.runs or (spend.ran and not self._cancelled):
+            self._lose(f"its agent has run Task {self.name!r}, and nothing said so")
 
     # Waiting
 
