@@ -147,6 +147,30 @@ async def test_a_link_that_ended_is_not_handed_out_and_is_opened_anew(
     assert await scene.idle_links.take(idle(), None) is None
 
 
+async def test_silent_agents_of_a_namespace_hold_up_no_visit_to_another(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = asyncio.Event()
+
+    async def greets_nobody(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await silent.wait()
+        writer.close()
+
+    server = await asyncio.start_server(greets_nobody, "127.0.0.2", pod.PORT)
+    for number in range(20):
+        found = idle(namespace="silent", uid=f"uid-silent-{number}")
+        found["status"]["podIP"] = "127.0.0.2"
+        scene.idle_links.look(found)
+    await asyncio.sleep(0.05)
+    scene.idle_links.look(idle())
+    async with asyncio.timeout(3):  # a silent one is given up after five
+        while not scene.agent.connections:
+            await asyncio.sleep(0.01)
+    silent.set()
+    server.close()
+    await scene.settle()
+
+
 async def test_an_agent_that_refuses_its_holder_is_left_to_who_connects_himself(scene: Scene) -> None:
     scene.idle_links.look(idle())
     await scene.settle()

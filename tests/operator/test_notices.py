@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from pytest_arl.operator.objects import MOST_MESSAGE, conditions
 from pytest_arl.operator.pod_problems import newest_warning
@@ -38,6 +41,29 @@ async def test_of_a_message_an_event_has_its_beginning_and_no_more_is_looked_at(
     assert len(event["message"]) == 1024
     assert event["message"].startswith("a" * 1000 + "\\x01")
     assert max(looked) == 1024
+
+
+@pytest.mark.asyncio
+async def test_a_namespace_whose_events_do_not_arrive_leaves_out_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch) as room:
+        stuck, written = asyncio.Event(), []
+
+        async def post(request: web.Request) -> web.Response:
+            written.append(request.path.split("/")[4])
+            if written[-1] == "full":
+                await stuck.wait()
+            return web.json_response({}, status=201)
+
+        room.server.handlers["POST"] = post
+        for namespace, many in (("full", 30), ("quiet", 5)):
+            for number in range(many):
+                body = pool(f"p{number}")
+                body["metadata"]["namespace"] = namespace
+                room.control.notices.warn(body, "NotUnderstood", "m")
+        await room.until(lambda: len(written) == 15)
+        stuck.set()
+        await asyncio.sleep(0.05)
+    assert Counter(written) == {"full": 10, "quiet": 5}
 
 
 @pytest.mark.parametrize("size", [MOST_MESSAGE, MOST_MESSAGE + 1, 1_000_000])

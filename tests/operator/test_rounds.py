@@ -219,6 +219,30 @@ async def _later(answer: web.Response) -> web.Response:
     return answer
 
 
+async def test_a_namespace_whose_tasks_are_deleted_slowly_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would count against the other's quota until none is left for its next Task."""
+    async with leading(monkeypatch) as room:
+        stuck = asyncio.Event()
+
+        async def delete(request: web.Request) -> web.Response:
+            if "/namespaces/slow/" in request.path:
+                await stuck.wait()
+            return web.json_response({})
+
+        room.server.handlers["DELETE"] = delete
+        for namespace, many in (("slow", 30), ("ns", 3)):
+            for number in range(many):
+                body = task(f"t{number}", ttlSecondsAfterFinished=0)
+                body["metadata"]["namespace"] = namespace
+                body["status"] = {"state": "Succeeded", "completionTime": "2026-01-01T00:00:00Z"}
+                room.control.store.put("tasks", body)
+        room.rounds.once()
+        await room.until(lambda: len(room.server.asked_for("DELETE", "/namespaces/ns/tasks/")) == 3)
+        assert len(room.server.asked_for("DELETE", "/namespaces/slow/tasks/")) == 4
+        stuck.set()
+        await room.until(lambda: len(room.server.asked_for("DELETE")) == 33)
+
+
 async def test_a_finished_task_that_a_finalizer_keeps_is_deleted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else thousands of them were deleted, and read, anew each minute."""
     async with leading(monkeypatch) as room:

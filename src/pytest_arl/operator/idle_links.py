@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from pytest_arl.operator.introduction import LinkLost
@@ -28,7 +29,9 @@ __all__ = ["IdleLinks"]
 _LOG = logging.getLogger(__name__)
 
 _AT_ONCE = 8
-"""Visits at a time: each is a signature, and there may be a thousand idle pods."""
+"""Visits of a namespace at a time: each is a signature, and there may be a thousand idle pods. An agent that is silent
+takes one for seconds.
+"""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 300.0
 """From one visit to the next of the same pod, doubled with each: an agent may end every link that it is given."""
@@ -54,7 +57,7 @@ class IdleLinks:
         self._refused = refused
         self._links: dict[str, AgentLink] = {}
         self._visited: set[str] = set()
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
         self._again: dict[str, tuple[float, float]] = {}
 
     def look(self, pod: Object) -> None:
@@ -75,7 +78,7 @@ class IdleLinks:
 
     async def _visit(self, pod: Object) -> None:
         try:
-            async with self._turns:
+            async with self._turns[pod["metadata"]["namespace"]]:
                 if uid(pod) not in self._visited:
                     return  # it was claimed, or is gone
                 link = await AgentLink.connect(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pytest_arl.operator.api_errors import ApiError
@@ -23,8 +24,8 @@ _LOG = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 600.0
 _MOST_REMEMBERED = 5_000
-_MOST_AT_ONCE = 50
-"""Events on their way; more than these are left out, as they are a help and no promise."""
+_MOST_AT_ONCE = 10
+"""Events of a namespace on their way; more than these are left out, as they are a help and no promise."""
 
 _MOST_MESSAGE = 1024
 """Characters of an Event's message, by the API server's own rule."""
@@ -38,18 +39,21 @@ class Notices:
         self._jobs = jobs
         self._identity = identity[:128]
         self._told: dict[tuple[str, str], float] = {}
-        self._on_their_way = 0
+        self._on_their_way: Counter[str] = Counter()
 
     def warn(self, body: Object, reason: str, message: str) -> None:
         """Say of an object what is wrong with it."""
         which, moment = (uid(body), reason), time.monotonic()
-        if moment - self._told.get(which, -_AGAIN_SECONDS) < _AGAIN_SECONDS or self._on_their_way >= _MOST_AT_ONCE:
+        namespace = body["metadata"]["namespace"]
+        if moment - self._told.get(which, -_AGAIN_SECONDS) < _AGAIN_SECONDS:
+            return
+        if self._on_their_way[namespace] >= _MOST_AT_ONCE:
             return
         self._told.pop(which, None)
         self._told[which] = moment
         if len(self._told) > _MOST_REMEMBERED:
             del self._told[next(iter(self._told))]
-        self._on_their_way += 1
+        self._on_their_way[namespace] += 1
         _ = self._jobs.start(self._write(body, reason, readable(message, _MOST_MESSAGE)))
 
     async def _write(self, body: Object, reason: str, message: str) -> None:
@@ -74,4 +78,6 @@ class Notices:
         except (ApiError, UnsafeName) as error:
             _LOG.info("an Event was not written: %s", error, extra={"data": {"object": "/".join(where)}})
         finally:
-            self._on_their_way -= 1
+            self._on_their_way[where.namespace] -= 1
+            if not self._on_their_way[where.namespace]:
+                del self._on_their_way[where.namespace]

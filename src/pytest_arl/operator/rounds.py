@@ -41,7 +41,6 @@ _NOT_FOUND_SECONDS = 10.0
 """How long a Task's Sandbox may be missing: the objects of one apply come in any order."""
 
 _LAST_TASK_SECONDS = 30.0
-_DELETES_AT_ONCE = 4
 _ASKED_SECONDS = 600.0
 """After which a finished Task that was deleted, and is still there, is deleted again."""
 _BUSY_SURPLUS = 200
@@ -58,7 +57,6 @@ class Rounds:
         self._jobs = control.jobs
         self._resync = resync
         self._leases = Leases(control)
-        self._deletes = asyncio.Semaphore(_DELETES_AT_ONCE)
         self._ended = time.monotonic()
         self._asked: dict[str, float] = {}
 
@@ -179,12 +177,12 @@ class Rounds:
                     spare = lifetimes.surplus([(each.completed, each.key.name, each.uid) for each in kept], bound)
                     gone |= {which: finished[which] for which in spare}
             for each in gone.values():
-                self._jobs.once(("delete", each.uid), lambda each=each: self._delete(each))  # type: ignore[misc]  # a bound loop variable
+                lane = "deletes", sandbox.namespace
+                self._jobs.in_turn(lane, ("delete", each.uid), lambda each=each: self._delete(each))  # type: ignore[misc]  # a bound loop variable
 
     async def _delete(self, task: Finished) -> None:
         """Delete a Task; its event takes it from the store."""
-        async with self._deletes:
-            await self._api.delete(path("tasks", *task.key), task.uid)
+        await self._api.delete(path("tasks", *task.key), task.uid)
         self._asked[task.uid] = time.monotonic()
 
     # What no event told
