@@ -6,7 +6,7 @@ import pytest
 from pytest_arl.operator import room
 from pytest_arl.operator.objects import Key, key, name, uid, version
 from pytest_arl.operator.ownership import Ownership
-from pytest_arl.operator.slim import is_cut, is_too_large, weight
+from pytest_arl.operator.slim import is_cut, is_too_large, slim, weight
 from pytest_arl.operator.store import DEFAULT_TTL_SECONDS, Store
 from pytest_arl.pod import POOL_LABEL, STATUS_LABEL
 from tests.operator.objects import command, owned_by, pod, pool, sandbox, task
@@ -258,6 +258,17 @@ def test_a_large_task_waits_without_its_content() -> None:
     cut, whole = store.tasks(SB)
     assert cut["spec"] == {"sandboxRef": "sb", "steps": []}
     assert whole["spec"] == small["spec"]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_small_task_waits_whole_however_many_large_ones_do(more: int) -> None:
+    """It would be read behind all of them."""
+    store = Store()
+    for number in range(50):
+        store.put("tasks", task(f"large{number}", command("x", "y" * 250_000)))
+    bare = weight(slim("tasks", task("last", command("x", "y"))))
+    store.put("tasks", task("last", command("x", "y" * (1 + 4096 - bare + more))))
+    assert is_cut(store.tasks(SB)[-1]) is bool(more)
 
 
 def test_of_many_tasks_as_many_wait_whole_as_there_is_room_for() -> None:

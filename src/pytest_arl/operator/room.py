@@ -33,6 +33,11 @@ MOST = {
 _WHOLE_TASK = 256 * 1024
 """Bytes of a Task that is kept whole while it waits."""
 
+_SMALL_TASK = 4 * 1024
+"""Bytes of a Task that is kept whole however many others there are: most run one command. One that has to be read first
+waits for the others that have to.
+"""
+
 _WHOLE_TASKS = 8 * 1024 * 1024
 """Bytes of a namespace's Tasks up to which one more is kept whole."""
 
@@ -70,7 +75,7 @@ class Room:
             weight(body, _WHOLE_TASK if kind == "tasks" else math.inf),
         )
         most = self._most(kind, which)
-        whole = min(most, _WHOLE_TASKS) if kind == "tasks" else most
+        whole = min(most, _WHOLE_TASKS) if kind == "tasks" and size > _SMALL_TASK else most
         if (kind == "tasks" and size > _WHOLE_TASK) or not self.has(kind, namespace, which, size, whole):
             body = cut(kind, body)
             size = weight(body)
