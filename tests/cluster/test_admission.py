@@ -127,6 +127,41 @@ def test_nobody_makes_a_pod_with_the_label(installation: Installation, maker: Ma
     installation.kubectl(*dry, namespace="default", text=json.dumps(pod_of(IDLE)))
 
 
+def test_no_pod_beside_sandboxes_takes_the_operators_place(installation: Installation, maker: Maker) -> None:
+    """The scheduler would end the operator's pod for it, again and again, or keep it from every node."""
+
+    def creates(**spec: Any) -> str:
+        body = pod_of({})
+        return maker.creates({**body, "spec": {**body["spec"], **spec}})
+
+    def apart(when: str = "requiredDuringSchedulingIgnoredDuringExecution", **where: Any) -> Json:
+        term: Json = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {}, **where}
+        if when.startswith("preferred"):
+            term = {"weight": 1, "podAffinityTerm": term}
+        return {"podAntiAffinity": {when: [term]}}
+
+    mine, others = installation.namespace, installation.operator_namespace
+    taken: list[Json] = [
+        {},
+        {"affinity": apart()},
+        {"affinity": apart(namespaces=[mine])},
+        {"affinity": apart("preferredDuringSchedulingIgnoredDuringExecution", namespaces=[others])},
+    ]
+    for spec in taken:
+        assert creates(**spec) == "", spec
+    refused: list[Json] = [
+        {"priorityClassName": "system-node-critical"},
+        {"priorityClassName": "system-cluster-critical"},
+        {"affinity": apart(namespaces=[mine, others])},
+        {"affinity": apart(namespaceSelector={})},
+    ]
+    for spec in refused:
+        assert forbidden(creates(**spec)), spec
+    body = pod_of({})
+    body["spec"]["priorityClassName"] = "system-cluster-critical"
+    installation.kubectl("create", "--dry-run=server", "-f", "-", namespace="default", text=json.dumps(body))
+
+
 def test_nobody_makes_one_that_names_a_replica_set_as_its_maker(
     installation: Installation, maker: Maker, python_pool: str
 ) -> None:

@@ -93,6 +93,8 @@ def _documents(installation: Installation) -> Iterator[str]:
     yield _filled("admission.yaml", installation)
     if installation.everywhere:
         yield _filled("operator-everywhere.yaml", installation)
+    else:
+        yield _filled("admission-neighbours.yaml", installation)
     for sandboxes in installation.sandboxes:
         if not installation.everywhere:
             yield _filled("operator-there.yaml", installation, sandboxes)
