@@ -201,7 +201,8 @@ def stand_in(installation: Installation, name: str, **spec: Any) -> Json:
 
 @pytest.mark.timeout(600)
 def test_the_operators_pod_finds_a_node_whatever_pods_want_beside_them(installation: Installation) -> None:
-    """Kubernetes keeps the anti-affinity of pods that stand for those that come later."""
+    """Kubernetes keeps the anti-affinity of pods that stand for those that come later. Beside sandboxes it is refused."""
+    elsewhere = f"{installation.namespace}-elsewhere"
     own, nodes = installation.operator_namespace, len(installation.get("nodes")["items"])
     term = {
         "labelSelector": {"matchLabels": {"stands-in": "for-the-operator"}},
@@ -213,14 +214,15 @@ def test_the_operators_pod_finds_a_node_whatever_pods_want_beside_them(installat
         {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}
         | {"labelSelector": {"matchLabels": {"hostile": "loner"}}}
     ]
-    for number in range(nodes):
-        loner = stand_in(installation, f"loner-{number}", affinity=alone, topologySpreadConstraints=spread)
-        loner["metadata"]["labels"] = {"hostile": "loner"}
-        loner["spec"].pop("priorityClassName", None)
-        installation.apply(loner)
+    installation.kubectl("create", "namespace", elsewhere, namespace="")
     try:
+        for number in range(nodes):
+            loner = stand_in(installation, f"loner-{number}", affinity=alone, topologySpreadConstraints=spread)
+            loner["metadata"]["labels"] = {"hostile": "loner"}
+            loner["spec"].pop("priorityClassName", None)
+            installation.kubectl("apply", "-f", "-", namespace=elsewhere, text=json.dumps(loner))
         pods = [f"pod/loner-{number}" for number in range(nodes)]
-        installation.wait("condition=PodScheduled", *pods)
+        installation.wait("condition=PodScheduled", *pods, namespace=elsewhere)
         control = stand_in(installation, "control")
         control["spec"].pop("priorityClassName", None)
         installation.kubectl("apply", "-f", "-", namespace=own, text=json.dumps(control))
@@ -233,7 +235,7 @@ def test_the_operators_pod_finds_a_node_whatever_pods_want_beside_them(installat
         done = any(installation.kubectl(*wait, namespace=own, check=False).returncode == 0 for _ in range(3))
         assert done, installation.report()
     finally:
-        installation.kubectl("delete", "pod", "-l", "hostile=loner", "--wait=false", check=False)
+        installation.kubectl("delete", "namespace", elsewhere, "--wait=false", namespace="", check=False)
         installation.kubectl(
             "delete", "pod", "-l", "stands-in=for-the-operator", "--wait=false", namespace=own, check=False
         )
