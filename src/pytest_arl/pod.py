@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from pytest_arl.agent.container import (
+    FILE_BYTES_VARIABLE,
     KEPT_VARIABLE,
     OPERATOR_KEYS_VARIABLE,
     POD_UID_VARIABLE,
@@ -28,6 +29,7 @@ __all__ = [
     "AGENT_CONTAINER",
     "AGENT_FOLDER",
     "EXECUTOR_CONTAINER",
+    "FILE_BYTES_VARIABLE",
     "GRACE_SECONDS",
     "IDLE_COMMAND",
     "INSTALL_COMMAND",

@@ -341,6 +341,17 @@ def test_the_holder_cancels_a_task(agent: Agent) -> None:
     assert result.outcome == "Cancelled"
 
 
+@pytest.mark.parametrize("bound", ["1048576", "", "x", "9" * 19])
+def test_steps_write_no_file_larger_than_the_pod_has_room_for(bound: str) -> None:
+    with agent_of(env={pod.FILE_BYTES_VARIABLE: bound}) as agent:
+        steps = [command("dd", "if=/dev/zero", "of=file", "bs=1024", f"count={count}") for count in (1024, 1025)]
+        at, above = (agent.operator().execute(step, name=str(number))[0] for number, step in enumerate(steps))
+        (echo,) = agent.operator().execute(command("env"), name="env")
+    assert at.outcome == "Succeeded"
+    assert (above.outcome, above.signal) == (("Killed", "SIGXFSZ") if bound == "1048576" else ("Succeeded", None))
+    assert "FILE_BYTES" not in echo.stdout
+
+
 def spend(agent: Agent, proof: str) -> tuple[bool, bool]:
     """Whether a task was run for a proof, and whether it still runs."""
     with agent.holder_channel().open() as stream:

@@ -409,6 +409,26 @@ def test_the_agent_is_told_which_of_the_kubelets_variables_are_the_templates() -
 
 
 @pytest.mark.parametrize(
+    ("limits", "volumes", "largest"),
+    [
+        ({}, [], ""),
+        ({"memory": "1Gi"}, [{"emptyDir": {"sizeLimit": "1Gi"}}], ""),
+        ({"ephemeral-storage": "64Mi"}, [], str(64 << 20)),
+        ({"ephemeral-storage": "64Mi"}, [{"emptyDir": {"sizeLimit": "1Gi"}}, {"emptyDir": {}}], str(1 << 30)),
+        ({"ephemeral-storage": "64Mi"}, [{"configMap": {"name": "x"}}], str(64 << 20)),
+        ({"ephemeral-storage": "64Mi"}, [{"persistentVolumeClaim": {"claimName": "x"}}], ""),
+    ],
+)
+def test_the_agent_is_told_the_largest_file_that_its_pod_has_room_for(limits: Any, volumes: Any, largest: str) -> None:
+    """/dev/termination-log lies on the node's disk and counts nowhere."""
+    named = [{"name": f"v{number}", **each} for number, each in enumerate(volumes)]
+    body = pool(resources={"limits": limits})
+    body["spec"]["template"]["spec"]["volumes"] = named
+    executor = made(body)["spec"]["containers"][1]
+    assert {"name": pod.FILE_BYTES_VARIABLE, "value": largest} in executor["env"]
+
+
+@pytest.mark.parametrize(
     ("template", "field"),
     [
         ({"spec": []}, "spec.template.spec"),

@@ -27,6 +27,10 @@ PRIVATE_PREFIX = "ARL_"
 POD_UID_VARIABLE = "ARL_POD_UID"
 OPERATOR_KEYS_VARIABLE = "ARL_OPERATOR_KEYS"
 WORKSPACE_VARIABLE = "ARL_WORKSPACE"
+FILE_BYTES_VARIABLE = "ARL_FILE_BYTES"
+"""The largest file that the pod's volumes have room for. Some files of a container lie on the node's disk and count
+nowhere: /dev/termination-log, which all may write, is one.
+"""
 KEPT_VARIABLE = "ARL_KEPT_VARIABLES"
 """Names of variables that the pool's template sets and that look like the kubelet's own, with spaces between them."""
 
@@ -43,6 +47,8 @@ _SPOOL_IN_MEMORY = 64 * 1024 * 1024
 """Bytes of output where there is no folder for it: they count in the pod's memory."""
 _MOST_VARIABLES, _MOST_FOLDERS = 100_000, 64
 _LONGEST_SECONDS = 1e10
+_LONGEST_NUMBER = 18
+"""Digits: what fits into the kernel's 64 bits."""
 _CGROUPS = b"/sys/fs/cgroup"
 _PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -55,6 +61,7 @@ class Container:
         keys: whose signature is the operator's.
         workspace: the folder that relative paths are below.
         env: the environment of steps.
+        file_bytes: the largest file that steps may write, or None.
     """
 
     def __init__(self, variables: dict[bytes, bytes]) -> None:
@@ -65,6 +72,8 @@ class Container:
             self.keys = auth.read_keys(_wanted(variables, OPERATOR_KEYS_VARIABLE))
         except ValueError as error:
             raise ValueError(OPERATOR_KEYS_VARIABLE + " is " + str(error)) from None
+        largest = variables.get(FILE_BYTES_VARIABLE.encode(), b"")
+        self.file_bytes = int(largest) if largest.isdigit() and len(largest) <= _LONGEST_NUMBER else None
         self.workspace = variables.get(WORKSPACE_VARIABLE.encode()) or WORKSPACE.encode()
         kept = variables.get(KEPT_VARIABLE.encode(), b"").split()
         self.env = {

@@ -44,11 +44,12 @@ def serve(port: int = container.PORT) -> None:
         system.harden()
         if not tree.tells_last_pid() and unshielded.is_reached():
             unshielded.ignore_signals()
-        system.set_limits({"CORE": 0})
+        here = container.look(variables)
+        system.set_limits({"CORE": 0, **({} if here.file_bytes is None else {"FSIZE": here.file_bytes})})
         os.umask(0o022)
         parts = AgentParts(Loop(), oom)
         parts.inheritance = Inheritance()
-        listener = Listener(parts, container.look(variables), port)
+        listener = Listener(parts, here, port)
     except (OSError, ValueError) as error:
         _say("it cannot start: " + str(error))
         os._exit(_EX_CONFIG)

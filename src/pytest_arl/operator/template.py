@@ -17,7 +17,7 @@ from pytest_arl.operator import slim
 from pytest_arl.operator.objects import name, uid
 from pytest_arl.operator.pod_problems import DEFAULT_CONTAINER
 from pytest_arl.operator.pooling import GATE
-from pytest_arl.operator.resources import ResourcesInvalid, changed, refuse_small_bounds
+from pytest_arl.operator.resources import ResourcesInvalid, amount, changed, refuse_small_bounds
 from pytest_arl.operator.template_mounts import plain_path
 from pytest_arl.operator.template_rules import (
     FOLDER_VOLUME,
@@ -47,6 +47,9 @@ __all__ = [
     "with_resources",
     "workspace_of",
 ]
+
+_BOUNDED_VOLUMES = frozenset(("name", "emptyDir", "configMap", "secret", "projected", "downwardAPI"))
+"""Of a volume on the node's disk or in memory; any other may hold larger files than its node does."""
 
 _AGENT_USER = 65532
 _TOKEN_BYTES = 16
@@ -117,6 +120,8 @@ def pod_template(pool: Object, agent: Agent) -> Object:
     volumes = _mount(executor, workspace, folder)
     _refuse_twins(spec, volumes)
     _executor(executor, workspace, folder, agent)
+    # Said where there is none, as for the names that are kept.
+    executor["env"].append({"name": pod.FILE_BYTES_VARIABLE, "value": str(_largest_file(spec, executor) or "")})
     for each in (*others, *(spec.get("initContainers") or ())):
         each["securityContext"] = _without_raw(each.get("securityContext") or {})
     spec |= {
@@ -282,6 +287,16 @@ def _executor(executor: Object, workspace: str, folder: str, agent: Agent) -> No
     executor["terminationMessagePath"] = "/dev/termination-log"
     executor["terminationMessagePolicy"] = "File"
     executor["securityContext"] = _confined(executor.get("securityContext") or {})
+
+
+def _largest_file(spec: Object, executor: Object) -> int | None:
+    """Bytes of the largest file that a step can write without its pod being evicted; None where that is not known."""
+    limit = amount(((executor.get("resources") or {}).get("limits") or {}).get("ephemeral-storage"))
+    volumes = [each for each in spec.get("volumes") or () if isinstance(each, dict)]
+    if limit is None or any(set(each) - _BOUNDED_VOLUMES for each in volumes):
+        return None
+    sizes = [amount((each.get("emptyDir") or {}).get("sizeLimit")) for each in volumes]
+    return int(max([limit, *(size for size in sizes if size is not None)]))
 
 
 def _confined(security: Object) -> Object:
