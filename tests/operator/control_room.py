@@ -50,4 +50,7 @@ async def leading(monkeypatch: pytest.MonkeyPatch, namespaces: Sequence[str] = (
         term = Term("me", 7, leadership.confirm)
         control = Control(api, Keys({"key.pem": _PEM}), term, Agent("agent:1", None, "", b"secret"), namespaces)
         watching = Watching(control)
-        yield Room(server, control, watching, Rounds(control, watching.resync))
+        try:
+            yield Room(server, control, watching, Rounds(control, watching.resync))
+        finally:
+            watching.stop()

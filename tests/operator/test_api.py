@@ -89,6 +89,28 @@ async def test_of_a_list_only_so_many_are_kept_and_of_each_what_is_wanted(monkey
         assert [each["name"] for each in found] == [str(number) for number in range(1000)]
 
 
+async def test_a_status_is_made_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many may wait for their namespace's turn, and each be megabytes."""
+    async with serving(monkeypatch) as (server, api):
+        stuck, made = asyncio.Event(), []
+
+        async def patch(request: web.Request) -> web.Response:
+            await stuck.wait()
+            return web.json_response(await request.json())
+
+        def status() -> dict[str, Any]:
+            made.append(1)
+            return {"state": "Running"}
+
+        server.handlers["PATCH"] = patch
+        body = {"metadata": {"namespace": "ns", "name": "t", "uid": "u", "resourceVersion": "1"}}
+        writing = [asyncio.ensure_future(api.write_status("tasks", body, status)) for _ in range(50)]
+        await asyncio.sleep(0.2)
+        assert len(made) == 12
+        stuck.set()
+        assert all(each["status"] == {"state": "Running"} for each in await asyncio.gather(*writing))
+
+
 async def test_what_is_too_large_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(monkeypatch) as (server, api):
         for status, message in ((500, "etcdserver: request is too large"), (413, "Request entity too large")):

@@ -10,6 +10,7 @@ from pytest_arl.agent import frames
 from pytest_arl.operator import task_status
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.objects import key, uid
+from pytest_arl.operator.outputs import Outputs
 from pytest_arl.operator.slim import cut, slim
 from pytest_arl.operator.task_message import Held
 from pytest_arl.operator.task_runner import TaskRunner
@@ -53,7 +54,7 @@ def run(whole: Any, there: Any, held: Held | None = None) -> tuple[list[Any], li
         return there
 
     async def write_status(_plural: str, _body: Any, status: Any) -> Any:
-        written.append(status)
+        written.append(status())
         return whole
 
     async def main() -> tuple[Link, TaskRunner]:
@@ -64,6 +65,7 @@ def run(whole: Any, there: Any, held: Held | None = None) -> tuple[list[Any], li
             api=SimpleNamespace(get=get, write_status=write_status),
             store=store,
             jobs=Jobs(),
+            outputs=Outputs(),
             opened=lambda _: b"k" * 32,
         )
         runner = TaskRunner(control, waiting, None, {}, held)

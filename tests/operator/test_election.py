@@ -74,6 +74,24 @@ def test_every_leader_has_a_higher_epoch() -> None:
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("whose", ["our own", "another's"])
+def test_a_lease_is_released_though_a_renewal_came_before(whose: str) -> None:
+    """One whose answer nobody waited for. What another one leads by is left as it is."""
+
+    async def scene() -> None:
+        leases = Leases()
+        one = leadership(leases)
+        await one.acquire()
+        if whose == "our own":
+            leases._store(leases.body)
+        else:
+            leases._store({**leases.body, "spec": {**leases.body["spec"], "holderIdentity": "other"}})
+        await one.release()
+        assert leases.body["spec"]["holderIdentity"] == ("" if whose == "our own" else "other")
+
+    asyncio.run(scene())
+
+
 def test_a_lease_that_was_deleted_does_not_start_epochs_anew() -> None:
     async def scene() -> None:
         leases = Leases()

@@ -135,6 +135,21 @@ def test_memory_is_bounded_over_all_steps() -> None:
     assert held[0].endswith(b"t" * 500)
 
 
+@pytest.mark.parametrize("most", [16 * 1024, 100_000])
+def test_a_task_holds_no_more_than_its_share_which_may_shrink_while_it_runs(most: int) -> None:
+    share = [1024 * 1024]
+    found = progress(16)
+    found.most = lambda: share[0]
+    for number in range(8):
+        found.take(frames.STDOUT, printed(number, b"x" * 200_000))
+        found.take(frames.STEP, ended(number, out=200_000))
+    share[0] = most
+    found.take(frames.STDOUT, printed(8, b"x" * 200_000))
+    assert sum(map(len, found._kept)) <= most, "while a step prints, too"
+    found.take(frames.STEP, ended(8, out=200_000))
+    assert sum(len(each) for end in found.ended for each in end.output) <= most
+
+
 def test_a_short_output_is_not_shortened_for_long_ones() -> None:
     found = progress(64)
     found.take(frames.STEP, ended(0, out=5, o=b"short"))

@@ -17,6 +17,7 @@ from pytest_arl.operator import room as room_module
 from pytest_arl.operator import rounds as rounds_module
 from pytest_arl.operator.introduction import OLDER_EPOCH, LinkLost
 from pytest_arl.operator.objects import Key, key
+from pytest_arl.operator.rounds import Rounds
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.pod import LEASE_LABEL, POOL_LABEL, RUN_LABEL, STATUS_ALLOCATED, STATUS_LABEL
 from tests.operator.api_server import refused
@@ -217,6 +218,26 @@ async def _round(room: Room) -> None:
 
 async def _later(answer: web.Response) -> web.Response:
     return answer
+
+
+async def test_a_namespace_that_is_listed_again_slowly_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds_module, "_ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(rounds_module, "_RESYNC_SECONDS", 0.05)
+    async with leading(monkeypatch, namespaces=["slow", "quick", "not served"]) as room:
+        listed: list[str | None] = []
+
+        async def resync(namespace: str | None) -> None:
+            listed.append(namespace)
+            if namespace == "slow":
+                await asyncio.Event().wait()
+
+        for namespace in ("slow", "quick"):
+            room.control.begin(namespace)
+        running = asyncio.ensure_future(Rounds(room.control, resync).run())
+        await room.until(lambda: listed.count("quick") == 5)
+        assert listed.count("slow") == 1
+        assert "not served" not in listed
+        running.cancel()
 
 
 async def test_a_namespace_whose_tasks_are_deleted_slowly_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

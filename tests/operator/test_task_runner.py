@@ -13,6 +13,7 @@ from pytest_arl.operator.endings import ending_of
 from pytest_arl.operator.introduction import LinkLost
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.objects import uid
+from pytest_arl.operator.outputs import Outputs
 from pytest_arl.operator.task_message import Held
 from pytest_arl.operator.task_runner import TaskRunner
 from pytest_arl.proof import proof_of
@@ -30,7 +31,7 @@ def outcome(the_task: Any, held: Held | None) -> Any:
     written: list[Any] = []
 
     async def write_status(_plural: str, _body: Any, status: Any) -> Any:
-        written.append(status)
+        written.append(status())
         return the_task
 
     def send(*_: object) -> None:
@@ -41,7 +42,7 @@ def outcome(the_task: Any, held: Held | None) -> Any:
     control: Any = SimpleNamespace(epoch=1, opened={"aa": KEY}.get, api=api, store=store)
 
     async def run() -> None:
-        control.jobs = Jobs()
+        control.jobs, control.outputs = Jobs(), Outputs()
         await TaskRunner(control, the_task, None, {}, held).run(link)
         assert control.jobs.busy(ending_of(the_task)), "it is ended beside: the queue goes on"
         while control.jobs.busy(ending_of(the_task)):

@@ -95,7 +95,7 @@ async def test_a_second_look_asks_for_metadata_and_then_for_what_is_new(monkeypa
             return room.server.page(request)
 
         room.server.handlers["GET"] = whole
-        await room.watching.resync()
+        await room.watching.resync(None)
         assert names(room, "tasks") == ["t1", "t2", "young"]
         lists = [each for each in room.server.accepted if "PartialObjectMetadataList" in each]
         assert len(lists) == 5
@@ -120,7 +120,7 @@ async def test_one_that_cannot_be_read_again_keeps_no_other_from_it(monkeypatch:
             return room.server.page(request)
 
         room.server.handlers["GET"] = answer
-        await room.watching.resync()
+        await room.watching.resync(None)
         assert names(room) == ["good"]
         assert names(room, "tasks") == ["t"]
 

@@ -196,7 +196,7 @@ class Api:
         """A merge patch."""
         return (await self._ask("PATCH", where, body, _MERGE, patience=patience))[0]
 
-    async def write_status(self, plural: str, body: Object, status: Object) -> Object:
+    async def write_status(self, plural: str, body: Object, status: Object | Callable[[], Object]) -> Object:
         """The status of that very object. ApiError (404) where it is gone, though another may have its name by now.
 
         For a status the API server does not look at the UID, only at the version, which changes with every other write:
@@ -206,9 +206,9 @@ class Api:
         where = path(plural, meta["namespace"], meta["name"])
         version = meta.get("resourceVersion")
         for _ in range(_MOST_CONFLICTS):
-            change = {"metadata": {"uid": meta["uid"], "resourceVersion": version}, "status": status}
+            identity = {"uid": meta["uid"], "resourceVersion": version}
             try:
-                return await self.patch(f"{where}/status", change)
+                return await self._patch_status(where, identity, status)
             except ApiError as error:
                 if error.status != 409:
                     raise
@@ -216,6 +216,12 @@ class Api:
             if who != meta["uid"]:
                 raise ApiError(404, "NotFound", "another object has its name by now")
         raise ApiError(0, CONTENDED, "somebody else writes to it all the time")
+
+    async def _patch_status(self, where: str, meta: Object, status: Object | Callable[[], Object]) -> Object:
+        def change() -> Object:
+            return {"metadata": meta, "status": status() if callable(status) else status}
+
+        return (await self._ask("PATCH", f"{where}/status", change, _MERGE))[0]
 
     async def _identity(self, where: str) -> tuple[str, str]:
         """UID and version of an object, without holding the rest of it."""
@@ -247,7 +253,7 @@ class Api:
         self,
         method: str,
         where: str,
-        body: Object | None = None,
+        body: Object | Callable[[], Object] | None = None,
         content: str | None = None,
         *,
         params: Mapping[str, str] | None = None,
@@ -263,7 +269,8 @@ class Api:
             try:
                 async with self._turn(where):
                     async with self._large if large else contextlib.nullcontext():
-                        data = None if body is None else _text(body)  # no more of them than are on their way
+                        # No more of them than are on their way.
+                        data = None if body is None else _text(body() if callable(body) else body)
                         found, size, took = await self._once(method, where, data, content, params, accept, most)
                     await self._share.rest(_namespace(where), took)
                     return found, size

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
+    from concurrent.futures import Future
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Any, Self
@@ -56,9 +57,9 @@ class Beside:
         """Do that there, and wait for it here."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(job, self._loop))
 
-    def start(self, job: Coroutine[Any, Any, None]) -> None:
-        """Do that there, for as long as the process lives."""
-        asyncio.run_coroutine_threadsafe(job, self._loop)
+    def start(self, job: Coroutine[Any, Any, None]) -> Future[None]:
+        """Do that there, for as long as the process lives or until it is cancelled."""
+        return asyncio.run_coroutine_threadsafe(job, self._loop)
 
     @asynccontextmanager
     async def within(self, manager: AbstractAsyncContextManager[Result]) -> AsyncIterator[Result]:

@@ -18,12 +18,14 @@ from pytest_arl.agent_client.channel import AgentConfig
 from pytest_arl.operator import lifetimes, task_message
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.election import LeadershipLost
+from pytest_arl.operator.events import Events
 from pytest_arl.operator.idle_links import IdleLinks
 from pytest_arl.operator.introduction import OLDER_EPOCH, Claim, Introduction
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.network import Policies
 from pytest_arl.operator.notices import Notices
 from pytest_arl.operator.objects import Key, ended, key, name, uid, version
+from pytest_arl.operator.outputs import Outputs
 from pytest_arl.operator.ownership import Ownership
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.pool_keeper import PoolKeeper
@@ -61,6 +63,8 @@ class Control:
         namespaces: those it works in; ``[None]`` is all of them.
         orphans: since when a Task is known whose Sandbox is missing, by UID (monotonic).
         clock: when each lease was renewed.
+        events: what others say of objects.
+        outputs: of the Tasks that run.
         turns: for what takes a pool's template milliseconds.
         tries: by namespace, for who asks the API server whether it would take a pod.
     """
@@ -78,6 +82,8 @@ class Control:
         self.orphans: dict[str, float] = {}
         self.clock = lifetimes.Clock()
         self.turns = Turns()
+        self.outputs = Outputs()
+        self.events = Events(api)
         self.tries: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.policies = Policies(api)
         self._keys = keys

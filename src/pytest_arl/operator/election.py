@@ -111,12 +111,20 @@ class Leadership:
         await self._look()
 
     async def release(self) -> None:
-        """Let the next one start at once."""
-        self._body["spec"]["holderIdentity"] = ""
-        try:
-            await self._api.replace(self._where, self._body, patience=1.0)
-        except ApiError as error:
-            _LOG.warning("the lease was not released: %s", error)
+        """Let the next one start at once. A renewal whose answer nobody waited for may have come before it."""
+        for attempt in range(2):
+            try:
+                if attempt:
+                    await self._look()
+                body = {**self._body, "spec": {**self._body["spec"], "holderIdentity": ""}}
+                await self._api.replace(self._where, body, patience=1.0)
+            except LeadershipLost:
+                return
+            except ApiError as error:
+                if error.status == 409 and not attempt:
+                    continue
+                _LOG.warning("the lease was not released: %s", error)
+            return
 
     async def _look(self) -> None:
         """Somebody has written the lease: perhaps it was ourselves, and the answer was lost."""

@@ -63,8 +63,8 @@ async def end_now_or_beside(control: Control, task: Object, end: Callable[[bool]
             await end(False)
 
 
-async def write(control: Control, task: Object, status: Object) -> bool:
-    """Write a status; whether the Task is still there."""
+async def write(control: Control, task: Object, status: Callable[[], Object]) -> bool:
+    """Write a status; whether the Task is still there. It is made when its turn comes: many large ones wait."""
     try:
         control.store.put("tasks", await control.api.write_status("tasks", task, status))
     except ApiError as error:
@@ -86,7 +86,7 @@ async def write_end(control: Control, task: Object, build: Callable[[bool], Obje
     pause, until = _FIRST_PAUSE, time.monotonic() + _PATIENCE_SECONDS
     while builds:
         try:
-            if not await write(control, task, builds[0]()):
+            if not await write(control, task, builds[0]):
                 control.store.remove("tasks", task)
             return True
         except ApiError as error:

@@ -143,9 +143,10 @@ async def _main(options: Options) -> None:
             await beside.call(leadership.acquire())
             beating = asyncio.create_task(pulse.beat())
             beside.start(pulse.watch())
-            beside.start(_keep(leadership))
+            keeping = beside.start(_keep(leadership))
             await _lead(api, options, state, election.Term.of(leadership, beside.call))
             beating.cancel()
+            keeping.cancel()  # or it would renew what is released
             await beside.call(leadership.release())
             _LOG.info("stopped")
             # It may be killed at any moment, so there is nothing to put in order.

@@ -13,16 +13,15 @@ from pytest_arl.results import Outcome
 from pytest_arl.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pytest_arl.operator.introduction import Refusal
     from pytest_arl.operator.objects import Object
 
-__all__ = ["LAST_MOMENT", "Garbled", "Progress", "StepEnd", "level"]
+__all__ = ["LAST_MOMENT", "MOST_BYTES", "Garbled", "Progress", "StepEnd", "level"]
 
-_MOST_BYTES = 1024 * 1024
+MOST_BYTES = 1024 * 1024
 """Of output that is held of all steps of a task; twice what any status can have."""
-
 
 _OUTCOMES = tuple(each for each in get_args(Outcome) if each != "Skipped")
 LAST_MOMENT = 253_402_300_799.0
@@ -114,12 +113,14 @@ class Progress:
         ended: what is known of those that ended, in order.
         done: whether nothing more comes.
         refused: why the agent did not run it.
+        most: bytes of output that may be held of all steps.
     """
 
     steps: list[Object]
     ended: list[StepEnd] = field(default_factory=list)
     done: bool = False
     refused: Refusal | None = None
+    most: Callable[[], int] = lambda: MOST_BYTES
     _held: int = 0
     _kept: list[bytearray] = field(default_factory=lambda: [bytearray(), bytearray()])
 
@@ -145,7 +146,7 @@ class Progress:
         if index != len(self.ended):
             raise Garbled(f"output of step {index} where step {len(self.ended)} runs")
         kept = self._kept[(kind - frames.STDOUT) % 2]
-        room = 2 * SENT_BYTES - len(kept)
+        room = min(2 * SENT_BYTES, self.most()) - len(kept)
         kept += memoryview(value)[frames.STEP_INDEX.size :][: max(0, room)]
 
     def _end(self, value: Any) -> None:
@@ -159,12 +160,12 @@ class Progress:
         self._kept = [bytearray(), bytearray()]
         self.ended.append(end)
         self._held += sum(map(len, end.output))
-        if self._held > _MOST_BYTES:
+        if self._held > self.most():
             self._shorten()
 
     def _shorten(self) -> None:
         """Hold half as much: of the longest outputs, head and tail."""
-        most = level((len(each) for end in self.ended for each in end.output), _MOST_BYTES // 2)
+        most = level((len(each) for end in self.ended for each in end.output), self.most() // 2)
         for end in self.ended:
             stdout, stderr = (_ends(each, most) for each in end.output)
             end.output = stdout, stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
@@ -50,7 +51,7 @@ _BUSY_SURPLUS = 200
 class Rounds:
     """Goes round all objects for ever. ``resync`` asks the API server for what there is."""
 
-    def __init__(self, control: Control, resync: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, control: Control, resync: Callable[[str | None], Awaitable[None]]) -> None:
         self._control = control
         self._store = control.store
         self._api = control.api
@@ -67,7 +68,7 @@ class Rounds:
 
     async def run(self) -> None:
         """For ever."""
-        synced = time.monotonic()
+        synced = dict.fromkeys(self._control.namespaces, time.monotonic())
         while True:
             began = time.monotonic()
             await asyncio.sleep(_ROUND_SECONDS)
@@ -80,8 +81,11 @@ class Rounds:
                 _LOG.exception("a round was not finished")
                 continue
             self._ended = time.monotonic()
-            if time.monotonic() - synced > _RESYNC_SECONDS and self._jobs.once("resync", self._look_again):
-                synced = time.monotonic()
+            for namespace, last in synced.items():
+                if time.monotonic() - last > _RESYNC_SECONDS and self._control.serves(namespace):
+                    look = partial(self._look_again, namespace)
+                    if self._jobs.once(("resync", namespace), look):
+                        synced[namespace] = time.monotonic()
 
     def once(self) -> None:
         """One round."""
@@ -157,7 +161,7 @@ class Rounds:
             self._jobs.once(("wait", which), lambda: self._say(task, text))
 
     async def _say(self, task: Object, text: str) -> None:
-        await write(self._control, task, task_status.waiting(task, "SandboxNotFound", text))
+        await write(self._control, task, lambda: task_status.waiting(task, "SandboxNotFound", text))
 
     async def _end_orphan(self, task: Object, text: str) -> None:
         await write_end(self._control, task, lambda _: task_status.failed(task, "SandboxNotFound", text, time.time()))
@@ -187,17 +191,19 @@ class Rounds:
 
     # What no event told
 
-    async def _look_again(self) -> None:
-        await self._resync()
-        for pool in list(self._control.pools.values()):
-            pool.forget()
+    async def _look_again(self, namespace: str | None) -> None:
+        await self._resync(namespace)
+        for where, pool in list(self._control.pools.items()):
+            if namespace in (None, where.namespace):
+                pool.forget()
         self._control.look_at_idle_pods()
-        self.stray_pods()
+        self.stray_pods(namespace)
 
-    def stray_pods(self) -> None:
-        """Find pods in use by nobody."""
+    def stray_pods(self, namespace: str | None = None) -> None:
+        """Find pods in use by nobody, in a namespace or in all."""
         known = {uid(body) for body in self._store.all("sandboxes")}
-        self._each("stray", self._store.all("pods"), lambda pod: self._stray(pod, known))
+        pods = [pod for pod in self._store.all("pods") if namespace in (None, key(pod).namespace)]
+        self._each("stray", pods, lambda pod: self._stray(pod, known))
 
     def _stray(self, pod: Object, known: set[str]) -> None:
         ours = self._store.ours

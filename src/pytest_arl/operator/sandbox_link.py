@@ -14,7 +14,7 @@ from pytest_arl.operator.introduction import AnotherAgent, LinkLost
 from pytest_arl.operator.link import AgentLink
 from pytest_arl.operator.objects import Key, created, ended, leaving, name, uid
 from pytest_arl.operator.paths import path
-from pytest_arl.operator.pod_problems import Problem, end_of_pod, newest_warning, shortened, trouble_of
+from pytest_arl.operator.pod_problems import Problem, end_of_pod, newest_warning, trouble_of
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.waiting import PodInvalid
 
@@ -172,10 +172,8 @@ class SandboxLink:
         why = trouble_of(pod)
         if why is None and time.monotonic() - asked > _EVENTS_SECONDS - 0.1:
             asked = time.monotonic()
-            query = f"involvedObject.uid={uid(pod)}"
-            why = newest_warning(
-                await self._api.items(path("events", self._keeper.key.namespace), shortened, fieldSelector=query)
-            )
+            found = await self._control.events.about(uid(pod), self._keeper.key.namespace)
+            why = None if found is None else newest_warning(found)
         if why is not None or sandbox_status.phase(body) != "Bound":
             starts = Problem("PodStarting", f"the pod {name(pod)} starts")
             await self._keeper.say(sandbox_status.bound(body, pod, why or starts))

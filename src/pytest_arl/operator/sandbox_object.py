@@ -11,7 +11,7 @@ from pytest_arl import pod as pods
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.objects import key, name, owner_reference, uid
 from pytest_arl.operator.paths import path
-from pytest_arl.operator.slim import LEGACY_FINALIZER
+from pytest_arl.operator.slim import LEGACY_FINALIZER, is_short
 
 if TYPE_CHECKING:
     from pytest_arl.operator.api import Api
@@ -67,7 +67,8 @@ async def let_go(api: Api, sandbox: Object) -> Object:
 async def with_room(api: Api, sandbox: Object) -> Object:
     """The object without what others have put on it, for one that they have filled until no status had room."""
     there = await _read(api, sandbox)
-    lease = owner_reference({"metadata": there}, "Lease")
+    owners = list(filter(is_short, there.get("ownerReferences") or ()))
+    lease = owner_reference({"metadata": {"ownerReferences": owners}}, "Lease")
     change: dict[str, Any] = {
         "finalizers": None,
         "annotations": None,

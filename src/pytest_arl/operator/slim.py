@@ -28,6 +28,7 @@ __all__ = [
     "MOST_TEMPLATE",
     "cut",
     "is_cut",
+    "is_short",
     "is_too_large",
     "outlined",
     "slim",
@@ -166,7 +167,7 @@ def _owners(kind: str, meta: Object) -> list[Object]:
 
     One of each: of several the first one counts.
     """
-    body = {"metadata": {"ownerReferences": list(filter(_is_short, meta.get("ownerReferences") or ()))}}
+    body = {"metadata": {"ownerReferences": list(filter(is_short, meta.get("ownerReferences") or ()))}}
     if kind == "pods":
         sandbox, its = owner_reference(body, "Sandbox"), controller(body, "Sandbox") or controller(body, "ReplicaSet")
         found = [its, None if its is sandbox else sandbox]
@@ -175,7 +176,7 @@ def _owners(kind: str, meta: Object) -> list[Object]:
     return [{key: each[key] for key in _REFERENCE if key in each} for each in found if each is not None]
 
 
-def _is_short(reference: Object) -> bool:
+def is_short(reference: Object) -> bool:
     """True if an owner's reference has all parts, and each is no longer than Kubernetes' own are."""
     return all(0 < len(reference.get(part) or "") <= most for part, most in _LONGEST.items())
 

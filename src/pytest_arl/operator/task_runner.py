@@ -87,7 +87,7 @@ class TaskRunner:
         self.task = task
         self._pool = pool
         self._limits = limits
-        self.progress = Progress(task["spec"]["steps"])
+        self.progress = self._progress(task)
         self._link: AgentLink | None = None
         self._news: asyncio.Future[None] | None = None
         self._cancelled = bool(task["spec"].get("cancel"))
@@ -117,10 +117,17 @@ class TaskRunner:
     async def run(self, link: AgentLink) -> None:
         """See the Task to its end, which is written beside where nothing of it ran."""
         self._link = link
+        with self._control.outputs.running(key(self.task).namespace):
+            await self._run(link)
+
+    def _progress(self, task: Object) -> Progress:
+        return Progress(task["spec"]["steps"], most=lambda: self._control.outputs.most(key(task).namespace))
+
+    async def _run(self, link: AgentLink) -> None:
         for attempt in range(1 + (self.task["spec"].get("retries") or 0)):
             if attempt:
                 await asyncio.sleep(_RETRY_SECONDS)
-                self.progress = Progress(self.task["spec"]["steps"])
+                self.progress = self._progress(self.task)
             try:
                 message = await self._message(link)
             except task_message.Refused as problem:
@@ -155,7 +162,7 @@ class TaskRunner:
                 self._control.store.remove("tasks", self.task)
                 return None
             self.task = outlined(task)
-            self.progress = Progress(self.task["spec"]["steps"])
+            self.progress = self._progress(self.task)
         if self._held is not None:
             self._held.check(task, self._control.opened)
         elif task["spec"].get("proof") is not None:
@@ -233,9 +240,12 @@ class TaskRunner:
 
     async def _write_running(self) -> bool:
         """Whether it is written, or never will be."""
-        status = task_status.running(self.task, self.progress, self._began, self._limits)
         try:
-            await write(self._control, self.task, status)
+            await write(
+                self._control,
+                self.task,
+                lambda: task_status.running(self.task, self.progress, self._began, self._limits),
+            )
         except ApiError as error:
             if not error.too_large and error.reason != CONTENDED:
                 raise

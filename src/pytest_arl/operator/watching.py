@@ -53,24 +53,33 @@ class Watching:
         self._followed = {
             namespace: [Followed(control, kind, namespace) for kind in KINDS] for namespace in control.namespaces
         }
-        self._firsts: dict[str | None, asyncio.Task[ApiError | None]] = {}
+        self._firsts: dict[str | None, asyncio.Future[ApiError | None]] = {}
+        self._following: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begin to list every namespace; each is served once all of it was seen. Returns when one of them is, and the
+        """Begin to follow every namespace; each is served once all of it was seen. Returns when one of them is, and the
         others are as well or take longer than some seconds. ApiError where none can be listed.
         """
-        self._firsts = {each: asyncio.create_task(self._list(each)) for each in self._followed}
+        loop = asyncio.get_running_loop()
+        self._firsts = {each: loop.create_future() for each in self._followed}
+        self._following = [asyncio.create_task(self._follow(each)) for each in self._followed]
         until = time.monotonic() + _START_SECONDS
         pending = set(self._firsts.values())
         while pending and (time.monotonic() < until or not self._begun):
             seconds = max(0.0, until - time.monotonic()) if self._begun else None
             _, pending = await asyncio.wait(pending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if not self._begun:
+            self.stop()
             raise next(error for each in self._firsts.values() if (error := each.result()) is not None)
 
     @property
     def _begun(self) -> bool:
         return any(each.done() and each.result() is None for each in self._firsts.values())
+
+    def stop(self) -> None:
+        """Follow no longer."""
+        for each in self._following:
+            each.cancel()
 
     async def _list(self, namespace: str | None) -> ApiError | None:
         """Begin with a namespace: half a list would make orphans of Tasks whose Sandbox it does not have yet."""
@@ -86,13 +95,12 @@ class Watching:
 
     async def run(self) -> None:
         """Follow for ever what :meth:`start` has begun with."""
-        async with asyncio.TaskGroup() as group:
-            for namespace, first in self._firsts.items():
-                group.create_task(self._follow(namespace, first))
+        await asyncio.gather(*self._following)
 
-    async def _follow(self, namespace: str | None, first: asyncio.Task[ApiError | None]) -> None:
+    async def _follow(self, namespace: str | None) -> None:
         pause = _FIRST_PAUSE
-        refusal = await first
+        refusal = await self._list(namespace)
+        self._firsts[namespace].set_result(refusal)
         while refusal is not None:
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -101,14 +109,13 @@ class Watching:
             for each in self._followed[namespace]:
                 group.create_task(each.run())
 
-    async def resync(self) -> None:
-        """Find what no watch told: compare what is known with metadata of what there is."""
-        for namespace, kinds in self._followed.items():
-            for each in kinds if self._control.serves(namespace) else ():
-                try:
-                    await each.compare()
-                except ApiError as error:  # the others are looked at all the same
-                    _LOG.warning("%s could not be listed again: %s", each.kind, error)
+    async def resync(self, namespace: str | None) -> None:
+        """Find what no watch told of a namespace, or of all: compare what is known with metadata of what there is."""
+        for each in self._followed[namespace]:
+            try:
+                await each.compare()
+            except ApiError as error:  # the others are looked at all the same
+                _LOG.warning("%s could not be listed again: %s", each.kind, error)
 
 
 class Followed:
