@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_arl import pod
 from pytest_arl.agent import auth, frames
 from pytest_arl.agent_client.channel import AgentConfig, Channel, Stream
 from pytest_arl.agent_client.direct_sandbox import DirectSandbox
 from pytest_arl.agent_client.task_run import TaskRun, task_message
 from pytest_arl.agent_package.bundle import REMOTE_BOOT, bundle
 from pytest_arl.agent_package.first_stage import first_stage
+from pytest_arl.cluster import pod
 from tests.agent.harness import BASE_ENV, BUBBLEWRAP, _no_other, command, file_system, task, wait_until
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl import pod
 from pytest_arl.agent_client.channel import AgentConfig
 from pytest_arl.agent_package import image
+from pytest_arl.cluster import pod
 from tests.agent.conftest import made_by
 from tests.agent.harness import command
 from tests.agent.remote_harness import Agent, agent_of

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from pytest_arl import pod
 from pytest_arl.agent import auth
+from pytest_arl.cluster import pod
 from tests.agent.remote_harness import MODULUS, POD, sign
 
 NONCE = bytes(range(32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_arl.agent.container import KEPT_VARIABLE, OPERATOR_KEYS_VARIABLE, POD_UID_VARIABLE, Container
-from pytest_arl.pod import keys_variable
+from pytest_arl.cluster.pod import keys_variable
 
 KUBELETS = {
     b"KUBERNETES_SERVICE_HOST": b"10.96.0.1",

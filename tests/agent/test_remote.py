@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pytest_arl import pod
 from pytest_arl.agent import auth, frames
 from pytest_arl.agent_client.channel import AgentConfig, AgentError, ChannelLost
 from pytest_arl.agent_package.bundle import bundle
+from pytest_arl.cluster import pod
 from tests.agent.harness import command, wait_until
 from tests.agent.remote_harness import (
     MODULUS,

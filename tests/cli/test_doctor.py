@@ -59,7 +59,7 @@ def healthy(cluster: FakeCluster) -> FakeCluster:
         CONFIG: {"kubeletconfig": {"podPidsLimit": 1024}},
     }
     for plural in ("warmpools", "sandboxes", "tasks"):
-        text = (resources.files("pytest_arl.crds") / "manifests" / f"{plural}.yaml").read_text()
+        text = (resources.files("pytest_arl.cluster") / "crds" / f"{plural}.yaml").read_text()
         cluster.objects[f"{DEFINITIONS}/{plural}.arl.infra.io"] = yaml.safe_load(text)
     cluster.put_list(POOLS, pool(ready=2))
     cluster.put_list("/api/v1/nodes", {"metadata": {"name": "n"}})

@@ -10,9 +10,9 @@ import yaml
 
 from pytest_arl.cli import main as run_main
 from pytest_arl.cli.rights import RIGHTS
-from pytest_arl.deploy.manifests import Installation, render
+from pytest_arl.cluster.installation import Installation, render
+from pytest_arl.cluster.pod import POOL_LABEL, PORT
 from pytest_arl.errors import UsageError
-from pytest_arl.pod import POOL_LABEL, PORT
 
 Json = dict[str, Any]
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_arl.pod import PORT
+from pytest_arl.cluster.pod import PORT
 from tests.cluster.installation import images, manifests, missing, pool
 
 __all__ = ["Room", "command", "room"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_arl.pod import LEASE_LABEL, POOL_LABEL, PORT, RUN_LABEL, SANDBOX_LABEL, STATUS_LABEL
+from pytest_arl.cluster.pod import LEASE_LABEL, POOL_LABEL, PORT, RUN_LABEL, SANDBOX_LABEL, STATUS_LABEL
 from tests.cluster.installation import Installation, images, pool
 from tests.cluster.operator_room import Room, room
 

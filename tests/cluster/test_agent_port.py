@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_arl import SandboxSession, pod
+from pytest_arl import SandboxSession
+from pytest_arl.cluster import pod
 from tests.cluster.installation import Installation
 
 # Everybody that anybody may claim to be, with all that is public in the pod.

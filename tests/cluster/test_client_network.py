@@ -12,7 +12,7 @@ from textwrap import dedent
 
 import pytest
 
-from pytest_arl.pod import PORT
+from pytest_arl.cluster.pod import PORT
 from tests.cluster.clients import cutting, rewritten, run_client
 from tests.cluster.installation import Installation
 

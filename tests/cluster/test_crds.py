@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.crds.models import MOST_SPEC_BYTES, MOST_WORDS
+from pytest_arl.cluster.names import MOST_SPEC_BYTES, MOST_WORDS
 from tests.cluster.installation import Installation, pool
 
 Json = dict[str, Any]

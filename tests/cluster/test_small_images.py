@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pytest_arl import SandboxSession, pod
+from pytest_arl import SandboxSession
+from pytest_arl.cluster import pod
 from tests.cluster.installation import Installation, Json
 
 PYTHON: list[str] = []

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_arl.crds.models import Task, TaskStatus
-from pytest_arl.crds.schema import custom_resources
+from pytest_arl.cluster.models import Task, TaskStatus
+from pytest_arl.cluster.schema import custom_resources
 
 Schema = dict[str, Any]
 
@@ -35,14 +35,14 @@ def every_schema(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]
 
 def test_the_manifests_are_what_the_models_say() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest_arl.crds", "--check"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pytest_arl.cluster", "--check"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_a_manifest_that_was_changed_by_hand_is_found(name: str) -> None:
-    text = (resources.files("pytest_arl.crds") / "manifests" / name).read_text()
+    text = (resources.files("pytest_arl.cluster") / "crds" / name).read_text()
     assert yaml.safe_load(text) == DEFINITIONS[name]
     assert yaml.safe_load(text.replace("v1alpha1", "v1beta1")) != DEFINITIONS[name]
 

@@ -8,11 +8,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_arl import pod
 from pytest_arl.agent_package.bundle import REMOTE_BOOT, bundle
 from pytest_arl.agent_package.first_stage import first_stage
 from pytest_arl.backends.local import interpreter
 from pytest_arl.backends.local.identity import new_name
+from pytest_arl.cluster import pod
 from pytest_arl.pools import LocalPool
 from tests.agent.harness import BASE_ENV, wait_until
 from tests.agent.remote_harness import MODULUS, POD, Agent, _listens, free_port

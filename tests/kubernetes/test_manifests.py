@@ -14,8 +14,9 @@ from pytest_arl.agent_client.task_run import task_message
 from pytest_arl.backends.base import AcquireRequest, TaskRequest
 from pytest_arl.backends.kubernetes.api import encoded
 from pytest_arl.backends.kubernetes.manifests import Payload, go_size, holder_of, sandbox_manifest, task_manifest
-from pytest_arl.crds.models import MOST_SPEC_BYTES, MOST_WORDS, Sandbox, Task
-from pytest_arl.proof import proof_of
+from pytest_arl.cluster.models import Sandbox, Task
+from pytest_arl.cluster.names import MOST_SPEC_BYTES, MOST_WORDS
+from pytest_arl.cluster.proof import proof_of
 from pytest_arl.steps import parse_steps
 
 SANDBOX = {"name": "box", "uid": "u-1"}

@@ -12,8 +12,8 @@ from pytest_arl.agent_client.channel import AgentError
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
 from pytest_arl.backends.kubernetes.task import RunningTask
+from pytest_arl.cluster.proof import proof_of
 from pytest_arl.errors import BackendUnavailable, PermissionDenied, SandboxLost
-from pytest_arl.proof import proof_of
 from pytest_arl.results import StepResult
 from pytest_arl.steps import parse_steps
 

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_arl import PermissionDenied, json_text
+from pytest_arl import PermissionDenied
 from pytest_arl.backends.kubernetes.api import Api, path_of
 from pytest_arl.backends.kubernetes.watch import Mail, Watch
+from pytest_arl.cluster import json_text
 from tests.kubernetes.fake import Answer, FakeApi, status
 
 SELECTOR = "arl.infra.io/lease=mine"

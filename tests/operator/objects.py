@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from pytest_arl.cluster.pod import POOL_LABEL, STATUS_IDLE, STATUS_LABEL
 from pytest_arl.operator.pooling import GATE
-from pytest_arl.pod import POOL_LABEL, STATUS_IDLE, STATUS_LABEL
 
 _numbers = itertools.count(1)
 T0 = "2026-01-01T00:00:00Z"

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from pytest_arl.agent import frames
+from pytest_arl.cluster.objects import key, uid
+from pytest_arl.cluster.proof import proof_of
 from pytest_arl.operator import task_status
 from pytest_arl.operator.jobs import Jobs
-from pytest_arl.operator.objects import key, uid
 from pytest_arl.operator.outputs import Outputs
 from pytest_arl.operator.slim import cut, slim
 from pytest_arl.operator.task_message import Held
 from pytest_arl.operator.task_runner import TaskRunner
-from pytest_arl.proof import proof_of
 from tests.operator.objects import command, task
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.cluster.objects import uid
 from pytest_arl.operator import endings
 from pytest_arl.operator.api_errors import CONTENDED, ApiError
 from pytest_arl.operator.endings import write_end
-from pytest_arl.operator.objects import uid
 from tests.operator.objects import task
 
 TOO_LARGE = "etcdserver: request is too large"

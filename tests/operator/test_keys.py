@@ -6,9 +6,9 @@ import pytest
 
 from pytest_arl.agent.auth import challenge, read_keys, signed
 from pytest_arl.backends.kubernetes.sealing import seal
+from pytest_arl.cluster.proof import modulus_of
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.keys import Keys, load
-from pytest_arl.proof import modulus_of
 
 
 class Secrets:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pytest_arl.cluster.objects import Key, key
+from pytest_arl.cluster.pod import LEASE_LABEL, RUN_LABEL
 from pytest_arl.operator import leases as leases_module
 from pytest_arl.operator.leases import Leases
-from pytest_arl.operator.objects import Key, key
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
-from pytest_arl.pod import LEASE_LABEL, RUN_LABEL
 from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
 from tests.operator.objects import meta, owned_by, sandbox, task

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from pytest_arl.backends.kubernetes import names
+from pytest_arl.cluster.pod import RUN_LABEL
 from pytest_arl.operator.lifetimes import (
     IDLE_SECONDS,
     MOST_FINISHED,
@@ -13,7 +14,6 @@ from pytest_arl.operator.lifetimes import (
     limits_of,
     surplus,
 )
-from pytest_arl.pod import RUN_LABEL
 from tests.operator.objects import owned_by, pool, sandbox
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pytest_arl import pod
 from pytest_arl.agent import auth, frames
+from pytest_arl.cluster import pod
 from pytest_arl.operator.introduction import OLDER_EPOCH, AnotherAgent, Claim, Introduction, LinkLost
 from pytest_arl.operator.link import AgentLink
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from pytest_arl import pod
 from pytest_arl.agent import frames
 from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.cluster import pod
 from pytest_arl.operator import idle_links as idle_links_module
 from pytest_arl.operator.idle_links import IdleLinks
 from pytest_arl.operator.introduction import OLDER_EPOCH, Claim, Introduction, LinkLost

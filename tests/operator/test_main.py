@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.cluster.objects import parse_time
 from pytest_arl.operator import main
-from pytest_arl.operator.objects import parse_time
 
 
 def lease(renewed: str, **spec: Any) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.cluster.pod import POOL_LABEL, RUN_LABEL, SANDBOX_LABEL, WORKER_LABEL
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.network import NOTHING, Policies, _Outlines, isolation, selects
 from pytest_arl.operator.slim import weight
-from pytest_arl.pod import POOL_LABEL, RUN_LABEL, SANDBOX_LABEL, WORKER_LABEL
 
 LABELS = {POOL_LABEL: "python", "app": "x", SANDBOX_LABEL: "its-own"}
 

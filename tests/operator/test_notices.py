@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pytest_arl.operator.objects import MOST_MESSAGE, conditions
+from pytest_arl.cluster.objects import MOST_MESSAGE, conditions
 from pytest_arl.operator.pod_problems import newest_warning
 from pytest_arl.text import wording
 from tests.operator.control_room import leading

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.operator.objects import Key, controller, is_name, owner, uid
+from pytest_arl.cluster.objects import Key, controller, is_name, owner, uid
 from pytest_arl.operator.ownership import CLAIM, Ownership, maker_of
 from tests.operator.objects import owned_by, pod, sandbox
 

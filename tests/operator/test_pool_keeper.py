@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pytest_arl.cluster.objects import MOST_MESSAGE, Key, uid
 from pytest_arl.operator import pool_deployment as deployment_module
 from pytest_arl.operator import pool_keeper as module
 from pytest_arl.operator import template
-from pytest_arl.operator.objects import MOST_MESSAGE, Key, uid
 from pytest_arl.operator.pod_problems import Problem
 from pytest_arl.operator.pool_keeper import PoolKeeper
 from pytest_arl.text.wording import readable

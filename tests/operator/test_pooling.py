@@ -1,6 +1,6 @@
 from typing import Any
 
-from pytest_arl.operator.objects import name, uid
+from pytest_arl.cluster.objects import name, uid
 from pytest_arl.operator.pooling import AT_ONCE, QUIET_SECONDS, Pods, pool_trouble, refill, share, sort_pods
 from tests.operator.objects import pod
 

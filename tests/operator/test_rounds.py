@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pytest_arl.cluster import objects as objects_module
+from pytest_arl.cluster.objects import Key, key
+from pytest_arl.cluster.pod import LEASE_LABEL, POOL_LABEL, RUN_LABEL, STATUS_ALLOCATED, STATUS_LABEL
 from pytest_arl.operator import leases as leases_module
 from pytest_arl.operator import lifetimes as lifetimes_module
-from pytest_arl.operator import objects as objects_module
 from pytest_arl.operator import room as room_module
 from pytest_arl.operator import rounds as rounds_module
 from pytest_arl.operator.introduction import OLDER_EPOCH, LinkLost
-from pytest_arl.operator.objects import Key, key
 from pytest_arl.operator.rounds import Rounds
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
-from pytest_arl.pod import LEASE_LABEL, POOL_LABEL, RUN_LABEL, STATUS_ALLOCATED, STATUS_LABEL
 from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
 from tests.operator.objects import owned_by, pod, sandbox, task

@@ -13,14 +13,14 @@ import pytest_asyncio
 from aiohttp import web
 
 from pytest_arl.agent import frames
+from pytest_arl.cluster.objects import Key, condition, name, uid
+from pytest_arl.cluster.pod import LEASE_LABEL, RUN_LABEL, WORKER_LABEL
+from pytest_arl.cluster.proof import proof_of
 from pytest_arl.operator import patience, task_message
-from pytest_arl.operator.objects import Key, condition, name, uid
 from pytest_arl.operator.patience import MOST_IN_VAIN
 from pytest_arl.operator.pod_problems import Problem
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.slim import is_cut
-from pytest_arl.pod import LEASE_LABEL, RUN_LABEL, WORKER_LABEL
-from pytest_arl.proof import proof_of
 from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
 from tests.operator.objects import command, owned_by, sandbox, task

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_arl.crds.models import SandboxStatus
+from pytest_arl.cluster.models import SandboxStatus
+from pytest_arl.cluster.objects import MOST_MESSAGE
 from pytest_arl.operator import sandbox_status
-from pytest_arl.operator.objects import MOST_MESSAGE
 from pytest_arl.operator.pod_problems import Problem
 from tests.operator.objects import pod, sandbox
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.cluster.pod import LEASE_LABEL, POOL_LABEL, RUN_LABEL, STATUS_LABEL, WORKER_LABEL
 from pytest_arl.operator.ownership import CLAIM
 from pytest_arl.operator.slim import (
     LEGACY_FINALIZER,
@@ -21,7 +22,6 @@ from pytest_arl.operator.slim import (
     weight,
 )
 from pytest_arl.operator.template import Agent, TemplateInvalid, pod_template
-from pytest_arl.pod import LEASE_LABEL, POOL_LABEL, RUN_LABEL, STATUS_LABEL, WORKER_LABEL
 from tests.operator.objects import command, owned_by, pod, pool, sandbox, task
 
 

@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.cluster.objects import Key, key, name, uid, version
+from pytest_arl.cluster.pod import POOL_LABEL, STATUS_LABEL
 from pytest_arl.operator import room
-from pytest_arl.operator.objects import Key, key, name, uid, version
 from pytest_arl.operator.ownership import Ownership
 from pytest_arl.operator.slim import is_cut, is_too_large, slim, weight
 from pytest_arl.operator.store import DEFAULT_TTL_SECONDS, Store
-from pytest_arl.pod import POOL_LABEL, STATUS_LABEL
 from tests.operator.objects import command, owned_by, pod, pool, sandbox, task
 
 POOL = Key("ns", "pool")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.cluster.objects import name, uid
 from pytest_arl.operator import task_queue as module
-from pytest_arl.operator.objects import name, uid
 from pytest_arl.operator.task_queue import TaskQueue
 from tests.operator.objects import task
 

@@ -6,17 +6,17 @@ from unittest.mock import Mock
 
 import pytest
 
+from pytest_arl.cluster.objects import uid
+from pytest_arl.cluster.proof import proof_of
 from pytest_arl.operator import sandbox_object
 from pytest_arl.operator import task_runner as task_runner_module
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import ending_of
 from pytest_arl.operator.introduction import LinkLost
 from pytest_arl.operator.jobs import Jobs
-from pytest_arl.operator.objects import uid
 from pytest_arl.operator.outputs import Outputs
 from pytest_arl.operator.task_message import Held
 from pytest_arl.operator.task_runner import TaskRunner
-from pytest_arl.proof import proof_of
 from tests.operator.objects import task
 
 KEY = b"k" * 32

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_arl.crds.models import MOST_STATUS_BYTES, TaskStatus
+from pytest_arl.cluster.models import TaskStatus
+from pytest_arl.cluster.names import MOST_STATUS_BYTES
 from pytest_arl.operator.progress import Progress, StepEnd
 from pytest_arl.operator.task_status import cancelled, encoded_size, failed, fit, result, running, waiting
 from tests.operator.objects import command, task

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl import pod
+from pytest_arl.cluster import pod
 from pytest_arl.operator.pooling import GATE
 from pytest_arl.operator.template import (
     Agent,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_arl import pod
+from pytest_arl.cluster import pod
 from pytest_arl.operator.pod_problems import DEFAULT_CONTAINER
 from pytest_arl.operator.template import Agent, TemplateInvalid, deployment, pod_template
 from pytest_arl.operator.template_rules import refuse

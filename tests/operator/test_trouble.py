@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.operator.objects import MOST_MESSAGE
+from pytest_arl.cluster.objects import MOST_MESSAGE
 from pytest_arl.operator.pod_problems import (
     DEFAULT_CONTAINER,
     end_of_pod,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pytest_arl.cluster.objects import Key, uid
 from pytest_arl.operator import rounds, watching
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.objects import Key, uid
 from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
 from tests.operator.objects import sandbox, task

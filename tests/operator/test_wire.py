@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.crds.models import MOST_SPEC_BYTES
+from pytest_arl.cluster.names import MOST_SPEC_BYTES
+from pytest_arl.cluster.proof import proof_of
 from pytest_arl.operator.task_message import KEPT_BYTES, SENT_BYTES, Held, Refused, cpu_time, kept_bytes, message
-from pytest_arl.proof import proof_of
 from tests.operator.objects import command, pool, sandbox, task
 
 

@@ -48,8 +48,8 @@ ALLOWED: dict[str, tuple[str, set[str]]] = {
     "cli/installation.py": (SHIPPED, {"read_text"}),
     "cli/main.py": ("/dev/null", {"open"}),
     "config_files.py": ("the one place that reads configuration, once", {"open"}),
-    "crds/__main__.py": (ASKED, {"read_text", "write_text"}),
-    "deploy/manifests.py": (SHIPPED, {"read_text"}),
+    "cluster/__main__.py": (ASKED, {"read_text", "write_text"}),
+    "cluster/installation.py": (SHIPPED, {"read_text"}),
     "agent_package/elf.py": ("programs of an image that is made, by a command of the developer's", {"read_bytes"}),
     "session.py": ("a file of the sandbox", {"read_text"}),
 }  # fmt: skip

@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from pytest_arl.json_text import parse
+from pytest_arl.cluster.json_text import parse
 
 
 def nested(depth: int, inner: bytes = b"1", *, arrays: bool = False) -> bytes:

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest_arl.agent
-from pytest_arl import pod
 from pytest_arl.agent_package.bundle import LOAD, REMOTE_BOOT, bundle
 from pytest_arl.agent_package.elf import soname, without_search_path
 from pytest_arl.agent_package.first_stage import first_stage
+from pytest_arl.cluster import pod
 
 __all__ = ["build", "main"]
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_arl.crds.models import GROUP, VERSION
+from pytest_arl.cluster.names import GROUP, VERSION
 from pytest_arl.settings import Settings
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.cli.cluster import add_options, connect, has_cluster, settings_of
 from pytest_arl.cli.findings import bad, note, show
-from pytest_arl.deploy.manifests import DEFAULT_NAMESPACE
+from pytest_arl.cluster.installation import DEFAULT_NAMESPACE
 from pytest_arl.errors import InfrastructureError
 
 if TYPE_CHECKING:

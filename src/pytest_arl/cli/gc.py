@@ -21,8 +21,8 @@ from pytest_arl.cli.cluster import (
     settings_of,
     timestamp,
 )
+from pytest_arl.cluster.pod import RUN_LABEL
 from pytest_arl.errors import UsageError
-from pytest_arl.pod import RUN_LABEL
 from pytest_arl.text.units import parse_duration
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from pytest_arl.cli.cluster import items, leases_path, timestamp
 from pytest_arl.cli.findings import bad, good, note, warn
 from pytest_arl.cli.pods import examine_nodes, examine_pools, why_not_ready
 from pytest_arl.cli.rights import examine_rights
-from pytest_arl.crds.models import GROUP, KINDS, VERSION
+from pytest_arl.cluster.models import KINDS
+from pytest_arl.cluster.names import GROUP, VERSION
+from pytest_arl.cluster.pod import OPERATOR_LEASE
 from pytest_arl.errors import PermissionDenied
-from pytest_arl.pod import OPERATOR_LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,7 +104,7 @@ def _same_definitions(cluster: Cluster, cure: str) -> Iterator[Finding]:
 def _is_ours(cluster: Cluster, plural: str) -> bool:
     import yaml  # noqa: PLC0415 - comes with the extra `kubernetes`
 
-    text = (resources.files("pytest_arl.crds") / "manifests" / f"{plural}.yaml").read_text(encoding="utf-8")
+    text = (resources.files("pytest_arl.cluster") / "crds" / f"{plural}.yaml").read_text(encoding="utf-8")
     installed = cluster.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.{GROUP}") or {}
     return _schema(installed) == _schema(yaml.safe_load(text))
 

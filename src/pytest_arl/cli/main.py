@@ -88,7 +88,7 @@ class _Version(argparse.Action):
     """Looks the version up only when it is printed: that takes longer than all the rest."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from pytest_arl.deploy.manifests import version  # noqa: PLC0415
+        from pytest_arl.cluster.installation import version  # noqa: PLC0415
 
         sys.stdout.write(f"pytest-arl {version()}\n")
         parser.exit()

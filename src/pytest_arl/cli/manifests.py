@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pytest_arl.deploy.manifests import DEFAULT_NAMESPACE, Installation, crds, default_image, render
+from pytest_arl.cluster.installation import DEFAULT_NAMESPACE, Installation, crds, default_image, render
 
 __all__ = ["add_arguments", "run"]
 

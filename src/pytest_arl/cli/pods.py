@@ -9,8 +9,8 @@ from pytest_arl.cli.cluster import items
 from pytest_arl.cli.findings import bad, good, note, warn
 from pytest_arl.cli.pools import cluster_pools
 from pytest_arl.cli.reasons import cure_of
+from pytest_arl.cluster.pod import POOL_LABEL, STATUS_IDLE, STATUS_LABEL
 from pytest_arl.errors import InfrastructureError
-from pytest_arl.pod import POOL_LABEL, STATUS_IDLE, STATUS_LABEL
 from pytest_arl.settings import DEFAULT
 
 if TYPE_CHECKING:

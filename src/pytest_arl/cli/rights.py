@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_arl.cli.findings import bad, good, note, warn
-from pytest_arl.crds.models import GROUP
+from pytest_arl.cluster.names import GROUP
 from pytest_arl.errors import InfrastructureError
 from pytest_arl.text.wording import one_of
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import yarl
 
-from pytest_arl import json_text
+from pytest_arl.cluster import json_text
 from pytest_arl.operator.api_errors import CONTENDED, GARBLED, AnswerTooLong, ApiError
 from pytest_arl.operator.credentials import connection
 from pytest_arl.operator.loop_share import LoopShare
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import kopf
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = ["Api"]
 

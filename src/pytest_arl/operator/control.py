@@ -15,6 +15,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.cluster.objects import Key, ended, key, name, uid, version
+from pytest_arl.cluster.pod import POOL_LABEL
+from pytest_arl.cluster.proof import agent_mark
 from pytest_arl.operator import lifetimes, task_message
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.election import LeadershipLost
@@ -24,7 +27,6 @@ from pytest_arl.operator.introduction import OLDER_EPOCH, Claim, Introduction
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.network import Policies
 from pytest_arl.operator.notices import Notices
-from pytest_arl.operator.objects import Key, ended, key, name, uid, version
 from pytest_arl.operator.outputs import Outputs
 from pytest_arl.operator.ownership import Ownership
 from pytest_arl.operator.paths import path
@@ -34,17 +36,15 @@ from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from pytest_arl.operator.store import SELECTED, Store
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.turns import Turns
-from pytest_arl.pod import POOL_LABEL
-from pytest_arl.proof import agent_mark
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.api import Api
     from pytest_arl.operator.election import Term
     from pytest_arl.operator.introduction import LinkLost
     from pytest_arl.operator.keys import Keys
-    from pytest_arl.operator.objects import Object
     from pytest_arl.operator.pod_problems import Problem
     from pytest_arl.operator.template import Agent
 

@@ -12,16 +12,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_arl.cluster.objects import now
+from pytest_arl.cluster.pod import OPERATOR_LEASE
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.objects import now
 from pytest_arl.operator.paths import path
-from pytest_arl.pod import OPERATOR_LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.api import Api
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["Leadership", "LeadershipLost", "Term", "may_take"]
 

@@ -11,17 +11,17 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.objects import key, uid
 from pytest_arl.operator import sandbox_object, task_status
 from pytest_arl.operator.api_errors import CONTENDED, ApiError
-from pytest_arl.operator.objects import key, uid
 from pytest_arl.operator.paths import path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.control import Control
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["delete_sandbox", "end_beside", "end_now_or_beside", "ending_of", "write", "write_end"]
 

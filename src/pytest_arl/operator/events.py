@@ -13,8 +13,8 @@ from pytest_arl.operator.paths import path
 from pytest_arl.operator.pod_problems import shortened
 
 if TYPE_CHECKING:
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.api import Api
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["Events"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.objects import condition
+from pytest_arl.cluster.objects import condition
 from pytest_arl.operator.template_rules import executor_of
 from pytest_arl.text.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = ["exposed", "told"]
 

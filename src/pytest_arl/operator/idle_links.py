@@ -12,17 +12,17 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.objects import condition, leaving, name, owner, uid
 from pytest_arl.operator.introduction import LinkLost
 from pytest_arl.operator.link import AgentLink
-from pytest_arl.operator.objects import condition, leaving, name, owner, uid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
     from typing import Any
 
     from pytest_arl.agent_client.channel import AgentConfig
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.introduction import Claim, Introduction
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["IdleLinks"]
 

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from pytest_arl.agent.auth import challenge
+from pytest_arl.cluster.pod import keys_variable
+from pytest_arl.cluster.proof import KEY_BYTES, LABEL
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.paths import path
-from pytest_arl.pod import keys_variable
-from pytest_arl.proof import KEY_BYTES, LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

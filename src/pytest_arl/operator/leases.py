@@ -10,18 +10,18 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.objects import is_name, key, leaving, owner_reference, uid
 from pytest_arl.operator import lifetimes
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import delete_sandbox
-from pytest_arl.operator.objects import is_name, key, leaving, owner_reference, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.sandbox_status import finished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.control import Control
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["Leases"]
 

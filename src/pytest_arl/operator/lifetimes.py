@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.objects import name, owner
-from pytest_arl.pod import LEASE_LABEL, LEASE_PREFIX, RUN_LABEL
+from pytest_arl.cluster.objects import name, owner
+from pytest_arl.cluster.pod import LEASE_LABEL, LEASE_PREFIX, RUN_LABEL
 
 if TYPE_CHECKING:
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = [
     "IDLE_SECONDS",

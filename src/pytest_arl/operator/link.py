@@ -7,9 +7,9 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl import pod
 from pytest_arl.agent import exact, frames
 from pytest_arl.agent.auth import proof
+from pytest_arl.cluster import pod
 from pytest_arl.operator.frame_reader import FrameReader
 from pytest_arl.operator.introduction import (
     MOST_UID,

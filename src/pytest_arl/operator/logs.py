@@ -7,7 +7,7 @@ import logging
 import sys
 import traceback
 
-from pytest_arl.operator.objects import now
+from pytest_arl.cluster.objects import now
 from pytest_arl.text.wording import shorten
 
 __all__ = ["setup"]

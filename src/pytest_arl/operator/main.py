@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import kopf
 
+from pytest_arl.cluster.objects import parse_time
 from pytest_arl.operator import election, health, keys, logs
 from pytest_arl.operator.api import Api
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.beside import Beside, Pulse
 from pytest_arl.operator.control import Control
-from pytest_arl.operator.objects import parse_time
 from pytest_arl.operator.paths import GROUP_PATH, path
 from pytest_arl.operator.rounds import Rounds
 from pytest_arl.operator.template import Agent

@@ -7,17 +7,17 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from pytest_arl.cluster.objects import name
+from pytest_arl.cluster.pod import RUN_LABEL, SANDBOX_LABEL, WORKER_LABEL
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.objects import name
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.slim import weight
-from pytest_arl.pod import RUN_LABEL, SANDBOX_LABEL, WORKER_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.api import Api
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["CONDITION", "Policies", "isolation", "selects"]
 

@@ -8,15 +8,15 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.objects import key, now, uid
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.objects import key, now, uid
 from pytest_arl.operator.paths import UnsafeName, path
 from pytest_arl.text.wording import readable
 
 if TYPE_CHECKING:
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.api import Api
     from pytest_arl.operator.jobs import Jobs
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["Notices"]
 

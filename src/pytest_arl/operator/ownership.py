@@ -11,12 +11,12 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_arl.operator.objects import Key, controller, uid
+from pytest_arl.cluster.objects import Key, controller, uid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = ["CLAIM", "Maker", "Ownership", "maker_of"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_arl.operator.objects import MOST_MESSAGE, condition, is_reason, leaving, name
-from pytest_arl.pod import EXECUTOR_CONTAINER
+from pytest_arl.cluster.objects import MOST_MESSAGE, condition, is_reason, leaving, name
+from pytest_arl.cluster.pod import EXECUTOR_CONTAINER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = ["DEFAULT_CONTAINER", "Problem", "end_of_pod", "newest_warning", "refused_pod", "trouble_of"]
 

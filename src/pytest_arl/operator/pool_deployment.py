@@ -10,17 +10,17 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from pytest_arl import pod as pods
+from pytest_arl.cluster import pod as pods
+from pytest_arl.cluster.objects import Key, condition, name, uid
 from pytest_arl.operator import exposure, template
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.objects import Key, condition, name, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.pod_problems import Problem, refused_pod
 
 if TYPE_CHECKING:
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.control import Control
     from pytest_arl.operator.makers import Makers
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["PoolDeployment"]
 

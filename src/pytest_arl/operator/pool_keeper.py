@@ -10,10 +10,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.objects import MOST_MESSAGE, Key, created, key, leaving, name, uid
 from pytest_arl.operator import pooling, template
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.makers import Makers
-from pytest_arl.operator.objects import MOST_MESSAGE, Key, created, key, leaving, name, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.pod_problems import Problem, refused_pod
 from pytest_arl.operator.pool_deployment import PoolDeployment
@@ -23,8 +23,8 @@ from pytest_arl.operator.waiting import PodInvalid, Waiter, Wishes
 from pytest_arl.text.wording import readable
 
 if TYPE_CHECKING:
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.control import Control
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["PoolKeeper"]
 

@@ -6,12 +6,12 @@ import json
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from pytest_arl import pod as pods
+from pytest_arl.cluster import pod as pods
+from pytest_arl.cluster.objects import conditions, name, now
 from pytest_arl.operator import exposure
-from pytest_arl.operator.objects import conditions, name, now
 
 if TYPE_CHECKING:
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.pod_problems import Problem
     from pytest_arl.operator.pooling import Pods
 

@@ -12,13 +12,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.objects import condition, created, ended, leaving, name, uid
+from pytest_arl.cluster.objects import condition, created, ended, leaving, name, uid
 from pytest_arl.operator.pod_problems import trouble_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.pod_problems import Problem
 
 __all__ = [

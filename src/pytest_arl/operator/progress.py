@@ -15,8 +15,8 @@ from pytest_arl.usage import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.introduction import Refusal
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["LAST_MOMENT", "MOST_BYTES", "Garbled", "Progress", "StepEnd", "level"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pytest_arl.text.wording import shown
 
 if TYPE_CHECKING:
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = ["ResourcesInvalid", "amount", "changed", "refuse_small_bounds"]
 

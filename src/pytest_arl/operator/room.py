@@ -11,13 +11,13 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.objects import uid
+from pytest_arl.cluster.objects import uid
 from pytest_arl.operator.slim import cut, weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = ["LEAST", "MOST", "Room"]
 

@@ -12,19 +12,19 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.objects import Key, age, controller, is_name, key, leaving, uid
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import delete_sandbox, write, write_end
 from pytest_arl.operator.leases import Leases
-from pytest_arl.operator.objects import Key, age, controller, is_name, key, leaving, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.pod_problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.control import Control
-    from pytest_arl.operator.objects import Object
     from pytest_arl.operator.sandbox_keeper import SandboxKeeper
     from pytest_arl.operator.store import Finished
 

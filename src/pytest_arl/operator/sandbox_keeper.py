@@ -8,11 +8,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pytest_arl.cluster.objects import Key, condition, leaving, name, now, owner, parse_time, uid
 from pytest_arl.operator import sandbox_object, sandbox_status, task_message, task_status
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import end_beside, ending_of
 from pytest_arl.operator.introduction import LinkLost
-from pytest_arl.operator.objects import Key, condition, leaving, name, now, owner, parse_time, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import MOST_IN_VAIN, NO_TASK, Patience
 from pytest_arl.operator.pod_problems import Problem
@@ -23,9 +23,9 @@ from pytest_arl.operator.task_runner import Busy, TaskRunner
 from pytest_arl.operator.template import executor_of
 
 if TYPE_CHECKING:
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.control import Control
     from pytest_arl.operator.link import AgentLink
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["SandboxKeeper"]
 

@@ -8,19 +8,19 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.cluster.objects import Key, created, ended, leaving, name, uid
 from pytest_arl.operator import sandbox_status, task_message
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.introduction import AnotherAgent, LinkLost
 from pytest_arl.operator.link import AgentLink
-from pytest_arl.operator.objects import Key, created, ended, leaving, name, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.pod_problems import Problem, end_of_pod, newest_warning, trouble_of
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.waiting import PodInvalid
 
 if TYPE_CHECKING:
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.control import Control
-    from pytest_arl.operator.objects import Object
     from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 
 __all__ = ["SandboxLink"]

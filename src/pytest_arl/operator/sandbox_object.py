@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl import pod as pods
+from pytest_arl.cluster import pod as pods
+from pytest_arl.cluster.objects import key, name, owner_reference, uid
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.objects import key, name, owner_reference, uid
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.slim import LEGACY_FINALIZER, is_short
 
 if TYPE_CHECKING:
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.api import Api
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["MOST_REFILLS", "adopt", "delete", "is_held_by_legacy", "let_go", "with_room"]
 

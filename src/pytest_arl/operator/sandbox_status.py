@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.objects import condition, conditions, name, now
+from pytest_arl.cluster.objects import condition, conditions, name, now
 
 if TYPE_CHECKING:
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.pod_problems import Problem
 
 __all__ = ["bound", "failed", "finished", "pending", "phase", "ready", "says", "terminating"]

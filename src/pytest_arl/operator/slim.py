@@ -11,15 +11,15 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl import pod as pods
-from pytest_arl.operator.objects import MOST_MESSAGE, controller, owner_reference
+from pytest_arl.cluster import pod as pods
+from pytest_arl.cluster.objects import MOST_MESSAGE, controller, owner_reference
 from pytest_arl.operator.ownership import CLAIM
 from pytest_arl.operator.pod_problems import DEFAULT_CONTAINER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = [
     "LEGACY_FINALIZER",

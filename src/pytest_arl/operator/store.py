@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_arl import pod as pods
-from pytest_arl.operator.objects import Key, created, key, name, owner, parse_time, uid, version
+from pytest_arl.cluster import pod as pods
+from pytest_arl.cluster.objects import Key, created, key, name, owner, parse_time, uid, version
 from pytest_arl.operator.ownership import Maker, Ownership, maker_of
 from pytest_arl.operator.room import Room
 from pytest_arl.operator.slim import slim
@@ -24,7 +24,7 @@ from pytest_arl.operator.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = ["KINDS", "SELECTED", "Finished", "Store"]
 

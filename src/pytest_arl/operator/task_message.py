@@ -8,16 +8,16 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.crds.models import MOST_SPEC_BYTES
+from pytest_arl.cluster.names import MOST_SPEC_BYTES
+from pytest_arl.cluster.objects import name, uid
+from pytest_arl.cluster.proof import is_proof, proof_of
 from pytest_arl.errors import UsageError
-from pytest_arl.operator.objects import name, uid
-from pytest_arl.proof import is_proof, proof_of
 from pytest_arl.text.units import parse_duration, parse_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = ["KEPT_BYTES", "SENT_BYTES", "Held", "Refused", "cpu_time", "kept_bytes", "message"]
 

@@ -11,12 +11,12 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.objects import created, name, uid
+from pytest_arl.cluster.objects import created, name, uid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = ["TaskQueue"]
 

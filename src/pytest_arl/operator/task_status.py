@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.crds.models import MOST_STATUS_BYTES
-from pytest_arl.operator.objects import conditions, now
+from pytest_arl.cluster.names import MOST_STATUS_BYTES
+from pytest_arl.cluster.objects import conditions, now
 from pytest_arl.operator.progress import level
 from pytest_arl.text.units import go_duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.progress import Progress, StepEnd
 
 __all__ = ["CANCELLED_CODE", "cancelled", "encoded_size", "failed", "fit", "result", "running", "waiting"]

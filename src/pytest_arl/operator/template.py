@@ -12,9 +12,9 @@ import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl import pod
+from pytest_arl.cluster import pod
+from pytest_arl.cluster.objects import name, uid
 from pytest_arl.operator import slim
-from pytest_arl.operator.objects import name, uid
 from pytest_arl.operator.pod_problems import DEFAULT_CONTAINER
 from pytest_arl.operator.pooling import GATE
 from pytest_arl.operator.resources import ResourcesInvalid, amount, changed, refuse_small_bounds
@@ -31,7 +31,7 @@ from pytest_arl.operator.template_rules import (
 from pytest_arl.operator.template_shape import TemplateInvalid, refuse_shape
 
 if TYPE_CHECKING:
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = [
     "Agent",

@@ -10,14 +10,14 @@ import posixpath
 import re
 from typing import TYPE_CHECKING
 
-from pytest_arl import pod
+from pytest_arl.cluster import pod
 from pytest_arl.operator.template_shape import TemplateInvalid
 from pytest_arl.text.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = ["is_another_ones", "plain_path", "refuse_kernels", "refuse_mounts", "refuse_nested"]
 

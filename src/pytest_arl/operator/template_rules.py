@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_arl import pod
+from pytest_arl.cluster import pod
 from pytest_arl.operator.privileges import privilege
 from pytest_arl.operator.template_mounts import is_another_ones, refuse_kernels, refuse_mounts, refuse_nested
 from pytest_arl.operator.template_shape import HANDLER, HOOKS, POD_AFFINITIES, TemplateInvalid
@@ -17,7 +17,7 @@ from pytest_arl.text.wording import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = [
     "FOLDER_VOLUME",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.crds.models import MOST_CONTAINERS, MOST_VOLUMES
+from pytest_arl.cluster.names import MOST_CONTAINERS, MOST_VOLUMES
 
 if TYPE_CHECKING:
     from collections.abc import Sized

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.objects import uid
 from pytest_arl.operator import template
-from pytest_arl.operator.objects import uid
 from pytest_arl.operator.resources import ResourcesInvalid
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from pytest_arl.operator.objects import Object
+    from pytest_arl.cluster.objects import Object
 
 __all__ = ["PodInvalid", "Waiter", "Wishes"]
 

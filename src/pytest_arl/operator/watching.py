@@ -14,14 +14,14 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.objects import Key, key, uid, version
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.objects import Key, key, uid, version
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.store import KINDS, SELECTED
 
 if TYPE_CHECKING:
+    from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.control import Control
-    from pytest_arl.operator.objects import Object
 
 __all__ = ["Watching"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pytest_arl.pod import POOL_LABEL, RUN_LABEL, SANDBOX_LABEL, STATUS_LABEL, WORKER_LABEL
+from pytest_arl.cluster.pod import POOL_LABEL, RUN_LABEL, SANDBOX_LABEL, STATUS_LABEL, WORKER_LABEL
 from tests.cluster.hostile import schema
 from tests.cluster.installation import Json
 

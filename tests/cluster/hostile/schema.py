@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pytest_arl.crds.schema import custom_resources
+from pytest_arl.cluster.schema import custom_resources
 
 __all__ = ["SCHEMAS", "faults", "fits", "objects"]
 

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from pytest_arl.crds.models import MOST_STATUS_BYTES
-from pytest_arl.pod import POOL_LABEL, STATUS_IDLE, STATUS_LABEL
+from pytest_arl.cluster.names import MOST_STATUS_BYTES
+from pytest_arl.cluster.pod import POOL_LABEL, STATUS_IDLE, STATUS_LABEL
 from tests.cluster.hostile.agents import Player
 from tests.cluster.hostile.schema import SCHEMAS, faults
 

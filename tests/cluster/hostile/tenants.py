@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_arl import pod
 from pytest_arl.agent import frames
+from pytest_arl.cluster import pod
 from tests.cluster.clients import account, kubeconfig
 from tests.cluster.hostile import agents
 from tests.cluster.installation import Installation, Json

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_arl import pod
 from pytest_arl.agent import frames
+from pytest_arl.cluster import pod
 from pytest_arl.operator import link, patience, sandbox_link, task_runner, task_status
 from pytest_arl.operator.api import Api
 from pytest_arl.operator.control import Control

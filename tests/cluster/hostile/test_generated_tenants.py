@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.pod import POOL_LABEL, RUN_LABEL, STATUS_IDLE, STATUS_LABEL
+from pytest_arl.cluster.pod import POOL_LABEL, RUN_LABEL, STATUS_IDLE, STATUS_LABEL
 from tests.cluster.hostile import conversations
 from tests.cluster.hostile.bystanders import Neighbour, unharmed
 from tests.cluster.hostile.conftest import Ground

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.pod import POOL_LABEL, STATUS_ALLOCATED, STATUS_IDLE, STATUS_LABEL
+from pytest_arl.cluster.pod import POOL_LABEL, STATUS_ALLOCATED, STATUS_IDLE, STATUS_LABEL
 from tests.cluster.hostile.bystanders import Neighbour, Operator, still_well, unharmed, well
 from tests.cluster.hostile.conftest import Ground
 from tests.cluster.hostile.tenants import agent_pod, sandbox, task

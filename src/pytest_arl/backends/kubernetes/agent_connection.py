@@ -12,7 +12,7 @@ from pytest_arl.agent.auth import NONCE_BYTES, proof
 from pytest_arl.agent_client.channel import Channel, ChannelLost, ChannelTimeout
 from pytest_arl.backends.kubernetes.portforward import Forward, open_forward
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
-from pytest_arl.pod import PORT
+from pytest_arl.cluster.pod import PORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,10 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from pytest_arl import json_text
 from pytest_arl.backends.kubernetes.access import connect
 from pytest_arl.backends.kubernetes.refusals import Refused, Where, explained
-from pytest_arl.crds.models import GROUP, VERSION
+from pytest_arl.cluster import json_text
+from pytest_arl.cluster.names import GROUP, VERSION
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.text.wording import shorten
 

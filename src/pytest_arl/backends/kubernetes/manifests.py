@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl.agent import frames
 from pytest_arl.agent_client.task_run import task_message
 from pytest_arl.backends.kubernetes.api import encoded
-from pytest_arl.crds.models import GROUP, MOST_SPEC_BYTES, MOST_STEPS, MOST_WORDS, VERSION
+from pytest_arl.cluster.names import GROUP, MOST_SPEC_BYTES, MOST_STEPS, MOST_WORDS, VERSION
+from pytest_arl.cluster.proof import proof_of
 from pytest_arl.errors import UsageError
-from pytest_arl.proof import proof_of
 from pytest_arl.text.units import go_duration
 from pytest_arl.text.wording import shorten
 

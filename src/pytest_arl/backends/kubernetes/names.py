@@ -12,7 +12,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
-from pytest_arl.pod import LEASE_LABEL, LEASE_PREFIX, RUN_LABEL, WORKER_LABEL
+from pytest_arl.cluster.pod import LEASE_LABEL, LEASE_PREFIX, RUN_LABEL, WORKER_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,10 +15,10 @@ from pytest_arl.backends.kubernetes.lease import Lease
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
 from pytest_arl.backends.kubernetes.sealing import seal
 from pytest_arl.backends.kubernetes.watch import Watch
+from pytest_arl.cluster.pod import EXECUTOR_CONTAINER, OPERATOR_LEASE, WORKSPACE
+from pytest_arl.cluster.proof import KEY_BYTES, modulus_of
 from pytest_arl.errors import BackendUnavailable, PoolNotFound, UsageError
-from pytest_arl.pod import EXECUTOR_CONTAINER, OPERATOR_LEASE, WORKSPACE
 from pytest_arl.pools import KEPT_TIMES
-from pytest_arl.proof import KEY_BYTES, modulus_of
 from pytest_arl.text.units import parse_quantity
 from pytest_arl.text.wording import hint, printable
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.kubernetes.namespace_client import OPERATOR_NAMESPACE
 from pytest_arl.backends.kubernetes.refusals import INSTALL
+from pytest_arl.cluster.pod import OPERATOR_LEASE
 from pytest_arl.errors import BackendUnavailable
-from pytest_arl.pod import OPERATOR_LEASE
 
 if TYPE_CHECKING:
     from pytest_arl.backends.kubernetes.namespace_client import NamespaceClient

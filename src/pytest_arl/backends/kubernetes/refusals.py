@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl import json_text
-from pytest_arl.crds.models import GROUP, VERSION
+from pytest_arl.cluster import json_text
+from pytest_arl.cluster.names import GROUP, VERSION
 from pytest_arl.errors import ArlError, BackendUnavailable, PermissionDenied, UsageError
 from pytest_arl.text.wording import printable, shorten
 

@@ -15,8 +15,8 @@ from pytest_arl.backends.kubernetes import names, statuses
 from pytest_arl.backends.kubernetes.agent_connection import AgentConnection
 from pytest_arl.backends.kubernetes.refusals import Refused
 from pytest_arl.backends.kubernetes.task import RunningTask
+from pytest_arl.cluster.proof import agent_mark
 from pytest_arl.errors import ArlError
-from pytest_arl.proof import agent_mark
 from pytest_arl.results import StepResult
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_arl.proof import EXPONENT, LABEL
+from pytest_arl.cluster.proof import EXPONENT, LABEL
 
 __all__ = ["seal"]
 

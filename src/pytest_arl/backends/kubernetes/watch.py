@@ -12,9 +12,9 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl import json_text
 from pytest_arl.backends.kubernetes.api import path_of
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
+from pytest_arl.cluster import json_text
 from pytest_arl.errors import ArlError
 
 if TYPE_CHECKING:

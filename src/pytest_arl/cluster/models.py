@@ -12,10 +12,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from pytest_arl.cluster.names import (
+    GROUP,
+    MOST_CONTAINERS,
+    MOST_SPEC_BYTES,
+    MOST_STEPS,
+    MOST_VOLUMES,
+    MOST_WORDS,
+    VERSION,
+)
+
 __all__ = [
-    "GROUP",
     "KINDS",
-    "VERSION",
     "Condition",
     "Holder",
     "Resource",
@@ -34,22 +42,6 @@ __all__ = [
     "WarmPoolSpec",
     "WarmPoolStatus",
 ]
-
-GROUP = "arl.infra.io"
-VERSION = "v1alpha1"
-
-MOST_CONTAINERS, MOST_VOLUMES = 64, 256
-"""Of a pool's template. The operator looks at each, and refuses more by itself where these manifests are older."""
-
-MOST_STEPS = 256
-MOST_SPEC_BYTES = 768 * 1024
-"""Encoded JSON of a Task's spec. etcd takes objects of 1.5 MB, and spec and status share one."""
-
-MOST_WORDS = 8192
-"""Words of commands and variables in a Task's steps: the API server looks at each, at every change of a label too."""
-
-MOST_STATUS_BYTES = 384 * 1024
-"""Encoded JSON of a Task's status. A NUL is six bytes of it."""
 
 _LABEL = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _DURATION = r"^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.crds.models import GROUP, KINDS, VERSION, Resource, _Part
+from pytest_arl.cluster.models import KINDS, Resource, _Part
+from pytest_arl.cluster.names import GROUP, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

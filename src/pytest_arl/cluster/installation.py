@@ -14,8 +14,8 @@ from importlib import metadata, resources
 from string import Template
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.pod import LEASE_LABEL, OPERATOR_LEASE, POOL_LABEL, PORT, SANDBOX_LABEL, STATUS_LABEL
 from pytest_arl.errors import UsageError
-from pytest_arl.pod import LEASE_LABEL, OPERATOR_LEASE, POOL_LABEL, PORT, SANDBOX_LABEL, STATUS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +103,7 @@ def _documents(installation: Installation) -> Iterator[str]:
 
 
 def _crds() -> Iterator[str]:
-    folder = resources.files("pytest_arl.crds") / "manifests"
+    folder = resources.files("pytest_arl.cluster") / "crds"
     for file in sorted(folder.iterdir(), key=_name):
         if file.name.endswith(".yaml"):
             yield file.read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def _name(file: Traversable) -> str:
 
 
 def _filled(template: str, installation: Installation, sandboxes: str = "") -> str:
-    text = (resources.files("pytest_arl.deploy") / "templates" / template).read_text(encoding="utf-8")
+    text = (resources.files("pytest_arl.cluster") / "templates" / template).read_text(encoding="utf-8")
     arguments = ["operator", "run"]
     if not installation.everywhere:
         arguments += [word for name in installation.sandboxes for word in ("--namespace", name)]

@@ -1,4 +1,4 @@
-"""``python -m pytest_arl.crds`` writes the manifests; ``--check`` says which are not what the models say."""
+"""``python -m pytest_arl.cluster`` writes the manifests; ``--check`` says which are not what the models say."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from pytest_arl.crds.schema import custom_resources
+from pytest_arl.cluster.schema import custom_resources
 
-_FOLDER = Path(__file__).parent / "manifests"
-_HEAD = "# Written by `python -m pytest_arl.crds` from src/pytest_arl/crds/models.py: change it there.\n"
+_FOLDER = Path(__file__).parent / "crds"
+_HEAD = "# Written by `python -m pytest_arl.cluster` from src/pytest_arl/cluster/models.py: change it there.\n"
 
 
 def manifests() -> dict[str, str]:
@@ -23,7 +23,7 @@ def manifests() -> dict[str, str]:
 
 def main() -> int:
     """Write or check."""
-    parser = argparse.ArgumentParser(prog="python -m pytest_arl.crds", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pytest_arl.cluster", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a manifest differs")
     check = parser.parse_args().check
     differing = []
@@ -34,7 +34,7 @@ def main() -> int:
             if not check:
                 path.write_text(text)
     if check and differing:
-        sys.stderr.write(f"not what the models say: {', '.join(differing)}; run python -m pytest_arl.crds\n")
+        sys.stderr.write(f"not what the models say: {', '.join(differing)}; run python -m pytest_arl.cluster\n")
         return 1
     return 0
 
