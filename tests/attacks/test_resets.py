@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pytest_arl import SandboxSession
-from pytest_arl.process import Process
+from pytest_arl.session.process import Process
 from tests.attacks.conftest import OpenSandbox, python
 
 _LOOK = """

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl import SandboxSession, hooks, listeners, settings
+from pytest_arl import SandboxSession, hooks, settings
+from pytest_arl.session import listeners
 from tests import toy_backend
 from tests.toy_backend import ToyBackend, ToySandbox
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from pytest_arl import UsageError
-from pytest_arl.turns import Abandoned, Cancellation, FairQueue, Place
+from pytest_arl.session.fair_queue import Abandoned, Cancellation, FairQueue, Place
 
 
 def until(condition: Callable[[], object], seconds: float = 5) -> None:

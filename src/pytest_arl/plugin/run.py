@@ -70,11 +70,11 @@ class Run:
 
     def prepare(self) -> None:
         """Tests are to run: register what records and reports them. Raises pytest's usage error."""
-        from pytest_arl.listeners import add_listener
         from pytest_arl.plugin import test_hooks
         from pytest_arl.plugin.own_files import guard_sources, writable_folders
         from pytest_arl.plugin.summary import Summary
         from pytest_arl.plugin.workers import Handover
+        from pytest_arl.session.listeners import add_listener
 
         self._listens = len(_runs) == 1
         if self._listens:
@@ -152,7 +152,7 @@ class Run:
         if _runs == [self]:
             hooks.close_backends()
         if self._listens:
-            from pytest_arl.listeners import remove_listener
+            from pytest_arl.session.listeners import remove_listener
 
             remove_listener(_listener)
         if self._recorder is not None and self._recorder.output is not None:
@@ -251,7 +251,7 @@ def run_of(config: pytest.Config) -> Run:
 
 def any_heard() -> bool:
     """True if a sandbox was ever asked for in this process, whether it was made and whoever asked."""
-    listeners = sys.modules.get("pytest_arl.listeners")
+    listeners = sys.modules.get("pytest_arl.session.listeners")
     return listeners is not None and listeners.any_opened()
 
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pytest_arl.errors import UsageError
-from pytest_arl.turns import Abandoned, Cancellation
+from pytest_arl.session.fair_queue import Abandoned, Cancellation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

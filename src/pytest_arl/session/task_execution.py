@@ -13,19 +13,19 @@ import weakref
 from time import perf_counter, time
 from typing import TYPE_CHECKING
 
-from pytest_arl import listeners
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.errors import InfrastructureError, SandboxClosed, SandboxLost, UsageError
 from pytest_arl.results import StepResult, TaskResult, bind, origin
+from pytest_arl.session import listeners
 from pytest_arl.text.units import format_duration
 from pytest_arl.text.wording import command_line, hint, shorten, type_name
 
 if TYPE_CHECKING:
     from pytest_arl.backends.base import OnOutput
-    from pytest_arl.holding import OpenSandbox
     from pytest_arl.session import SandboxSession
+    from pytest_arl.session.fair_queue import Cancellation
+    from pytest_arl.session.open_sandbox import OpenSandbox
     from pytest_arl.steps import Step
-    from pytest_arl.turns import Cancellation
 
 __all__ = ["TaskExecution"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_arl.aio import in_thread
 from pytest_arl.errors import SandboxClosed, UsageError
 from pytest_arl.results import bind_step
+from pytest_arl.session.async_bridge import in_thread
+from pytest_arl.session.fair_queue import Cancellation
 from pytest_arl.text.units import format_duration, parse_duration
 from pytest_arl.text.wording import command_line, type_name
-from pytest_arl.turns import Cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pytest_arl.backends.base import BackendSandbox, BackgroundProcess, StreamName
-    from pytest_arl.holding import OpenSandbox
     from pytest_arl.results import StepResult
+    from pytest_arl.session.open_sandbox import OpenSandbox
     from pytest_arl.steps import Command
 
 __all__ = ["Process"]

@@ -8,14 +8,15 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from pytest_arl import arguments, listeners, settings
+from pytest_arl import settings
 from pytest_arl.backends.base import AcquireRequest
 from pytest_arl.errors import SandboxClosed, UsageError
-from pytest_arl.holding import OpenSandbox, acquire, close_unowned
 from pytest_arl.hooks import get_backend
-from pytest_arl.tasks import TaskExecution
+from pytest_arl.session import listeners, validation
+from pytest_arl.session.fair_queue import FairQueue
+from pytest_arl.session.open_sandbox import OpenSandbox, acquire, close_unowned
+from pytest_arl.session.task_execution import TaskExecution
 from pytest_arl.text.units import format_duration
-from pytest_arl.turns import FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pytest_arl.session import SandboxSession
-    from pytest_arl.turns import Cancellation
+    from pytest_arl.session.fair_queue import Cancellation
 
 __all__ = ["UNSET", "Lifecycle", "Unset"]
 
@@ -59,9 +60,9 @@ class Lifecycle:
         labels: Mapping[str, str] | None = None,
     ) -> None:
         __tracebackhide__ = True
-        arguments.names(pool_ref=pool_ref, namespace=namespace, backend=backend, name=name)
-        arguments.flags(keep_alive=keep_alive, keep_workspace=keep_workspace)
-        wait = arguments.seconds(acquire_timeout, "SandboxSession: acquire_timeout")
+        validation.names(pool_ref=pool_ref, namespace=namespace, backend=backend, name=name)
+        validation.flags(keep_alive=keep_alive, keep_workspace=keep_workspace)
+        wait = validation.seconds(acquire_timeout, "SandboxSession: acquire_timeout")
         self._settings = settings.current()
         configured = self._settings.value
         self._request = AcquireRequest(
@@ -69,12 +70,12 @@ class Lifecycle:
             namespace=namespace or configured("namespace"),
             keep_alive=keep_alive,
             acquire_timeout=wait or configured("acquire_timeout"),
-            idle_timeout=arguments.seconds(idle_timeout, "SandboxSession: idle_timeout"),
-            max_lifetime=arguments.seconds(max_lifetime, "SandboxSession: max_lifetime"),
-            labels=arguments.labels(labels),
+            idle_timeout=validation.seconds(idle_timeout, "SandboxSession: idle_timeout"),
+            max_lifetime=validation.seconds(max_lifetime, "SandboxSession: max_lifetime"),
+            labels=validation.labels(labels),
         )
         self._backend_name: str = backend or configured("backend")
-        self._timeout = timeout if isinstance(timeout, Unset) else arguments.limit(timeout, "SandboxSession: timeout")
+        self._timeout = timeout if isinstance(timeout, Unset) else validation.limit(timeout, "SandboxSession: timeout")
         self._keep_workspace = keep_workspace
         self._given_name = name
         self._sandbox_name: str | None = None

@@ -8,24 +8,24 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl import arguments
 from pytest_arl.errors import InfrastructureError, SandboxLost, UsageError
-from pytest_arl.holding import OpenSandbox
 from pytest_arl.host_files.named_links import named
-from pytest_arl.lifecycle import Lifecycle
-from pytest_arl.process import Process
 from pytest_arl.results import StepResult, TaskResult, origin
+from pytest_arl.session import validation
+from pytest_arl.session.fair_queue import Place
+from pytest_arl.session.lifecycle import Lifecycle
+from pytest_arl.session.open_sandbox import OpenSandbox
+from pytest_arl.session.process import Process
 from pytest_arl.steps import Command, Step, check_content, check_mode, check_path, parse_steps
 from pytest_arl.text.units import format_duration
 from pytest_arl.text.wording import hint
-from pytest_arl.turns import Place
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pytest_arl.backends.base import BackendSandbox, OnOutput, StreamName
-    from pytest_arl.turns import Cancellation
+    from pytest_arl.session.fair_queue import Cancellation
 
 __all__ = ["BlockingSession"]
 
@@ -68,7 +68,7 @@ class BlockingSession(Lifecycle):
     ) -> StepResult:
         """Run one program, word by word: ``run("make", "test")``."""
         __tracebackhide__ = True
-        step = arguments.command(
+        step = validation.command(
             "run", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, cpu_time=cpu_time, background=False
         )
         return self._run(step, timeout, None)
@@ -84,7 +84,7 @@ class BlockingSession(Lifecycle):
     ) -> Process:
         """Start a program in the background of the sandbox. StepFailed where it cannot be started."""
         __tracebackhide__ = True
-        step = arguments.command(
+        step = validation.command(
             "start", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, cpu_time=cpu_time, background=True
         )
         return self._start(step, None)
@@ -247,9 +247,9 @@ class BlockingSession(Lifecycle):
         cancellation: Cancellation | None,
     ) -> TaskResult:
         __tracebackhide__ = True
-        limit = self.timeout if timeout is None else arguments.limit(timeout, "execute: timeout")
-        arguments.retries(retries)
-        arguments.callback(on_output)
+        limit = self.timeout if timeout is None else validation.limit(timeout, "execute: timeout")
+        validation.retries(retries)
+        validation.callback(on_output)
         ticket = Place()
         try:
             self._held()

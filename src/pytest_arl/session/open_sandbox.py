@@ -15,8 +15,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
 from pytest_arl.errors import SandboxClosed, SandboxTimeout
+from pytest_arl.session.fair_queue import Cancellation, FairQueue, Place
 from pytest_arl.text.units import format_duration
-from pytest_arl.turns import Cancellation, FairQueue, Place
 
 if TYPE_CHECKING:
     from pytest_arl.backends.base import AcquireRequest, Backend, BackendSandbox, Checkpoint

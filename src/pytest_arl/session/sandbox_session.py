@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl import arguments
-from pytest_arl.aio import in_caller, in_thread, iterate
-from pytest_arl.blocking import BlockingSession
-from pytest_arl.listeners import SessionListener, add_listener, remove_listener
-from pytest_arl.process import Process
+from pytest_arl.session import validation
+from pytest_arl.session.async_bridge import in_caller, in_thread, iterate
+from pytest_arl.session.blocking import BlockingSession
+from pytest_arl.session.fair_queue import Cancellation
 from pytest_arl.steps import parse_steps
-from pytest_arl.turns import Cancellation
 
 if TYPE_CHECKING:
     import os
@@ -20,9 +18,10 @@ if TYPE_CHECKING:
 
     from pytest_arl.backends.base import OnOutput, StreamName
     from pytest_arl.results import StepResult, TaskResult
+    from pytest_arl.session.process import Process
     from pytest_arl.steps import Step
 
-__all__ = ["Process", "SandboxSession", "SessionListener", "add_listener", "remove_listener"]
+__all__ = ["SandboxSession"]
 
 
 class SandboxSession(BlockingSession):
@@ -71,7 +70,7 @@ class SandboxSession(BlockingSession):
         """``execute`` for async code; ``on_output`` is called in the event loop's thread."""
         __tracebackhide__ = True
         parsed = parse_steps(steps)
-        arguments.callback(on_output)
+        validation.callback(on_output)
         cancellation = Cancellation()
         relay = in_caller(on_output, cancellation)
         return await in_thread(lambda: self._execute(parsed, timeout, retries, relay, cancellation), cancellation)
@@ -87,7 +86,7 @@ class SandboxSession(BlockingSession):
     ) -> StepResult:
         """``run`` for async code."""
         __tracebackhide__ = True
-        step = arguments.command(
+        step = validation.command(
             "arun", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, cpu_time=cpu_time, background=False
         )
         cancellation = Cancellation()
@@ -104,7 +103,7 @@ class SandboxSession(BlockingSession):
     ) -> Process:
         """``start`` for async code; the Process has async methods too."""
         __tracebackhide__ = True
-        step = arguments.command(
+        step = validation.command(
             "astart", argv, env=env, work_dir=work_dir, stdin=stdin, timeout=timeout, cpu_time=cpu_time, background=True
         )
         cancellation = Cancellation()
