@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -237,6 +238,24 @@ async def test_a_namespace_that_is_listed_again_slowly_holds_up_no_other(monkeyp
         await room.until(lambda: listed.count("quick") == 5)
         assert listed.count("slow") == 1
         assert "not served" not in listed
+        running.cancel()
+
+
+async def test_a_namespace_that_takes_long_to_list_is_listed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds_module, "_ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(rounds_module, "_RESYNC_SECONDS", 0.02)
+    async with leading(monkeypatch, namespaces=["large", "small"]) as room:
+        listed: Counter[str | None] = Counter()
+
+        async def resync(namespace: str | None) -> None:
+            listed[namespace] += 1
+            await asyncio.sleep(0.05 if namespace == "large" else 0)
+
+        for namespace in ("large", "small"):
+            room.control.begin(namespace)
+        running = asyncio.ensure_future(Rounds(room.control, resync).run())
+        await room.until(lambda: listed["small"] == 20)
+        assert listed["large"] == 1, "then a second of pause"
         running.cancel()
 
 

@@ -37,7 +37,7 @@ def test_what_a_project_without_sandboxes_imports(project: Project, monkeypatch:
         assert "pytest_arl.plugin" in with_it
         new = {name.partition(".")[0] for name in with_it - without}
         assert new.isdisjoint(HEAVY), new & set(HEAVY)
-        assert "pytest_arl.session" not in with_it
+        assert "pytest_arl.session.sandbox_session" not in with_it
 
 
 def test_collecting_imports_none_of_what_runs_tests(project: Project) -> None:

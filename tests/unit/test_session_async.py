@@ -202,7 +202,7 @@ def test_a_creation_that_ended_as_it_was_cancelled_leaves_no_sandbox(
         function()
         raise asyncio.CancelledError
 
-    monkeypatch.setattr("pytest_arl.session.in_thread", done_and_cancelled)
+    monkeypatch.setattr("pytest_arl.session.sandbox_session.in_thread", done_and_cancelled)
     session = SandboxSession(backend="toy")
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(session.acreate_sandbox())

@@ -34,7 +34,9 @@ _LOG = logging.getLogger(__name__)
 
 _ROUND_SECONDS = 0.5
 _LATE_SECONDS = 1.0
-_RESYNC_SECONDS = 60.0
+_RESYNC_SECONDS, _LONGEST_RESYNC_SECONDS = 60.0, 1200.0
+_RESYNC_PAUSES = 20
+"""A namespace whose objects take long to list is listed again less often: no event is lost but by a fault."""
 _DEAD_SECONDS = 20.0
 """Without a whole round the operator is not ready: what it says of objects is old."""
 
@@ -60,6 +62,8 @@ class Rounds:
         self._leases = Leases(control)
         self._ended = time.monotonic()
         self._asked: dict[str, float] = {}
+        self._due: dict[str | None, float] = {}
+        """When a namespace is listed again."""
 
     @property
     def alive(self) -> bool:
@@ -68,7 +72,7 @@ class Rounds:
 
     async def run(self) -> None:
         """For ever."""
-        synced = dict.fromkeys(self._control.namespaces, time.monotonic())
+        self._due = dict.fromkeys(self._control.namespaces, time.monotonic() + _RESYNC_SECONDS)
         while True:
             began = time.monotonic()
             await asyncio.sleep(_ROUND_SECONDS)
@@ -81,11 +85,9 @@ class Rounds:
                 _LOG.exception("a round was not finished")
                 continue
             self._ended = time.monotonic()
-            for namespace, last in synced.items():
-                if time.monotonic() - last > _RESYNC_SECONDS and self._control.serves(namespace):
-                    look = partial(self._look_again, namespace)
-                    if self._jobs.once(("resync", namespace), look):
-                        synced[namespace] = time.monotonic()
+            for namespace, due in self._due.items():
+                if time.monotonic() > due and self._control.serves(namespace):
+                    self._jobs.once(("resync", namespace), partial(self._look_again, namespace))
 
     def once(self) -> None:
         """One round."""
@@ -192,7 +194,11 @@ class Rounds:
     # What no event told
 
     async def _look_again(self, namespace: str | None) -> None:
+        began = time.monotonic()
         await self._resync(namespace)
+        ended = time.monotonic()
+        pause = min(_RESYNC_PAUSES * (ended - began), _LONGEST_RESYNC_SECONDS)
+        self._due[namespace] = ended + max(_RESYNC_SECONDS, pause)
         for where, pool in list(self._control.pools.items()):
             if namespace in (None, where.namespace):
                 pool.forget()
