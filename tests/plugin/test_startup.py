@@ -44,9 +44,9 @@ def test_collecting_imports_none_of_what_runs_tests(project: Project) -> None:
     project.write("conftest.py", PROBE)
     project.test("def test_it(arl_sandbox): pass")
     modules = {name for name in loaded(project, "--co") if name.startswith("pytest_arl.plugin.")}
-    assert modules <= {f"pytest_arl.plugin.{room}" for room in ("fixtures", "hooks", "options", "own_files", "run")}, (
-        modules
-    )
+    assert modules <= {
+        f"pytest_arl.plugin.{room}" for room in ("fixtures", "options", "own_files", "run", "startup_hooks")
+    }, modules
 
 
 def test_importing_the_package_imports_neither_pytest_nor_pydantic(project: Project) -> None:
