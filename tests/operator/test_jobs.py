@@ -110,6 +110,25 @@ async def test_of_a_lane_a_few_run_at_a_time_in_their_order() -> None:
     assert jobs._lanes == {}, "nothing is kept of a lane in which nothing is left"
 
 
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_the_newest_may_go_before_all_that_wait(newest_first: bool) -> None:
+    jobs, gate, ran = Jobs(), asyncio.Event(), []
+
+    def job(number: int) -> Callable[[], Coroutine[Any, Any, None]]:
+        async def run() -> None:
+            ran.append(number)
+            await gate.wait()
+
+        return run
+
+    for number in range(MOST_IN_A_LANE + 3):
+        jobs.in_turn("lane", number, job(number), newest_first=newest_first)
+    gate.set()
+    await asyncio.sleep(0.01)
+    waited = [MOST_IN_A_LANE, MOST_IN_A_LANE + 1, MOST_IN_A_LANE + 2]
+    assert ran[MOST_IN_A_LANE:] == (waited[::-1] if newest_first else waited)
+
+
 async def test_one_that_fails_makes_room_in_its_lane_and_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs_module, "_FIRST_PAUSE", 0.01)
     jobs, tries = Jobs(), 0

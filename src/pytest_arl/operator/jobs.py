@@ -85,8 +85,8 @@ class Jobs:
         finally:
             self._named.discard(named)
 
-    def in_turn(self, lane: Hashable, named: Hashable, job: Job) -> bool:
-        """Run it after those that wait in the lane already; whether it was put there.
+    def in_turn(self, lane: Hashable, named: Hashable, job: Job, *, newest_first: bool = False) -> bool:
+        """Run it after those that wait in the lane already, or before them; whether it was put there.
 
         It is busy until it has returned: where it fails it makes room for the others, and comes again after a pause.
         """
@@ -94,7 +94,7 @@ class Jobs:
             return False
         self._named.add(named)
         self._lanes.setdefault(lane, _Lane()).size += 1
-        self._queue(lane, named, job)
+        self._queue(lane, named, job, newest_first=newest_first)
         return True
 
     def size(self, lane: Hashable) -> int:
@@ -102,8 +102,9 @@ class Jobs:
         its = self._lanes.get(lane)
         return 0 if its is None else its.size
 
-    def _queue(self, lane: Hashable, named: Hashable, job: Job) -> None:
-        self._lanes[lane].waiting.append((named, job))
+    def _queue(self, lane: Hashable, named: Hashable, job: Job, *, newest_first: bool = False) -> None:
+        waiting = self._lanes[lane].waiting
+        (waiting.appendleft if newest_first else waiting.append)((named, job))
         self._go_on(lane)
 
     def _go_on(self, lane: Hashable) -> None:

@@ -47,7 +47,9 @@ class TaskChecks:
         """True if a Task may be run as far as this is known or is found out when it is; else it is read first."""
         if held is None or not is_cut(task) or uid(task) in self._passed:
             return True
-        self._control.jobs.in_turn(self._lane, ("check", uid(task)), lambda: self._check(task, held))
+        # The holder has one at a time. Of all others there may be hundreds, which came before it.
+        check = ("check", uid(task))
+        self._control.jobs.in_turn(self._lane, check, lambda: self._check(task, held), newest_first=True)
         return False
 
     async def _read(self, task: Object) -> Object | None:
