@@ -237,7 +237,8 @@ def test_the_agent_is_not_dumpable_and_gains_no_privileges(sandbox: Sandbox) -> 
 def test_the_agent_has_the_descriptors_it_needs_and_no_other(sandbox: Sandbox) -> None:
     kinds = sorted(name.partition(":")[2].split("/")[-1].split(" ")[0] for name in sandbox.descriptors())
 
-    assert len(kinds) == 9  # three of stdio, spool, OOM score, loadavg, socket, epoll, the signals of children
+    # Three of stdio, a null device for steps, spool, OOM score, loadavg, socket, epoll, the signals of children.
+    assert len(kinds) == 10
     assert kinds.count("socket") == 1
 
 

@@ -274,7 +274,7 @@ def test_a_transfer_that_is_not_right_is_refused_and_leaves_nothing(
         put(sandbox, *entries)
 
     assert sandbox.sh("ls -A . /tmp").stdout == ".:\n\n/tmp:\n"
-    assert len(sandbox.descriptors()) == 9
+    assert len(sandbox.descriptors()) == 10
 
 
 def test_a_transfer_that_is_aborted_leaves_nothing(sandbox: Sandbox) -> None:
@@ -282,7 +282,7 @@ def test_a_transfer_that_is_aborted_leaves_nothing(sandbox: Sandbox) -> None:
 
     assert kind == frames.REPLY
     assert sandbox.run("ls", "-A").stdout == ""
-    assert len(sandbox.descriptors()) == 9
+    assert len(sandbox.descriptors()) == 10
 
 
 def test_what_follows_a_refused_transfer_is_thrown_away(sandbox: Sandbox) -> None:
