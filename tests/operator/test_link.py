@@ -159,6 +159,8 @@ async def test_another_pod_at_that_address_gets_no_signature(monkeypatch: pytest
         {"boot": None, "pod": None},
         {"boot": 1 << 40},
         {"boot": "b" * 65},
+        {"boot": "b\x1b[2J"},
+        {"boot": "b\u202e"},
         {"pod": ["uid-1"]},
         {"nonce": "text"},
         {"nonce": 1 << 40},  # bytes() of it would be a terabyte

@@ -116,6 +116,8 @@ class AgentLink(asyncio.Protocol):
             nonce = exact.data(hello, "nonce", NONCE_BYTES)
         except exact.Inexact as error:
             raise LinkLost(f"the agent's greeting is garbled: {error}") from None
+        if not (boot.isascii() and boot.isprintable()):  # it is written into a status, which people print
+            raise LinkLost("the agent's greeting is garbled: a boot id is letters and digits")
         if speaks != frames.VERSION:
             raise LinkLost(f"the agent speaks version {speaks}, the operator {frames.VERSION}")
         if pod_there != pod_uid:
