@@ -253,6 +253,9 @@ def _wait_for_definitions(found: Installation) -> None:
     found.wait("condition=Established", *names, namespace="default")
 
 
+_POLICIES = ("pods", "workloads", "leases", "neighbours")
+
+
 def remove(found: Installation) -> None:
     """Sandboxes and pods first, while their operator lives: so its own cleaning up is used by every run."""
     for namespace in found.served:
@@ -262,7 +265,7 @@ def remove(found: Installation) -> None:
         )
         found.kubectl("delete", "networkpolicy/arl-sandboxes", namespace=namespace, check=False)
     for kind in ("validatingadmissionpolicy", "validatingadmissionpolicybinding"):
-        policies = [f"{kind}/arl-{what}-{found.operator_namespace}" for what in ("pods", "workloads", "leases")]
+        policies = [f"{kind}/arl-{what}-{found.operator_namespace}" for what in _POLICIES]
         found.kubectl("delete", *policies, "--ignore-not-found", namespace="", check=False)
     made = [namespace for namespace in (*found.served, found.operator_namespace) if namespace != "default"]
     # What is left in them is nothing that anybody waits for.
