@@ -122,9 +122,9 @@ def test_nobody_makes_a_pod_with_the_label(installation: Installation, maker: Ma
     for labels in (IDLE, {POOL_LABEL: "no-such-pool"}, {POOL_LABEL: "python", STATUS_LABEL: "allocated"}):
         assert forbidden(maker.creates(pod_of(labels))), labels
     assert forbidden(installation.refused(pod_of(IDLE))), "an administrator neither"
-    # Where the operator does not serve, the label is not its.
+    # Where no operator serves, the label is nobody's. (Another test has one serve `default`.)
     dry = ("create", "--dry-run=server", "-f", "-")
-    installation.kubectl(*dry, namespace="default", text=json.dumps(pod_of(IDLE)))
+    installation.kubectl(*dry, namespace="kube-public", text=json.dumps(pod_of(IDLE)))
 
 
 def test_no_pod_beside_sandboxes_takes_the_operators_place(installation: Installation, maker: Maker) -> None:
@@ -159,7 +159,7 @@ def test_no_pod_beside_sandboxes_takes_the_operators_place(installation: Install
         assert forbidden(creates(**spec)), spec
     body = pod_of({})
     body["spec"]["priorityClassName"] = "system-cluster-critical"
-    installation.kubectl("create", "--dry-run=server", "-f", "-", namespace="default", text=json.dumps(body))
+    installation.kubectl("create", "--dry-run=server", "-f", "-", namespace="kube-public", text=json.dumps(body))
 
 
 def test_nobody_makes_one_that_names_a_replica_set_as_its_maker(
