@@ -352,6 +352,18 @@ def test_steps_write_no_file_larger_than_the_pod_has_room_for(bound: str) -> Non
     assert "FILE_BYTES" not in echo.stdout
 
 
+@pytest.mark.parametrize("device", ["/dev/zero", "/etc/hostname", None])
+def test_an_agent_starts_with_the_null_device_only(device: str | None) -> None:
+    """It is every step's stdin."""
+    extra = () if device is None else ("--dev-bind", device, "/dev/null")
+    if device is None:
+        with agent_of(extra=extra) as agent:
+            assert agent.operator().execute(command("cat"), name="t")[0].outcome == "Succeeded"
+    else:
+        with pytest.raises(AssertionError, match="/dev/null is another file"), agent_of(extra=extra):
+            pass
+
+
 def spend(agent: Agent, proof: str) -> tuple[bool, bool]:
     """Whether a task was run for a proof, and whether it still runs."""
     with agent.holder_channel().open() as stream:

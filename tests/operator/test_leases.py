@@ -92,17 +92,17 @@ async def test_a_sandbox_whose_lease_is_not_seen_ends_unless_that_is_there_and_r
         body = sandbox(owners=owned_by("Lease", "u-lease", name="arl-l"))
         room.control.store.put("sandboxes", body)
         leases = Leases(room.control)
-        leases.look_at_holders([body], set(), clock[0])
+        leases.look_at_holders([body], [], clock[0])
         clock[0] += 19
-        leases.look_at_holders([body], set(), clock[0])
+        leases.look_at_holders([body], [], clock[0])
         await asyncio.sleep(0.05)
         assert looks == 0, "its Lease may not have been seen yet"
         for expected, pause in ((1, 20), (2, 40)):
             clock[0] += pause
-            leases.look_at_holders([body], set(), clock[0])
+            leases.look_at_holders([body], [], clock[0])
             await room.until(lambda expected=expected: looks == expected or room.server.asked_for("DELETE"))  # type: ignore[misc]  # a bound loop variable
             await asyncio.sleep(0.05)
-            leases.look_at_holders([body], set(), clock[0])  # asked a moment ago
+            leases.look_at_holders([body], [], clock[0])  # asked a moment ago
             if finds == "one that nobody renews" and expected == 1:
                 assert not room.server.asked_for("DELETE")
         assert bool(room.server.asked_for("DELETE", "/sandboxes/sb")) is (finds != "one that is renewed")
@@ -126,8 +126,8 @@ async def test_a_lease_is_asked_for_once_for_all_its_sandboxes_and_less_and_less
         moments = []
         for moment in range(1000):
             before = asked
-            leases.look_at_holders([*bodies, over], set(), float(moment))
-            await room.until(lambda: not room.control.jobs.busy(("holder", "u-lease")))
+            leases.look_at_holders([*bodies, over], [], float(moment))
+            await room.until(lambda: not room.control.jobs.busy(("holder", ("ns", "arl-l", "u-lease"))))
             moments += [moment] * (asked - before)
         assert moments == [20, 60, 140, 300, 620, 940], "in which pods of the others run"
 
@@ -135,17 +135,53 @@ async def test_a_lease_is_asked_for_once_for_all_its_sandboxes_and_less_and_less
 async def test_a_sandbox_whose_lease_is_seen_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
     async with leading(monkeypatch) as room:
         leases = Leases(room.control)
+        followed = lease_of("u-lease", "now")
         held, free = sandbox("held", owners=owned_by("Lease", "u-lease", name="arl-l")), sandbox("free")
         for moment in (1000.0, 1030.0):
-            leases.look_at_holders([held], {"u-lease"}, moment)
-            leases.look_at_holders([free], set(), moment)
-        leases.look_at_holders([held], set(), 1031.0)
-        leases.look_at_holders([held], {"u-lease"}, 1040.0)
-        leases.look_at_holders([held], set(), 1052.0)
+            leases.look_at_holders([held], [followed], moment)
+            leases.look_at_holders([free], [], moment)
+        leases.look_at_holders([held], [], 1031.0)
+        leases.look_at_holders([held], [followed], 1040.0)
+        leases.look_at_holders([held], [], 1052.0)
         await asyncio.sleep(0.05)
         assert room.server.asked == []
-        leases.look_at_holders([], set(), 1053.0)
+        leases.look_at_holders([], [], 1053.0)
         assert leases._unseen == {}
+
+
+async def test_a_lease_of_another_namespace_holds_nothing_and_is_no_bodys_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever makes a Sandbox chooses the UID that it names."""
+    async with leading(monkeypatch) as room:
+        asked: list[str] = []
+
+        async def answer(request: web.Request) -> web.Response:
+            asked.append(request.path.split("/")[5])
+            if asked[-1] == "ns":
+                return web.json_response(lease_of("u-lease", str(len(asked))))
+            return refused(404, "NotFound")
+
+        room.server.handlers |= {"GET": answer, "DELETE": lambda _: _made()}
+        mine, other = (sandbox(name, owners=owned_by("Lease", "u-lease", name="arl-l")) for name in ("mine", "other"))
+        other["metadata"]["namespace"] = "elsewhere"
+        followed = lease_of("u-lease", "now")
+        for body in (mine, other):
+            room.control.store.put("sandboxes", body)
+        leases = Leases(room.control)
+        for moment in (1000.0, 1030.0):
+            leases.look_at_holders([mine, other], [followed], moment)
+        await room.until(lambda: room.server.asked_for("DELETE"))
+        assert asked == ["elsewhere"], "what is followed in one namespace is not followed in another"
+        for moment in (1000.0, 1030.0):
+            leases.look_at_holders([mine, other], [], 1000.0 + moment)
+        await room.until(lambda: "ns" in asked)
+        await asyncio.sleep(0.05)
+        assert not room.server.asked_for("DELETE", "/sandboxes/mine"), "it has a Lease that is renewed"
+
+
+async def _made() -> web.Response:
+    return web.json_response({})
 
 
 def kept(room: Room, **more: Any) -> SandboxKeeper:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_arl.cluster.objects import is_name, key, leaving, owner_reference, uid
 from pytest_arl.operator import lifetimes
@@ -33,14 +34,28 @@ seconds of its Lease. Between two such questions it is twice as long each time.
 """
 
 
+class _Holder(NamedTuple):
+    """The Lease that a Sandbox names. Its maker chose name and UID: Sandboxes of another namespace may name the same."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+def _holder(sandbox: Object) -> _Holder | None:
+    reference = owner_reference(sandbox, "Lease")
+    return None if reference is None else _Holder(key(sandbox).namespace, reference["name"], reference["uid"])
+
+
 class Leases:
     """Decides when Leases end, and what they hold."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
         self._store = control.store
-        self._unseen: dict[str, tuple[float, float]] = {}
-        """By UID of a Lease, when it is asked for, and the pause before that."""
+        self._clock = lifetimes.Clock()  # of those that are asked for
+        self._unseen: dict[_Holder, tuple[float, float]] = {}
+        """When a Lease is asked for, and the pause before that."""
 
     def look(self, lease: Object, moment: float) -> None:
         """Look at a Lease; ``moment`` is monotonic."""
@@ -53,49 +68,55 @@ class Leases:
         elif any(not leaving(body) for body in self._held(lease)):
             jobs.once(("lease", uid(lease)), lambda: self._end_held(lease))
 
-    def look_at_holders(self, sandboxes: Iterable[Object], seen: set[str], moment: float) -> None:
-        """Look whether the Leases of these Sandboxes are there; ``seen`` are the UIDs of those that are followed.
+    def look_at_holders(self, sandboxes: Iterable[Object], leases: Iterable[Object], moment: float) -> None:
+        """Look whether the Leases of these Sandboxes are there; ``leases`` are those that are followed.
 
         Each is asked for once, however many Sandboxes it has, and less often while the answer stays the same.
         """
-        unseen: dict[str, Object] = {}
-        for body in sandboxes:
-            reference = owner_reference(body, "Lease")
-            if reference is not None and reference["uid"] not in seen and not leaving(body) and not finished(body):
-                unseen[reference["uid"]] = {"name": reference["name"], "namespace": key(body).namespace}
-        for gone in [its for its in self._unseen if its not in unseen]:
+        followed = {(key(lease).namespace, uid(lease)) for lease in leases}
+        unseen = {
+            holder
+            for body in sandboxes
+            if not leaving(body)
+            and not finished(body)
+            and (holder := _holder(body)) is not None
+            and (holder.namespace, holder.uid) not in followed
+        }
+        for gone in self._unseen.keys() - unseen:
             del self._unseen[gone]
-            self._control.clock.forget(gone)
-        for its, where in unseen.items():
-            asked, pause = self._unseen.setdefault(its, (moment + _UNSEEN_SECONDS, _UNSEEN_SECONDS))
-            if moment >= asked:
+            self._clock.forget(gone)
+        for holder in unseen:
+            due, pause = self._unseen.setdefault(holder, (moment + _UNSEEN_SECONDS, _UNSEEN_SECONDS))
+            if moment >= due:
                 pause = min(2 * pause, _LONGEST_UNSEEN_SECONDS)
-                self._unseen[its] = moment + pause, pause
-                lane = "holders", where["namespace"]
-                self._control.jobs.in_turn(lane, ("holder", its), lambda its=its, where=where: self._ask(its, where))  # type: ignore[misc]  # bound loop variables
+                self._unseen[holder] = moment + pause, pause
+                lane = "holders", holder.namespace
+                self._control.jobs.in_turn(lane, ("holder", holder), partial(self._end_unheld, holder))
 
-    async def _ask(self, its: str, where: Object) -> None:
+    async def _end_unheld(self, holder: _Holder) -> None:
         """End the Sandboxes of a Lease that is gone, or is no longer renewed."""
-        if await self._is_renewed(its, where):
+        if await self._is_renewed(holder):
             return
-        held = self._store.of_lease[its].values()
-        for body in [self._store.get("sandboxes", at) for at in held if at.namespace == where["namespace"]]:
-            if body is not None and not leaving(body):
+        held = self._store.of_lease[holder.uid].values()
+        for body in [self._store.get("sandboxes", at) for at in held if at.namespace == holder.namespace]:
+            if body is not None and not leaving(body) and _holder(body) == holder:
                 _LOG.info("a sandbox has no lease any more: it goes", extra={"data": {"sandbox": "/".join(key(body))}})
                 await delete_sandbox(self._control, body)
 
-    async def _is_renewed(self, its: str, where: Object) -> bool:
-        if not is_name(where["name"]):
+    async def _is_renewed(self, holder: _Holder) -> bool:
+        if not is_name(holder.name):
             return False
         try:
-            lease = await self._control.api.get_large(path("leases", where["namespace"], where["name"]))
+            lease = await self._control.api.get_large(path("leases", holder.namespace, holder.name))
         except ApiError as error:
             if error.status == 404:
                 return False
             raise
+        if uid(lease) != holder.uid:
+            return False
         moment = time.monotonic()
-        self._control.clock.see(its, lease, moment)
-        return uid(lease) == its and not self._control.clock.over(its, lease, moment)
+        self._clock.see(holder, lease, moment)
+        return not self._clock.over(holder, lease, moment)
 
     def _held(self, lease: Object) -> list[Object]:
         held = [at for at in self._store.of_lease[uid(lease)].values() if at.namespace == key(lease).namespace]

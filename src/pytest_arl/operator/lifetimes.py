@@ -9,6 +9,8 @@ from pytest_arl.cluster.objects import name, owner
 from pytest_arl.cluster.pod import LEASE_LABEL, LEASE_PREFIX, RUN_LABEL
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from pytest_arl.cluster.objects import Object
 
 __all__ = [
@@ -88,22 +90,22 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[str, float]] = {}
+        self._seen: dict[Hashable, tuple[str, float]] = {}
 
-    def see(self, uid: str, lease: Object, monotonic: float) -> None:
+    def see(self, which: Hashable, lease: Object, monotonic: float) -> None:
         """Take note of a lease."""
         renewed = (lease.get("spec") or {}).get("renewTime") or ""
-        before = self._seen.get(uid)
+        before = self._seen.get(which)
         if before is None or before[0] != renewed:
-            self._seen[uid] = (renewed, monotonic)
+            self._seen[which] = (renewed, monotonic)
 
-    def forget(self, uid: str) -> None:
+    def forget(self, which: Hashable) -> None:
         """A lease is gone."""
-        self._seen.pop(uid, None)
+        self._seen.pop(which, None)
 
-    def over(self, uid: str, lease: Object, monotonic: float) -> bool:
+    def over(self, which: Hashable, lease: Object, monotonic: float) -> bool:
         """Whether its holder let it run out."""
-        seen = self._seen.get(uid)
+        seen = self._seen.get(which)
         if seen is None:
             return False
         lasts = (lease.get("spec") or {}).get("leaseDurationSeconds") or _DEFAULT_LEASE_SECONDS

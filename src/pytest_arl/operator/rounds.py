@@ -94,10 +94,9 @@ class Rounds:
         moment = time.monotonic()
         leases = self._store.all("leases")
         self._each("lease", leases, lambda lease: self._leases.look(lease, moment))
-        seen = set(map(uid, leases))
         keepers = [keeper for keeper, _ in self._control.sandboxes.values()]
         kept = [(keeper, body) for keeper in keepers if (body := keeper.body) is not None]
-        self._leases.look_at_holders((body for _, body in kept), seen, moment)
+        self._leases.look_at_holders((body for _, body in kept), leases, moment)
         for keeper, body in kept:
             self._each("lifetime", [body], lambda body, keeper=keeper: self._lifetime(keeper, body))  # type: ignore[misc]  # a bound loop variable
         tasks = self._store.all("tasks")

@@ -92,7 +92,7 @@ async def delete(api: Api, sandbox: Object) -> None:
         try:
             await with_room(api, sandbox)
         except ApiError as error:
-            if error.status != 409:  # somebody else was faster
+            if error.status not in (404, 409):  # it is gone, or somebody else was faster
                 raise
 
 
