@@ -10,9 +10,11 @@ from pytest_arl.agent import frames
 from pytest_arl.cluster.objects import key, uid
 from pytest_arl.cluster.proof import proof_of
 from pytest_arl.operator import task_status
+from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.jobs import Jobs
 from pytest_arl.operator.outputs import Outputs
 from pytest_arl.operator.slim import cut, slim
+from pytest_arl.operator.task_checks import TaskChecks
 from pytest_arl.operator.task_message import Held
 from pytest_arl.operator.task_runner import TaskRunner
 from tests.operator.objects import command, task
@@ -118,3 +120,33 @@ def test_one_that_was_cancelled_before_it_was_read_again_says_so_without_steps()
     assert (status["state"], status["exitCode"], "steps" in status) == ("Failed", 137, False)
     steps = task_status.cancelled(task("t", command("one"), command("two")), 1.0)["steps"]
     assert [step["outcome"] for step in steps] == ["Cancelled", "Skipped"]
+
+
+def test_of_tasks_that_have_to_be_read_the_newest_is_read_first() -> None:
+    """Its holder waits for it, and hundreds of others' may have come before."""
+    read: list[str] = []
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def get(where: str) -> Any:
+            read.append(where.rpartition("/")[2])
+            await gate.wait()
+            raise ApiError(404, "NotFound", "gone")
+
+        control: Any = SimpleNamespace(
+            api=SimpleNamespace(get=get), jobs=Jobs(), store=SimpleNamespace(remove=lambda *_: None)
+        )
+        checks = TaskChecks(control, "u", lambda _: None)
+        held: Any = object()
+        for number in range(20):
+            body = cut("tasks", slim("tasks", task(f"t{number}", proof="p" * 64)))
+            assert not checks.may_run(body, held)
+        await asyncio.sleep(0)
+        gate.set()
+        async with asyncio.timeout(10):
+            while len(read) < 20:
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert read[4:] == [f"t{number}" for number in reversed(range(4, 20))]

@@ -149,7 +149,7 @@ async def test_a_sandbox_whose_lease_is_seen_is_not_asked_about(monkeypatch: pyt
         assert leases._unseen == {}
 
 
-async def test_a_lease_of_another_namespace_holds_nothing_and_is_no_bodys_doubt(
+async def test_a_lease_holds_sandboxes_of_its_own_namespace_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever makes a Sandbox chooses the UID that it names."""

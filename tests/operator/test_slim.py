@@ -161,6 +161,9 @@ def test_above_its_bound_nothing_more_is_weighed() -> None:
     value = {"first": Counted([None] * 10), "rest": [Counted([None] * 1000) for _ in range(1000)]}
     assert weight(value, 1000) > 1000
     assert Counted.looked <= 1
+    Counted.looked = 0
+    assert weight(Counted([None] * 1_000_000), 1_000_000) > 1_000_000
+    assert Counted.looked == 0, "no place is made for each of a million"
     whole = weight(value)
     assert (weight(value, whole), Counted.looked > 1000) == (whole, True)
     assert weight(value, whole - 1) > whole - 1

@@ -103,6 +103,16 @@ async def test_a_second_look_asks_for_metadata_and_then_for_what_is_new(monkeypa
         assert [path.rpartition("/")[2] for path in singles] == ["young"]
 
 
+async def test_a_second_look_at_a_namespace_asks_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(monkeypatch, namespaces=["a", "b"]) as room:
+        await room.watching.start()
+        room.server.asked.clear()
+        await room.watching.resync("a")
+        lists = [path for _, path, query in room.server.asked if "watch" not in query]
+        assert len(lists) == 5
+        assert all("/namespaces/a/" in path for path in lists)
+
+
 async def test_one_that_cannot_be_read_again_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async with leading(monkeypatch) as room:
         await room.watching.start()

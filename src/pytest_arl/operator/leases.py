@@ -35,7 +35,7 @@ seconds of its Lease. Between two such questions it is twice as long each time.
 
 
 class _Holder(NamedTuple):
-    """The Lease that a Sandbox names. Its maker chose name and UID: Sandboxes of another namespace may name the same."""
+    """The Lease that a Sandbox names. Its maker chose name and UID: those of another namespace may name the same."""
 
     namespace: str
     name: str
