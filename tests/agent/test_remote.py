@@ -365,7 +365,7 @@ def test_an_agent_starts_with_the_null_device_only(device: str | None) -> None:
 
 
 def spend(agent: Agent, proof: str) -> tuple[bool, bool]:
-    """Whether a task was run for a proof, and whether it still runs."""
+    """True if a task was run for a proof, then True if it still runs."""
     with agent.holder_channel().open() as stream:
         stream.send(frames.SPEND, {"once": proof})
         said = stream.reply(time.monotonic() + 5)

@@ -159,7 +159,7 @@ async def test_a_finished_task_takes_little_memory(monkeypatch: pytest.MonkeyPat
         assert {uid(each) for each in room.server.objects[TASKS]} == set(kept)
 
 
-@pytest.mark.parametrize("how", ["forbidden", "garbled"])
+@pytest.mark.parametrize("how", ["forbidden", "garbled", "without metadata"])
 async def test_a_namespace_that_refuses_keeps_no_other_from_being_served(
     monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -173,6 +173,8 @@ async def test_a_namespace_that_refuses_keeps_no_other_from_being_served(
 
         async def get(request: web.Request) -> web.StreamResponse:
             if refusing[0] and "/namespaces/closed/" in request.path:
+                if how == "without metadata":
+                    return web.json_response({"metadata": {}, "items": [{}]})
                 return refused(403, "Forbidden") if how == "forbidden" else web.Response(text="{'no': json}")
             return await server._watch(request) if "watch" in request.query else server.page(request)
 

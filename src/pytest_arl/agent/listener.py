@@ -2,7 +2,7 @@
 
 Everybody can connect, the code in the sandbox too. Who does is told what to sign, has a few seconds and one frame to
 say who he is, and is given nothing before. However many come from one address (the code in the sandbox from its own),
-they keep nobody out who comes from another: see :class:`pytest_arl.agent.handshake.PendingHandshakes`.
+they keep out no connection from another: see :class:`pytest_arl.agent.handshake.PendingHandshakes`.
 """
 
 from __future__ import annotations

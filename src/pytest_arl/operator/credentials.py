@@ -14,7 +14,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def connection() -> kopf.ConnectionInfo:
-    """How to reach the API server: the service account of this pod, else the kubeconfig."""
+    """Connection data of the API server: the service account of this pod, else the kubeconfig."""
     settings = kopf.OperatorSettings()
     found = kopf.login_with_service_account(settings=settings, logger=_LOG)
     if found is not None:

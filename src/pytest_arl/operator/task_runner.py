@@ -239,7 +239,7 @@ class TaskRunner:
             raise LinkLost(f"the agent refuses: {refused.text}", refused.code)
 
     async def _write_running(self) -> bool:
-        """Whether it is written, or never will be."""
+        """True if it is written, or never will be."""
         try:
             await write(
                 self._control,

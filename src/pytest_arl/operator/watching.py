@@ -82,14 +82,17 @@ class Watching:
             each.cancel()
 
     async def _list(self, namespace: str | None) -> ApiError | None:
-        """Begin with a namespace: half a list would make orphans of Tasks whose Sandbox it does not have yet."""
+        """Begin with a namespace once all of it was listed, and return None; else the error, whatever it was.
+
+        Half a list would make orphans of Tasks whose Sandbox it does not have yet.
+        """
         for followed in self._followed[namespace]:
             try:
                 await followed.list()
-            except ApiError as error:
-                where = namespace or "any namespace"
-                _LOG.error("%s in %s cannot be listed, so it is tried again: %s", followed.kind, where, error)
-                return error
+            except Exception as error:  # noqa: BLE001 - whatever is in it keeps no other namespace from being served
+                refusal = error if isinstance(error, ApiError) else ApiError(0, "NotUnderstood", repr(error))
+                _LOG.error("%s in %s cannot be listed: %s", followed.kind, namespace or "all namespaces", refusal)
+                return refusal
         self._control.begin(namespace)
         return None
 
