@@ -163,6 +163,23 @@ def test_pids_that_begin_anew_are_counted_on(monkeypatch: pytest.MonkeyPatch) ->
     assert _figures(meter.end(limits)[0])[6] in range(17, 20)
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_passed_a_limit_has_used_no_less(monkeypatch: pytest.MonkeyPatch, *, alone: bool) -> None:
+    """The sums of what was waited for lag behind the counter that showed it, by less than counts as missing."""
+    monkeypatch.setattr(Meter, "_newest_pid", lambda _self: 1)
+    meter = Meter(None)
+    limits: Any = SimpleNamespace(memory_peak=lambda: None, oom_kills=lambda: None)
+    for least in (2.0, 0.0):
+        meter.begin(alone=alone)
+        meter.sums.user, meter.sums.system = 1.5, 0.495
+        meter.least = least
+        used, seconds = meter.end(limits)
+
+        assert seconds == pytest.approx(max(least, 1.995))
+        assert sum(_figures(used)[:2]) == pytest.approx(max(least, 1.995))
+        meter.least = 5.0  # is gone with the next step
+
+
 def _looks(monkeypatch: pytest.MonkeyPatch, used: list[float], limit: float = 1.0) -> tuple[list[float], bool]:
     """When a watch looks (seconds since its beginning) at a program that has used that by each look; whether it ended
     it.

@@ -253,7 +253,7 @@ def test_a_step_over_its_processor_time_ends_as_one_that_timed_out(sandbox: Sand
 
     assert (result.outcome, result.exit_code, result.limit) == ("TimedOut", 124, _as_limit(limit))
     assert "survived" not in result.stdout
-    assert _usage(result).cpu_time > limit - TICK
+    assert _usage(result).cpu_time >= limit - 1e-6, "it used all that it might, or was ended too early"
 
 
 @pytest.mark.parametrize("hungry", _HUNGRY)

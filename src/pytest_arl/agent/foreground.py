@@ -188,6 +188,7 @@ class Foreground:
         return self._parts.meter.seconds(self._supervisor.pid if self._supervisor is not None else 0)
 
     def _out_of_time(self) -> None:
+        self._parts.meter.least = self._cpu_time or 0.0  # whatever is counted in the end
         self.end("TimedOut", shown_limit(self._cpu_time or 0.0))
 
     def _sample(self) -> None:

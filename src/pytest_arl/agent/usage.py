@@ -108,6 +108,8 @@ class Meter:
 
     Attributes:
         sums: over what ended of it.
+        least: seconds of processor time that it is known to have used, whatever ``sums`` make of it: the limit that the
+            cgroup's counter saw it pass.
     """
 
     def __init__(self, cpu_fd: int | None) -> None:
@@ -119,6 +121,7 @@ class Meter:
         self._started = 0
         self._cpu_before = 0.0
         self.sums = Sums()
+        self.least = 0.0
 
     def begin(self, *, alone: bool) -> int:
         """A Command is about to start. ``alone``: no other program runs in the sandbox. Gives the pid that was given
@@ -126,6 +129,7 @@ class Meter:
         """
         self._alone = alone
         self.sums = Sums()
+        self.least = 0.0
         self._started = 0
         if not (alone and self._settled):  # else nothing but the agent has run since the counters were read
             self._last_pid = self._newest_pid()
@@ -149,8 +153,9 @@ class Meter:
     def end(self, limits: Limits) -> tuple[bytes, float]:
         """The Command is over, and nothing of it lives: what it used, and how much processor time of that."""
         cpu = self.sums.user + self.sums.system
+        unseen = max(0.0, self.least - cpu)
         if not self._alone:  # the sandbox's counters have the others too
-            return self.sums.used(limits.memory_peak(), None, limits.oom_kills()), cpu
+            return self.sums.used(limits.memory_peak(), None, limits.oom_kills(), unseen), cpu + unseen
         self.count()
         self._settled = True
         missing = 0.0
@@ -159,6 +164,7 @@ class Meter:
             missing = self._cpu_before - before - cpu
         if missing < _NOISE_SECONDS + _NOISE_SHARE * cpu:
             missing = 0.0
+        missing = max(missing, unseen)
         processes = max(self._started, self.sums.processes) if self._last_pid else None  # or nobody tells of threads
         return self.sums.used(limits.memory_peak(), processes, limits.oom_kills(), missing), cpu + missing
 
