@@ -263,11 +263,18 @@ def test_a_large_task_waits_without_its_content() -> None:
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_small_task_waits_whole_however_many_large_ones_do(more: int) -> None:
     """It would be read behind all of them."""
+
+    def of_size(name: str, size: int) -> dict[str, Any]:
+        bare = weight(slim("tasks", task(name, command("x", "y"))))
+        return task(name, command("x", "y" * (1 + size - bare)))
+
     store = Store()
     for number in range(50):
         store.put("tasks", task(f"large{number}", command("x", "y" * 250_000)))
-    bare = weight(slim("tasks", task("last", command("x", "y"))))
-    store.put("tasks", task("last", command("x", "y" * (1 + 4096 - bare + more))))
+    for number in range(100):  # what these have left is less than one that is not small
+        store.put("tasks", of_size(f"more{number:03}", 4096 + 1))
+    assert is_cut(store.tasks(SB)[-1])
+    store.put("tasks", of_size("nextone", 4096 + more))
     assert is_cut(store.tasks(SB)[-1]) is bool(more)
 
 
