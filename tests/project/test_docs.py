@@ -54,15 +54,14 @@ def test_a_page_names_no_option_that_does_not_exist(document: Path) -> None:
 
 def test_the_security_page_has_a_test_for_everybody_who_may_attack_a_cluster() -> None:
     text = (DOCS / "security.md").read_text(encoding="utf-8")
-    promised, tested = (
-        dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", table, re.MULTILINE))
-        for table in re.findall(r"^\| who \| (?:is kept|test).*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
-    )
-    roles = {"a step", "who makes an image", "who has `arl-user`", "who has `arl-pool-admin`"}
-    assert roles < set(promised)
-    assert set(promised) == set(tested)
-    for who, tests in tested.items():
-        assert re.fullmatch(r"`tests/[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*", tests), who
+    promised = set(re.findall(r"^### (.+)\n\nCannot:\n\n- [^#]+^Can:\n\n- ", text, re.MULTILINE))
+    table = re.findall(r"^\| attacker \| test \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    tested = dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", table[0], re.MULTILINE))
+    roles = {"a step", "an image's author", "a user with `arl-user`", "a user with `arl-pool-admin`"}
+    assert roles < set(tested)
+    assert {role.lower() for role in promised} == set(tested)
+    for attacker, tests in tested.items():
+        assert re.fullmatch(r"`tests/[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*", tests), attacker
 
 
 @pytest.mark.parametrize("page", ["security.md", "cluster.md"])
