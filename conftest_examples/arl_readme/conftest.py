@@ -1,1 +1,1 @@
-"""Nothing to set up: the pool is a table of ../pyproject.toml, and SandboxSession needs no fixture."""
+"""No setup: the pool is a table of ../pyproject.toml, and SandboxSession needs no fixture."""

@@ -1,4 +1,4 @@
-"""The three ways of the ARL wrapper: only the import line differs."""
+"""The three samples of the ARL wrapper: only the import line differs."""
 
 import pytest
 

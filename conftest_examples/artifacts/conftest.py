@@ -1,4 +1,4 @@
-"""A build to take artifacts from: one sandbox for the module, built once."""
+"""A build with artifacts: one sandbox for the module, built once."""
 
 import pytest
 

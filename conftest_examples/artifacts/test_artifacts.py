@@ -1,4 +1,4 @@
-"""Files and folders out of the sandbox, byte for byte."""
+"""Files and folders copied out of the sandbox, byte for byte."""
 
 import io
 import zipfile
@@ -25,7 +25,7 @@ def test_a_folder_is_downloaded_with_its_modes(
     assert (tmp_path / "site" / "serve.sh").stat().st_mode & 0o777 == 0o755
 
 
-def test_what_a_step_printed_can_be_streamed_to_a_file(
+def test_the_output_of_a_step_can_be_streamed_to_a_file(
     build_sandbox: SandboxSession, build: TaskResult, tmp_path: Path
 ) -> None:
     log = tmp_path / "build.log"

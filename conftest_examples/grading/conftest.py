@@ -1,6 +1,6 @@
-"""Grading: runs a submission against every case, each in a sandbox of its own, and draws the table of scores.
+"""Grading: runs a submission against every case, each in a sandbox of its own, and prints the table of scores.
 
-The expected answers never enter a sandbox: what a submission prints is compared out here.
+The expected answers never enter a sandbox: the grader compares a submission's output with them outside.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Score:
 
     @property
     def ended(self) -> set[str]:
-        """How the runs ended: by which limit (``memory 128Mi`` is ``memory``), or with which outcome."""
+        """The limits that ended the runs (``memory 128Mi`` is ``memory``), or their outcomes."""
         return {run.limit.split()[0] if run.limit else run.outcome for run in self.runs}
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class Grader:
             runs.append(run)
             passed += run.ok and run.stdout.strip() == answer
             if run.limit:
-                break  # it would use up the time of the other cases too
+                break  # the other cases would take as long
         score = Score(submission.stem, passed, runs)
         self.scores.append(score)
         return score

@@ -1,4 +1,4 @@
-"""Submissions of strangers, hostile ones among them: each gets its score, and the machine stays well."""
+"""Submissions of strangers, some of them hostile: each gets its score, and the machine is not harmed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ EXPECTED = {
 @pytest.mark.parametrize("submission", EXPECTED)
 def test_a_submission_gets_its_score(grader: "Grader", submission: str, pytestconfig: pytest.Config) -> None:
     if submission == "fork_bomb" and pytestconfig.getoption("arl_backend") == "kubernetes":
-        pytest.skip("how many processes a pod may have is its node's setting (podPidsLimit), not the pool's")
+        pytest.skip("the process limit of a pod is a setting of its node (podPidsLimit), not of the pool")
     score = grader.grade(SUBMISSIONS / f"{submission}.py")
 
     passed, end = EXPECTED[submission]

@@ -1,6 +1,6 @@
 """The command-line program under test, as a fixture: a function that runs it in the test's sandbox.
 
-The pool `own-cli` (../pyproject.toml) mounts the project read-only, so an edit is seen at once and no
+The pool `own-cli` (../pyproject.toml) mounts the project read-only, so an edit takes effect at once and no
 installation is needed.
 """
 

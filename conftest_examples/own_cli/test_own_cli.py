@@ -1,4 +1,4 @@
-"""Testing one's own command-line program where it cannot see, or break, anything of this machine."""
+"""Tests of a command-line program that cannot see or break anything of this machine."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Runs the test suite of pyflakes (its wheel brings it along) in a sandbox, and reports it here, file by file."""
+"""Runs the test suite of pyflakes (part of its wheel) in a sandbox, and reports the results here, file by file."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def installed(pytestconfig: pytest.Config) -> None:
 
 @pytest.fixture(scope="module")
 def suite(suite_sandbox: SandboxSession, pytestconfig: pytest.Config) -> dict[str, Counter[str]]:
-    """For each file of the suite: how many of its tests ended how."""
+    """The number of tests with each outcome, for each file of the suite."""
     run = suite_sandbox.run(
         *(*PYTEST, LEAVE_OUT, "--pyargs", "pyflakes.test"),
         env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         timeout=300,
     )
-    assert run.exit_code in (0, 1), run.stdout + run.stderr  # 1: some tests failed; the report names them
+    assert run.exit_code in (0, 1), run.stdout + run.stderr  # 1: some tests failed, and the report names them
     files: dict[str, Counter[str]] = {}
     for case in ET.fromstring(suite_sandbox.read("junit.xml")).iter("testcase"):  # noqa: S314 - read, not trusted
         outcome = next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")

@@ -1,4 +1,4 @@
-"""Someone else's test suite, run where it can do no harm, with its result in this report."""
+"""A foreign test suite that runs in a sandbox, with its results in this report."""
 
 from collections import Counter
 from importlib.resources import files

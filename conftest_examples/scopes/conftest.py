@@ -11,6 +11,6 @@ per_session = sandbox_fixture(scope="session", keep_workspace=True)
 
 @pytest.fixture(scope="module")
 def dataset(per_module: SandboxSession) -> str:
-    """Prepared once. Each test of the module finds it as it was here, whatever the test before did to it."""
+    """Prepared once. Each test of the module finds it in this state, whatever the previous test did to it."""
     per_module.run("sh", "-c", "seq 1 1000 > numbers.txt").check()
     return "numbers.txt"

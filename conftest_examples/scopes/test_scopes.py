@@ -1,4 +1,4 @@
-"""Which sandbox a test sees: a new one, a shared one that was set back, or a shared one as the last test left it."""
+"""The sandbox of a test: a new one, a shared one after a reset, or a shared one as the last test left it."""
 
 import pytest
 
@@ -18,11 +18,11 @@ def test_every_test_has_a_sandbox_of_its_own(arl_sandbox: SandboxFixture, turn: 
     arl_sandbox.write(f"left-by-{turn}", "")
 
 
-# a wider scope: one sandbox, set back between tests to how the fixtures prepared it
+# a wider scope: one sandbox, reset between tests to the state that the fixtures prepared
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-def test_a_shared_sandbox_is_set_back_between_tests(per_module: SandboxSession, dataset: str, turn: int) -> None:
+def test_a_shared_sandbox_is_reset_between_tests(per_module: SandboxSession, dataset: str, turn: int) -> None:
     assert files(per_module) == [dataset]
     assert per_module.run("tail", "-n1", dataset).check().stdout == "1000\n"
     per_module.run("rm", dataset).check()
@@ -30,7 +30,7 @@ def test_a_shared_sandbox_is_set_back_between_tests(per_module: SandboxSession, 
 
 
 class TestClass:
-    names: set[str] = set()  # noqa: RUF012 - what the two tests tell each other
+    names: set[str] = set()  # noqa: RUF012 - shared by the two tests
 
     @pytest.mark.parametrize("turn", [1, 2])
     def test_a_class_shares_one(self, per_class: SandboxSession, turn: int) -> None:

@@ -1,7 +1,7 @@
-"""A server that lives in a sandbox of its own, started once for the module.
+"""A server in a sandbox of its own, started once for the module.
 
-No port of this machine is taken: each sandbox has a loopback interface for itself, so any number of these run
-side by side.
+It takes no port of this machine: each sandbox has its own loopback interface, so any number of servers run side by
+side.
 """
 
 import time

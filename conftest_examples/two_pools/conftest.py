@@ -1,4 +1,4 @@
-"""A fixture that opens a second sandbox beside the test's own."""
+"""A fixture that opens a second sandbox for a test."""
 
 import pytest
 
