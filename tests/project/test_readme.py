@@ -1,4 +1,4 @@
-"""README.md holds: its Python runs as printed, its commands are CI's, its links lead somewhere."""
+"""README.md and docs/usage.md hold: their Python runs as printed, README's commands are CI's, links lead somewhere."""
 
 import itertools
 import re
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -20,20 +19,26 @@ class Block:
     text: str
 
 
-BLOCKS = [Block(*match) for match in re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)]
-SHELL = [block.text.strip() for block in BLOCKS if block.language == "sh"]
-TESTS = [block.text for block in BLOCKS if block.language == "python" and "def test_" in block.text]
-SCRIPTS = [
-    (block.text, following.text)
-    for block, following in itertools.pairwise(BLOCKS)
-    if block.language == "python" and block.text not in TESTS
-]
+def blocks(page: str) -> list[Block]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [Block(*match) for match in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
+
+
+def printed(page: str) -> list[tuple[str, str]]:
+    """Each block of Python, and the block that follows: what it prints."""
+    return [(one.text, after.text) for one, after in itertools.pairwise(blocks(page)) if one.language == "python"]
+
+
+SHELL = [block.text.strip() for block in blocks("README.md") if block.language == "sh"]
+TESTS = printed("README.md")
+SCRIPTS = printed("docs/usage.md")
+LAST_LINE = re.compile(r"^(arl: \d+ sandbox(?:es)?, \d+ steps?, 0 left) \((?!none)\S.*\)$", re.MULTILINE)
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with the pyproject.toml that README.md prints, and nothing else."""
-    settings = [block.text for block in BLOCKS if block.language == "toml"]
+    """A folder with the pyproject.toml that docs/usage.md prints, and nothing else."""
+    settings = [block.text for block in blocks("docs/usage.md") if block.language == "toml"]
     (tmp_path / "pyproject.toml").write_text("\n".join(settings))
     return tmp_path
 
@@ -49,21 +54,19 @@ def test_there_are_three_samples_and_one_test_file() -> None:
     assert len(TESTS) == 1
 
 
-@pytest.mark.parametrize(("code", "printed"), SCRIPTS, ids=["context-manager", "keep-alive", "file-patch"])
-def test_a_sample_prints_what_the_readme_says(project: Path, code: str, printed: str) -> None:
+@pytest.mark.parametrize(("code", "output"), SCRIPTS, ids=["context-manager", "keep-alive", "file-patch"])
+def test_a_sample_prints_what_the_page_says(project: Path, code: str, output: str) -> None:
     (project / "sample.py").write_text(code)
     run = python("sample.py", cwd=project)
-    assert (run.stdout, run.stderr, run.returncode) == (printed, "", 0)
+    assert (run.stdout, run.stderr, run.returncode) == (output, "", 0)
 
 
-@pytest.mark.parametrize("code", TESTS, ids=["first"])
-def test_a_test_file_passes_and_names_its_isolation(project: Path, code: str) -> None:
+@pytest.mark.parametrize(("code", "output"), TESTS, ids=["first"])
+def test_a_test_file_passes_and_names_its_isolation(project: Path, code: str, output: str) -> None:
     (project / "test_sample.py").write_text(code)
     run = python("-m", "pytest", "-p", "no:asyncio", cwd=project)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert re.search(r"^arl: \d+ sandbox(?:es)?, \d+ steps?, 0 left \((?!none)\S.*\)$", run.stdout, re.MULTILINE), (
-        run.stdout
-    )
+    assert LAST_LINE.findall(run.stdout) == LAST_LINE.findall(output) != [], run.stdout
 
 
 def test_the_two_commands_are_one_line_each() -> None:
