@@ -51,7 +51,7 @@ ALLOWED: dict[str, tuple[str, set[str]]] = {
     "cluster/__main__.py": (ASKED, {"read_text", "write_text"}),
     "cluster/installation.py": (SHIPPED, {"read_text"}),
     "agent_package/elf.py": ("programs of an image that is made, by a command of the developer's", {"read_bytes"}),
-    "session/sandbox_session.py": ("a file of the sandbox", {"read_text"}),
+    "session/async_methods.py": ("a file of the sandbox", {"read_text"}),
 }  # fmt: skip
 
 

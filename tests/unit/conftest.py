@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_arl import SandboxSession, hooks, settings
-from pytest_arl.session import listeners
+from pytest_arl.session import notifications
 from tests import toy_backend
 from tests.toy_backend import ToyBackend, ToySandbox
 
@@ -21,7 +21,7 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     for name in [name for name in os.environ if name.startswith("PYTEST_ARL_")]:
         monkeypatch.delenv(name)
     before = settings.activate(None), hooks.set_pytest_hook(None)
-    monkeypatch.setattr(listeners, "_listeners", ())
+    monkeypatch.setattr(notifications, "_listeners", ())
     yield
     settings.activate(before[0])
     hooks.set_pytest_hook(before[1])

@@ -184,12 +184,12 @@ def test_cancelling_a_creation_leaves_no_sandbox(
 
     async def main() -> None:
         assert await cancelled_after(0.05, session.acreate_sandbox)
-        assert session._opening
+        assert session._lifecycle._opening
 
     run(main)
     go_on.set()
     deadline = time.monotonic() + 5
-    while session._opening and time.monotonic() < deadline:
+    while session._lifecycle._opening and time.monotonic() < deadline:
         time.sleep(0.01)
     assert toy.open == []
     assert not session.is_open
@@ -202,7 +202,7 @@ def test_a_creation_that_ended_as_it_was_cancelled_leaves_no_sandbox(
         function()
         raise asyncio.CancelledError
 
-    monkeypatch.setattr("pytest_arl.session.sandbox_session.in_thread", done_and_cancelled)
+    monkeypatch.setattr("pytest_arl.session.async_methods.in_thread", done_and_cancelled)
     session = SandboxSession(backend="toy")
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(session.acreate_sandbox())

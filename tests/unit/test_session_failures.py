@@ -1,9 +1,9 @@
 """What goes wrong, who is told of it, and what a traceback shows."""
 
+import asyncio
 import logging
 import os
-import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -199,18 +199,78 @@ RAISING: list[Callable[[SandboxSession], object]] = [
 ]
 
 
+OURS = os.path.join("src", "pytest_arl") + os.sep
+
+
+def shown(caught: pytest.ExceptionInfo[BaseException]) -> list[str]:
+    """The functions of this package and of this file whose frames pytest shows."""
+    entries = [
+        entry for entry in caught.traceback.filter(caught) if OURS in str(entry.path) or entry.path == Path(__file__)
+    ]
+    return [entry.frame.code.name for entry in entries]
+
+
 @pytest.mark.parametrize("use", RAISING)
 def test_our_frames_are_hidden_in_tracebacks(session: SandboxSession, use: Callable[[SandboxSession], object]) -> None:
     with pytest.raises(Exception) as caught:
         use(session)
     assert caught.value.__cause__ is None
-    ours = os.path.join("src", "pytest_arl") + os.sep
-    shown = [
-        frame
-        for frame, _ in traceback.walk_tb(caught.value.__traceback__)
-        if ours in frame.f_code.co_filename and "__tracebackhide__" not in frame.f_locals
-    ]
-    assert [frame.f_code.co_qualname for frame in shown] == []
+    assert shown(caught) == ["test_our_frames_are_hidden_in_tracebacks", "<lambda>"]
+
+
+RAISING_LATER: list[Callable[[SandboxSession], Awaitable[object]]] = [
+    lambda s: s.acreate_sandbox(),
+    lambda s: s.aexecute([]),
+    lambda s: s.aexecute([HELLO], timeout=-1),
+    lambda s: s.arun("a b"),
+    lambda s: s.astart("no-such"),
+    lambda s: s.awrite("", ""),
+    lambda s: s.aread(""),
+    lambda s: s.aread_text("\0"),
+    lambda s: s.aupload("/not/there", ""),
+    lambda s: s.adownload("", ""),
+    lambda s: anext(s.aoutput("x", "stdout")),
+    lambda s: SandboxSession(backend="toy").areset(),
+    lambda s: SandboxSession(backend="toy").acheckpoint(),
+    lambda s: SandboxSession(backend="toy", pool_ref="nope").acreate_sandbox(),
+]
+
+
+@pytest.mark.parametrize("use", RAISING_LATER)
+def test_our_frames_are_hidden_in_tracebacks_of_async_code(
+    session: SandboxSession, use: Callable[[SandboxSession], Awaitable[object]]
+) -> None:
+    async def main() -> None:
+        await use(session)
+
+    with pytest.raises(Exception) as caught:
+        asyncio.run(main())
+    assert shown(caught) == ["test_our_frames_are_hidden_in_tracebacks_of_async_code", "main"]
+
+
+def fail(*_: object) -> Any:
+    raise ZeroDivisionError
+
+
+def test_a_callback_that_fails_is_shown(session: SandboxSession) -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        session.execute([HELLO], on_output=fail)
+    assert shown(caught) == ["test_a_callback_that_fails_is_shown", "fail"]
+
+
+def test_a_callback_of_async_code_that_fails_is_shown(session: SandboxSession) -> None:
+    async def main() -> None:
+        await session.aexecute([HELLO], on_output=fail)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        asyncio.run(main())
+    assert shown(caught) == ["test_a_callback_of_async_code_that_fails_is_shown", "main", "fail"]
+
+
+def test_steps_that_fail_as_they_are_read_are_shown(session: SandboxSession) -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        session.execute(fail(number) for number in range(3))
+    assert shown(caught) == ["test_steps_that_fail_as_they_are_read_are_shown", "<genexpr>", "fail"]
 
 
 def test_each_step_is_logged_as_it_ends_not_when_all_have(

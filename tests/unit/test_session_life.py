@@ -2,7 +2,10 @@
 
 import gc
 import time
+import weakref
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from pytest_arl import (
     SandboxTimeout,
     UsageError,
 )
+from pytest_arl.backends.base import AcquireRequest
 from pytest_arl.settings import override
 from tests.toy_backend import ToyBackend, ToySandbox
 from tests.unit.sessions import HELLO, until
@@ -123,6 +127,21 @@ def test_bad_arguments_of_a_session_are_named(arguments: dict[str, Any], says: s
     assert str(caught.value).startswith(f"SandboxSession: {says}")
 
 
+@pytest.mark.parametrize("option", signature(SandboxSession).parameters)
+def test_every_option_of_a_session_is_checked_and_known_by_its_name(option: str) -> None:
+    with pytest.raises(UsageError, match=f"^SandboxSession: {option} must be"):
+        SandboxSession(**{option: object()})  # type: ignore[arg-type] # on purpose
+    assert hasattr(SandboxSession(), option)
+
+
+def test_the_options_of_a_session_stay_as_they_are() -> None:
+    config = SandboxSession(name="a")._config
+    for option in ("name", "pool_ref", "new"):
+        with pytest.raises(FrozenInstanceError):
+            setattr(config, option, "b")
+    assert (config.name, config.request()) == ("a", AcquireRequest("default"))
+
+
 def test_what_a_session_asks_reaches_the_backend(toy: ToyBackend) -> None:
     with SandboxSession(
         "toys", "ns", acquire_timeout="9s", idle_timeout=5, max_lifetime="1m", labels={"a": "b"}, backend="toy"
@@ -157,10 +176,27 @@ def test_a_session_that_is_forgotten_leaves_nothing(toy: ToyBackend) -> None:
     assert toy.open == []
 
 
+def test_a_session_that_is_forgotten_is_not_kept_alive_by_its_own_parts(toy: ToyBackend) -> None:
+    session = SandboxSession(backend="toy")
+    session.create_sandbox()
+    (sandbox,) = toy.open
+    result, process = session.execute([HELLO]), session.start("sleep", "30")
+    session.reset()
+    gone = weakref.ref(session)
+    gc.disable()
+    try:
+        del session
+        assert gone() is None
+        until(lambda: not toy.open)
+    finally:
+        gc.enable()
+    assert (sandbox.closed, result.ok, process.name) == (True, True, "sleep")
+
+
 def test_a_kept_session_that_is_forgotten_is_kept(toy: ToyBackend) -> None:
     session = SandboxSession(backend="toy", keep_alive=True)
     session.create_sandbox()
-    held = session._holding
+    held = session._lifecycle.held
     assert held is not None
     del session
     gc.collect()

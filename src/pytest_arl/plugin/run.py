@@ -24,21 +24,11 @@ if TYPE_CHECKING:
     from pytest_arl.plugin.shared import SharedSandboxes
     from pytest_arl.plugin.test_options import Choice
     from pytest_arl.results import TaskResult
-    from pytest_arl.session import SandboxSession
+    from pytest_arl.session import SandboxSession, SessionListener
 
-__all__ = ["SETTING_OF", "Run", "any_heard", "run_of"]
+__all__ = ["Run", "any_heard", "run_of"]
 
 __tracebackhide__ = True
-
-SETTING_OF = {
-    "pool_ref": "pool",
-    "backend": "backend",
-    "namespace": "namespace",
-    "timeout": "timeout",
-    "acquire_timeout": "acquire_timeout",
-}
-"""Options of a session that have a setting: by these, what a test asks reaches sessions made in its body too."""
-
 
 _Session = TypeVar("_Session")
 
@@ -52,6 +42,8 @@ class Run:
         self.config = config
         self.settings = chosen
         self.asked: dict[str, Choice] = {}
+        self._settings_asked: dict[str, str] = {}
+        """Options of those that are settings too, with the settings' names."""
         self._recorder: Recorder | None = None
         self._shared: SharedSandboxes | None = None
         self._overlay = ExitStack()
@@ -74,11 +66,11 @@ class Run:
         from pytest_arl.plugin.own_files import guard_sources, writable_folders
         from pytest_arl.plugin.summary import Summary
         from pytest_arl.plugin.workers import Handover
-        from pytest_arl.session.listeners import add_listener
+        from pytest_arl.session import notifications
 
         self._listens = len(_runs) == 1
         if self._listens:
-            add_listener(_listener)
+            notifications.add(_listener)
         manager = self.config.pluginmanager
         manager.register(test_hooks, "arl-running")
         manager.register(Summary(self.recorder, self.settings.value("durations")), "arl-summary")
@@ -152,9 +144,9 @@ class Run:
         if _runs == [self]:
             hooks.close_backends()
         if self._listens:
-            from pytest_arl.session.listeners import remove_listener
+            from pytest_arl.session import notifications
 
-            remove_listener(_listener)
+            notifications.remove(_listener)
         if self._recorder is not None and self._recorder.output is not None:
             self._recorder.output.close()
             self._recorder.output = None
@@ -200,21 +192,29 @@ class Run:
     def begin(self, item: pytest.Item) -> None:
         """A test's setup starts."""
         self._overlay.close()
-        self.asked = {}
+        self.asked, self._settings_asked = {}, {}
         self.recorder.begin(item)
 
     def lay_over(self, asked: dict[str, Choice]) -> None:
-        """What the test asks stands above the command line, until its end. Raises UsageError for a bad value."""
+        """What the test asks stands above the command line, until its end. Raises UsageError for a bad value.
+
+        By settings, it reaches sessions that are made in the test's body too.
+        """
+        if not asked:
+            return
+        from pytest_arl.session.config import setting_of
+
         self.asked = asked
-        for key, choice in asked.items():
-            if key in SETTING_OF:
-                values = {SETTING_OF[key]: choice.value}
-                self._overlay.enter_context(settings.override(values, choice.origin))
+        for option, choice in asked.items():
+            setting = setting_of(option)
+            if setting is not None:
+                self._settings_asked[option] = setting
+                self._overlay.enter_context(settings.override({setting: choice.value}, choice.origin))
 
     def end(self) -> None:
         """A test's teardown is over and reported."""
         self._overlay.close()
-        self.asked = {}
+        self.asked, self._settings_asked = {}, {}
         self.recorder.end()
 
     # sandboxes
@@ -228,7 +228,7 @@ class Run:
         if follows_test:
             return kind(**options)
         with ExitStack() as stack:
-            for name in (SETTING_OF[option] for option in self.asked if option in SETTING_OF):
+            for name in self._settings_asked.values():
                 value, source = self.settings[name]
                 stack.enter_context(settings.override({name: value}, source))
             # A session without a timeout of its own asks the settings for each task: this one must not.
@@ -241,7 +241,7 @@ class Run:
 
     def asked_options(self) -> dict[str, Any]:
         """What the running test asks beside settings: those are laid over the run's while it runs."""
-        return {key: choice.value for key, choice in self.asked.items() if key not in SETTING_OF}
+        return {key: choice.value for key, choice in self.asked.items() if key not in self._settings_asked}
 
 
 def run_of(config: pytest.Config) -> Run:
@@ -251,8 +251,8 @@ def run_of(config: pytest.Config) -> Run:
 
 def any_heard() -> bool:
     """True if a sandbox was ever asked for in this process, whether it was made and whoever asked."""
-    listeners = sys.modules.get("pytest_arl.session.listeners")
-    return listeners is not None and listeners.any_opened()
+    notifications = sys.modules.get("pytest_arl.session.notifications")
+    return notifications is not None and notifications.any_opened()
 
 
 _runs: list[Run] = []
@@ -277,4 +277,4 @@ class _Listener:
             run.recorder.sandbox_closed(session)
 
 
-_listener = _Listener()
+_listener: SessionListener = _Listener()

@@ -1,13 +1,16 @@
 """A sandbox and everything that can be done with it, with pytest or without.
 
-sandbox_session   SandboxSession: ``blocking`` methods and their async twins (``async_bridge``), over its ``lifecycle``
+sandbox_session   SandboxSession, with the blocking methods; ``async_methods`` their async twins, over ``async_bridge``
+config            the options of a session, checked
+lifecycle         the sandbox that a session has: created, reset, deleted
 open_sandbox      one sandbox in hand: acquired, swapped for a fresh one, let go exactly once
-task_execution    the tasks of a session, judged before anybody sees their results; ``fair_queue`` whose turn it is
+task_execution    the tasks of a session, judged before anything else sees their results; ``fair_queue`` their order,
+                  ``task_log`` their log, ``step_index`` the steps that ran
 process           a program in the background
 validation        arguments of callers
-listeners         who is told what sessions do
+listeners         listeners to sessions, and how to add one; ``notifications`` tells them
 
-Names are imported on first use (PEP 562): the plugin asks for ``listeners`` at every start of pytest.
+Names are imported on first use (PEP 562): the plugin asks for ``notifications`` at every start of pytest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The way from async code to a session, whose methods block: a thread for each call, under asyncio and trio.
 
-A thread of its own, not the loop's executor: a caller who waits for its turn must not keep others from having theirs.
-anyio runs on one of the two. Neither is imported here: whoever awaits has imported one.
+A thread of its own, not the loop's executor: a caller that waits for its turn must not keep others from having theirs.
+anyio runs on one of the two. Neither is imported here: a caller that awaits has imported one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
     from pytest_arl.backends.base import OnOutput, StreamName
 
+    class _Event(Protocol):
+        """The common part of asyncio's and trio's events."""
+
+        def set(self) -> object: ...
+        async def wait(self) -> object: ...
+        def is_set(self) -> bool: ...
+
+
 __all__ = ["in_caller", "in_thread", "iterate"]
+
+__tracebackhide__ = True
 
 T = TypeVar("T")
 
@@ -61,7 +71,6 @@ class _Call(Generic[T]):
         threading.Thread(target=again, name="pytest-arl cancel", daemon=True).start()
 
     def result(self) -> T:
-        __tracebackhide__ = True
         if self._error is not None:
             try:
                 raise self._error
@@ -76,7 +85,6 @@ async def in_thread(function: Callable[[], T], cancellation: Cancellation | None
     Cancelling the await calls ``cancellation`` until the thread is done, then lets the cancellation go on; with
     ``leave`` it does not wait for the thread, which then cleans up after itself.
     """
-    __tracebackhide__ = True
     call = _Call(function)
     loop = _loop()
     done = loop.event()
@@ -96,13 +104,11 @@ async def in_thread(function: Callable[[], T], cancellation: Cancellation | None
 
 def in_caller(function: OnOutput | None, cancellation: Cancellation) -> OnOutput | None:
     """A callback that runs in the event loop's thread, where its owner expects it, and blocks its caller meanwhile."""
-    __tracebackhide__ = True
     if function is None:
         return None
     loop = _loop()
 
     def relay(step: str, stream: StreamName, data: bytes) -> None:
-        __tracebackhide__ = True
         done = threading.Event()
         outcome: list[BaseException] = []
 
@@ -126,21 +132,12 @@ def in_caller(function: OnOutput | None, cancellation: Cancellation) -> OnOutput
 
 async def iterate(make: Callable[[], Iterator[bytes]]) -> AsyncIterator[bytes]:
     """An iterator that blocks, for ``async for``."""
-    __tracebackhide__ = True
     iterator = await in_thread(make)
     while True:
         block = await in_thread(lambda: next(iterator, None))
         if block is None:
             return
         yield block
-
-
-class _Event(Protocol):
-    """What asyncio's and trio's events have in common."""
-
-    def set(self) -> object: ...
-    async def wait(self) -> object: ...
-    def is_set(self) -> bool: ...
 
 
 class _Asyncio:
@@ -155,7 +152,7 @@ class _Asyncio:
         return event
 
     def soon(self, function: Callable[[], object]) -> None:
-        with suppress(RuntimeError):  # the loop was closed: nobody awaits the call any more
+        with suppress(RuntimeError):  # the loop was closed: nothing awaits the call any more
             self._running.call_soon_threadsafe(function)
 
     async def until(self, done: _Event, *, again: Cancellation | None) -> None:
@@ -187,7 +184,7 @@ class _Trio:
         return event
 
     def soon(self, function: Callable[[], object]) -> None:
-        with suppress(self._trio.RunFinishedError):  # nobody awaits the call any more
+        with suppress(self._trio.RunFinishedError):  # nothing awaits the call any more
             self._token.run_sync_soon(function)
 
     async def until(self, done: _Event, *, again: Cancellation | None) -> None:
@@ -201,7 +198,6 @@ class _Trio:
 
 def _loop() -> _Asyncio | _Trio:
     """The event loop that runs in this thread."""
-    __tracebackhide__ = True
     trio = sys.modules.get("trio")
     if trio is not None:
         try:

@@ -1,7 +1,7 @@
-"""Whose turn it is: a lock that serves in the order of asking, and a bound on how many may be inside.
+"""A queue that lets its callers in in the order of asking, and bounds how many are inside.
 
-threading.Lock wakes anyone; a sandbox promises its callers their order. A ticket makes leaving idempotent, so that an
-interrupt at any point while waiting or inside is made good by one ``leave`` in a ``finally``.
+threading.Lock wakes any of those that wait; a sandbox promises its callers their order. A Place makes leaving
+idempotent, so that one ``leave`` in a ``finally`` is enough after an interrupt at any point while waiting or inside.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Abandoned", "Cancellation", "FairQueue", "Place"]
 
+__tracebackhide__ = True
+
 
 class Abandoned(BaseException):
-    """The caller stopped waiting for its turn (an await was cancelled); nobody sees it but the waiting thread."""
+    """The caller stopped waiting for its turn (an await was cancelled); only the waiting thread sees it."""
 
 
 class Cancellation:
-    """A cancelled await's word to the thread that works for it.
+    """A request of a cancelled await to the thread that works for it.
 
     Attributes:
         requested: whether the await was cancelled.
@@ -74,53 +76,52 @@ class FairQueue:
         self._waiting: deque[Place] = deque()
 
     def set_limit(self, limit: int | None) -> None:
-        """Change how many may be inside; those who are stay."""
+        """Change how many may be inside; those that are stay."""
         with self._mutex:
             self._limit = limit
             self._let_in()
 
-    def enter(self, ticket: Place, *, timeout: float = -1, cancellation: Cancellation | None = None) -> bool:
-        """Wait for this ticket's turn; False when ``timeout`` seconds pass first (-1 waits as long as it takes).
+    def enter(self, place: Place, *, timeout: float = -1, cancellation: Cancellation | None = None) -> bool:
+        """Wait for the turn of this place; False when ``timeout`` seconds pass first (-1 waits as long as it takes).
 
-        Whatever happens, the caller leaves with the ticket afterwards.
+        Whatever happens, the caller leaves with the place afterwards.
         """
-        __tracebackhide__ = True
         with self._mutex:
-            if self._for_one and any(other.thread == ticket.thread for other in self._inside):
+            if self._for_one and any(other.thread == place.thread for other in self._inside):
                 raise UsageError(
                     "this sandbox is busy with a task of this very thread (are you in its on_output?): "
                     "it could never get its turn"
                 )
-            self._waiting.append(ticket)
-            gate = ticket.gate = threading.Lock()
+            self._waiting.append(place)
+            gate = place.gate = threading.Lock()
             gate.acquire()
             self._let_in()
         if cancellation is not None:
-            cancellation.watch(lambda: self._abandon(ticket))
+            cancellation.watch(lambda: self._abandon(place))
         entered = gate.acquire(timeout=timeout)
-        if ticket.abandoned:
+        if place.abandoned:
             raise Abandoned
         return entered
 
-    def leave(self, ticket: Place) -> None:
+    def leave(self, place: Place) -> None:
         """Give the place, or the place in the queue, to the next. Idempotent."""
         with self._mutex:
-            self._inside.discard(ticket)
-            if ticket in self._waiting:
-                self._waiting.remove(ticket)
+            self._inside.discard(place)
+            if place in self._waiting:
+                self._waiting.remove(place)
             self._let_in()
 
-    def _abandon(self, ticket: Place) -> None:
+    def _abandon(self, place: Place) -> None:
         with self._mutex:
-            if ticket in self._waiting and ticket.gate is not None:
-                ticket.abandoned = True
-                self._waiting.remove(ticket)
-                ticket.gate.release()
+            if place in self._waiting and place.gate is not None:
+                place.abandoned = True
+                self._waiting.remove(place)
+                place.gate.release()
 
     def _let_in(self) -> None:
         while self._waiting and (self._limit is None or len(self._inside) < self._limit):
-            ticket = self._waiting[0]
-            self._inside.add(ticket)
+            place = self._waiting[0]
+            self._inside.add(place)
             self._waiting.popleft()
-            if ticket.gate is not None:
-                ticket.gate.release()
+            if place.gate is not None:
+                place.gate.release()

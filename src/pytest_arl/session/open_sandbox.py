@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenSandbox", "acquire", "close_unowned"]
 
+__tracebackhide__ = True
+
 _logger = logging.getLogger("pytest_arl")
 
 
 class _Places:
-    """How many sandboxes this process may have open (``--arl-max-sandboxes``); a forked child counts anew."""
+    """The places for open sandboxes of this process (``--arl-max-sandboxes``); a forked child counts anew."""
 
     def __init__(self) -> None:
         self.turns = FairQueue(None)
@@ -47,9 +49,9 @@ class OpenSandbox:
         sandbox: the backend's; another one after a reset.
         keep_alive: whether it may outlive its session.
         acquired_in: seconds that it took to get the sandbox, or the fresh one of the last reset.
-        uses: how often something was done that can change what is in it; it only grows, over resets too.
+        uses: a count of what was done that can change its content; it only grows, over resets too.
         opener: the cancellable call that opened it, if that was one.
-        pid: the process whose it is.
+        pid: the process that it belongs to.
     """
 
     _open: ClassVar[weakref.WeakSet[OpenSandbox]] = weakref.WeakSet()
@@ -85,7 +87,6 @@ class OpenSandbox:
 
     def remember(self) -> None:
         """Make a checkpoint; the one before it is given up."""
-        __tracebackhide__ = True
         before = self._checkpoints[-1:]
         self.remember_too()
         for checkpoint in before:
@@ -94,7 +95,6 @@ class OpenSandbox:
 
     def remember_too(self) -> None:
         """Make a checkpoint above the one before it, which is kept."""
-        __tracebackhide__ = True
         uses = self.uses
         self._checkpoints.append(self.sandbox.checkpoint())
         self._clean = uses
@@ -102,12 +102,11 @@ class OpenSandbox:
     def forget(self) -> None:
         """Give the last checkpoint up for the one below it, if there is one."""
         if len(self._checkpoints) > 1:
-            self._clean = -1  # what is in the sandbox is not what is in that
+            self._clean = -1  # the sandbox is not as that checkpoint has it
             self._checkpoints.pop().close()
 
     def renew(self) -> None:
         """Return to the checkpoint, in a fresh sandbox if the backend likes that better."""
-        __tracebackhide__ = True
         if not self._checkpoints:
             return
         uses = self.uses
@@ -161,7 +160,6 @@ def acquire(
     backend: Backend, request: AcquireRequest, most: int | None, cancellation: Cancellation | None
 ) -> tuple[OpenSandbox, float]:
     """A sandbox that is ready, and the seconds that took. Waits for a place where ``most`` are open."""
-    __tracebackhide__ = True
     began = perf_counter()
     place = Place()
     turns = _places.turns

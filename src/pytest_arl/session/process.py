@@ -1,4 +1,4 @@
-"""A process in the background of a sandbox, held by whoever started it."""
+"""A process in the background of a sandbox."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pytest_arl.steps import Command
 
 __all__ = ["Process"]
+
+__tracebackhide__ = True
 
 _SLICE = 0.2
 """Seconds between two looks at whether a waiting await was cancelled."""
@@ -62,7 +64,6 @@ class Process:
 
     def wait(self, timeout: float | str | None = None) -> StepResult:
         """The result, once the process has ended. TimeoutError when ``timeout`` seconds pass first; None waits on."""
-        __tracebackhide__ = True
         seconds = None if timeout is None else _seconds(timeout)
         result = self._ask(seconds)
         if result is None:
@@ -71,12 +72,10 @@ class Process:
 
     def poll(self) -> StepResult | None:
         """The result, or None while the process runs."""
-        __tracebackhide__ = True
         return self._ask(0)
 
     def kill(self) -> None:
         """Kill the process and everything it started. One that has ended already is no error."""
-        __tracebackhide__ = True
         if self._result is None:
             self._touched().kill()
 
@@ -84,7 +83,6 @@ class Process:
         """Append to its stdin. BrokenPipeError where nobody reads it any more, TimeoutError where the process has not
         taken all of it after ``timeout`` seconds; None is the session's timeout, as for a task.
         """
-        __tracebackhide__ = True
         if isinstance(data, str):
             data = data.encode("utf-8", "surrogateescape")
         elif not isinstance(data, (bytes, bytearray, memoryview)):
@@ -94,36 +92,30 @@ class Process:
 
     def close_stdin(self) -> None:
         """Let it read end-of-file."""
-        __tracebackhide__ = True
         self._touched().close_stdin()
 
     @property
     def stdout_bytes(self) -> bytes:
         """What it printed so far, bounded like a result's."""
-        __tracebackhide__ = True
         return self._output("stdout")
 
     @property
     def stderr_bytes(self) -> bytes:
         """What it printed to stderr so far, bounded like a result's."""
-        __tracebackhide__ = True
         return self._output("stderr")
 
     @property
     def stdout(self) -> str:
         """What it printed so far, as text."""
-        __tracebackhide__ = True
         return self.stdout_bytes.decode("utf-8", "replace")
 
     @property
     def stderr(self) -> str:
         """What it printed to stderr so far, as text."""
-        __tracebackhide__ = True
         return self.stderr_bytes.decode("utf-8", "replace")
 
     async def await_exit(self, timeout: float | str | None = None) -> StepResult:  # noqa: ASYNC109 - as wait() has it
         """``wait`` for async code. Cancelling it leaves the process running."""
-        __tracebackhide__ = True
         cancellation = Cancellation()
         seconds = None if timeout is None else _seconds(timeout)
         result = await in_thread(lambda: self._ask_in_slices(seconds, cancellation), cancellation)
@@ -133,22 +125,18 @@ class Process:
 
     async def apoll(self) -> StepResult | None:
         """``poll`` for async code."""
-        __tracebackhide__ = True
         return await in_thread(self.poll)
 
     async def akill(self) -> None:
         """``kill`` for async code."""
-        __tracebackhide__ = True
         await in_thread(self.kill)
 
     async def awrite(self, data: str | bytes, timeout: float | str | None = None) -> None:  # noqa: ASYNC109 - as write()
         """``write`` for async code."""
-        __tracebackhide__ = True
         await in_thread(lambda: self.write(data, timeout))
 
     async def aclose_stdin(self) -> None:
         """``close_stdin`` for async code."""
-        __tracebackhide__ = True
         await in_thread(self.close_stdin)
 
     def __enter__(self) -> Self:
@@ -157,7 +145,6 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        __tracebackhide__ = True
         if self._holding.sandbox is self._sandbox and self._sandbox.alive():
             self.kill()
 
@@ -166,7 +153,6 @@ class Process:
         return f"<Process {self.name!r} ({command_line(self.command)}), {state}>"
 
     def _live(self) -> BackgroundProcess:
-        __tracebackhide__ = True
         if self._holding.sandbox is not self._sandbox or self._holding.closed:
             raise SandboxClosed(
                 f"the process {self.name!r} ended with its sandbox, which was deleted or reset; start it again"
@@ -175,13 +161,11 @@ class Process:
 
     def _touched(self) -> BackgroundProcess:
         """The process, about to be told something that may have it change what is in the sandbox."""
-        __tracebackhide__ = True
         handle = self._live()
         self._holding.uses += 1
         return handle
 
     def _ask(self, seconds: float | None) -> StepResult | None:
-        __tracebackhide__ = True
         if self._result is None:
             result = self._live().wait(seconds)
             if result is not None:
@@ -189,7 +173,6 @@ class Process:
         return self._result
 
     def _ask_in_slices(self, seconds: float | None, cancellation: Cancellation) -> StepResult | None:
-        __tracebackhide__ = True
         left = seconds
         while not cancellation.requested:
             piece = _SLICE if left is None else min(_SLICE, left)
@@ -200,7 +183,6 @@ class Process:
         return None
 
     def _output(self, stream: StreamName) -> bytes:
-        __tracebackhide__ = True
         if self._result is not None:
             return self._result.stdout_bytes if stream == "stdout" else self._result.stderr_bytes
         return self._live().output(stream)
@@ -211,7 +193,6 @@ class Process:
 
 
 def _seconds(timeout: object) -> float:
-    __tracebackhide__ = True
     try:
         return parse_duration(timeout)
     except UsageError as error:

@@ -1,7 +1,7 @@
-"""The tasks of one session: whose turn it is, what comes back, and where each step's output is.
+"""The tasks of one session: in their turn, judged, and told of.
 
-Results are judged here before anyone sees them: a backend whose answer contradicts itself is an infrastructure error,
-never a test's result.
+Results are judged here before anything else sees them: a backend whose answer contradicts itself is an infrastructure
+error, never a test's result.
 """
 
 from __future__ import annotations
@@ -9,29 +9,40 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import weakref
 from time import perf_counter, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.errors import InfrastructureError, SandboxClosed, SandboxLost, UsageError
 from pytest_arl.results import StepResult, TaskResult, bind, origin
-from pytest_arl.session import listeners
-from pytest_arl.text.units import format_duration
-from pytest_arl.text.wording import command_line, hint, shorten, type_name
+from pytest_arl.session import validation
+from pytest_arl.session.fair_queue import FairQueue, Place
+from pytest_arl.session.process import Process
+from pytest_arl.steps import Command
+from pytest_arl.text.wording import hint
 
 if TYPE_CHECKING:
-    from pytest_arl.backends.base import OnOutput
-    from pytest_arl.session import SandboxSession
+    from collections.abc import Callable, Iterator
+
+    from pytest_arl.backends.base import OnOutput, StreamName
+    from pytest_arl.session.config import SessionConfig
     from pytest_arl.session.fair_queue import Cancellation
+    from pytest_arl.session.lifecycle import Lifecycle
     from pytest_arl.session.open_sandbox import OpenSandbox
+    from pytest_arl.session.step_index import StepIndex
+    from pytest_arl.session.task_log import TaskLog
     from pytest_arl.steps import Step
+
+    Finished = Callable[[TaskRequest, TaskResult | None, BaseException | None], object]
+    """Called as ``task_finished`` of a listener is, without the session."""
 
 __all__ = ["TaskExecution"]
 
-_logger = logging.getLogger("pytest_arl")
+__tracebackhide__ = True
 
-_tokens = itertools.count(1)
+T = TypeVar("T")
+
+_logger = logging.getLogger("pytest_arl")
 
 
 class _Ids:
@@ -55,28 +66,104 @@ _ids = _Ids()
 
 
 class TaskExecution:
-    """Runs the tasks of a session for the caller whose turn it is. Holds no session, so that none lives on by it."""
+    """Runs the tasks of a session's sandbox, one at a time."""
 
-    def __init__(self) -> None:
-        self._token = f"session-{next(_tokens)}"
-        self._latest: dict[str, tuple[str, int, weakref.ref[StepResult]]] = {}
+    def __init__(self, config: SessionConfig, lifecycle: Lifecycle, steps: StepIndex) -> None:
+        self._config = config
+        self._lifecycle = lifecycle
+        self._steps = steps
+        self._turns = FairQueue()
 
-    def forget(self) -> None:
-        """The sandbox is another one now: what ran in the one before can no longer be asked for by name."""
-        self._latest = {}
+    def in_turn(self, action: Callable[[OpenSandbox], T], cancellation: Cancellation | None = None) -> T:
+        """Call ``action`` with the sandbox in hand once the caller's turn has come."""
+        place = Place()
+        try:
+            self._lifecycle.require()
+            self._turns.enter(place, cancellation=cancellation)
+            return action(self._lifecycle.require())
+        finally:
+            self._turns.leave(place)
 
-    def run(
+    def execute(
         self,
-        session: SandboxSession,
-        held: OpenSandbox,
         steps: tuple[Step, ...],
-        timeout: float | None,
+        timeout: float | str | None,
+        retries: int,
         on_output: OnOutput | None,
+        finished: Finished,
         cancellation: Cancellation | None,
     ) -> TaskResult:
-        """Run one task and tell whoever listens how it ended."""
-        __tracebackhide__ = True
-        task = TaskRequest(next(_ids), steps, timeout)
+        """Run one task, as :meth:`SandboxSession.execute` says; ``finished`` is told how it ended."""
+        limit = self._config.task_timeout() if timeout is None else validation.limit(timeout, "execute: timeout")
+        validation.retries(retries)
+        validation.callback(on_output)
+
+        def execute(_: OpenSandbox) -> TaskResult:
+            self._revive(retries)
+            task = TaskRequest(next(_ids), steps, limit)
+            return self._run(self._lifecycle.require(), task, on_output, finished, cancellation)
+
+        return self.in_turn(execute, cancellation)
+
+    def start(self, step: Command, finished: Finished, cancellation: Cancellation | None) -> Process:
+        """Start a background step."""
+        result = self.execute((step,), None, 0, None, finished, cancellation)
+        started = result.steps[0].check()
+        return self._process(result.id, 0, started, step)
+
+    def process(self, step: StepResult | str) -> Process:
+        """The handle of a background step that has run."""
+        task_id, index, result = self._steps.find(step, self._lifecycle.name)
+        of = None if result is None else origin(result)
+        if result is None or of is None or not isinstance(of.step, Command) or not of.step.background:
+            shown = step if isinstance(step, str) else step.name
+            raise UsageError(f"{shown!r} is no background step whose result is still held: give its StepResult")
+        return self._process(task_id, index, result, of.step)
+
+    def _process(self, task_id: str, index: int, started: StepResult, step: Command) -> Process:
+        held = self._lifecycle.require()
+        return Process(held.sandbox.process(task_id, index), started, step, held, self._config.task_timeout)
+
+    def output(self, step: StepResult | str, stream: StreamName) -> Iterator[bytes]:
+        """All of a step's stream, of its result where that has all of it."""
+        if stream not in ("stdout", "stderr"):
+            raise UsageError(f"output: there is no stream {stream!r}; {hint(str(stream), ('stdout', 'stderr'))}")
+        task_id, index, result = self._steps.find(step, self._lifecycle.name)
+        if result is None:
+            return self._lifecycle.require().sandbox.output(task_id, index, stream)
+        kept = result.stdout_bytes if stream == "stdout" else result.stderr_bytes
+        size = result.stdout_size if stream == "stdout" else result.stderr_size
+        if size <= len(kept):
+            return iter((kept,) if kept else ())
+        blocks = self._lifecycle.require().sandbox.output(task_id, index, stream)
+        of = origin(result)
+        grows = of is not None and isinstance(of.step, Command) and of.step.background
+        return blocks if grows else _at_most(blocks, size, self._lifecycle.name)
+
+    def _revive(self, retries: int) -> None:
+        """Put a fresh sandbox in the place of one that has ended, where nothing that was in it would be missing.
+
+        Only here is it known that the task has not started: one that is lost later may have run.
+        """
+        for left in reversed(range(retries)):
+            held = self._lifecycle.require()
+            if held.sandbox.alive() or not held.untouched:
+                return
+            _logger.info("%s: its sandbox ended before the task started; trying a fresh one", self._lifecycle.name)
+            try:
+                self._lifecycle.renew(held)
+            except InfrastructureError:
+                if not left:
+                    raise
+
+    def _run(
+        self,
+        held: OpenSandbox,
+        task: TaskRequest,
+        on_output: OnOutput | None,
+        finished: Finished,
+        cancellation: Cancellation | None,
+    ) -> TaskResult:
         began, clock = time(), perf_counter()
         sandbox = held.sandbox
         sent = False
@@ -84,48 +171,30 @@ class TaskExecution:
             if cancellation is not None:
                 cancellation.watch(lambda: sandbox.cancel(task.id))
             held.uses += 1
-            progress = _Progress(session.name, task.steps) if _logger.isEnabledFor(logging.INFO) else None
+            log = _log_of(self._lifecycle.name, task.steps)
             sent = True
-            answer = sandbox.execute(task, on_output, None if progress is None else progress.ended)
-            result = self._result(session, held, task, answer, began, perf_counter() - clock)
-            _judge(session, task, result)
+            answer = sandbox.execute(task, on_output, None if log is None else log.ended)
+            result = self._result(held, task, answer, began, perf_counter() - clock)
+            self._judge(task, result)
         except BaseException as error:
             partial = None
             if sent:
                 known = error.result.steps if isinstance(error, SandboxLost) and error.result is not None else ()
-                partial = self._result(session, held, task, known or sandbox.partial, began, perf_counter() - clock)
-            _logger.info("%s: %s ended by %s", session.name, task.id, type(error).__name__)
-            raised = _lost(session, held, error, partial)
-            listeners.notify_finished(session, task, partial, raised)
+                partial = self._result(held, task, known or sandbox.partial, began, perf_counter() - clock)
+            _logger.info("%s: %s ended by %s", self._lifecycle.name, task.id, type(error).__name__)
+            raised = self._lost(held, error, partial)
+            finished(task, partial, raised)
             if raised is error:
                 raise
             raise raised from None
-        for index, step in enumerate(result.steps):
-            self._latest[step.name] = (task.id, index, weakref.ref(step))
-        if progress is not None:
-            progress.finish(result.steps)
-        listeners.notify_finished(session, task, result, None)
+        self._steps.add(result)
+        if log is not None:
+            log.finish(result.steps)
+        finished(task, result, None)
         return result
-
-    def locate(self, session: SandboxSession, step: StepResult | str) -> tuple[str, int, StepResult | None]:
-        """Task and index of a step, and its result where that is still there."""
-        __tracebackhide__ = True
-        if isinstance(step, StepResult):
-            of = origin(step)
-            if of is None or of.session != self._token:
-                raise UsageError(f"the step {step.name!r} did not run in {session.name}: ask the session that ran it")
-            return of.task_id, of.index, step
-        if not isinstance(step, str):
-            raise UsageError(f"a step is given by its StepResult or its name, not by {type_name(step)}")
-        found = self._latest.get(step)
-        if found is None:
-            known = hint(step, list(self._latest)) if self._latest else "none has run since it was created or reset"
-            raise UsageError(f"no step {step!r} has run in {session.name}; {known}")
-        return found[0], found[1], found[2]()
 
     def _result(
         self,
-        session: SandboxSession,
         held: OpenSandbox,
         task: TaskRequest,
         steps: list[StepResult] | tuple[StepResult, ...],
@@ -134,74 +203,53 @@ class TaskExecution:
     ) -> TaskResult:
         result = TaskResult(
             id=task.id,
-            sandbox=session.name,
-            pool_ref=session.pool_ref,
+            sandbox=self._lifecycle.name,
+            pool_ref=self._config.pool_ref,
             steps=tuple(steps),
             duration=duration,
             total=len(task.steps),
             started_at=began,
-            namespace=session.namespace,
+            namespace=self._config.namespace,
             acquired_in=held.acquired_in,
             warm=getattr(held.sandbox, "warm", False) is True,
         )
-        return bind(result, task.steps, task.timeout, self._token)
+        return bind(result, task.steps, task.timeout, self._steps.token)
+
+    def _judge(self, task: TaskRequest, result: TaskResult) -> None:
+        """Refuse an answer that cannot be true."""
+        wanted, got = [step.name for step in task.steps], [step.name for step in result.steps]
+        if wanted != got:
+            raise self._untrue(f"was asked for the steps {wanted} and answered for {got}")
+        for step in result.steps:
+            if step.ok != (step.exit_code == 0) or (step.outcome == "Skipped") != (step.exit_code is None):
+                raise self._untrue(
+                    f"says that step {step.name!r} is {step.outcome} with exit code {step.exit_code}, which cannot be"
+                )
+
+    def _untrue(self, answer: str) -> InfrastructureError:
+        return InfrastructureError(f"{self._lifecycle.name}: the backend {self._config.backend!r} {answer}")
+
+    def _lost(self, held: OpenSandbox, error: BaseException, partial: TaskResult | None) -> BaseException:
+        """The error to raise where a task raised one: a lost sandbox's has what is known of the task."""
+        if held.closed and isinstance(error, (SandboxLost, SandboxClosed)):
+            return SandboxLost(f"{self._lifecycle.name}: delete_sandbox() was called while a task ran in it", partial)
+        if isinstance(error, SandboxLost):
+            error.result = partial
+        return error
 
 
-def _judge(session: SandboxSession, task: TaskRequest, result: TaskResult) -> None:
-    """Refuse an answer that cannot be true."""
-    __tracebackhide__ = True
-    wanted, got = [step.name for step in task.steps], [step.name for step in result.steps]
-    if wanted != got:
-        raise InfrastructureError(
-            f"{session.name}: the backend {session.backend!r} was asked for the steps {wanted} and answered for {got}"
-        )
-    for step in result.steps:
-        if step.ok != (step.exit_code == 0) or (step.outcome == "Skipped") != (step.exit_code is None):
-            raise InfrastructureError(
-                f"{session.name}: the backend {session.backend!r} says that step {step.name!r} is {step.outcome} "
-                f"with exit code {step.exit_code}, which cannot be"
-            )
+def _log_of(name: str, steps: tuple[Step, ...]) -> TaskLog | None:
+    if not _logger.isEnabledFor(logging.INFO):
+        return None
+    from pytest_arl.session.task_log import TaskLog  # noqa: PLC0415 - few runs log steps
+
+    return TaskLog(name, steps)
 
 
-def _lost(
-    session: SandboxSession, held: OpenSandbox, error: BaseException, partial: TaskResult | None
-) -> BaseException:
-    """What to raise for an error of a task: a lost sandbox says whose doing it was, and what is known of the task."""
-    if held.closed and isinstance(error, (SandboxLost, SandboxClosed)):
-        return SandboxLost(f"{session.name}: delete_sandbox() was called while a task ran in it", partial)
-    if isinstance(error, SandboxLost):
-        error.result = partial
-    return error
-
-
-class _Progress:
-    """Logs each step as it starts and ends, so that ``--log-cli-level=INFO`` shows what runs now."""
-
-    def __init__(self, name: str, steps: tuple[Step, ...]) -> None:
-        self._name = name
-        self._steps = steps
-        self._told = 0
-        self._starts()
-
-    def ended(self, step: StepResult) -> None:
-        """A step has ended, and the next one starts if it succeeded."""
-        code = "" if step.exit_code is None else f", exit code {step.exit_code}"
-        self._say("ended", f": {step.outcome}{code}, {format_duration(step.duration)}")
-        self._told += 1
-        if step.ok:
-            self._starts()
-
-    def finish(self, results: tuple[StepResult, ...]) -> None:
-        """The task is over: tell what is not told yet, such as the steps that were skipped."""
-        for result in results[self._told :]:
-            self.ended(result)
-
-    def _starts(self) -> None:
-        if self._told < len(self._steps):
-            step = self._steps[self._told]
-            what = command_line(step.command) if step.type == "Command" else shorten(repr(step.path), 80)
-            self._say("starts", f" ({what})")
-
-    def _say(self, verb: str, rest: str) -> None:
-        step = self._steps[self._told]
-        _logger.info("%s: step %d/%d %r %s%s", self._name, self._told + 1, len(self._steps), step.name, verb, rest)
+def _at_most(blocks: Iterator[bytes], size: int, name: str) -> Iterator[bytes]:
+    """An output whose size its result has told. SandboxLost where it is longer: that is not the step's."""
+    for block in blocks:
+        size -= len(block)
+        if size < 0:
+            raise SandboxLost(f"sandbox {name}: its agent has more of an output than its step wrote")
+        yield block

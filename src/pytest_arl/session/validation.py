@@ -1,4 +1,4 @@
-"""What a caller of the session wrote, checked: each message names the argument and shows the right form."""
+"""Checks of callers' arguments: each message names the argument and shows the right form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pytest_arl.steps import Command
 from pytest_arl.text.units import parse_duration, parse_timeout
 from pytest_arl.text.wording import shorten, type_name
 
-__all__ = ["callback", "command", "flags", "labels", "limit", "names", "retries", "seconds"]
+__all__ = ["callback", "command", "flag", "labels", "limit", "name", "retries", "seconds"]
+
+__tracebackhide__ = True
 
 _MOST_RETRIES = 10
 """As the cluster's Task allows."""
@@ -32,7 +34,6 @@ def command(
     background: bool,
 ) -> Command:
     """The one step of ``run`` and ``start``, named after its program."""
-    __tracebackhide__ = True
     _refuse_common_slips(method, argv)
     program = argv[0] if isinstance(argv[0], (str, os.PathLike)) else ""
     name = os.path.basename(os.fspath(program).rstrip("/"))  # noqa: PTH119 - a sandbox's path, not one of this machine
@@ -55,7 +56,6 @@ def command(
 
 def _refuse_common_slips(method: str, argv: tuple[object, ...]) -> None:
     """Refuse the two forms that everyone tries once, and show the right one."""
-    __tracebackhide__ = True
     if not argv:
         raise UsageError(f'{method}() needs a program: {method}("echo", "hi")')
     if len(argv) > 1:
@@ -84,26 +84,24 @@ def _right_form(method: str, line: str) -> str:
     return f"{form}; a program with a space in its name is {method}(Path({shorten(repr(line), 200)}))"
 
 
-def names(**values: object) -> None:
-    """Names, or None where they were left out."""
-    __tracebackhide__ = True
-    for argument, value in values.items():
-        if value is not None and (not isinstance(value, str) or not value or "\0" in value):
-            shown = repr(value) if isinstance(value, str) else type_name(value)
-            raise UsageError(f"SandboxSession: {argument} must be a name, not {shown}")
+def name(value: object, what: str) -> str | None:
+    """A name, or None where it was left out."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise UsageError(f"{what} must be a name, not {repr(value) if isinstance(value, str) else type_name(value)}")
+    return value
 
 
-def flags(**values: object) -> None:
+def flag(value: object, what: str) -> bool:
     """True or False."""
-    __tracebackhide__ = True
-    for argument, value in values.items():
-        if not isinstance(value, bool):
-            raise UsageError(f"SandboxSession: {argument} must be True or False, not {type_name(value)}")
+    if not isinstance(value, bool):
+        raise UsageError(f"{what} must be True or False, not {type_name(value)}")
+    return value
 
 
 def limit(value: object, what: str) -> float | None:
     """Seconds, or None for no limit."""
-    __tracebackhide__ = True
     try:
         return parse_timeout(value)
     except UsageError as error:
@@ -112,7 +110,6 @@ def limit(value: object, what: str) -> float | None:
 
 def seconds(value: object, what: str) -> float | None:
     """Seconds, more than 0; None where they were left out."""
-    __tracebackhide__ = True
     if value is None:
         return None
     try:
@@ -124,32 +121,29 @@ def seconds(value: object, what: str) -> float | None:
     return length
 
 
-def labels(value: object) -> dict[str, str]:
+def labels(value: object, what: str) -> dict[str, str]:
     """Strings by strings; None is none."""
-    __tracebackhide__ = True
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(part, str) for pair in value.items() for part in pair):
-        raise UsageError("SandboxSession: labels must be a mapping of strings to strings")
+        raise UsageError(f"{what} must be a mapping of strings to strings")
     return dict(value)
 
 
 def retries(value: object) -> None:
-    """How often to repeat what never started."""
-    __tracebackhide__ = True
+    """The number of tries after the first."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_RETRIES:
         raise UsageError(f"execute: retries must be a whole number from 0 to {_MOST_RETRIES}, not {value!r}")
 
 
 def callback(value: object) -> None:
     """A plain function, or None. A coroutine function would be called, and never awaited."""
-    __tracebackhide__ = True
     if value is not None and (not callable(value) or _is_async(value)):
         what = "an async function" if callable(value) else type_name(value)
         raise UsageError(f"execute: on_output must be a plain function, not {what}")
 
 
 def _is_async(function: object) -> bool:
-    import inspect  # noqa: PLC0415 - who gives a callback can wait for it
+    import inspect  # noqa: PLC0415 - only a caller with a callback waits for it
 
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

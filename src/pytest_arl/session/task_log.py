@@ -1,0 +1,50 @@
+"""Each step in the log as it starts and ends, so that ``--log-cli-level=INFO`` shows what runs now."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pytest_arl.text.units import format_duration
+from pytest_arl.text.wording import command_line, shorten
+
+if TYPE_CHECKING:
+    from pytest_arl.results import StepResult
+    from pytest_arl.steps import Step
+
+__all__ = ["TaskLog"]
+
+_logger = logging.getLogger("pytest_arl")
+
+
+class TaskLog:
+    """Logs one task of the session that is called ``name``."""
+
+    def __init__(self, name: str, steps: tuple[Step, ...]) -> None:
+        self._name = name
+        self._steps = steps
+        self._told = 0
+        self._starts()
+
+    def ended(self, step: StepResult) -> None:
+        """Log the end of a step, and the start of the next one if it succeeded."""
+        code = "" if step.exit_code is None else f", exit code {step.exit_code}"
+        self._say("ended", f": {step.outcome}{code}, {format_duration(step.duration)}")
+        self._told += 1
+        if step.ok:
+            self._starts()
+
+    def finish(self, results: tuple[StepResult, ...]) -> None:
+        """Log the rest once the task is over, such as the steps that were skipped."""
+        for result in results[self._told :]:
+            self.ended(result)
+
+    def _starts(self) -> None:
+        if self._told < len(self._steps):
+            step = self._steps[self._told]
+            what = command_line(step.command) if step.type == "Command" else shorten(repr(step.path), 80)
+            self._say("starts", f" ({what})")
+
+    def _say(self, verb: str, rest: str) -> None:
+        step = self._steps[self._told]
+        _logger.info("%s: step %d/%d %r %s%s", self._name, self._told + 1, len(self._steps), step.name, verb, rest)
