@@ -17,11 +17,14 @@ from pathlib import Path
 import pytest
 
 from pytest_arl import settings as settings_module
+from pytest_arl.backends.base import AcquireRequest
 from pytest_arl.backends.local import LocalBackend, create_backend, spawner
 from pytest_arl.backends.local import backend as backend_module
 from pytest_arl.backends.local.plan import Plan
 from pytest_arl.errors import BackendUnavailable, PoolNotFound, SandboxLost, SandboxTimeout, UsageError
 from pytest_arl.hooks import get_backend
+from pytest_arl.session import open_sandbox
+from pytest_arl.session.open_sandbox import OpenSandbox
 from pytest_arl.settings import Settings
 from tests.local.conftest import MakeBackend, acquire, run, sh
 
@@ -244,15 +247,24 @@ def test_a_restored_sandbox_is_a_fresh_one_and_its_files_come_along(make_backend
 # --arl-max-sandboxes
 
 
-def test_no_more_sandboxes_than_allowed_are_open_and_the_next_waits_its_turn(two_at_most: MakeBackend) -> None:
-    backend = two_at_most()
-    first, second = acquire(backend), acquire(backend)
-    with pytest.raises(SandboxTimeout, match=r"2 are open.*--arl-max-sandboxes is 2"):
-        acquire(backend, timeout=0.1)
+def opened(backend: LocalBackend, pool: str = "default", timeout: float = 30.0) -> OpenSandbox:
+    """A sandbox as a session opens it, where two may be open in this process."""
+    held, _ = open_sandbox.acquire(backend, AcquireRequest(pool, acquire_timeout=timeout), 2, None)
+    return held
+
+
+NO_PLACE = "2 are open in this process, and --arl-max-sandboxes allows no more"
+
+
+def test_no_more_sandboxes_than_allowed_are_open_and_the_next_waits_its_turn(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    first, second = opened(backend), opened(backend)
+    with pytest.raises(SandboxTimeout, match=NO_PLACE):
+        opened(backend, timeout=0.1)
     order: list[int] = []
 
     def queue(number: int) -> None:
-        sandbox = acquire(backend)
+        sandbox = opened(backend)
         order.append(number)
         sandbox.close()
 
@@ -268,33 +280,35 @@ def test_no_more_sandboxes_than_allowed_are_open_and_the_next_waits_its_turn(two
     second.close()
 
 
-def test_a_reset_needs_no_place_beside_the_one_it_has(two_at_most: MakeBackend) -> None:
-    backend = two_at_most()
-    sandbox, other = acquire(backend), acquire(backend)
-    checkpoint = sandbox.checkpoint()
-    sh(sandbox, "touch x")
-    fresh = sandbox.restore(checkpoint)
-    assert sh(fresh, "ls") == ""
-    with pytest.raises(SandboxTimeout):
-        acquire(backend, timeout=0.05)
-    fresh.close()
-    acquire(backend, timeout=5).close()
+def test_a_reset_needs_no_place_beside_the_one_it_has(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    one, other = opened(backend), opened(backend)
+    before = one.sandbox
+    sh(before, "touch x")
+    one.renew()
+    assert one.sandbox is not before
+    assert sh(one.sandbox, "ls") == ""
+    with pytest.raises(SandboxTimeout, match=NO_PLACE):
+        opened(backend, timeout=0.05)
+    one.close()
+    opened(backend, timeout=5).close()
     other.close()
 
 
-def test_a_failed_start_gives_its_place_back(two_at_most: MakeBackend) -> None:
-    backend = two_at_most('[pools.bad]\nmounts = ["missing:/x"]\n')
+def test_a_failed_start_gives_its_place_back(make_backend: MakeBackend) -> None:
+    backend = make_backend('[pools.bad]\nmounts = ["missing:/x"]\n')
     for _ in range(3):
         with pytest.raises(UsageError):
-            acquire(backend, "bad", timeout=5)
-    acquire(backend)
+            opened(backend, "bad", timeout=5)
+    first = opened(backend)
     plan = backend._plans["default"]
     backend._plans["default"] = replaced(plan, command=("/not/there",))
     for _ in range(3):
         with pytest.raises(BackendUnavailable):
-            acquire(backend, timeout=5)
+            opened(backend, timeout=5)
     backend._plans["default"] = plan
-    acquire(backend, timeout=5)
+    opened(backend, timeout=5).close()
+    first.close()
 
 
 # warm
@@ -354,6 +368,21 @@ def test_warm_sandboxes_count_and_give_way(two_at_most: MakeBackend) -> None:
     cold = acquire(backend, "cold", timeout=5)
     assert backend._warm.count() == 0
     cold.close()
+
+
+def test_a_reset_leaves_what_is_warm_its_place(make_backend: MakeBackend) -> None:
+    backend = make_backend(WARM)
+    with settings_module.override({"max_sandboxes": 3}, "this test"):
+        cold, warm = acquire(backend, "cold"), acquire(backend, "w")
+        wait_for(lambda: backend._warm.count() == 1)  # two open, one ready: three
+        (ready,) = backend._warm.ready()
+        checkpoint = cold.checkpoint()
+        sh(cold, "touch x")
+        fresh = cold.restore(checkpoint)
+        assert backend._warm.ready() == [ready]
+    fresh.close()
+    warm.close()
+    assert (backend._open, backend._opening) == ({}, set())
 
 
 def test_nothing_is_kept_warm_before_it_is_used_nor_after_the_end(make_backend: MakeBackend) -> None:

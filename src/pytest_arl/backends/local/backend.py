@@ -19,7 +19,6 @@ from pytest_arl.backends.local import process_resources
 from pytest_arl.backends.local.plan import Plan, make_plan
 from pytest_arl.backends.local.probe import probe
 from pytest_arl.backends.local.sandbox_process import SandboxProcess
-from pytest_arl.backends.local.slots import Slots
 from pytest_arl.backends.local.sources import Sources
 from pytest_arl.backends.local.survey import Survey
 from pytest_arl.backends.local.warm import WarmPools
@@ -29,8 +28,6 @@ from pytest_arl.settings import Settings, in_force
 from pytest_arl.text.units import format_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pytest_arl.backends.base import AcquireRequest, Backend
     from pytest_arl.backends.local.probe import Host
     from pytest_arl.backends.local.process_resources import ProcessResources
@@ -42,7 +39,9 @@ _WARM_SECONDS = 120.0
 
 
 class _Prepared:
-    """A sandbox that is ready and nobody's yet."""
+    """A sandbox that is ready; once it is handed out, it has a ``place`` among those that are open."""
+
+    place: object = None
 
     def __init__(self, plan: Plan, around: ProcessResources, deadline: float) -> None:
         """Make one. Raises BackendUnavailable, SandboxTimeout."""
@@ -56,7 +55,7 @@ class _Prepared:
         """Start it; false where other sockets have to be hidden than were known of.
 
         Those that were there when the last one was made are all as a rule. They are looked for again while the
-        interpreter starts, when that takes nobody's time.
+        interpreter starts, when that delays nothing.
         """
         plan = self.plan
         try:
@@ -102,26 +101,6 @@ class _Prepared:
         self.sandbox_process.close()
 
 
-class _Slot:
-    """One place among ``--arl-max-sandboxes``, shared by a sandbox and those that replace it."""
-
-    def __init__(self, slots: Slots) -> None:
-        self._slots = slots
-        self._holders = 1
-        self._lock = threading.Lock()
-
-    def share(self) -> None:
-        with self._lock:
-            self._holders += 1
-
-    def release(self) -> None:
-        with self._lock:
-            self._holders -= 1
-            last = self._holders == 0
-        if last:
-            self._slots.free()
-
-
 class LocalBackend:
     """Sandboxes under bubblewrap. See :class:`pytest_arl.backends.base.Backend`.
 
@@ -134,11 +113,12 @@ class LocalBackend:
         self._settings = settings
         self._owner = os.getpid()
         self._lock = threading.RLock()
-        self._slots = Slots()
         self._plans: dict[str, Plan] = {}
         self._sources = Sources()
         self._survey: Survey | None = None
         self._open: dict[str, _Prepared] = {}
+        self._opening: set[object] = set()
+        """The places of sandboxes that are being acquired."""
         self._surroundings: ProcessResources | None = None
         self._closed = False
         self._warm: WarmPools[_Prepared] = WarmPools(self._make_warm, self._has_room)
@@ -157,13 +137,14 @@ class LocalBackend:
         if pool.name not in self._plans:
             refuse_written(pool, {**self._settings.writes, "TMPDIR": Path(tempfile.gettempdir())})
         plan = self._plan(pool)
-        self._slots.take(in_force(self._settings).value("max_sandboxes"), deadline)
-        slot = _Slot(self._slots)
+        place = object()
         try:
-            return self._hand_out(plan, slot, deadline)
-        except BaseException:
-            slot.release()
-            raise
+            with self._lock:
+                self._opening.add(place)
+            return self._hand_out(plan, place, deadline)
+        finally:
+            with self._lock:
+                self._opening.discard(place)
 
     def _plan(self, pool: LocalPool) -> Plan:
         __tracebackhide__ = True
@@ -183,8 +164,11 @@ class LocalBackend:
             self._survey = Survey(self._sources, self._settings, pool, [host.bwrap], self._survey)
         return self._survey
 
-    def _hand_out(self, plan: Plan, slot: _Slot, deadline: float) -> DirectSandbox:
-        """A warm sandbox or a fresh one, as its holder will have it."""
+    def _hand_out(self, plan: Plan, place: object, deadline: float) -> DirectSandbox:
+        """A warm sandbox or a fresh one.
+
+        One that replaces another has its ``place``: the two count as one while a reset has both.
+        """
         __tracebackhide__ = True
         prepared = self._take_warm(plan, deadline)
         warm = prepared is not None
@@ -197,6 +181,7 @@ class LocalBackend:
         with self._lock:
             closed = self._closed
             if not closed:
+                prepared.place = place
                 self._open[name] = prepared
         if closed:
             prepared.close()
@@ -207,9 +192,9 @@ class LocalBackend:
             pool_ref=plan.pool.name,
             isolation=plan.isolation,
             output_limit=plan.pool.output,
-            on_close=self._closer(name, slot),
+            on_close=lambda: self._close_one(name),
             kill=prepared.sandbox_process.kill,
-            replace=lambda: self._replace(plan, slot),
+            replace=lambda: self._replace(plan, place),
             limits=_shown_limits(plan.pool),
             warm=warm,
             shared=plan.shared,
@@ -231,24 +216,16 @@ class LocalBackend:
             return None
         return prepared
 
-    def _replace(self, plan: Plan, slot: _Slot) -> DirectSandbox:
+    def _replace(self, plan: Plan, place: object) -> DirectSandbox:
         """A sandbox in the place of one that is about to be closed."""
-        slot.share()
-        try:
-            return self._hand_out(plan, slot, time.monotonic() + self._settings.value("acquire_timeout"))
-        except BaseException:
-            slot.release()
-            raise
+        return self._hand_out(plan, place, time.monotonic() + self._settings.value("acquire_timeout"))
 
-    def _closer(self, name: str, slot: _Slot) -> Callable[[], None]:
-        def close() -> None:
-            with self._lock:
-                prepared = self._open.pop(name, None)
-            if prepared is not None:
-                prepared.close()
-                slot.release()
-
-        return close
+    def _close_one(self, name: str) -> None:
+        prepared = self._open.get(name)
+        if prepared is not None:
+            prepared.close()
+            with self._lock:  # only then has it left its place
+                self._open.pop(name, None)
 
     def _make(self, plan: Plan, deadline: float) -> _Prepared:
         with self._lock:
@@ -261,7 +238,16 @@ class LocalBackend:
         return self._make(plan, time.monotonic() + _WARM_SECONDS)
 
     def _has_room(self, beside: int) -> bool:
-        return self._slots.room(in_force(self._settings).value("max_sandboxes"), beside)
+        """True if one more may be kept warm, beside all that are open and ``beside`` that are warm.
+
+        Sessions see to it that no more than ``--arl-max-sandboxes`` are open; warm ones take only what is left of that.
+        """
+        most: int | None = in_force(self._settings).value("max_sandboxes")
+        if most is None:
+            return True
+        with self._lock:
+            taken = self._opening | {prepared.place for prepared in self._open.values()}
+        return len(taken) + beside < most
 
     def close(self) -> None:
         """Close every sandbox that is still open and free everything. Idempotent."""
