@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TRUST", "ConfigFiles", "parse_toml"]
 
+__tracebackhide__ = True
+
 TRUST = "PYTEST_ARL_TRUST"
 """The variable that names folders whose files are obeyed, whoever may write them; ``*`` is all."""
 
@@ -49,7 +51,6 @@ class ConfigFiles:
 
     def read(self, path: Path) -> bytes:
         """The content at first sight. UsageError names the file where it could not be read."""
-        __tracebackhide__ = True
         with self._lock:
             found = self._known.get(str(path))
             if found is None:
@@ -76,7 +77,6 @@ class ConfigFiles:
 
     def require_own(self, path: Path) -> None:
         """Raise UsageError where somebody else could have written a file that was read."""
-        __tracebackhide__ = True
         doubt = self._doubts.get(str(path))
         if doubt is not None:
             raise UsageError(
@@ -87,7 +87,6 @@ class ConfigFiles:
         """A TOML file's content; UsageError where it cannot be read or parsed, or is not ours. Nobody may change what
         comes back.
         """
-        __tracebackhide__ = True
         content = self.read(path)
         self.require_own(path)
         return parse_toml(path, content)
@@ -143,7 +142,6 @@ def _user(uid: int) -> str:
 @functools.lru_cache(maxsize=4)
 def parse_toml(path: Path, content: bytes) -> dict[str, Any]:
     """TOML from a file of that name; the same content is parsed once, as every sandbox asks for its pool."""
-    __tracebackhide__ = True
     import tomllib  # noqa: PLC0415 - only who has settings in TOML pays for the parser
 
     try:

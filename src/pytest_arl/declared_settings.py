@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ISOLATION_TIERS", "SCOPES", "SETTINGS", "Setting"]
 
+__tracebackhide__ = True
+
 SCOPES = ("function", "class", "module", "session")
 """Scopes that a plugin's fixture can have; pytest knows ``package`` only for fixtures of that package's conftest."""
 
@@ -25,7 +27,6 @@ ISOLATION_TIERS = ("bwrap+cgroup", "bwrap+rlimit", "bwrap, outer /proc")
 
 
 def _text(value: object) -> str:
-    __tracebackhide__ = True
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise UsageError(
             f"must be a name, not {value!r}" if isinstance(value, str) else f"must be a name, not {type_name(value)}"
@@ -34,12 +35,10 @@ def _text(value: object) -> str:
 
 
 def _optional_text(value: object) -> str | None:
-    __tracebackhide__ = True
     return None if value is None else _text(value)
 
 
 def _scope(value: object) -> str:
-    __tracebackhide__ = True
     if value == "package":
         raise UsageError(
             'cannot be package (pytest cannot widen a plugin\'s fixture to it): write sandbox_fixture(scope="package") '
@@ -49,19 +48,16 @@ def _scope(value: object) -> str:
 
 
 def _isolation(value: object) -> str:
-    __tracebackhide__ = True
     return _choice(value, ISOLATION_TIERS)
 
 
 def _choice(value: object, choices: tuple[str, ...]) -> str:
-    __tracebackhide__ = True
     if value not in choices:
         raise UsageError(f"must be {one_of(map(repr, choices))}, not {value!r}")
     return str(value)
 
 
 def _seconds(value: object) -> float:
-    __tracebackhide__ = True
     from pytest_arl.text.units import parse_duration  # noqa: PLC0415 - only who sets one pays for the parser
 
     seconds = parse_duration(value)
@@ -71,14 +67,12 @@ def _seconds(value: object) -> float:
 
 
 def _timeout(value: object) -> float | None:
-    __tracebackhide__ = True
     from pytest_arl.text.units import parse_timeout  # noqa: PLC0415 - as above
 
     return parse_timeout(value)
 
 
 def _count(value: object, least: int) -> int | None:
-    __tracebackhide__ = True
     if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
         return None
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
@@ -89,17 +83,14 @@ def _count(value: object, least: int) -> int | None:
 
 
 def _positive(value: object) -> int | None:
-    __tracebackhide__ = True
     return _count(value, 1)
 
 
 def _natural(value: object) -> int | None:
-    __tracebackhide__ = True
     return _count(value, 0)
 
 
 def _path(value: object) -> Path | None:
-    __tracebackhide__ = True
     if value is None:
         return None
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in str(value):

@@ -33,6 +33,8 @@ __all__ = [
     "usable_pools",
 ]
 
+__tracebackhide__ = True
+
 DEFAULT_POOL = "default"
 """The pool that is always there."""
 
@@ -128,7 +130,6 @@ class _Tables(NamedTuple):
 
 def load_pools(settings: Settings) -> dict[str, LocalPool]:
     """Every pool there is, ``default`` first. UsageError names the pool, the key and the file of what is wrong."""
-    __tracebackhide__ = True
     found = _tables(settings)
     pools = {DEFAULT_POOL: LocalPool(DEFAULT_POOL, found.base_dir)}
     for name, table in found.tables.items():
@@ -148,7 +149,6 @@ def usable_pools(settings: Settings) -> dict[str, LocalPool]:
 
 def find_pool(settings: Settings, name: str) -> LocalPool:
     """The pool of that name, or PoolNotFound with those there are and the file they come from."""
-    __tracebackhide__ = True
     found = _tables(settings)
     if name in found.tables:
         return _pool(name, found.tables[name], found)
@@ -174,7 +174,6 @@ def refuse_written(pool: LocalPool, writes: Mapping[str, Path]) -> None:
     """
     from pytest_arl.host_files.named_links import looked_up  # noqa: PLC0415 - start-up reads this module
 
-    __tracebackhide__ = True
     for mount in pool.mounts:
         if not mount.writable:
             continue
@@ -192,7 +191,6 @@ def refuse_written(pool: LocalPool, writes: Mapping[str, Path]) -> None:
 
 
 def _tables(settings: Settings) -> _Tables:
-    __tracebackhide__ = True
     path: Path | None = settings.value("pools_file")
     if path is not None:
         content = settings.files.read_toml(path)
@@ -212,7 +210,6 @@ def _tables(settings: Settings) -> _Tables:
 
 
 def _pool(name: str, table: object, found: _Tables) -> LocalPool:
-    __tracebackhide__ = True
     where = f"pool {name!r} in {found.source}"
     values: dict[str, Any] = {}
     for key, value in _mapping(table, where).items():
@@ -227,21 +224,18 @@ def _pool(name: str, table: object, found: _Tables) -> LocalPool:
 
 
 def _mapping(value: object, where: str) -> Mapping[str, object]:
-    __tracebackhide__ = True
     if not isinstance(value, dict):
         raise UsageError(f"{where} must be a table, not {type_name(value)}")
     return value
 
 
 def _root(value: object, base: Path) -> Path | None:
-    __tracebackhide__ = True
     if value == "host":
         return None
     return _folder(value, base, 'must be "host" or a folder with a root file system')
 
 
 def _folder(value: object, base: Path, rule: str) -> Path:
-    __tracebackhide__ = True
     if not isinstance(value, str) or not value or "\0" in value:
         raise UsageError(f"{rule}, not {value!r}")
     return Path(_one_slash(os.fspath(base / Path(value).expanduser())))
@@ -253,14 +247,12 @@ def _one_slash(path: str) -> str:
 
 
 def _mounts(value: object, base: Path) -> tuple[Mount, ...]:
-    __tracebackhide__ = True
     if not isinstance(value, list):
         raise UsageError(f'must be a list such as ["src:/src:ro"], not {type_name(value)}')
     return tuple(map(_mount, value, repeat(base)))
 
 
 def _mount(text: object, base: Path) -> Mount:
-    __tracebackhide__ = True
     rule = 'has %r, which is not of the form "src:/src", "src:/src:ro" or "src:/src:rw"'
     if not isinstance(text, str):
         raise UsageError(rule % (text,))
@@ -275,7 +267,6 @@ def _mount(text: object, base: Path) -> Mount:
 
 
 def _env(value: object, _base: Path) -> dict[str, str]:
-    __tracebackhide__ = True
     if not isinstance(value, dict):
         raise UsageError(f'must be a table such as {{ DEBUG = "1" }}, not {type_name(value)}')
     for name, content in value.items():
@@ -289,14 +280,12 @@ def _env(value: object, _base: Path) -> dict[str, str]:
 
 
 def _network(value: object, _base: Path) -> str:
-    __tracebackhide__ = True
     if value not in ("none", "host"):
         raise UsageError(f"must be 'none' or 'host', not {value!r}")
     return str(value)
 
 
 def _size(value: object, _base: Path) -> int:
-    __tracebackhide__ = True
     size = parse_quantity(value)
     if not size:
         raise UsageError("must be more than 0")
@@ -304,7 +293,6 @@ def _size(value: object, _base: Path) -> int:
 
 
 def _stack(value: object, _base: Path) -> int | None:
-    __tracebackhide__ = True
     if value == "unlimited":
         return None
     try:
@@ -321,7 +309,6 @@ def _stack(value: object, _base: Path) -> int | None:
 
 def _whole(least: int) -> Callable[[object, Path], int]:
     def parse(value: object, _base: Path) -> int:
-        __tracebackhide__ = True
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UsageError(f"must be a whole number, at least {least}, not {value!r}")
         return value
@@ -330,14 +317,12 @@ def _whole(least: int) -> Callable[[object, Path], int]:
 
 
 def _cpus(value: object, _base: Path) -> float:
-    __tracebackhide__ = True
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise UsageError(f"must be a number of CPUs, more than 0, such as 0.5, not {value!r}")
     return float(value)
 
 
 def _cpu_time(value: object, _base: Path) -> float:
-    __tracebackhide__ = True
     seconds = parse_duration(value)
     if not seconds:
         raise UsageError("must be more than 0")

@@ -36,6 +36,8 @@ __all__ = [
     "override",
 ]
 
+__tracebackhide__ = True
+
 _TABLE = "pytest-arl"
 DEFAULT = "default"
 """The source of a value that nobody set."""
@@ -114,7 +116,6 @@ class Settings(Mapping[str, Value]):
             writes: paths that this side writes, by option.
             keeps: what else it reads and writes.
         """
-        __tracebackhide__ = True
         here = Path.cwd()
         start = here if start_dir is None else start_dir
         files = ConfigFiles(trusted=(environ or {}).get(TRUST, "")) if files is None else files
@@ -176,7 +177,6 @@ class Settings(Mapping[str, Value]):
 
         None is a value here, where the setting takes it: a marker's ``timeout=None`` lifts the run's limit.
         """
-        __tracebackhide__ = True
         merged = dict(self._values)
         for name, value in values.items():
             if name not in SETTINGS:
@@ -207,7 +207,6 @@ class Settings(Mapping[str, Value]):
 
 def _value(setting: Setting, raw: object, source: str, label: str, base: Path) -> Value:
     """A parsed value; ``label`` names it in an error, ``base`` is what its path is relative to."""
-    __tracebackhide__ = True
     try:
         value = setting.parse(raw)
     except UsageError as error:
@@ -217,7 +216,6 @@ def _value(setting: Setting, raw: object, source: str, label: str, base: Path) -
 
 def _find_project(start: Path, files: ConfigFiles) -> Project | None:
     """The first pyproject.toml with our table, from ``start`` to the top of its repository."""
-    __tracebackhide__ = True
     start = Path(os.path.abspath(start))  # noqa: PTH100 - resolve() would leave the folder the user named
     for folder in files.folders(start):
         project = _project_in(folder / "pyproject.toml", files)
@@ -228,7 +226,6 @@ def _find_project(start: Path, files: ConfigFiles) -> Project | None:
 
 def _project_in(path: Path, files: ConfigFiles) -> Project | None:
     """Our table of a pyproject.toml; None where it has none. UsageError where it is not ours to obey."""
-    __tracebackhide__ = True
     try:
         content = files.read(path)
     except UsageError:
@@ -247,7 +244,6 @@ def _project_in(path: Path, files: ConfigFiles) -> Project | None:
 
 def _known(project: Project | None) -> dict[str, object]:
     """The project's settings, by name; an unknown key is an error, for it would silently do nothing."""
-    __tracebackhide__ = True
     if project is None:
         return {}
     table = {}
@@ -281,7 +277,6 @@ class _Active:
             return previous
 
     def current(self) -> Settings:
-        __tracebackhide__ = True
         with self._lock:
             base, overlays = self._base or self._from_here(), self._overlays
             if self._folded is not None and self._folded[0] is base and self._folded[1] is overlays:
@@ -294,7 +289,6 @@ class _Active:
         return settings
 
     def in_force(self, otherwise: Settings) -> Settings:
-        __tracebackhide__ = True
         with self._lock:
             untouched = self._base is None and not self._overlays
         return otherwise if untouched else self.current()
@@ -312,7 +306,6 @@ class _Active:
         """Settings without pytest, built anew only where the working directory or a variable has changed; what is
         read for a directory is read once.
         """
-        __tracebackhide__ = True
         here = os.getcwd()  # noqa: PTH109 - compared more often than used, and a Path takes 10 us to make
         seen = (here, tuple(os.environ.get(setting.env) for setting in SETTINGS.values()))
         if self._built is None or self._built[0] != seen:
@@ -331,7 +324,6 @@ def activate(settings: Settings | None) -> Settings | None:
 
 def current() -> Settings:
     """The settings in force now: what was activated, or else environment and pyproject.toml, with all overrides."""
-    __tracebackhide__ = True
     return _active.current()
 
 
@@ -340,14 +332,12 @@ def in_force(otherwise: Settings) -> Settings:
 
     For what is asked at each step: :func:`current` looks at the whole environment, which takes 0.08 ms.
     """
-    __tracebackhide__ = True
     return _active.in_force(otherwise)
 
 
 @contextmanager
 def override(values: Mapping[str, object], source: str) -> Iterator[Settings]:
     """Lay values over the settings while a test runs; bad ones are a UsageError that names ``source``."""
-    __tracebackhide__ = True
     overlay = (dict(values), source)
     current().overridden(*overlay)
     _active.push(overlay)

@@ -14,6 +14,8 @@ from pytest_arl.text.wording import type_name
 
 __all__ = ["format_duration", "format_quantity", "go_duration", "parse_duration", "parse_quantity", "parse_timeout"]
 
+__tracebackhide__ = True
+
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 
@@ -30,7 +32,6 @@ def parse_duration(value: object) -> float:
 
     A string that is a bare number counts as seconds too: options and environment variables are strings.
     """
-    __tracebackhide__ = True
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
     elif isinstance(value, str):
@@ -43,7 +44,6 @@ def parse_duration(value: object) -> float:
 
 
 def _seconds(text: str) -> float:
-    __tracebackhide__ = True
     if re.fullmatch(rf"(?:{_PART})+", text):
         return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(_PART, text))
     if re.fullmatch(r"-?(\d+(\.\d*)?|\.\d+)", text):
@@ -53,7 +53,6 @@ def _seconds(text: str) -> float:
 
 def parse_timeout(value: object) -> float | None:
     """Seconds as :func:`parse_duration` reads them, more than 0; None, infinity and ``"none"`` are no limit."""
-    __tracebackhide__ = True
     if value is None or value == math.inf or (isinstance(value, str) and value.strip().lower() == "none"):
         return None
     seconds = parse_duration(value)
@@ -64,7 +63,6 @@ def parse_timeout(value: object) -> float | None:
 
 def parse_quantity(value: object) -> int:
     """Bytes, from a number of them or from a Kubernetes quantity (``"512Mi"``, ``"1G"``)."""
-    __tracebackhide__ = True
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]{0,2})", value.strip())):
