@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from pytest_arl.operator.context import Context
 from pytest_arl.operator.control import Control
 from pytest_arl.operator.election import Leadership, Term
 from pytest_arl.operator.keys import Keys
@@ -30,6 +31,7 @@ class Room:
     """An operator and what it speaks to."""
 
     server: ApiServer
+    context: Context
     control: Control
     watching: Watching
     rounds: Rounds
@@ -48,9 +50,10 @@ async def leading(monkeypatch: pytest.MonkeyPatch, namespaces: Sequence[str] = (
         leadership = Leadership(api, "arl-system", "me", 15.0)
         leadership.epoch = 7
         term = Term("me", 7, leadership.confirm)
-        control = Control(api, Keys({"key.pem": _PEM}), term, Agent("agent:1", None, "", b"secret"), namespaces)
+        context = Context(api, Keys({"key.pem": _PEM}), term, Agent("agent:1", None, "", b"secret"))
+        control = Control(context, namespaces)
         watching = Watching(control)
         try:
-            yield Room(server, control, watching, Rounds(control, watching.resync))
+            yield Room(server, context, control, watching, Rounds(control, watching.resync))
         finally:
             watching.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 from pytest_arl.agent import frames
 from pytest_arl.cluster.objects import key, uid
@@ -62,7 +63,7 @@ def run(whole: Any, there: Any, held: Held | None = None) -> tuple[list[Any], li
     async def main() -> tuple[Link, TaskRunner]:
         link: Any = Link()
         store = SimpleNamespace(put=lambda *_: None, remove=lambda _kind, body: removed.append(uid(body)))
-        control: Any = SimpleNamespace(
+        context: Any = SimpleNamespace(
             epoch=1,
             api=SimpleNamespace(get=get, write_status=write_status),
             store=store,
@@ -70,7 +71,7 @@ def run(whole: Any, there: Any, held: Held | None = None) -> tuple[list[Any], li
             outputs=Outputs(),
             opened=lambda _: b"k" * 32,
         )
-        runner = TaskRunner(control, waiting, None, {}, held)
+        runner = TaskRunner(context, waiting, None, {}, AsyncMock(), held)
         await runner.run(link)
         async with asyncio.timeout(10):
             while not (written or removed):
@@ -134,10 +135,10 @@ def test_of_tasks_that_have_to_be_read_the_newest_is_read_first() -> None:
             await gate.wait()
             raise ApiError(404, "NotFound", "gone")
 
-        control: Any = SimpleNamespace(
+        context: Any = SimpleNamespace(
             api=SimpleNamespace(get=get), jobs=Jobs(), store=SimpleNamespace(remove=lambda *_: None)
         )
-        checks = TaskChecks(control, "u", lambda _: None)
+        checks = TaskChecks(context, "u", lambda _: None)
         held: Any = object()
         for number in range(20):
             body = cut("tasks", slim("tasks", task(f"t{number}", proof="p" * 64)))

@@ -37,10 +37,10 @@ def ended(task_body: Any, *, deleted: bool, kept: Any = None) -> tuple[bool, lis
 
     store = SimpleNamespace(put=None, give_up=lambda _: done.append("give up"))
     notices = SimpleNamespace(warn=lambda _task, reason, _text: done.append(reason))
-    control: Any = SimpleNamespace(
+    context: Any = SimpleNamespace(
         api=SimpleNamespace(write_status=write_status, delete=delete, get=get), store=store, notices=notices
     )
-    return asyncio.run(write_end(control, task_body, lambda _output: {})), done
+    return asyncio.run(write_end(context, task_body, lambda _output: {})), done
 
 
 def test_a_task_whose_end_has_no_room_is_deleted() -> None:
@@ -70,11 +70,11 @@ def test_one_that_somebody_changes_all_the_time_is_written_again_or_makes_room(m
             raise ApiError(0, CONTENDED, "somebody else writes to it all the time")
         return task()
 
-    control: Any = SimpleNamespace(
+    context: Any = SimpleNamespace(
         api=SimpleNamespace(write_status=write_status), store=SimpleNamespace(put=lambda *_: None)
     )
     with pytest.raises(ApiError, match="somebody else"):
-        asyncio.run(write_end(control, task(), lambda _output: {}, yields=True))
+        asyncio.run(write_end(context, task(), lambda _output: {}, yields=True))
     assert tries == 1
-    assert asyncio.run(write_end(control, task(), lambda _output: {})) is True
+    assert asyncio.run(write_end(context, task(), lambda _output: {})) is True
     assert tries == 5

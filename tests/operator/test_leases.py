@@ -33,21 +33,24 @@ async def test_a_lease_that_a_finalizer_keeps_does_not_keep_its_sandboxes(monkey
         meta |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.com/never"]}
         spec = {"holderIdentity": "arl-l", "leaseDurationSeconds": 5}
         lease = {"metadata": meta, "spec": spec}
-        room.control.store.put("leases", lease)
+        room.context.store.put("leases", lease)
         leases = Leases(room.control)
         mine, other = sandbox("mine", owners=owned_by("Lease", "u-lease")), sandbox("other")
         for body in (mine, other):
             body["metadata"] |= {"uid": f"u-{body['metadata']['name']}", "namespace": "ns"}
-            room.control.store.put("sandboxes", body)
-        keepers = {body["metadata"]["name"]: SandboxKeeper(room.control, body, key(body)) for body in (mine, other)}
-        room.control.sandboxes.update({each.key: (each, asyncio.Future()) for each in keepers.values()})
+            room.context.store.put("sandboxes", body)
+        keepers = {
+            body["metadata"]["name"]: SandboxKeeper(room.context, room.control.pools, body, key(body))
+            for body in (mine, other)
+        }
+        room.control.sandboxes.update({each.sandbox.key: (each, asyncio.Future()) for each in keepers.values()})
         deleted: list[str] = []
 
         async def delete(where: str, which: str | None = None, version: str | None = None) -> bool:
             deleted.append(f"{where.rpartition('/')[2]} {which}")
             return True
 
-        monkeypatch.setattr(room.control.api, "delete", delete)
+        monkeypatch.setattr(room.context.api, "delete", delete)
         leases.look(lease, 100.0)
         leases.look(lease, 104.0)
         await asyncio.sleep(0.05)
@@ -90,7 +93,7 @@ async def test_a_sandbox_whose_lease_is_not_seen_ends_unless_that_is_there_and_r
 
         room.server.handlers |= {"GET": answer, "DELETE": deleted}
         body = sandbox(owners=owned_by("Lease", "u-lease", name="arl-l"))
-        room.control.store.put("sandboxes", body)
+        room.context.store.put("sandboxes", body)
         leases = Leases(room.control)
         leases.look_at_holders([body], [], clock[0])
         clock[0] += 19
@@ -127,7 +130,7 @@ async def test_a_lease_is_asked_for_once_for_all_its_sandboxes_and_less_and_less
         for moment in range(1000):
             before = asked
             leases.look_at_holders([*bodies, over], [], float(moment))
-            await room.until(lambda: not room.control.jobs.busy(("holder", ("ns", "arl-l", "u-lease"))))
+            await room.until(lambda: not room.context.jobs.busy(("holder", ("ns", "arl-l", "u-lease"))))
             moments += [moment] * (asked - before)
         assert moments == [20, 60, 140, 300, 620, 940], "in which pods of the others run"
 
@@ -167,7 +170,7 @@ async def test_a_lease_holds_sandboxes_of_its_own_namespace_only(
         other["metadata"]["namespace"] = "elsewhere"
         followed = lease_of("u-lease", "now")
         for body in (mine, other):
-            room.control.store.put("sandboxes", body)
+            room.context.store.put("sandboxes", body)
         leases = Leases(room.control)
         for moment in (1000.0, 1030.0):
             leases.look_at_holders([mine, other], [followed], moment)
@@ -187,11 +190,11 @@ async def _made() -> web.Response:
 def kept(room: Room, **more: Any) -> SandboxKeeper:
     """A Sandbox that the operator keeps, with a pod and a Task that waits."""
     body = sandbox(**more, status={"phase": "Ready", "podName": "p"})
-    room.control.store.put("sandboxes", body)
-    keeper = SandboxKeeper(room.control, body, key(body))
+    room.context.store.put("sandboxes", body)
+    keeper = SandboxKeeper(room.context, room.control.pools, body, key(body))
     room.control.sandboxes[WHERE] = keeper, asyncio.get_running_loop().create_future()
-    room.control._by_uid[keeper.uid] = keeper
-    room.control.store.owned.setdefault(keeper.uid, {})["p"] = {"metadata": meta("p")}
+    room.control._by_uid[keeper.sandbox.uid] = keeper
+    room.context.store.owned.setdefault(keeper.sandbox.uid, {})["p"] = {"metadata": meta("p")}
     return keeper
 
 
@@ -201,11 +204,11 @@ async def test_a_sandbox_that_is_filled_until_it_cannot_be_deleted_ends_when_its
 ) -> None:
     async with leading(monkeypatch) as room:
         keeper = kept(room, maxLifetimeSeconds=1)
-        room.control.store.put("tasks", task("waits"))
+        room.context.store.put("tasks", task("waits"))
         full, changes, ends = [True], [], []
 
         async def get(request: web.Request) -> web.Response:
-            return web.json_response(room.control.store.get("sandboxes", WHERE) or {})
+            return web.json_response(room.context.store.get("sandboxes", WHERE) or {})
 
         async def patch(request: web.Request) -> web.Response:
             change = await request.json()
@@ -216,7 +219,7 @@ async def test_a_sandbox_that_is_filled_until_it_cannot_be_deleted_ends_when_its
                 return refused(500, "InternalError", TOO_LARGE)
             changes.append(change)
             full[0] = refilled
-            return web.json_response(room.control.store.get("sandboxes", WHERE))
+            return web.json_response(room.context.store.get("sandboxes", WHERE))
 
         async def delete(request: web.Request) -> web.Response:
             if request.path.endswith("/sandboxes/sb") and full[0]:
@@ -228,7 +231,7 @@ async def test_a_sandbox_that_is_filled_until_it_cannot_be_deleted_ends_when_its
 
         room.server.handlers |= {"GET": get, "PATCH": patch, "DELETE": delete}
         monkeypatch.setattr(keeper._sandbox_link, "obtain", never)
-        body = keeper.body
+        body = keeper.sandbox.body
         assert body is not None
         room.rounds._lifetime(keeper, body)
         await room.until(lambda: len(changes) == (2 if refilled else 1))

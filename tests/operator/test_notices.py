@@ -35,7 +35,7 @@ async def test_of_a_message_an_event_has_its_beginning_and_no_more_is_looked_at(
     monkeypatch: pytest.MonkeyPatch, looked: list[int]
 ) -> None:
     async with leading(monkeypatch) as room:
-        room.control.notices.warn(pool(), "NotUnderstood", "a" * 1000 + "\x01" * 1_000_000)
+        room.context.notices.warn(pool(), "NotUnderstood", "a" * 1000 + "\x01" * 1_000_000)
         await room.until(lambda: room.server.bodies)
         (event,) = room.server.bodies
     assert len(event["message"]) == 1024
@@ -59,7 +59,7 @@ async def test_a_namespace_whose_events_do_not_arrive_leaves_out_no_others(monke
             for number in range(many):
                 body = pool(f"p{number}")
                 body["metadata"]["namespace"] = namespace
-                room.control.notices.warn(body, "NotUnderstood", "m")
+                room.context.notices.warn(body, "NotUnderstood", "m")
         await room.until(lambda: len(written) == 15)
         stuck.set()
         await asyncio.sleep(0.05)

@@ -103,7 +103,7 @@ async def test_where_a_pod_is_refused_those_who_wait_try_one_after_another(monke
     """Each on its own asked again each second: two hundred who waited made two hundred requests of it."""
     clock = Clock()
     async with leading(monkeypatch) as room:
-        keeper = PoolKeeper(room.control, Key("ns", "pool"))
+        keeper = PoolKeeper(room.context, Key("ns", "pool"), room.control.wake_sandbox)
         monkeypatch.setattr(module, "time", clock)
         cold = [f"w{number}" for number in range(200)]
         assert keeper._may_be_made(cold) == cold
@@ -124,7 +124,7 @@ async def test_where_a_pod_is_refused_those_who_wait_try_one_after_another(monke
 async def test_once_a_pod_is_made_the_next_one_tries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     async with leading(monkeypatch) as room:
-        keeper = PoolKeeper(room.control, Key("ns", "pool"))
+        keeper = PoolKeeper(room.context, Key("ns", "pool"), room.control.wake_sandbox)
         monkeypatch.setattr(module, "time", clock)
         for _ in range(10):
             keeper._be_refused(QUOTA)
@@ -154,9 +154,9 @@ async def test_who_waits_is_looked_at_once_and_not_by_each_who_comes(monkeypatch
     counted("own_resources")
     counted("resources_for")
     async with leading(monkeypatch) as room:
-        keeper = PoolKeeper(room.control, Key("ns", "pool"))
+        keeper = PoolKeeper(room.context, Key("ns", "pool"), room.control.wake_sandbox)
         body = pool(replicas=0, resources={"limits": {"memory": "512Mi"}})
-        room.control.store.put("warmpools", body)
+        room.context.store.put("warmpools", body)
         keeper._deployment._valid = "", 0, ""
         monkeypatch.setattr(keeper, "_may_be_made", lambda _cold: [])
         asked = [{"limits": {"memory": each}} for each in ("512Mi", "256Mi")]
@@ -168,7 +168,7 @@ async def test_who_waits_is_looked_at_once_and_not_by_each_who_comes(monkeypatch
 
         changed = pool(replicas=0, resources={"limits": {"memory": "1Gi"}})
         changed["metadata"] |= {"uid": body["metadata"]["uid"], "generation": 2, "resourceVersion": "99999"}
-        assert room.control.store.put("warmpools", changed)
+        assert room.context.store.put("warmpools", changed)
         assert all(keeper._wishes.own_pod(each.sandbox) for each in waiters), "neither is the pool's any more"
         assert looked.count("own_resources") == 2
         for each in waiters:
@@ -180,15 +180,15 @@ async def test_a_template_is_made_once_in_a_generation_however_many_wait(monkeyp
     """Two hundred who waited, and whose wishes a new template made special, made it two hundred times in one turn."""
     turns = Turns(monkeypatch, "pod_template", "cold_pod")
     async with leading(monkeypatch) as room:
-        keeper = PoolKeeper(room.control, Key("ns", "pool"))
+        keeper = PoolKeeper(room.context, Key("ns", "pool"), room.control.wake_sandbox)
         body = pool(replicas=0, resources={"limits": {"memory": "512Mi"}})
-        room.control.store.put("warmpools", body)
+        room.context.store.put("warmpools", body)
         async with kept(room, keeper):
             ticking = asyncio.ensure_future(turns.count())
             await room.until(lambda: room.server.asked_for("PATCH", "/deployments/"))
             first = keeper.ask(sandbox("first", resources=HELD))
             await room.until(first.pod.done)
-            room.control.store.put("warmpools", next_generation(body, resources={"limits": {"memory": "1Gi"}}))
+            room.context.store.put("warmpools", next_generation(body, resources={"limits": {"memory": "1Gi"}}))
             keeper.wake.set()
             waiters = [keeper.ask(sandbox(f"s{number}", resources=HELD)) for number in range(60)]
             await room.until(lambda: all(each.pod.done() for each in waiters))
@@ -206,10 +206,12 @@ async def test_pools_take_turns_where_all_are_looked_at_together(monkeypatch: py
     """Each minute all Deployments are compared; twenty large templates were made in one turn."""
     turns = Turns(monkeypatch, "pod_template")
     async with leading(monkeypatch) as room:
-        keepers = [PoolKeeper(room.control, Key("ns", f"pool{number}")) for number in range(20)]
+        keepers = [
+            PoolKeeper(room.context, Key("ns", f"pool{number}"), room.control.wake_sandbox) for number in range(20)
+        ]
         for each in keepers:
             body = pool(each.key.name, replicas=0)
-            room.control.store.put("warmpools", body)
+            room.context.store.put("warmpools", body)
         async with kept(room, *keepers):
             ticking = asyncio.ensure_future(turns.count())
             await room.until(lambda: len(set(room.server.asked_for("PATCH", "/status"))) == 20)
@@ -223,13 +225,13 @@ async def test_pools_take_turns_where_all_are_looked_at_together(monkeypatch: py
 
 async def test_nothing_is_made_while_the_latest_template_is_not_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     async with leading(monkeypatch) as room:
-        keeper = PoolKeeper(room.control, Key("ns", "pool"))
+        keeper = PoolKeeper(room.context, Key("ns", "pool"), room.control.wake_sandbox)
         body = pool(replicas=0)
-        room.control.store.put("warmpools", body)
+        room.context.store.put("warmpools", body)
         async with kept(room, keeper):
             await room.until(lambda: room.server.asked_for("PATCH", "/deployments/"))
             bad = next_generation(body, livenessProbe={"exec": {}})
-            room.control.store.put("warmpools", bad)
+            room.context.store.put("warmpools", bad)
             early = keeper.ask(sandbox("early"))
             keeper.wake.set()
             await room.until(lambda: keeper.why().reason == "TemplateInvalid")
@@ -240,7 +242,7 @@ async def test_nothing_is_made_while_the_latest_template_is_not_valid(monkeypatc
                 await asyncio.sleep(0.05)
             assert (early.pod.done(), late.pod.done()) == (False, False)
             assert len(room.server.asked_for("POST", "/pods")) == before
-            room.control.store.put("warmpools", next_generation(bad))
+            room.context.store.put("warmpools", next_generation(bad))
             keeper.wake.set()
             await room.until(lambda: early.pod.done() and late.pod.done())
 
@@ -254,7 +256,7 @@ async def test_a_refusal_is_made_fit_to_be_shown_once_for_all_who_wait(monkeypat
 
     monkeypatch.setattr(module, "readable", counted)
     async with leading(monkeypatch) as room:
-        keeper = PoolKeeper(room.control, Key("ns", "pool"))
+        keeper = PoolKeeper(room.context, Key("ns", "pool"), room.control.wake_sandbox)
         keeper._be_refused(Problem("PodRefused", "\x01" * 100_000))
         said = [keeper.why() for _ in range(200)]
         assert made == [100_000]
@@ -272,18 +274,18 @@ def tries(room: Room) -> int:
 async def test_whether_a_template_is_taken_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a template that takes the API server seconds it was asked each minute, and at each change of the size."""
     async with leading(monkeypatch) as room:
-        keeper = PoolKeeper(room.control, Key("ns", "pool"))
+        keeper = PoolKeeper(room.context, Key("ns", "pool"), room.control.wake_sandbox)
         body = pool(replicas=0)
-        room.control.store.put("warmpools", body)
+        room.context.store.put("warmpools", body)
         async with kept(room, keeper):
             await room.until(lambda: room.server.asked_for("PATCH", "/status"))
             keeper.forget()
             await room.until(lambda: len(room.server.asked_for("PATCH", "/deployments/")) == 2)
-            room.control.store.put("warmpools", next_generation(body))
+            room.context.store.put("warmpools", next_generation(body))
             keeper.wake.set()
             await room.until(lambda: len(room.server.asked_for("PATCH", "/deployments/")) == 3)
             assert tries(room) == 1
-            room.control.store.put("warmpools", next_generation(next_generation(body), env=[{"name": "A"}]))
+            room.context.store.put("warmpools", next_generation(next_generation(body), env=[{"name": "A"}]))
             keeper.wake.set()
             await room.until(lambda: len(room.server.asked_for("PATCH", "/deployments/")) == 4)
             assert tries(room) == 2
@@ -293,7 +295,7 @@ async def test_a_refused_template_is_tried_again_more_and_more_seldom(monkeypatc
     clock = Clock()
     async with leading(monkeypatch) as room:
         monkeypatch.setattr(deployment_module, "time", clock)
-        source = PoolKeeper(room.control, Key("ns", "pool"))._deployment
+        source = PoolKeeper(room.context, Key("ns", "pool"), room.control.wake_sandbox)._deployment
         room.server.handlers |= {"POST": echo(lambda _: "no such class"), "GET": missing, "PATCH": echo()}
         body = pool(replicas=0)
         for _ in range(60):
@@ -319,7 +321,7 @@ async def test_where_the_api_server_cannot_answer_there_is_a_pause(monkeypatch: 
 
     async with leading(monkeypatch) as room:
         monkeypatch.setattr(deployment_module, "time", clock)
-        source = PoolKeeper(room.control, Key("ns", "pool"))._deployment
+        source = PoolKeeper(room.context, Key("ns", "pool"), room.control.wake_sandbox)._deployment
         room.server.handlers |= {"POST": late, "GET": missing, "PATCH": echo()}
         body = pool(replicas=0)
         for _ in range(600):
@@ -353,7 +355,9 @@ async def test_of_a_namespace_one_template_at_a_time_is_tried(monkeypatch: pytes
         for namespace in ("ns", "other"):
             for number in range(5):
                 body = pool(f"pool{number}")
-                source = PoolKeeper(room.control, Key(namespace, body["metadata"]["name"]))._deployment
+                source = PoolKeeper(
+                    room.context, Key(namespace, body["metadata"]["name"]), room.control.wake_sandbox
+                )._deployment
                 applying.append(asyncio.ensure_future(source.apply(body)))
         await room.until(lambda: len(most) == 2)
         free.set()

@@ -57,7 +57,7 @@ async def test_an_agent_that_speaks_of_a_newer_leader_is_not_believed(
     async with leading(monkeypatch) as room:
         room.server.handlers["GET"] = lease_of("me", 7)
         for _ in range(100):
-            room.control.heard(LinkLost("the agent refuses the operator: older epoch", code))
+            room.context.heard(LinkLost("the agent refuses the operator: older epoch", code))
         await asyncio.sleep(0.2)
         assert room.server.asked_for("GET", LEASE) == ([LEASE] if code == OLDER_EPOCH else [])
         assert ends == []
@@ -69,7 +69,7 @@ async def test_the_lease_itself_is_believed(
 ) -> None:
     async with leading(monkeypatch) as room:
         room.server.handlers["GET"] = lease_of(holder, epoch)
-        room.control.heard(LinkLost("the agent refuses the operator: older epoch", OLDER_EPOCH))
+        room.context.heard(LinkLost("the agent refuses the operator: older epoch", OLDER_EPOCH))
         await room.until(lambda: ends)
         assert ends == [3]
 
@@ -85,7 +85,7 @@ async def test_an_owner_with_the_name_of_a_path_leads_nowhere(monkeypatch: pytes
     gone["metadata"]["uid"] = "u-gone"
     async with leading(monkeypatch) as room:
         room.control.begin()
-        store = room.control.store
+        store = room.context.store
         for number, name in enumerate(names):
             store.put("pods", stray(f"foreign{number}", name))
             claimed = stray(f"claimed{number}", name)
@@ -125,13 +125,13 @@ async def test_a_task_whose_status_cannot_be_written_holds_up_no_round_and_no_ot
         room.server.handlers["PATCH"] = patch
         room.server.handlers["POST"] = lambda _: _later(web.json_response({}, status=201))
         for each in (poison, fine):
-            room.control.store.put("tasks", each)
+            room.context.store.put("tasks", each)
         for _ in range(20):
             began = time.monotonic()
             room.rounds.once()
             assert time.monotonic() - began < 1
             await asyncio.sleep(0.02)
-        await room.until(lambda: not room.control.store.all("tasks"))
+        await room.until(lambda: not room.context.store.all("tasks"))
         assert written.count("fine") == 1
         assert written.count("poison") == 3  # with output, without it, the shortest: and then never again
         await room.until(lambda: room.server.asked_for("POST", "/events"))
@@ -153,7 +153,7 @@ async def test_what_waits_for_the_api_server_holds_up_no_round(monkeypatch: pyte
 
         room.server.handlers["PATCH"] = never
         for number in range(30):
-            room.control.store.put("tasks", task(f"t{number}"))
+            room.context.store.put("tasks", task(f"t{number}"))
         await _round(room)
         await room.until(lambda: room.server.asked_for("PATCH"))
         for _ in range(5):
@@ -170,11 +170,11 @@ async def test_an_object_that_is_not_understood_stops_no_round_and_is_told_of(mo
             room.control.event("sandboxes", False, body)
         room.control.begin()
         keeper = room.control.sandboxes[Key("ns", "odd")][0]
-        assert keeper.body is not None
-        keeper.body["spec"]["maxLifetimeSeconds"] = "soon"
+        assert keeper.sandbox.body is not None
+        keeper.sandbox.body["spec"]["maxLifetimeSeconds"] = "soon"
         other_keeper = room.control.sandboxes[Key("ns", "other")][0]
-        assert other_keeper.body is not None
-        other_keeper.body["spec"]["maxLifetimeSeconds"] = 1
+        assert other_keeper.sandbox.body is not None
+        other_keeper.sandbox.body["spec"]["maxLifetimeSeconds"] = 1
         deleted: list[str] = []
 
         async def delete(request: web.Request) -> web.Response:
@@ -187,9 +187,9 @@ async def test_an_object_that_is_not_understood_stops_no_round_and_is_told_of(mo
         await _round(room)
         await room.until(lambda: deleted == ["other"])
         await room.until(lambda: room.server.asked_for("POST", "/events"))
-        assert room.control.jobs.resting(("lifetime", keeper.uid))
+        assert room.context.jobs.resting(("lifetime", keeper.sandbox.uid))
         for kept, _ in room.control.sandboxes.values():
-            kept.wake.set()
+            kept.sandbox.wake.set()
 
 
 async def test_rounds_that_no_longer_end_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +275,7 @@ async def test_a_namespace_whose_tasks_are_deleted_slowly_holds_up_no_other(monk
                 body = task(f"t{number}", ttlSecondsAfterFinished=0)
                 body["metadata"]["namespace"] = namespace
                 body["status"] = {"state": "Succeeded", "completionTime": "2026-01-01T00:00:00Z"}
-                room.control.store.put("tasks", body)
+                room.context.store.put("tasks", body)
         room.rounds.once()
         await room.until(lambda: len(room.server.asked_for("DELETE", "/namespaces/ns/tasks/")) == 3)
         assert len(room.server.asked_for("DELETE", "/namespaces/slow/tasks/")) == 4
@@ -289,14 +289,14 @@ async def test_a_finished_task_that_a_finalizer_keeps_is_deleted_once(monkeypatc
         kept = task("kept")
         kept["spec"]["ttlSecondsAfterFinished"] = 0
         kept["status"] = {"state": "Succeeded", "completionTime": "2026-01-01T00:00:00Z"}
-        room.control.store.put("tasks", kept)
+        room.context.store.put("tasks", kept)
         room.server.handlers["DELETE"] = lambda _: _later(web.json_response({}))
         for _ in range(10):
             room.rounds.once()
             await asyncio.sleep(0.02)
         assert len(room.server.asked_for("DELETE")) == 1
         room.control.event("tasks", True, kept)
-        assert not room.control.store.over
+        assert not room.context.store.over
 
 
 def ended_leases(room: Room, many: int) -> None:
@@ -305,10 +305,10 @@ def ended_leases(room: Room, many: int) -> None:
         name = f"arl-l{number}"
         meta: Any = {"name": name, "namespace": "ns", "uid": f"u-{name}", "resourceVersion": "1"}
         meta |= {"labels": {LEASE_LABEL: name, RUN_LABEL: "r"}, "deletionTimestamp": "2026-01-01T00:00:00Z"}
-        room.control.store.put("leases", {"metadata": meta, "spec": {"holderIdentity": name}})
+        room.context.store.put("leases", {"metadata": meta, "spec": {"holderIdentity": name}})
         body = sandbox(f"sb{number}", keepAlive=True, owners=owned_by("Deployment", "d", controller=False) * 64)
-        room.control.store.put("sandboxes", body)
-        keeper = SandboxKeeper(room.control, body, key(body))
+        room.context.store.put("sandboxes", body)
+        keeper = SandboxKeeper(room.context, room.control.pools, body, key(body))
         room.control.sandboxes[key(body)] = keeper, asyncio.Future()
 
 
@@ -317,7 +317,7 @@ async def test_a_round_looks_at_each_object_and_not_at_each_for_each_other(monke
     for many in (20, 80):
         async with leading(monkeypatch) as room:
             ended_leases(room, many)
-            store, count, owner = room.control.store, 0, objects_module.owner
+            store, count, owner = room.context.store, 0, objects_module.owner
             get = store.get
 
             def counting(*what: Any, get: Any = get) -> Any:
@@ -349,7 +349,7 @@ async def test_a_pool_that_changes_wakes_its_own_sandboxes(monkeypatch: pytest.M
     async with leading(monkeypatch) as room:
         woken: list[str] = []
         for number, its in enumerate(["mine", "other", "mine"]):
-            room.control.store.put("sandboxes", sandbox(f"sb{number}", poolRef=its))
+            room.context.store.put("sandboxes", sandbox(f"sb{number}", poolRef=its))
         monkeypatch.setattr(room.control, "wake_sandbox", lambda where: woken.append(where.name))
         room.control._wake_all_of(Key("ns", "mine"))
         assert woken == ["sb0", "sb2"]
@@ -363,10 +363,10 @@ async def test_of_tasks_that_are_gone_no_round_remembers_that_they_waited(monkey
         room.control.begin()
         kept, gone = task("kept"), task("gone")
         for body in (kept, gone):
-            room.control.store.put("tasks", body)
+            room.context.store.put("tasks", body)
         room.rounds.once()
         assert len(room.control.orphans) == 2
-        room.control.store.remove("tasks", gone)
+        room.context.store.remove("tasks", gone)
         room.rounds.once()
         assert list(room.control.orphans) == [kept["metadata"]["uid"]]
 
@@ -377,7 +377,7 @@ async def test_what_is_left_out_for_lack_of_room_is_told_once(monkeypatch: pytes
         room.server.handlers["POST"] = lambda _: _later(web.json_response({}, status=201))
         for number in range(100):
             room.control.event("sandboxes", False, sandbox(f"sb{number}"))
-        kept = len(room.control.store.all("sandboxes"))
+        kept = len(room.context.store.all("sandboxes"))
         await room.until(lambda: room.server.asked_for("POST", "/events"))
         assert 5 < kept < 20
         (event,) = filter(None, room.server.bodies)
@@ -391,13 +391,13 @@ async def test_a_lease_that_loses_its_label_for_a_moment_is_still_looked_at(monk
         lease = {number: {"metadata": {**meta, "resourceVersion": str(number)}, "spec": {}} for number in (1, 2, 3)}
         room.control.event("leases", False, lease[1])
         room.control.event("leases", True, lease[2])
-        assert room.control.store.all("leases") == []
+        assert room.context.store.all("leases") == []
         for old in (1, 2):
             room.control.event("leases", False, lease[old])
-        assert room.control.store.all("leases") == [], "a list that was begun before"
+        assert room.context.store.all("leases") == [], "a list that was begun before"
         room.control.event("leases", False, lease[3])
-        assert len(room.control.store.all("leases")) == 1
+        assert len(room.context.store.all("leases")) == 1
         plain = sandbox()
         room.control.event("sandboxes", True, plain)
         room.control.event("sandboxes", False, plain | {"metadata": {**plain["metadata"], "resourceVersion": "99999"}})
-        assert room.control.store.all("sandboxes") == []
+        assert room.context.store.all("sandboxes") == []

@@ -116,7 +116,7 @@ class Server:
     def put(self, *tasks: Any) -> None:
         for each in tasks:
             self.objects[name(each)] = json.loads(json.dumps(each))
-            self.room.control.store.put("tasks", each)
+            self.room.context.store.put("tasks", each)
 
 
 class Scene:
@@ -125,9 +125,9 @@ class Scene:
     def __init__(self, room: Room, monkeypatch: pytest.MonkeyPatch, **spec: Any) -> None:
         self.room, self._monkeypatch = room, monkeypatch
         self.body = sandbox(status={"phase": "Ready", "agentBootID": "b", "podName": "p"}, **spec)
-        room.control.store.put("sandboxes", self.body)
+        room.context.store.put("sandboxes", self.body)
         self.server = Server(room, self.body)
-        self.keeper = SandboxKeeper(room.control, self.body, WHERE)
+        self.keeper = SandboxKeeper(room.context, room.control.pools, self.body, WHERE)
         self.links: list[Link] = []
         self.lasting = 0
         """The first link that does not end at once."""
@@ -177,7 +177,7 @@ async def test_of_thousands_that_are_refused_one_is_looked_at_in_a_turn_and_each
     scene: Scene, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     made = looks = 0
-    message, busy = task_message.message, scene.room.control.jobs.busy
+    message, busy = task_message.message, scene.room.context.jobs.busy
 
     def counted(*args: Any, **more: Any) -> Any:
         nonlocal made
@@ -190,7 +190,7 @@ async def test_of_thousands_that_are_refused_one_is_looked_at_in_a_turn_and_each
         return busy(named)
 
     monkeypatch.setattr(task_message, "message", counted)
-    monkeypatch.setattr(scene.room.control.jobs, "busy", looked)
+    monkeypatch.setattr(scene.room.context.jobs, "busy", looked)
     tasks = [scene.own(f"t{number:04}") for number in range(count)]
     for each in tasks:
         each["spec"]["steps"] = [NOT_BASE64]
@@ -241,7 +241,7 @@ async def test_a_task_without_a_proof_that_is_cancelled_costs_the_agent_nothing(
 ) -> None:
     async with leading(monkeypatch) as room:
         scene = Scene(room, monkeypatch, holder={"sealedKey": "aa"})
-        monkeypatch.setattr(room.control, "opened", lambda _sealed: b"k" * 32)
+        monkeypatch.setattr(room.context, "opened", lambda _sealed: b"k" * 32)
         cancelled = scene.own("cancelled", cancel=True)
         scene.server.put(cancelled)
         scene.start()
@@ -258,7 +258,7 @@ async def test_tasks_that_are_to_be_read_hold_up_no_queue_of_a_sandbox_that_is_h
     """Anybody can make large ones, and those that come after many in a namespace."""
     async with leading(monkeypatch) as room:
         scene = Scene(room, monkeypatch, holder={"sealedKey": "aa"})
-        monkeypatch.setattr(room.control, "opened", lambda _sealed: b"k" * 32)
+        monkeypatch.setattr(room.context, "opened", lambda _sealed: b"k" * 32)
         gate, reads, most = asyncio.Event(), 0, 0
         get = scene.server._get
 
@@ -280,7 +280,7 @@ async def test_tasks_that_are_to_be_read_hold_up_no_queue_of_a_sandbox_that_is_h
         for each in (mine, good):
             each["spec"]["proof"] = proof_of(b"k" * 32, uid(scene.body), name(each), each["spec"])
         scene.server.put(*large, mine, good)
-        assert all(is_cut(each) for each in room.control.store.all("tasks") if name(each) != "z-good"), "control"
+        assert all(is_cut(each) for each in room.context.store.all("tasks") if name(each) != "z-good"), "control"
         scene.start()
         await scene.until_ended(good)
         assert set(scene.server.ends) <= {("z-good", "Succeeded"), (name(large[0]), "Failed NotTheHolders")}
@@ -337,14 +337,14 @@ async def test_a_sandbox_that_has_failed_lets_its_pod_go_whoever_changes_its_tas
     async def delete_pod(body: Any) -> None:
         deleted.append(name(body))
 
-    monkeypatch.setattr(scene.room.control, "delete_pod", delete_pod)
+    monkeypatch.setattr(scene.room.context, "delete_pod", delete_pod)
     pod = {"metadata": {"name": "p"}}
-    scene.room.control.store.owned.setdefault(uid(scene.body), {})["p"] = pod
+    scene.room.context.store.owned.setdefault(uid(scene.body), {})["p"] = pod
     first, second = scene.own("a"), scene.own("b")
     scene.server.contended = {"a"}
     scene.server.put(first, second)
     failed = {**scene.body, "metadata": {**scene.body["metadata"], "resourceVersion": "9999999"}}
-    scene.room.control.store.put("sandboxes", failed | {"status": {**scene.body["status"], "phase": "Failed"}})
+    scene.room.context.store.put("sandboxes", failed | {"status": {**scene.body["status"], "phase": "Failed"}})
     scene.start()
     await scene.until_ended(second)
     assert deleted[:1] == ["p"]
@@ -390,8 +390,8 @@ async def test_who_waits_for_a_sandbox_that_somebody_filled_is_told_of_its_end(
     async def delete_pod(body: Any) -> None:
         deleted.append(name(body))
 
-    monkeypatch.setattr(scene.room.control, "delete_pod", delete_pod)
-    scene.room.control.store.owned.setdefault(uid(scene.body), {})["p"] = {"metadata": {"name": "p"}}
+    monkeypatch.setattr(scene.room.context, "delete_pod", delete_pod)
+    scene.room.context.store.owned.setdefault(uid(scene.body), {})["p"] = {"metadata": {"name": "p"}}
     full = FILL | ({} if by in FILL else {"generateName": "x"})
     scene.server.objects["sb"] = {**scene.body, "metadata": {**scene.body["metadata"], **full}}
     part, filled = (by, FILL.get(by)) if by in FILL else ("generateName", "x")
@@ -400,7 +400,7 @@ async def test_who_waits_for_a_sandbox_that_somebody_filled_is_told_of_its_end(
     waits, late = scene.own("waits"), scene.own("late")
     scene.server.put(waits)
     monkeypatch.setattr(
-        scene.keeper._sandbox_link, "obtain", lambda _body: scene.keeper.fail(Problem("OOMKilled", "it ended"))
+        scene.keeper._sandbox_link, "obtain", lambda _body: scene.keeper.sandbox.fail(Problem("OOMKilled", "it ended"))
     )
     scene.start()
     await scene.until_ended(waits)
@@ -452,7 +452,7 @@ async def test_a_sandbox_that_a_finalizer_keeps_ends_the_task_that_runs_in_it(
         body["metadata"] |= {"deletionTimestamp": "2026-11-30T12:00:00Z", "finalizers": ["x.y/z"]}
     elif how == "failed":
         body["status"]["phase"] = "Failed"
-    control.store.put("sandboxes", body)
+    scene.room.context.store.put("sandboxes", body)
     control._keep(body)
     if how == "neither":
         await asyncio.sleep(0.2)

@@ -2,7 +2,7 @@ import asyncio
 import time
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
@@ -39,13 +39,13 @@ def outcome(the_task: Any, held: Held | None) -> Any:
 
     link: Any = SimpleNamespace(hello=SimpleNamespace(boot="b"), open=lambda *_: 1, shut=lambda _: None, send=send)
     api, store = SimpleNamespace(write_status=write_status), SimpleNamespace(put=lambda *_: None)
-    control: Any = SimpleNamespace(epoch=1, opened={"aa": KEY}.get, api=api, store=store)
+    context: Any = SimpleNamespace(epoch=1, opened={"aa": KEY}.get, api=api, store=store)
 
     async def run() -> None:
-        control.jobs, control.outputs = Jobs(), Outputs()
-        await TaskRunner(control, the_task, None, {}, held).run(link)
-        assert control.jobs.busy(ending_of(the_task)), "it is ended beside: the queue goes on"
-        while control.jobs.busy(ending_of(the_task)):
+        context.jobs, context.outputs = Jobs(), Outputs()
+        await TaskRunner(context, the_task, None, {}, AsyncMock(), held).run(link)
+        assert context.jobs.busy(ending_of(the_task)), "it is ended beside: the queue goes on"
+        while context.jobs.busy(ending_of(the_task)):
             await asyncio.sleep(0)
 
     asyncio.run(run())
@@ -100,8 +100,8 @@ def test_a_task_of_which_cannot_be_said_that_it_runs_runs(error: ApiError, goes_
     async def write_status(*_: Any) -> Any:
         raise error
 
-    control: Any = SimpleNamespace(api=SimpleNamespace(write_status=write_status), store=SimpleNamespace(put=None))
-    writing = TaskRunner(control, task(), None, {}, None)._write_running()
+    context: Any = SimpleNamespace(api=SimpleNamespace(write_status=write_status), store=SimpleNamespace(put=None))
+    writing = TaskRunner(context, task(), None, {}, AsyncMock())._write_running()
     if goes_on:
         asyncio.run(writing)
     else:
@@ -121,8 +121,8 @@ async def _that_runs(refusals: int, monkeypatch: pytest.MonkeyPatch) -> list[flo
             raise ApiError(0, "Contended", "somebody else writes to it all the time")
         return None
 
-    control: Any = SimpleNamespace(api=SimpleNamespace(write_status=write_status), store=Mock())
-    runner, link = TaskRunner(control, task(), None, {}, None), Mock(lost=loop.create_future())
+    context: Any = SimpleNamespace(api=SimpleNamespace(write_status=write_status), store=Mock())
+    runner, link = TaskRunner(context, task(), None, {}, AsyncMock()), Mock(lost=loop.create_future())
     with pytest.raises(LinkLost, match="keep its deadlines"):
         await runner._watch(link, time.monotonic() + 0.4)
     return writes

@@ -23,7 +23,7 @@ TASKS = "/apis/arl.infra.io/v1alpha1/tasks"
 
 
 def names(room: Room, kind: str = "sandboxes") -> list[str]:
-    return sorted(each["metadata"]["name"] for each in room.control.store.all(kind))
+    return sorted(each["metadata"]["name"] for each in room.context.store.all(kind))
 
 
 async def test_what_is_listed_is_followed_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ async def test_a_finished_task_takes_little_memory(monkeypatch: pytest.MonkeyPat
         room.server.objects[TASKS] = [task(f"t{number}", status=done) for number in range(500)]
         await room.watching.start()
         assert names(room, "tasks") == []
-        (kept,) = room.control.store.over.values()
+        (kept,) = room.context.store.over.values()
         assert len(kept) == 500
         assert all(not hasattr(each, "__dict__") for each in kept.values())
         assert Key("ns", "t0") in {each.key for each in kept.values()}

@@ -28,19 +28,6 @@ KNOWN = {
     frozenset({"pytest_arl.backends.kubernetes.sandbox", "pytest_arl.backends.kubernetes.task"}),
     # errors
     frozenset({"pytest_arl.errors", "pytest_arl.results", "pytest_arl.steps", "pytest_arl.text.units"}),
-    # operator
-    frozenset(
-        {
-            "pytest_arl.operator.control",
-            "pytest_arl.operator.endings",
-            "pytest_arl.operator.pool_deployment",
-            "pytest_arl.operator.pool_keeper",
-            "pytest_arl.operator.sandbox_keeper",
-            "pytest_arl.operator.sandbox_link",
-            "pytest_arl.operator.task_checks",
-            "pytest_arl.operator.task_runner",
-        }
-    ),
     # plugin
     frozenset({"pytest_arl.plugin.fixtures", "pytest_arl.plugin.run", "pytest_arl.plugin.test_hooks"}),
 }

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.cluster.objects import key, uid
-from pytest_arl.operator import sandbox_object, task_status
+from pytest_arl.operator import task_status
 from pytest_arl.operator.api_errors import CONTENDED, ApiError
 from pytest_arl.operator.paths import path
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.control import Control
+    from pytest_arl.operator.context import Context
 
-__all__ = ["delete_sandbox", "end_beside", "end_now_or_beside", "ending_of", "write", "write_end"]
+__all__ = ["end_beside", "end_now_or_beside", "ending_of", "write", "write_end"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,16 +40,16 @@ def ending_of(task: Object) -> tuple[str, str]:
     return "end of a task", uid(task)
 
 
-def end_beside(control: Control, task: Object, build: Callable[[bool], Object]) -> None:
+def end_beside(context: Context, task: Object, build: Callable[[bool], Object]) -> None:
     """Write a Task's end when its turn comes. Until then its job is busy, and the Task is not to be run."""
 
     async def end() -> None:
-        await write_end(control, task, build, yields=True)
+        await write_end(context, task, build, yields=True)
 
-    control.jobs.in_turn(("ends", key(task).namespace), ending_of(task), end)
+    context.jobs.in_turn(("ends", key(task).namespace), ending_of(task), end)
 
 
-async def end_now_or_beside(control: Control, task: Object, end: Callable[[bool], Coroutine[Any, Any, None]]) -> None:
+async def end_now_or_beside(context: Context, task: Object, end: Callable[[bool], Coroutine[Any, Any, None]]) -> None:
     """Write a result, by an ``end`` that yields or not, as :func:`write_end` does; beside, where that has yielded."""
     lane = "results", key(task).namespace
     try:
@@ -57,16 +57,16 @@ async def end_now_or_beside(control: Control, task: Object, end: Callable[[bool]
     except ApiError as error:
         if error.reason != CONTENDED:
             raise
-        if control.jobs.size(lane) < _MOST_RESULTS:
-            control.jobs.in_turn(lane, ending_of(task), lambda: end(True))
+        if context.jobs.size(lane) < _MOST_RESULTS:
+            context.jobs.in_turn(lane, ending_of(task), lambda: end(True))
         else:
             await end(False)
 
 
-async def write(control: Control, task: Object, status: Callable[[], Object]) -> bool:
+async def write(context: Context, task: Object, status: Callable[[], Object]) -> bool:
     """Write a status; whether the Task is still there. It is made when its turn comes: many large ones wait."""
     try:
-        control.store.put("tasks", await control.api.write_status("tasks", task, status))
+        context.store.put("tasks", await context.api.write_status("tasks", task, status))
     except ApiError as error:
         if error.status == 404:
             return False
@@ -74,7 +74,7 @@ async def write(control: Control, task: Object, status: Callable[[], Object]) ->
     return True
 
 
-async def write_end(control: Control, task: Object, build: Callable[[bool], Object], *, yields: bool = False) -> bool:
+async def write_end(context: Context, task: Object, build: Callable[[bool], Object], *, yields: bool = False) -> bool:
     """Write how a Task ended: with its output, without it where that is refused, again where nobody answers.
 
     A Task that has no room for a status is given up: what would be refused for ever is not asked for ever. It is
@@ -86,8 +86,8 @@ async def write_end(control: Control, task: Object, build: Callable[[bool], Obje
     pause, until = _FIRST_PAUSE, time.monotonic() + _PATIENCE_SECONDS
     while builds:
         try:
-            if not await write(control, task, builds[0]):
-                control.store.remove("tasks", task)
+            if not await write(context, task, builds[0]):
+                context.store.remove("tasks", task)
             return True
         except ApiError as error:
             if yields and error.reason == CONTENDED:
@@ -100,12 +100,12 @@ async def write_end(control: Control, task: Object, build: Callable[[bool], Obje
                 continue
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
-    control.store.give_up(task)
-    control.notices.warn(task, "StatusRefused", f"its end cannot be written, so it is deleted: {refused}")
+    context.store.give_up(task)
+    context.notices.warn(task, "StatusRefused", f"its end cannot be written, so it is deleted: {refused}")
     where = path("tasks", *key(task))
     try:
-        await control.api.delete(where, uid(task))
-        left = (await control.api.get(where))["metadata"]["uid"] == uid(task)  # a finalizer may keep it for ever
+        await context.api.delete(where, uid(task))
+        left = (await context.api.get(where))["metadata"]["uid"] == uid(task)  # a finalizer may keep it for ever
     except ApiError as error:
         if error.status == 404:
             return True
@@ -117,14 +117,3 @@ async def write_end(control: Control, task: Object, build: Callable[[bool], Obje
 def _unwritten(task: Object, refused: str) -> Object:
     text = f"the API server refuses its status: {refused}"
     return task_status.failed(task, "StatusRefused", text, time.time(), output=False)
-
-
-async def delete_sandbox(control: Control, sandbox: Object) -> None:
-    """Delete a Sandbox whose time is over. Whatever keeps it from being deleted, its Tasks end and its pod goes: who
-    fills a Sandbox until its deletion has no room would keep a pod for ever.
-    """
-    try:
-        await sandbox_object.delete(control.api, sandbox)
-    except ApiError as error:
-        control.give_up_sandbox(sandbox, f"its time is over, and it cannot be deleted: {error}")
-        raise

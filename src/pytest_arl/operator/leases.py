@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_arl.cluster.objects import is_name, key, leaving, owner_reference, uid
 from pytest_arl.operator import lifetimes
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.endings import delete_sandbox
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.sandbox_status import finished
 
@@ -52,14 +51,15 @@ class Leases:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._store = control.store
+        self._context = control.context
+        self._store = control.context.store
         self._clock = lifetimes.Clock()  # of those that are asked for
         self._unseen: dict[_Holder, tuple[float, float]] = {}
         """When a Lease is asked for, and the pause before that."""
 
     def look(self, lease: Object, moment: float) -> None:
         """Look at a Lease; ``moment`` is monotonic."""
-        clock, jobs = self._control.clock, self._control.jobs
+        clock, jobs = self._control.clock, self._context.jobs
         clock.see(uid(lease), lease, moment)
         if not lifetimes.is_of_a_run(lease) or not clock.over(uid(lease), lease, moment):
             return
@@ -91,7 +91,7 @@ class Leases:
                 pause = min(2 * pause, _LONGEST_UNSEEN_SECONDS)
                 self._unseen[holder] = moment + pause, pause
                 lane = "holders", holder.namespace
-                self._control.jobs.in_turn(lane, ("holder", holder), partial(self._end_unheld, holder))
+                self._context.jobs.in_turn(lane, ("holder", holder), partial(self._end_unheld, holder))
 
     async def _end_unheld(self, holder: _Holder) -> None:
         """End the Sandboxes of a Lease that is gone, or is no longer renewed."""
@@ -101,13 +101,13 @@ class Leases:
         for body in [self._store.get("sandboxes", at) for at in held if at.namespace == holder.namespace]:
             if body is not None and not leaving(body) and _holder(body) == holder:
                 _LOG.info("a sandbox has no lease any more: it goes", extra={"data": {"sandbox": "/".join(key(body))}})
-                await delete_sandbox(self._control, body)
+                await self._control.delete_sandbox(body)
 
     async def _is_renewed(self, holder: _Holder) -> bool:
         if not is_name(holder.name):
             return False
         try:
-            lease = await self._control.api.get_large(path("leases", holder.namespace, holder.name))
+            lease = await self._context.api.get_large(path("leases", holder.namespace, holder.name))
         except ApiError as error:
             if error.status == 404:
                 return False
@@ -125,10 +125,10 @@ class Leases:
     async def _end_held(self, lease: Object) -> None:
         for body in self._held(lease):
             if not leaving(body):
-                await delete_sandbox(self._control, body)
+                await self._control.delete_sandbox(body)
 
     async def _end(self, lease: Object) -> None:
         where = key(lease)
         _LOG.info("a lease is over: its sandboxes go", extra={"data": {"lease": "/".join(where)}})
         version = lease["metadata"]["resourceVersion"]
-        await self._control.api.delete(path("leases", *where), uid(lease), version)
+        await self._context.api.delete(path("leases", *where), uid(lease), version)

@@ -21,6 +21,7 @@ from pytest_arl.operator import election, health, keys, logs
 from pytest_arl.operator.api import Api
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.beside import Beside, Pulse
+from pytest_arl.operator.context import Context
 from pytest_arl.operator.control import Control
 from pytest_arl.operator.paths import GROUP_PATH, path
 from pytest_arl.operator.rounds import Rounds
@@ -159,7 +160,7 @@ async def _lead(api: Api, options: Options, state: health.Health, term: election
     state.state = "syncing"
     loaded = await keys.load(api, options.home)
     agent = Agent(options.agent_image, options.pull_policy, loaded.public, loaded.claims[0])
-    control = Control(api, loaded, term, agent, options.namespaces)
+    control = Control(Context(api, loaded, term, agent), options.namespaces)
     watching = Watching(control)
     rounds = Rounds(control, watching.resync)
     await watching.start()

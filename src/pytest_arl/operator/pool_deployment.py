@@ -19,7 +19,7 @@ from pytest_arl.operator.pod_problems import Problem, refused_pod
 
 if TYPE_CHECKING:
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.control import Control
+    from pytest_arl.operator.context import Context
     from pytest_arl.operator.makers import Makers
 
 __all__ = ["PoolDeployment"]
@@ -47,9 +47,9 @@ class PoolDeployment:
         has_sidecar: the template has the container that is left out.
     """
 
-    def __init__(self, control: Control, where: Key, makers: Makers) -> None:
-        self._control = control
-        self._api = control.api
+    def __init__(self, context: Context, where: Key, makers: Makers) -> None:
+        self._context = context
+        self._api = context.api
         self._makers = makers
         self._key = where
         self._applied: _Generation | None = None
@@ -96,7 +96,7 @@ class PoolDeployment:
             made = await self._template_of(body, generation)
             await self._try(body, made)
             await self._refuse_stranger(body)
-            await self._control.turns.mine()
+            await self._context.turns.mine()
             applied = await self._api.apply(path("deployments", *self._key), template.deployment(body, made))
         except template.TemplateInvalid as problem:
             self.trouble = Problem("TemplateInvalid", str(problem))
@@ -114,21 +114,21 @@ class PoolDeployment:
             self._makers.applied(applied)
             in_use = {pods.STATUS_LABEL: pods.STATUS_ALLOCATED, pods.SANDBOX_LABEL: "its-own"}
             labels = {**made["metadata"]["labels"], **in_use}
-            self.network = await self._control.policies.look(self._key.namespace, labels) or self.network
+            self.network = await self._context.policies.look(self._key.namespace, labels) or self.network
         self._applied, self._failures = generation, 0
         if self._logged != (generation, self.trouble):
             self._logged = generation, self.trouble
             _LOG.info("pool", extra={"data": {"pool": "/".join(self._key), "trouble": self.trouble}})
 
     def _generation(self, pool: Object) -> _Generation:
-        return uid(pool), pool["metadata"].get("generation", 1), self._control.agent.keys
+        return uid(pool), pool["metadata"].get("generation", 1), self._context.agent.keys
 
     async def _template_of(self, body: Object, generation: _Generation) -> Object:
         if self._made is not None and self._made[0] == generation:
             return self._made[1]
         self._pause = self._again = 0.0
-        await self._control.turns.mine()
-        made = template.pod_template(body, self._control.agent)
+        await self._context.turns.mine()
+        made = template.pod_template(body, self._context.agent)
         self._made = generation, made
         return made
 
@@ -144,8 +144,8 @@ class PoolDeployment:
         }
         try:
             # The others of its namespace wait: it may keep the API server busy.
-            async with self._control.tries[self._key.namespace]:
-                await self._control.turns.mine()
+            async with self._context.tries[self._key.namespace]:
+                await self._context.turns.mine()
                 await self._api.try_out(path("pods", self._key.namespace), pod)
         except ApiError as error:
             if error.status not in (400, 403, 422):

@@ -23,8 +23,10 @@ from pytest_arl.operator.waiting import PodInvalid, Waiter, Wishes
 from pytest_arl.text.wording import readable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.control import Control
+    from pytest_arl.operator.context import Context
 
 __all__ = ["PoolKeeper"]
 
@@ -43,10 +45,12 @@ _LONGEST_REFUSAL = 8.0
 class PoolKeeper:
     """Keeps one WarmPool."""
 
-    def __init__(self, control: Control, where: Key) -> None:
-        self._control = control
-        self._api = control.api
-        self._store = control.store
+    def __init__(self, context: Context, where: Key, wake_sandbox: Callable[[Key], None]) -> None:
+        """``wake_sandbox`` has a Sandbox looked at that waits for a pod: there is another reason for that."""
+        self._context = context
+        self._api = context.api
+        self._store = context.store
+        self._wake_sandbox = wake_sandbox
         self.key = where
         self.wake = asyncio.Event()
         self._waiters: dict[str, Waiter] = {}
@@ -62,7 +66,7 @@ class PoolKeeper:
         self._explained: object = None
         self._told = True
         self._makers = Makers(self._api, self._store, where)
-        self._deployment = PoolDeployment(control, where, self._makers)
+        self._deployment = PoolDeployment(context, where, self._makers)
         self._wishes = Wishes(lambda: self.body)
         self._said: tuple[Problem | None, Problem] = (None, Problem("", ""))
 
@@ -122,10 +126,10 @@ class PoolKeeper:
             for who, pod in plan.claims:
                 self._reserved.add(uid(pod))
                 self._claims.append(time.monotonic())
-                self._control.spawn(self._claim(self._waiters.pop(who), pod))
+                self._context.spawn(self._claim(self._waiters.pop(who), pod))
             made = self._deployment.template(body)
             for who in self._may_be_made(plan.cold) if made is not None else ():
-                self._control.spawn(self._create(self._waiters.pop(who)))
+                self._context.spawn(self._create(self._waiters.pop(who)))
             lift = plan.lift
             found = self._pods()
         else:
@@ -134,7 +138,7 @@ class PoolKeeper:
         # Who waits first: with a gate to lift for each of them, those who come next have time.
         for pod in lift or pooling.refill(found, body["spec"]["replicas"], *self._recent_claims()):
             self._lifting.add(uid(pod))
-            self._control.spawn(self._lift(pod))
+            self._context.spawn(self._lift(pod))
 
     def _may_be_made(self, cold: list[str]) -> list[str]:
         """Those that get a pod of their own now: where the API server has refused one, they try one after another."""
@@ -202,7 +206,7 @@ class PoolKeeper:
     async def _hand_over(self, waiter: Waiter, pod: Object) -> None:
         """Give a sandbox its pod. Nobody else gets one that was claimed for a sandbox that is gone."""
         if waiter.pod.cancelled():
-            await self._control.delete_pod(pod)
+            await self._context.delete_pod(pod)
         else:
             waiter.pod.set_result(pod)
 
@@ -222,7 +226,7 @@ class PoolKeeper:
 
     async def _create(self, waiter: Waiter) -> None:
         """A pod of its own."""
-        await self._control.turns.mine()
+        await self._context.turns.mine()
         body = self.body
         made = None if body is None or waiter.pod.cancelled() else self._deployment.template(body)
         if body is None or made is None:
@@ -257,7 +261,7 @@ class PoolKeeper:
             mine = await self._api.patch(path("pods", self.key.namespace, pod_name), change)
         except ApiError as error:
             _LOG.warning("a pod of its own was lost: %s", error, extra={"data": {"pod": pod_name}})
-            await self._control.delete_pod(mine)
+            await self._context.delete_pod(mine)
             await asyncio.sleep(1.0)
             self._back(waiter)
             return
@@ -285,13 +289,13 @@ class PoolKeeper:
             if not leaving(body):
                 await self._deployment.apply(body)
                 for pod in await self._makers.look_up():
-                    self._control.idle_links.look(pod)
+                    self._context.idle_links.look(pod)
                 self.assign()
                 await self._explain(body)
                 await self._tell(body)
             if self._look():
                 for waiter in self._waiters.values():
-                    self._control.wake_sandbox(key(waiter.sandbox))
+                    self._wake_sandbox(key(waiter.sandbox))
             await self._pause()
         for waiter in list(self._waiters.values()):
             self.withdraw(waiter)
@@ -347,7 +351,7 @@ class PoolKeeper:
             valid=valid,
             sidecar=valid and source.has_sidecar,
         )
-        status = pool_status(body, told, self._control.task_key)
+        status = pool_status(body, told, self._context.task_key)
         self._told = same(body.get("status") or {}, status)
         if self._told or time.monotonic() - self._status_at < _STATUS_SECONDS:
             return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_arl.cluster.objects import Key, age, controller, is_name, key, leaving, uid
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.endings import delete_sandbox, write, write_end
+from pytest_arl.operator.endings import write, write_end
 from pytest_arl.operator.leases import Leases
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.pod_problems import Problem
@@ -55,9 +55,10 @@ class Rounds:
 
     def __init__(self, control: Control, resync: Callable[[str | None], Awaitable[None]]) -> None:
         self._control = control
-        self._store = control.store
-        self._api = control.api
-        self._jobs = control.jobs
+        self._context = control.context
+        self._store = control.context.store
+        self._api = control.context.api
+        self._jobs = control.context.jobs
         self._resync = resync
         self._leases = Leases(control)
         self._ended = time.monotonic()
@@ -95,7 +96,7 @@ class Rounds:
         leases = self._store.all("leases")
         self._each("lease", leases, lambda lease: self._leases.look(lease, moment))
         keepers = [keeper for keeper, _ in self._control.sandboxes.values()]
-        kept = [(keeper, body) for keeper in keepers if (body := keeper.body) is not None]
+        kept = [(keeper, body) for keeper in keepers if (body := keeper.sandbox.body) is not None]
         self._leases.look_at_holders((body for _, body in kept), leases, moment)
         for keeper, body in kept:
             self._each("lifetime", [body], lambda body, keeper=keeper: self._lifetime(keeper, body))  # type: ignore[misc]  # a bound loop variable
@@ -117,31 +118,31 @@ class Rounds:
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
                 self._jobs.failed(named, error)
                 text = f"the operator leaves it alone for a while: {type(error).__name__}: {error}"
-                self._control.notices.warn(body, "NotUnderstood", text)
+                self._context.notices.warn(body, "NotUnderstood", text)
 
     # Sandboxes
 
     def _lifetime(self, keeper: SandboxKeeper, body: Object) -> None:
         if leaving(body):
             return
-        pool = self._store.get("warmpools", Key(keeper.key.namespace, body["spec"]["poolRef"]))
-        busy = keeper.busy or bool(self._store.open.get(keeper.key))
+        pool = self._store.get("warmpools", Key(keeper.sandbox.key.namespace, body["spec"]["poolRef"]))
+        busy = keeper.busy or bool(self._store.open.get(keeper.sandbox.key))
         idle = time.monotonic() - keeper.active
         why = lifetimes.expired(lifetimes.limits_of(body, pool), age=age(body, time.time()), idle=idle, busy=busy)
         if why is not None:
-            self._jobs.once(("lifetime", keeper.uid), lambda: self._end(keeper, body, Problem(*why)))
+            self._jobs.once(("lifetime", keeper.sandbox.uid), lambda: self._end(keeper, body, Problem(*why)))
         elif keeper.tell_activity(_LAST_TASK_SECONDS):
-            self._control.spawn(keeper.write_activity())
+            self._context.spawn(keeper.write_activity())
 
     async def _end(self, keeper: SandboxKeeper, body: Object, why: Problem) -> None:
         """Say why, for whoever watches; then delete, whether or not that could be said."""
-        _LOG.info("sandbox ends", extra={"data": {"sandbox": "/".join(keeper.key), "reason": why.reason}})
+        _LOG.info("sandbox ends", extra={"data": {"sandbox": "/".join(keeper.sandbox.key), "reason": why.reason}})
         if not sandbox_status.finished(body):
             try:
-                await keeper.write(sandbox_status.failed(body, why))
+                await keeper.sandbox.write(sandbox_status.failed(body, why))
             except ApiError as error:
-                _LOG.warning("the end of a sandbox was not written: %s", error, extra=keeper.data())
-        await delete_sandbox(self._control, body)
+                _LOG.warning("the end of a sandbox was not written: %s", error, extra=keeper.sandbox.data())
+        await self._control.delete_sandbox(body)
 
     # Tasks
 
@@ -162,10 +163,10 @@ class Rounds:
             self._jobs.once(("wait", which), lambda: self._say(task, text))
 
     async def _say(self, task: Object, text: str) -> None:
-        await write(self._control, task, lambda: task_status.waiting(task, "SandboxNotFound", text))
+        await write(self._context, task, lambda: task_status.waiting(task, "SandboxNotFound", text))
 
     async def _end_orphan(self, task: Object, text: str) -> None:
-        await write_end(self._control, task, lambda _: task_status.failed(task, "SandboxNotFound", text, time.time()))
+        await write_end(self._context, task, lambda _: task_status.failed(task, "SandboxNotFound", text, time.time()))
         self._control.orphans.pop(uid(task), None)
 
     def _finished_tasks(self) -> None:
@@ -236,4 +237,4 @@ class Rounds:
             else:
                 if uid(found) == its:
                     return
-        await self._control.delete_pod(pod)
+        await self._context.delete_pod(pod)

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_arl.cluster.objects import Key, condition, leaving, name, now, owner, parse_time, uid
+from pytest_arl.cluster.objects import condition, leaving, name, now, owner, parse_time, uid
 from pytest_arl.operator import sandbox_object, sandbox_status, task_message, task_status
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import end_beside, ending_of
 from pytest_arl.operator.introduction import LinkLost
+from pytest_arl.operator.kept_sandbox import KeptSandbox
 from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import MOST_IN_VAIN, NO_TASK, Patience
 from pytest_arl.operator.pod_problems import Problem
@@ -23,9 +24,12 @@ from pytest_arl.operator.task_runner import Busy, TaskRunner
 from pytest_arl.operator.template import executor_of
 
 if TYPE_CHECKING:
-    from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.control import Control
+    from collections.abc import Mapping
+
+    from pytest_arl.cluster.objects import Key, Object
+    from pytest_arl.operator.context import Context
     from pytest_arl.operator.link import AgentLink
+    from pytest_arl.operator.pool_keeper import PoolKeeper
 
 __all__ = ["SandboxKeeper"]
 
@@ -38,56 +42,42 @@ class SandboxKeeper:
     """Keeps one Sandbox, the one of that UID.
 
     Attributes:
+        sandbox: the Sandbox.
         busy: whether a Task runs.
         active: when one last did (monotonic).
     """
 
-    def __init__(self, control: Control, body: Object, where: Key) -> None:
-        self._control = control
-        self._api = control.api
-        self._store = control.store
-        self.key = where
-        self.uid = uid(body)
-        self.wake = asyncio.Event()
+    def __init__(self, context: Context, pools: Mapping[Key, PoolKeeper], body: Object, where: Key) -> None:
+        self._context = context
+        self._api = context.api
+        self._store = context.store
+        self.sandbox = KeptSandbox(context, body, where)
         self.busy = False
         # What ran under an operator before this one counts, too.
         last = parse_time((body.get("status") or {}).get("lastTaskTime"))
         self.active = time.monotonic() - (0.0 if last is None else max(0.0, time.time() - last))
-        self.began = time.monotonic()
         self._ran = self._told = 0.0
-        self._sandbox_link = SandboxLink(control, self)
+        self._sandbox_link = SandboxLink(context, pools, self.sandbox)
         self._patience = Patience()
-        self._checks = TaskChecks(control, self.uid, self.task_changed)
+        self._checks = TaskChecks(context, self.sandbox.uid, self.task_changed)
         self._queue = TaskQueue(
-            lambda: control.store.open.get(where, {}),
-            lambda task: control.jobs.busy(ending_of(task)) or self._checks.runs(task),
+            lambda: context.store.open.get(where, {}),
+            lambda task: context.jobs.busy(ending_of(task)) or self._checks.runs(task),
         )
         self._given_up: str | None = None
         self._waited = False  # after an attempt over the link that is, or was, in use
         self._runner: TaskRunner | None = None
         self._link: AgentLink | None = None
 
-    @property
-    def body(self) -> Object | None:
-        """The Sandbox, while it is this one."""
-        found = self._store.get("sandboxes", self.key)
-        return found if found is not None and uid(found) == self.uid else None
-
-    @property
-    def pool(self) -> Object | None:
-        """Its pool."""
-        body = self.body
-        return None if body is None else self._store.get("warmpools", Key(self.key.namespace, body["spec"]["poolRef"]))
-
     def task_changed(self, task: Object) -> None:
         """Look at a Task: it has come, it is to be cancelled."""
         self._queue.add(task)
         runner = self._runner
         if runner is not None:
-            fresh = self._store.open.get(self.key, {}).get(uid(runner.task))
+            fresh = self._store.open.get(self.sandbox.key, {}).get(uid(runner.task))
             if fresh is not None and fresh["spec"].get("cancel"):
                 runner.cancel()
-        self.wake.set()
+        self.sandbox.wake.set()
 
     def changed(self, body: Object) -> None:
         """Look at the Sandbox. One that is to go, or has failed, ends the Task that runs in it: a finalizer keeps the
@@ -96,14 +86,14 @@ class SandboxKeeper:
         link = self._link
         if link is not None and (leaving(body) or sandbox_status.finished(body)):
             link.close("the sandbox ends")
-        self.wake.set()
+        self.sandbox.wake.set()
 
     def give_up(self, why: str) -> None:
         """End it, whatever its object says: that cannot be written, or deleted."""
         self._given_up = self._given_up or why
         if self._link is not None:
             self._link.close("the sandbox ends")
-        self.wake.set()
+        self.sandbox.wake.set()
 
     def pod_changed(self, pod: Object, over: bool) -> None:
         """Look at its pod. Where the network of one that is over went before its processes, the connection stays,
@@ -112,7 +102,7 @@ class SandboxKeeper:
         link = self._link
         if over and link is not None and link.hello.pod == uid(pod):
             link.close("its pod is gone")
-        self.wake.set()
+        self.sandbox.wake.set()
 
     def task_gone(self, task: str) -> None:
         """Somebody deleted a Task: if it runs, it is ended, as nobody is left to be told."""
@@ -128,16 +118,16 @@ class SandboxKeeper:
         """Write when a Task last ran: a new operator counts a sandbox's idle time from there."""
         self._told = time.monotonic()
         try:
-            await self.write({"lastTaskTime": now(time.time() - self._told + self._ran)})
+            await self.sandbox.write({"lastTaskTime": now(time.time() - self._told + self._ran)})
         except ApiError as error:
             if error.status not in (404, 409):
-                _LOG.warning("the last task's time was not written: %s", error, extra=self.data())
+                _LOG.warning("the last task's time was not written: %s", error, extra=self.sandbox.data())
 
     async def run(self) -> None:
         """Until the Sandbox is gone."""
         pause = _FIRST_PAUSE
         try:
-            while (body := self.body) is not None:
+            while (body := self.sandbox.body) is not None:
                 try:
                     await self._once(body)
                 except ApiError as error:
@@ -146,7 +136,7 @@ class SandboxKeeper:
                     if error.too_large and self._given_up is None:
                         await self._status_refused(body, error)
                         continue
-                    _LOG.warning("a sandbox waits for the API server: %s", error, extra=self.data())
+                    _LOG.warning("a sandbox waits for the API server: %s", error, extra=self.sandbox.data())
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
                 else:
@@ -158,30 +148,30 @@ class SandboxKeeper:
     async def _status_refused(self, body: Object, error: ApiError) -> None:
         """A Sandbox that has no room for a status cannot be used: nothing runs in it, and who waits for it is told."""
         why = f"its status cannot be written, so it gets no pod: {error.message[:200]}"
-        self._control.notices.warn(body, "StatusRefused", why)
+        self._context.notices.warn(body, "StatusRefused", why)
         self._given_up = why
         await self._bury(body)
         for _ in range(sandbox_object.MOST_REFILLS):
             try:
                 self._store.put("sandboxes", await sandbox_object.with_room(self._api, body))
-                await self.fail(Problem("StatusRefused", why))
+                await self.sandbox.fail(Problem("StatusRefused", why))
                 return
             except ApiError as refused:
-                _LOG.warning("a sandbox has no room: %s", refused, extra=self.data())
+                _LOG.warning("a sandbox has no room: %s", refused, extra=self.sandbox.data())
         try:  # what waits for it is told so by its end
-            await self._api.delete(path("sandboxes", *self.key), self.uid)
+            await self._api.delete(path("sandboxes", *self.sandbox.key), self.sandbox.uid)
         except ApiError as refused:
-            _LOG.warning("a sandbox was not deleted: %s", refused, extra=self.data())
+            _LOG.warning("a sandbox was not deleted: %s", refused, extra=self.sandbox.data())
 
     async def _gone(self, body: Object) -> bool:
         """Whether it is the Sandbox that was not found."""
         try:
-            found = await self._api.get(path("sandboxes", *self.key))
+            found = await self._api.get(path("sandboxes", *self.sandbox.key))
         except ApiError as error:
             if error.status != 404:
                 return False
         else:
-            if uid(found) == self.uid:
+            if uid(found) == self.sandbox.uid:
                 return False
         self._store.remove("sandboxes", body)
         return True
@@ -191,13 +181,13 @@ class SandboxKeeper:
             self._store.put("sandboxes", await sandbox_object.let_go(self._api, body))
         if leaving(body):
             if sandbox_status.phase(body) != "Terminating" and self._given_up is None:
-                await self.write(sandbox_status.terminating(body))
+                await self.sandbox.write(sandbox_status.terminating(body))
             # Its owner goes first in Kubernetes, and a finalizer may keep that for ever: a pod is not kept by it.
-            await self._bury(self.body or body)
-            await self.pause(None)
+            await self._bury(self.sandbox.body or body)
+            await self.sandbox.pause(None)
         elif sandbox_status.finished(body) or self._given_up is not None:
             await self._bury(body)
-            await self.pause(None)
+            await self.sandbox.pause(None)
         else:
             link = self._link = await self._sandbox_link.obtain(body)
             if link is not None:
@@ -212,12 +202,12 @@ class SandboxKeeper:
 
     async def _serve(self, link: AgentLink) -> None:
         """Run Tasks until the link is lost or the Sandbox ends."""
-        if link.hello.running is not None and link.hello.running not in self._store.open.get(self.key, {}):
+        if link.hello.running is not None and link.hello.running not in self._store.open.get(self.sandbox.key, {}):
             link.send_cancel(link.hello.running)
         first: str | None = link.hello.running
         began, self._waited = time.monotonic(), False
         while True:
-            body = self.body
+            body = self.sandbox.body
             if body is None or leaving(body) or sandbox_status.finished(body) or self._given_up is not None:
                 link.close("the sandbox ends")
                 return
@@ -228,7 +218,7 @@ class SandboxKeeper:
             task = self._queue.next(first)
             first = None
             if task is None:
-                await self.pause(None, link.lost)
+                await self.sandbox.pause(None, link.lost)
                 continue
             self.busy = True
             try:
@@ -242,34 +232,36 @@ class SandboxKeeper:
         """Run a Task; the UID of the one that is to be run before it, if the agent is busy."""
         its = owner(task, "Sandbox")
         if its is None:
-            lane = "adoptions", self.key.namespace
-            adopt = partial(sandbox_object.adopt, self._api, task, self.key.name, self.uid)
-            self._control.jobs.in_turn(lane, ("adopt", uid(task)), adopt)
-        elif its != self.uid:
-            text = f"its Sandbox is gone; another one of the name {self.key.name} is there now"
-            end_beside(self._control, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
+            lane = "adoptions", self.sandbox.key.namespace
+            adopt = partial(sandbox_object.adopt, self._api, task, self.sandbox.key.name, self.sandbox.uid)
+            self._context.jobs.in_turn(lane, ("adopt", uid(task)), adopt)
+        elif its != self.sandbox.uid:
+            text = f"its Sandbox is gone; another one of the name {self.sandbox.key.name} is there now"
+            end_beside(self._context, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
             return None
-        held = task_message.Held.of(self.body)
+        held = task_message.Held.of(self.sandbox.body)
         begun = link.hello.running == uid(task) or (task.get("status") or {}).get("state") == "Running"
         if not begun and not self._checks.may_run(task, held):
             return None
-        self._runner = runner = TaskRunner(self._control, task, self.pool, self._limits(), held, self._patience)
+        self._runner = runner = TaskRunner(
+            self._context, task, self.sandbox.pool, self._limits(), self.sandbox.fail, held, self._patience
+        )
         began = time.monotonic()
         try:
             await runner.run(link)
         except Busy as busy:
-            if busy.task not in self._store.open.get(self.key, {}):
+            if busy.task not in self._store.open.get(self.sandbox.key, {}):
                 link.send_cancel(busy.task)
             await self._in_vain(uid(task), began, f"it says that task {busy.task} runs")
             return busy.task
         except LinkLost as lost:
-            _LOG.info("a link is lost: %s", lost, extra=self.data())
-            self._control.heard(lost)
+            _LOG.info("a link is lost: %s", lost, extra=self.sandbox.data())
+            self._context.heard(lost)
             link.close(str(lost))
             await self._in_vain(uid(task), began, str(lost))
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             # Something of it, or of its pool, is not as it should be; the Tasks behind it have their turn.
-            _LOG.exception("a Task was not run", extra=self.data(task=name(task)))
+            _LOG.exception("a Task was not run", extra=self.sandbox.data(task=name(task)))
             link.close("a Task was not understood")
             await self._in_vain(uid(task), began, f"{type(error).__name__}: {error}")
         else:
@@ -290,24 +282,16 @@ class SandboxKeeper:
         what = "was given a Task" if task != NO_TASK else "was connected to"
         how = "did not end it" if task != NO_TASK else "did not stay"
         text = f"its agent {what} {MOST_IN_VAIN + 1} times and {how}: {why}"
-        await self.fail(Problem("AgentUnreachable", text))
+        await self.sandbox.fail(Problem("AgentUnreachable", text))
 
     def _limits(self) -> dict[str, str]:
         """The values of the limits that a step may hit."""
-        for pod in self._store.owned.get(self.uid, {}).values():
+        for pod in self._store.owned.get(self.sandbox.uid, {}).values():
             memory = ((executor_of(pod["spec"], ours=True).get("resources") or {}).get("limits") or {}).get("memory")
             return {} if memory is None else {"memory": memory}
         return {}
 
     # The end
-
-    async def fail(self, why: Problem) -> None:
-        """Nothing will run in it any more."""
-        body = self.body
-        if body is None:
-            return
-        _LOG.info("sandbox failed", extra=self.data(reason=why.reason, why=why.message))
-        await self.write(sandbox_status.failed(body, why))
 
     async def _bury(self, body: Object) -> None:
         """Its Tasks fail, its pod goes: a used pod is never used again."""
@@ -317,9 +301,9 @@ class SandboxKeeper:
         while (task := self._queue.next()) is not None:
             self._end_lost(task, lost if lost is not None and lost.is_for(task) else None, why)
             await asyncio.sleep(0)
-        for pod in list(self._store.owned.get(self.uid, {}).values()):
+        for pod in list(self._store.owned.get(self.sandbox.uid, {}).values()):
             if not leaving(pod):
-                await self._control.delete_pod(pod)
+                await self._context.delete_pod(pod)
 
     def _end_lost(self, task: Object, runner: TaskRunner | None, why: str) -> None:
         """End a Task with its sandbox; ``runner``, if that was running it."""
@@ -328,32 +312,7 @@ class SandboxKeeper:
         text = f"its sandbox was lost while it ran: {why}" if ran else why
         progress = None if runner is None else runner.progress
         end_beside(
-            self._control,
+            self._context,
             task,
             lambda output: task_status.failed(task, reason, text, time.time(), progress, output=output),
         )
-
-    async def say(self, status: Object) -> None:
-        """Write a status where it says something new."""
-        body = self.body
-        if body is not None and not sandbox_status.says(body, status):
-            await self.write(status)
-
-    async def write(self, status: Object) -> None:
-        """Write a status; nothing where the Sandbox is gone already."""
-        body = self.body
-        if body is not None:
-            self._store.put("sandboxes", await self._api.write_status("sandboxes", body, status))
-
-    async def pause(self, seconds: float | None, *others: asyncio.Future[Any]) -> None:
-        """Until something changes, one of the others is done, or the time is over."""
-        woken = asyncio.ensure_future(self.wake.wait())
-        try:
-            await asyncio.wait((woken, *others), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            woken.cancel()
-            self.wake.clear()
-
-    def data(self, **more: object) -> dict[str, object]:
-        """What a log line says besides."""
-        return {"data": {"sandbox": "/".join(self.key), "uid": self.uid, **more}}

@@ -19,9 +19,12 @@ from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.waiting import PodInvalid
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.control import Control
-    from pytest_arl.operator.sandbox_keeper import SandboxKeeper
+    from pytest_arl.operator.context import Context
+    from pytest_arl.operator.kept_sandbox import KeptSandbox
+    from pytest_arl.operator.pool_keeper import PoolKeeper
 
 __all__ = ["SandboxLink"]
 
@@ -51,11 +54,12 @@ _EVENTS_SECONDS = 5.0
 class SandboxLink:
     """Gets the link of one Sandbox, for its keeper."""
 
-    def __init__(self, control: Control, keeper: SandboxKeeper) -> None:
-        self._control = control
-        self._api = control.api
-        self._store = control.store
-        self._keeper = keeper
+    def __init__(self, context: Context, pools: Mapping[Key, PoolKeeper], sandbox: KeptSandbox) -> None:
+        self._context = context
+        self._pools = pools
+        self._api = context.api
+        self._store = context.store
+        self._sandbox = sandbox
 
     async def obtain(self, body: Object) -> AgentLink | None:
         """A link to the agent of this sandbox's pod; None where to look at the Sandbox again."""
@@ -70,19 +74,19 @@ class SandboxLink:
         link = await self._greet(pod)
         if link is None:
             return None  # lost before it was of any use: claimed anew
-        fresh, here = self._keeper.body, self._store.owned.get(self._keeper.uid, {}).get(name(pod))
+        fresh, here = self._sandbox.body, self._store.owned.get(self._sandbox.uid, {}).get(name(pod))
         if fresh is None or here is None:
             link.close("the sandbox is gone")
             return None
-        workspace = workspace_of(self._keeper.pool or {"spec": {}})
+        workspace = workspace_of(self._sandbox.pool or {"spec": {}})
         try:
-            await self._keeper.write(sandbox_status.ready(fresh, here, link.hello.boot, workspace))
+            await self._sandbox.write(sandbox_status.ready(fresh, here, link.hello.boot, workspace))
         except BaseException:
             link.close("its sandbox is not known to be ready")
             raise
         _LOG.info(
             "sandbox ready",
-            extra=self._keeper.data(pod=name(pod), seconds=round(time.monotonic() - self._keeper.began, 4)),
+            extra=self._sandbox.data(pod=name(pod), seconds=round(time.monotonic() - self._sandbox.began, 4)),
         )
         return link
 
@@ -90,67 +94,67 @@ class SandboxLink:
         """Its pod. What else it owns is deleted: a claim whose answer was lost."""
         named = (body.get("status") or {}).get("podName")
         owned = sorted(
-            self._store.owned.get(self._keeper.uid, {}).values(), key=lambda pod: (name(pod) != named, created(pod))
+            self._store.owned.get(self._sandbox.uid, {}).values(), key=lambda pod: (name(pod) != named, created(pod))
         )
         alive = [pod for pod in owned if not leaving(pod) and (pod.get("status") or {}).get("phase") != "Failed"]
         known = (body.get("status") or {}).get("agentBootID") is not None
         kept = next((pod for pod in (owned if known else alive) if not known or name(pod) == named), None)
         for pod in owned:
             if pod is not kept and not leaving(pod):
-                await self._control.delete_pod(pod)
+                await self._context.delete_pod(pod)
         return kept
 
     async def _claim(self, body: Object) -> Object | None:
-        keeper = self._control.pools.get(Key(self._keeper.key.namespace, body["spec"]["poolRef"]))
-        if keeper is None:
+        pool = self._pools.get(Key(self._sandbox.key.namespace, body["spec"]["poolRef"]))
+        if pool is None:
             await self._no_pool(body)
             return None
-        waiter = keeper.ask(body)
+        waiter = pool.ask(body)
         try:
             await asyncio.wait((waiter.pod,), timeout=0.05)
             while not waiter.pod.done():
-                fresh = self._keeper.body
+                fresh = self._sandbox.body
                 if fresh is None or leaving(fresh) or sandbox_status.finished(fresh):
                     return None
-                await self._keeper.say(sandbox_status.pending(fresh, keeper.why()))
-                await self._keeper.pause(None, waiter.pod)
+                await self._sandbox.say(sandbox_status.pending(fresh, pool.why()))
+                await self._sandbox.pause(None, waiter.pod)
             return None if waiter.pod.cancelled() else waiter.pod.result()
         except PodInvalid as problem:
-            await self._keeper.fail(Problem("PodInvalid", str(problem)))
+            await self._sandbox.fail(Problem("PodInvalid", str(problem)))
             return None
         finally:
-            keeper.withdraw(waiter)
+            pool.withdraw(waiter)
 
     async def _no_pool(self, body: Object) -> None:
-        pools = sorted(where.name for where in self._control.pools if where.namespace == self._keeper.key.namespace)
+        pools = sorted(where.name for where in self._pools if where.namespace == self._sandbox.key.namespace)
         there = f"there are {', '.join(pools)}" if pools else "there are none"
         why = Problem(
-            "PoolNotFound", f"no WarmPool {body['spec']['poolRef']} in namespace {self._keeper.key.namespace}: {there}"
+            "PoolNotFound", f"no WarmPool {body['spec']['poolRef']} in namespace {self._sandbox.key.namespace}: {there}"
         )
         held = body["spec"].get("holder") is not None
-        if held or time.monotonic() - self._keeper.began >= _NOT_FOUND_SECONDS:
-            await self._keeper.fail(why)
+        if held or time.monotonic() - self._sandbox.began >= _NOT_FOUND_SECONDS:
+            await self._sandbox.fail(why)
             return
-        await self._keeper.say(sandbox_status.pending(body, why))
-        await self._keeper.pause(0.5)
+        await self._sandbox.say(sandbox_status.pending(body, why))
+        await self._sandbox.pause(0.5)
 
     async def _greet(self, pod: Object) -> AgentLink | None:
         """Connect as soon as its agent listens; None where the pod is gone before."""
         pause, refused_until, asked = 0.01, 0.0, time.monotonic()
         while True:
-            fresh, here = self._keeper.body, self._store.owned.get(self._keeper.uid, {}).get(name(pod))
+            fresh, here = self._sandbox.body, self._store.owned.get(self._sandbox.uid, {}).get(name(pod))
             if fresh is None or leaving(fresh):
                 return None
             if here is None or leaving(here) or ended(here):
-                await self._keeper.say(sandbox_status.pending(fresh, end_of_pod(here)))
+                await self._sandbox.say(sandbox_status.pending(fresh, end_of_pod(here)))
                 if here is not None:
-                    await self._control.delete_pod(here)
-                await self._keeper.pause(0.5)
+                    await self._context.delete_pod(here)
+                await self._sandbox.pause(0.5)
                 return None
             address = (here.get("status") or {}).get("podIP")
             if not address:
                 asked = await self._say_why(fresh, here, asked)
-                await self._keeper.pause(_EVENTS_SECONDS)
+                await self._sandbox.pause(_EVENTS_SECONDS)
                 continue
             try:
                 return await self._connect(here, address)
@@ -159,10 +163,10 @@ class SandboxLink:
                     asked = await self._say_why(fresh, here, asked)
             except LinkLost as problem:
                 refused_until = refused_until or time.monotonic() + _GREET_SECONDS
-                _LOG.warning("an agent is not admitted: %s", problem, extra=self._keeper.data(pod=name(here)))
-                self._control.heard(problem)
+                _LOG.warning("an agent is not admitted: %s", problem, extra=self._sandbox.data(pod=name(here)))
+                self._context.heard(problem)
                 if time.monotonic() > refused_until:
-                    await self._keeper.fail(Problem("AgentUnreachable", str(problem)))
+                    await self._sandbox.fail(Problem("AgentUnreachable", str(problem)))
                     return None
             await asyncio.sleep(pause)
             pause = min(2 * pause, _REFUSED_PAUSE if refused_until else _SILENT_PAUSE)
@@ -172,26 +176,26 @@ class SandboxLink:
         why = trouble_of(pod)
         if why is None and time.monotonic() - asked > _EVENTS_SECONDS - 0.1:
             asked = time.monotonic()
-            found = await self._control.events.about(uid(pod), self._keeper.key.namespace)
+            found = await self._context.events.about(uid(pod), self._sandbox.key.namespace)
             why = None if found is None else newest_warning(found)
         if why is not None or sandbox_status.phase(body) != "Bound":
             starts = Problem("PodStarting", f"the pod {name(pod)} starts")
-            await self._keeper.say(sandbox_status.bound(body, pod, why or starts))
+            await self._sandbox.say(sandbox_status.bound(body, pod, why or starts))
         return asked
 
     async def _connect(self, pod: Object, address: str, boot: str | None = None) -> AgentLink:
         """A link to the agent of a pod; to that start of it, where one is known."""
-        body = self._keeper.body
+        body = self._sandbox.body
         if body is None:
             raise LinkLost("the sandbox is gone")
-        workspace = workspace_of(self._keeper.pool or {"spec": {}})
-        claim = self._control.claim_of(body)
-        link = await self._control.idle_links.take(pod, claim) if boot is None else None
+        workspace = workspace_of(self._sandbox.pool or {"spec": {}})
+        claim = self._context.claim_of(body)
+        link = await self._context.idle_links.take(pod, claim) if boot is None else None
         return link or await AgentLink.connect(
             address,
             uid(pod),
-            self._control.introduction,
-            config=AgentConfig(workspace=workspace, cpu_time=task_message.cpu_time(self._keeper.pool)).message(),
+            self._context.introduction,
+            config=AgentConfig(workspace=workspace, cpu_time=task_message.cpu_time(self._sandbox.pool)).message(),
             claim=claim,
             boot=boot,
         )
@@ -201,7 +205,7 @@ class SandboxLink:
         began, pause = time.monotonic(), _SILENT_PAUSE
         changed = False
         while True:
-            if self._keeper.body is None:
+            if self._sandbox.body is None:
                 return None
             if pod is None or leaving(pod) or ended(pod):
                 break
@@ -213,7 +217,7 @@ class SandboxLink:
                 except AnotherAgent:
                     changed = True
                 except LinkLost as problem:
-                    self._control.heard(problem)
+                    self._context.heard(problem)
                     pause = min(2 * pause, _REFUSED_PAUSE)
             waited = time.monotonic() - began
             why = end_of_pod(pod, boot_changed=changed)
@@ -222,13 +226,13 @@ class SandboxLink:
                 break
             await asyncio.sleep(pause)
             pod = await self._look(pod)
-        await self._keeper.fail(end_of_pod(pod, boot_changed=changed))
+        await self._sandbox.fail(end_of_pod(pod, boot_changed=changed))
         return None
 
     async def _look(self, pod: Object) -> Object | None:
         """The pod as it is: the watch may be behind."""
         try:
-            found = await self._api.get(path("pods", self._keeper.key.namespace, name(pod)))
+            found = await self._api.get(path("pods", self._sandbox.key.namespace, name(pod)))
         except ApiError as error:
             if error.status != 404:
                 return pod

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.control import Control
+    from pytest_arl.operator.context import Context
 
 __all__ = ["TaskChecks"]
 
@@ -32,16 +32,16 @@ _MOST_PASSED = 256
 class TaskChecks:
     """Reads the Tasks of one Sandbox."""
 
-    def __init__(self, control: Control, sandbox: str, passed: Callable[[Object], None]) -> None:
+    def __init__(self, context: Context, sandbox: str, passed: Callable[[Object], None]) -> None:
         """``sandbox`` is its UID; ``passed`` gets each Task that may be run."""
-        self._control = control
+        self._context = context
         self._lane = "checks", sandbox
         self._tell = passed
         self._passed: dict[str, None] = {}
 
     def runs(self, task: Object) -> bool:
         """True while a Task is being read."""
-        return self._control.jobs.busy(("check", uid(task)))
+        return self._context.jobs.busy(("check", uid(task)))
 
     def may_run(self, task: Object, held: task_message.Held | None) -> bool:
         """True if a Task may be run as far as this is known or is found out when it is; else it is read first."""
@@ -49,13 +49,13 @@ class TaskChecks:
             return True
         # The holder has one at a time. Of all others there may be hundreds, which came before it.
         check = ("check", uid(task))
-        self._control.jobs.in_turn(self._lane, check, lambda: self._check(task, held), newest_first=True)
+        self._context.jobs.in_turn(self._lane, check, lambda: self._check(task, held), newest_first=True)
         return False
 
     async def _read(self, task: Object) -> Object | None:
         """The whole Task; None where it is gone."""
         try:
-            there = await self._control.api.get(path("tasks", *key(task)))
+            there = await self._context.api.get(path("tasks", *key(task)))
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -66,13 +66,13 @@ class TaskChecks:
         # One without a proof is refused whatever its steps are.
         there = task if "proof" not in task["spec"] else await self._read(task)
         if there is None:
-            self._control.store.remove("tasks", task)
+            self._context.store.remove("tasks", task)
             return
         try:
-            held.check(there, self._control.opened)
+            held.check(there, self._context.opened)
         except task_message.Refused as problem:
             reason, text = problem.reason, str(problem)
-            end_beside(self._control, task, lambda _: task_status.failed(task, reason, text, time.time()))
+            end_beside(self._context, task, lambda _: task_status.failed(task, reason, text, time.time()))
             return
         self._passed[uid(task)] = None
         if len(self._passed) > _MOST_PASSED:

@@ -27,10 +27,10 @@ from pytest_arl.operator.progress import LAST_MOMENT, Garbled, Progress
 from pytest_arl.operator.slim import is_cut, outlined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.control import Control
+    from pytest_arl.operator.context import Context
     from pytest_arl.operator.introduction import Refusal
     from pytest_arl.operator.link import AgentLink
 
@@ -74,14 +74,17 @@ class TaskRunner:
 
     def __init__(
         self,
-        control: Control,
+        context: Context,
         task: Object,
         pool: Object | None,
         limits: Mapping[str, str],
+        fail: Callable[[Problem], Awaitable[None]],
         held: task_message.Held | None = None,
         patience: Patience | None = None,
     ) -> None:
-        self._control = control
+        """``fail`` has nothing more run in the Task's Sandbox."""
+        self._context = context
+        self._fail = fail
         self._held = held
         self._patience = patience or Patience()
         self.task = task
@@ -117,11 +120,11 @@ class TaskRunner:
     async def run(self, link: AgentLink) -> None:
         """See the Task to its end, which is written beside where nothing of it ran."""
         self._link = link
-        with self._control.outputs.running(key(self.task).namespace):
+        with self._context.outputs.running(key(self.task).namespace):
             await self._run(link)
 
     def _progress(self, task: Object) -> Progress:
-        return Progress(task["spec"]["steps"], most=lambda: self._control.outputs.most(key(task).namespace))
+        return Progress(task["spec"]["steps"], most=lambda: self._context.outputs.most(key(task).namespace))
 
     async def _run(self, link: AgentLink) -> None:
         for attempt in range(1 + (self.task["spec"].get("retries") or 0)):
@@ -137,7 +140,7 @@ class TaskRunner:
                 return
             # Only then: a Task that is not for this sandbox costs its agent nothing.
             if self._cancelled and not attempt and not await self._known(link):
-                end_beside(self._control, self.task, lambda _: task_status.cancelled(self.task, time.time()))
+                end_beside(self._context, self.task, lambda _: task_status.cancelled(self.task, time.time()))
                 return
             until = self._patience.deadline(uid(self.task), time.monotonic(), _longest(message))
             await self._follow(link, message, until)
@@ -152,23 +155,23 @@ class TaskRunner:
         task = self.task
         if is_cut(task):
             if self._held is not None and "proof" not in task["spec"]:
-                self._held.check(task, self._control.opened)  # it is refused, and costs its queue no reading
+                self._held.check(task, self._context.opened)  # it is refused, and costs its queue no reading
             try:
-                task = await self._control.api.get(path("tasks", *key(task)))
+                task = await self._context.api.get(path("tasks", *key(task)))
             except ApiError as error:
                 if error.status != 404:
                     raise
             if task is self.task or uid(task) != uid(self.task):
-                self._control.store.remove("tasks", self.task)
+                self._context.store.remove("tasks", self.task)
                 return None
             self.task = outlined(task)
             self.progress = self._progress(self.task)
         if self._held is not None:
-            self._held.check(task, self._control.opened)
+            self._held.check(task, self._context.opened)
         elif task["spec"].get("proof") is not None:
             text = "it has a proof, and this Sandbox no key to check it by: another was put in its Sandbox's place"
             raise task_message.Refused("NotTheHolders", text)
-        return task_message.message(task, boot=link.hello.boot, epoch=self._control.epoch, pool=self._pool)
+        return task_message.message(task, boot=link.hello.boot, epoch=self._context.epoch, pool=self._pool)
 
     async def _known(self, link: AgentLink) -> bool:
         """Whether the agent has it already, so that it is cancelled there."""
@@ -242,7 +245,7 @@ class TaskRunner:
         """True if it is written, or never will be."""
         try:
             await write(
-                self._control,
+                self._context,
                 self.task,
                 lambda: task_status.running(self.task, self.progress, self._began, self._limits),
             )
@@ -258,11 +261,11 @@ class TaskRunner:
             self._refuse("AgentRefused", "the agent has run no step of it")
             return
         times, told = _times(self.progress, self._began), time.time()
-        await end_now_or_beside(self._control, self.task, lambda yields: self._write_result(*times, told, yields))
+        await end_now_or_beside(self._context, self.task, lambda yields: self._write_result(*times, told, yields))
 
     async def _write_result(self, began: float, ended: float, told: float, yields: bool) -> None:
         known = await write_end(
-            self._control,
+            self._context,
             self.task,
             lambda output: task_status.result(
                 self.task, self.progress, began=began, ended=ended, limits=self._limits, output=output
@@ -271,7 +274,7 @@ class TaskRunner:
         )
         if not known:  # its holder is told in the only way that is left
             text = f"the end of Task {name(self.task)} cannot be written: its object is as large as may be"
-            await self._control.fail_sandbox_of(self.task, Problem("TaskUnwritten", text))
+            await self._fail(Problem("TaskUnwritten", text))
         self._log(ended - began, told)
 
     def _log(self, seconds: float, told: float) -> None:
@@ -290,7 +293,7 @@ class TaskRunner:
 
     def _refuse(self, reason: str, text: str) -> None:
         """End a Task of which nothing ran."""
-        end_beside(self._control, self.task, lambda _: task_status.failed(self.task, reason, text, time.time()))
+        end_beside(self._context, self.task, lambda _: task_status.failed(self.task, reason, text, time.time()))
         _LOG.info("task", extra={"data": {"task": "/".join(key(self.task)), "uid": uid(self.task), "reason": reason}})
 
 

@@ -131,7 +131,7 @@ class Followed:
 
     def __init__(self, control: Control, kind: str, namespace: str | None) -> None:
         self._control = control
-        self._api = control.api
+        self._api = control.context.api
         self.kind = kind
         self.namespace = namespace
         self._where = path(kind, namespace)

@@ -27,6 +27,7 @@ from pytest_arl.agent import frames
 from pytest_arl.cluster import pod
 from pytest_arl.operator import link, patience, sandbox_link, task_runner, task_status
 from pytest_arl.operator.api import Api
+from pytest_arl.operator.context import Context
 from pytest_arl.operator.control import Control
 from pytest_arl.operator.election import Leadership, Term
 from pytest_arl.operator.keys import Keys
@@ -115,7 +116,7 @@ class Operator:
         leadership = Leadership(self._api, "system", "operator", 15.0)
         await leadership.acquire()
         term = Term(leadership.identity, leadership.epoch, leadership.confirm)
-        self.control = Control(self._api, keys, term, agent, ["victim", "mallory"])
+        self.control = Control(Context(self._api, keys, term, agent), ["victim", "mallory"])
         watching = Watching(self.control)
         await watching.start()
         self.control.begin()
