@@ -12,16 +12,6 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src"
 
 KNOWN = {
-    # agent
-    frozenset({"pytest_arl.agent.clients", "pytest_arl.agent.handshake", "pytest_arl.agent.listener"}),
-    frozenset(
-        {
-            "pytest_arl.agent.foreground",
-            "pytest_arl.agent.parts",
-            "pytest_arl.agent.task_registry",
-            "pytest_arl.agent.tasks",
-        }
-    ),
     # agent_client
     frozenset({"pytest_arl.agent_client.running_process", "pytest_arl.agent_client.sandbox"}),
     # backends

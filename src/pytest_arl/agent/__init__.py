@@ -28,8 +28,9 @@ memory_watch    memory that a sandbox holds, where a process outside watches it
 limits          which limit a step ran into
 usage           what a step used, and the limit of its processor time
 supervisor      a program beside others: how the agent knows that nothing of it is left
-foreground      the Command that runs now, and the killing of all it leaves
 background      programs that outlive their step
+parts           what tasks are run with
+foreground      the Command that runs now, and the killing of all it leaves
 tasks           steps in order, cancelling
 records         what is kept of them, and who is told
 task_registry   each task once
@@ -38,14 +39,13 @@ entries         what both ends of a transfer say of one file: its time, its hole
 transfer        files and folders that come in
 departure       those that go out
 checkpoint      returning to what the writable folders held
-parts           what all this shares
 connection      one client: one message, one method
 main            from exec to serving one host
 auth            who may speak to an agent that listens
 container       what a pod gives the agent that is PID 1 of one of its containers
+registration    whose an agent that listens is, and what it was told once
 handshake       those who have connected and not said who they are
 clients         those who were admitted, and what each may do
 listener        from exec to serving whoever connects and is admitted
-bundle          (host side) the code of all this as one blob, and how to start it
 ==============  =====================================================================================
 """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pytest_arl.agent.listener import Listener
+    from pytest_arl.agent.registration import Registration
 
 __all__ = ["Client", "Holder", "Operator", "asked"]
 
@@ -29,16 +29,18 @@ _DIGEST_DIGITS, _LONGEST_BOOT = 64, 64
 class Client(Connection):
     """Somebody who was admitted, until the connection ends. It never ends the agent, nor a task."""
 
-    def __init__(self, listener: Listener, socket: _socket.socket) -> None:
-        super().__init__(listener.parts, socket.fileno(), self._gone)
-        self.listener = listener
+    def __init__(self, registration: Registration, socket: _socket.socket, left: Callable[[Client], None]) -> None:
+        """``left`` is called once, when the connection ends."""
+        super().__init__(registration.parts, registration.tasks, socket.fileno(), self._gone)
+        self.registration = registration
         self._socket = socket
+        self._left = left
 
     def ready(self, nonce: bytes | None) -> None:
         """Say that it is served from here on, with a proof of the mark, where one is asked for by a nonce."""
         parts = self.parts
-        running = parts.tasks.running if parts.configured else None
-        said: dict[str, Any] = {"configured": parts.configured, "held": bool(self.listener.holder), "running": running}
+        held, running = bool(self.registration.holder), self.tasks.running
+        said: dict[str, Any] = {"configured": parts.configured, "held": held, "running": running}
         mark = self._mark()
         if nonce is not None and mark is not None:
             said["proof"] = auth.proof(mark, nonce)
@@ -63,7 +65,7 @@ class Client(Connection):
 
     def _leave(self) -> None:
         self.close()
-        self.listener.left(self)
+        self._left(self)
 
     def _serve(self, handler: Callable[[int, dict[str, Any]], None], stream: int, request: dict[str, Any]) -> None:
         if self.parts.configured or handler == self._ping:
@@ -79,8 +81,10 @@ class Operator(Client):
         epoch: as whose leader it was admitted.
     """
 
-    def __init__(self, listener: Listener, socket: _socket.socket, epoch: int) -> None:
-        super().__init__(listener, socket)
+    def __init__(
+        self, registration: Registration, socket: _socket.socket, left: Callable[[Client], None], epoch: int
+    ) -> None:
+        super().__init__(registration, socket, left)
         self.epoch = epoch
 
     def _received(self, kind: int, stream: int, value: object) -> None:
@@ -94,10 +98,10 @@ class Operator(Client):
         nonce = None
         try:
             nonce = asked(hello)
-            self.listener.mark = self.listener.mark or mark_of(hello, "mark")
+            self.registration.mark = self.registration.mark or mark_of(hello, "mark")
             if hello.get("config") is not None:
-                self.listener.configure(hello["config"])
-            problem = self.listener.hold(hello.get("holder"), mark_of(hello, "holderMark"))
+                self.registration.configure(hello["config"])
+            problem = self.registration.hold(hello.get("holder"), mark_of(hello, "holderMark"))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             problem = "a config is malformed: " + type(error).__name__ + ": " + str(error)
         if problem is None:
@@ -106,35 +110,35 @@ class Operator(Client):
             self.dismiss(problem)
 
     def _mark(self) -> bytes | None:
-        return self.listener.mark
+        return self.registration.mark
 
     def _task(self, stream: int, request: dict[str, Any]) -> None:
         payload = exact.maybe(exact.text, request, "payload", _DIGEST_DIGITS)
-        if exact.text(request, "boot", _LONGEST_BOOT) != self.listener.boot:
+        if exact.text(request, "boot", _LONGEST_BOOT) != self.registration.boot:
             self.refuse(stream, "another boot")
-        elif exact.integer(request, "epoch", 0, exact.LARGEST) < self.listener.epoch:
+        elif exact.integer(request, "epoch", 0, exact.LARGEST) < self.registration.epoch:
             self.refuse(stream, "older epoch")
-        elif payload is None or self.parts.tasks.get(exact.text(request, "id", LONGEST_ID)) is not None:
+        elif payload is None or self.tasks.get(exact.text(request, "id", LONGEST_ID)) is not None:
             super()._task(stream, request)
         else:
-            steps = self.listener.supplies.get(payload)
+            steps = self.registration.supplies.get(payload)
             if steps is None:
                 self.refuse(stream, "payload not supplied")
                 return
             super()._task(stream, request | {"steps": steps})
-            del self.listener.supplies[payload]
+            del self.registration.supplies[payload]
 
 
 class Holder(Client):
     """The client that holds the sandbox."""
 
-    def __init__(self, listener: Listener, socket: _socket.socket) -> None:
-        super().__init__(listener, socket)
+    def __init__(self, registration: Registration, socket: _socket.socket, left: Callable[[Client], None]) -> None:
+        super().__init__(registration, socket, left)
         self._handlers[frames.SUPPLY] = self._supply
         self._handlers[frames.SPEND] = self._spend
 
     def _mark(self) -> bytes | None:
-        return self.listener.holder_mark
+        return self.registration.holder_mark
 
     def _task(self, stream: int, _request: dict[str, Any]) -> None:
         self.refuse(stream, "a sandbox's holder runs nothing here: tasks come from the operator")
@@ -144,9 +148,9 @@ class Holder(Client):
         same proof.
         """
         proof = exact.text(request, "once", LONGEST_PROOF)
-        why_not = self.parts.tasks.spend(proof)
+        why_not = self.tasks.spend(proof)
         if why_not is None:
-            ran, runs = self.parts.tasks.was_run(proof)
+            ran, runs = self.tasks.was_run(proof)
             self._reply(stream, {"ran": ran, "runs": runs})
         else:
             self.refuse(stream, why_not)
@@ -154,7 +158,7 @@ class Holder(Client):
     def _supply(self, stream: int, request: dict[str, Any]) -> None:
         """Keep steps that no Task object can carry, until a TASK names their digest."""
         steps: list[dict[str, Any]] = exact.items(request, "steps", MOST_STEPS)
-        supplies = self.listener.supplies
+        supplies = self.registration.supplies
         supplies[auth.digest(frames.encode(steps)).hex()] = steps
         while len(supplies) > _MOST_SUPPLIES:
             del supplies[next(iter(supplies))]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_arl.agent.checkpoint import Manifest
     from pytest_arl.agent.parts import AgentParts
     from pytest_arl.agent.spool import Capture
+    from pytest_arl.agent.task_registry import TaskRegistry
     from pytest_arl.agent.tasks import Task
 
     Request = dict[str, Any]
@@ -38,9 +39,12 @@ class Connection:
         link: the way back to the client.
     """
 
-    def __init__(self, parts: AgentParts, fd: int, gone: Callable[[frames.ProtocolError | None], None]) -> None:
+    def __init__(
+        self, parts: AgentParts, tasks: TaskRegistry, fd: int, gone: Callable[[frames.ProtocolError | None], None]
+    ) -> None:
         """``gone`` as a Link has it."""
         self.parts = parts
+        self.tasks = tasks
         self.link = Link(parts.loop, fd, self._received, gone)
         self._arrivals: dict[int, transfer.Arrival | None] = {}
         self._handlers: dict[int, Callable[[int, Request], None]] = {
@@ -66,8 +70,7 @@ class Connection:
         for arrival in arrivals.values():
             if arrival is not None:
                 arrival.abandon()
-        if self.parts.configured:
-            self.parts.tasks.leave(self.link)
+        self.tasks.leave(self.link)
 
     def refuse(self, stream: int, text: str) -> None:
         """Answer a request with why it cannot be."""
@@ -102,29 +105,29 @@ class Connection:
         self.link.send(frames.REPLY, stream, value)
 
     def _ping(self, stream: int, _request: Request) -> None:
-        self.link.send(frames.PONG, stream, {"busy": self.parts.configured and self.parts.tasks.busy})
+        self.link.send(frames.PONG, stream, {"busy": self.parts.busy})
 
     # Tasks
 
     def _task(self, stream: int, request: Request) -> None:
-        problem = self.parts.tasks.submit(request, Subscriber(self.link, stream, request))
+        problem = self.tasks.submit(request, Subscriber(self.link, stream, request))
         if problem is not None:
             self.refuse(stream, problem)
 
     def _attach(self, stream: int, request: Request) -> None:
         task_id = exact.text(request, "id", LONGEST_ID)
-        problem = self.parts.tasks.attach(task_id, Subscriber(self.link, stream, request))
+        problem = self.tasks.attach(task_id, Subscriber(self.link, stream, request))
         if problem is not None:
             self.refuse(stream, problem)
 
     def _cancel(self, _stream: int, request: Request) -> None:
-        self.parts.tasks.cancel(exact.text(request, "id", LONGEST_ID))
+        self.tasks.cancel(exact.text(request, "id", LONGEST_ID))
 
     # Output that is kept
 
     def _fetch(self, stream: int, request: Request) -> None:
         """Send a part of a stream: its reader asks for the next one when he has taken this."""
-        task = self.parts.tasks.get(exact.text(request, "task", LONGEST_ID))
+        task = self.tasks.get(exact.text(request, "task", LONGEST_ID))
         step, which = exact.integer(request, "step", 0, MOST_STEPS), exact.integer(request, "stream", 0, 1)
         start, most = (exact.integer(request, key, 0, exact.LARGEST) for key in ("from", "most"))
         capture = None if task is None else self._kept(task, step, which)
@@ -153,7 +156,7 @@ class Connection:
     # Background processes
 
     def _process(self, stream: int, request: Request) -> None:
-        task = self.parts.tasks.get(exact.text(request, "task", LONGEST_ID))
+        task = self.tasks.get(exact.text(request, "task", LONGEST_ID))
         step = exact.integer(request, "step", 0, MOST_STEPS)
         process = task.background.get(step) if task is not None else None
         if process is None:
@@ -276,7 +279,7 @@ class Connection:
         action = exact.word(request, "do", ("alive", "mark", "forget", "return"))
         number = exact.integer(request, "id", 0, exact.LARGEST)
         if action == "alive":
-            alive = [[task, step] for task, step, process in self.parts.living() if process.status is None]
+            alive = [[task, step] for task, step, process in self.tasks.living() if process.status is None]
             self._reply(stream, {"alive": alive})
         elif action == "mark":
             self.parts.manifests[number] = checkpoint.Manifest(self.parts.roots)
@@ -286,7 +289,7 @@ class Connection:
             self._reply(stream, {})
         else:
             wanted = set(map(_kept_process, exact.items(request, "keep", _MOST_KEPT)))
-            doomed = [process for task, step, process in self.parts.living() if (task, step) not in wanted]
+            doomed = [process for task, step, process in self.tasks.living() if (task, step) not in wanted]
             for process in doomed:
                 process.kill("Killed")
             self._return_without(doomed, stream, self.parts.manifests[number], time.monotonic() + 2)

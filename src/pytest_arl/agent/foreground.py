@@ -113,6 +113,7 @@ class Foreground:
         self._loop = parts.loop
         self.pipes = pipes
         self._done = done
+        parts.in_step = True
         self.status: int | None = None
         self.reason: str | None = None
         self.limit: str | None = None
@@ -268,3 +269,4 @@ class Foreground:
                 timer.cancel()
         self._loop.reaped = self._loop.reaping = lambda: None
         self._loop.orphaned = lambda _used: None
+        self._parts.in_step = False

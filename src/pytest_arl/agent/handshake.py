@@ -11,9 +11,10 @@ from pytest_arl.agent.loop import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-    from pytest_arl.agent.listener import Listener
+    from pytest_arl.agent.loop import Loop
 
 __all__ = ["INSIDE", "Handshake", "PendingHandshakes", "prepare", "reject", "side_of"]
 
@@ -35,20 +36,29 @@ class Handshake:
         nonce: what he has to sign, no one else and never again.
     """
 
-    def __init__(self, listener: Listener, socket: _socket.socket, side: str) -> None:
-        self._listener = listener
+    def __init__(
+        self,
+        loop: Loop,
+        socket: _socket.socket,
+        side: str,
+        *,
+        admit: Callable[[Handshake, dict[str, Any]], None],
+        gone: Callable[[Handshake], None],
+    ) -> None:
+        """``admit`` gets its HELLO, and decides; ``gone`` is called once, when it waits no more."""
         self._socket = socket
-        self._loop = listener.parts.loop
+        self._loop = loop
+        self._admit = admit
+        self._gone = gone
         self._data = bytearray()
         self.side = side
         self.nonce = os.urandom(auth.NONCE_BYTES)
         self._loop.add(socket.fileno(), READ, self._ready)
         self._late = self._loop.call_at(time.monotonic() + _PATIENCE_SECONDS, self._too_late)
 
-    def greet(self) -> None:
+    def greet(self, boot: str, pod: str) -> None:
         """Say who is here, and what is to be signed."""
-        hello = {"version": frames.VERSION, "boot": self._listener.boot, "pid": os.getpid()}
-        hello |= {"nonce": self.nonce, "pod": self._listener.here.pod}
+        hello = {"version": frames.VERSION, "boot": boot, "pid": os.getpid(), "nonce": self.nonce, "pod": pod}
         try:
             self._socket.send(frames.message(frames.HELLO, 0, hello))
         except OSError:
@@ -62,7 +72,7 @@ class Handshake:
         """The socket, which this one has nothing to do with any more."""
         self._late.cancel()
         self._loop.remove(self._socket.fileno())
-        self._listener.gone(self)
+        self._gone(self)
         return self._socket
 
     def _close(self) -> None:
@@ -100,7 +110,7 @@ class Handshake:
             self.dismiss(str(error))
             return
         if isinstance(hello, dict):
-            self._listener.admit(self, hello)
+            self._admit(self, hello)
         else:
             self.dismiss("a HELLO is a dict")
 

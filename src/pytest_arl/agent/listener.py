@@ -19,13 +19,14 @@ from pytest_arl.agent.handshake import Handshake, PendingHandshakes, prepare, si
 from pytest_arl.agent.inheritance import Inheritance
 from pytest_arl.agent.loop import READ, Loop
 from pytest_arl.agent.parts import AgentParts
+from pytest_arl.agent.registration import Registration
+from pytest_arl.agent.task_registry import TaskRegistry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from pytest_arl.agent.clients import Client
-    from pytest_arl.agent.container import Container
 
 __all__ = ["Listener", "serve"]
 
@@ -49,7 +50,7 @@ def serve(port: int = container.PORT) -> None:
         os.umask(0o022)
         parts = AgentParts(Loop(), oom)
         parts.inheritance = Inheritance()
-        listener = Listener(parts, here, port)
+        listener = Listener(Registration(parts, TaskRegistry(parts), here), port)
     except (OSError, ValueError) as error:
         _say("it cannot start: " + str(error))
         os._exit(_EX_CONFIG)
@@ -74,32 +75,18 @@ def _say(text: str) -> None:
 
 
 class Listener:
-    """Where all come in, and what is known of them.
+    """Where all come in, and those who were admitted."""
 
-    Attributes:
-        boot: another one for each start of the agent, which remembers no task of the one before.
-        epoch: the highest that an operator proved.
-        holder: the digest of the holder's secret (hexadecimal), empty before the sandbox is claimed.
-        mark, holder_mark: what the first operator and the holder left, to know this agent again.
-        supplies: steps that a holder sent, by their digest.
-    """
-
-    def __init__(self, parts: AgentParts, here: Container, port: int) -> None:
-        self.parts = parts
-        self.boot = os.urandom(16).hex()
-        self.epoch = -1
-        self.holder = ""
-        self.mark: bytes | None = None
-        self.holder_mark: bytes | None = None
-        self.supplies: dict[str, list[dict[str, Any]]] = {}
-        self.here = here
+    def __init__(self, registration: Registration, port: int) -> None:
+        self._registration = registration
+        self._parts = registration.parts
         self._clients: list[Client] = []
         self._pending = PendingHandshakes()
         self._socket = _listen(port)
 
     def serve(self) -> None:
         """Let in whoever comes, for ever."""
-        loop = self.parts.loop
+        loop = self._parts.loop
         loop.add(self._socket.fileno(), READ, self._accept)
         asked = system.signal_fd(_signal.SIGTERM)
         loop.add(asked, READ, lambda _events: _end_if_asked(asked))
@@ -111,34 +98,11 @@ class Listener:
         for client in self._clients:
             client.link.last_word(frames.ERROR, {"text": text, "errno": 0, "path": b""})
 
-    def left(self, client: Client) -> None:
-        """Somebody who was admitted is gone."""
-        self._clients.remove(client)
-
-    def gone(self, handshake: Handshake) -> None:
-        """Somebody who was not is."""
+    def _gone(self, handshake: Handshake) -> None:
+        """Somebody waits no more, admitted or not."""
         self._pending.remove(handshake.side, handshake)
 
-    def configure(self, config: dict[str, Any]) -> None:
-        """Become what the first operator says; later ones change nothing. Raises as ``own_config`` does."""
-        if not self.parts.configured:
-            self.parts.configure(container.own_config(self.here, config))
-
-    def hold(self, holder: object, mark: bytes | None) -> str | None:
-        """The sandbox is claimed for whoever knows this digest's secret; why not, where that cannot be. ``mark``: by
-        which the holder knows this agent again.
-        """
-        if holder is None:
-            return None
-        if type(holder) is not str or not auth.is_digest(holder):
-            return "a holder is the SHA-256 of a secret, in hexadecimal digits"
-        if self.holder not in ("", holder):
-            return "the sandbox is held by another"
-        self.holder = holder
-        self.holder_mark = self.holder_mark or mark
-        return None
-
-    def admit(self, handshake: Handshake, hello: dict[str, Any]) -> None:
+    def _admit(self, handshake: Handshake, hello: dict[str, Any]) -> None:
         """Let somebody in who proves who he is, or send him away with the reason."""
         version, role = hello.get("version"), hello.get("role")
         problem = None
@@ -157,12 +121,12 @@ class Listener:
             return
         socket = handshake.released()
         if role == "operator":
-            operator = Operator(self, socket, hello["epoch"])
+            operator = Operator(self._registration, socket, self._clients.remove, hello["epoch"])
             self._clients.append(operator)
             self._supersede(operator.epoch)
             operator.told(hello)
         else:
-            holder = Holder(self, socket)
+            holder = Holder(self._registration, socket, self._clients.remove)
             self._clients.append(holder)
             holder.ready(asked(hello))
 
@@ -171,23 +135,24 @@ class Listener:
             epoch = exact.integer(hello, "epoch", 0, exact.LARGEST)
         except exact.Inexact:
             return "an operator has an epoch"
-        challenge = auth.challenge(nonce, self.here.pod, self.boot, epoch)
-        if not auth.signed(challenge, hello.get("signature"), self.here.keys):
+        here = self._registration.here
+        challenge = auth.challenge(nonce, here.pod, self._registration.boot, epoch)
+        if not auth.signed(challenge, hello.get("signature"), here.keys):
             return "the signature is not the operator's"
-        return "older epoch" if epoch < self.epoch else None
+        return "older epoch" if epoch < self._registration.epoch else None
 
     def _doubt_holder(self, hello: dict[str, Any]) -> str | None:
-        if not self.holder:
+        if not self._registration.holder:
             return "nobody holds this sandbox"
         try:
             asked(hello)
         except exact.Inexact as error:
             return str(error)
-        return None if auth.same(hello.get("secret"), self.holder) else "the secret is not the holder's"
+        return None if auth.same(hello.get("secret"), self._registration.holder) else "the secret is not the holder's"
 
     def _supersede(self, epoch: int) -> None:
         """An operator leads by now: those of before do no more."""
-        self.epoch = epoch
+        self._registration.epoch = epoch
         for client in list(self._clients):
             if isinstance(client, Operator) and client.epoch < epoch:
                 client.dismiss("older epoch")
@@ -205,7 +170,8 @@ class Listener:
             socket = _socket.socket(self._socket.family, self._socket.type, 0, fd)
             try:
                 prepare(socket)
-                handshake = Handshake(self, socket, side_of(socket.family, address))
+                side = side_of(socket.family, address)
+                handshake = Handshake(self._parts.loop, socket, side, admit=self._admit, gone=self._gone)
             except OSError:  # it is gone already, or no descriptor is left
                 socket.close()
                 self._have_back()
@@ -213,15 +179,15 @@ class Listener:
             excess = self._pending.add(handshake.side, handshake)
             if excess is not None:
                 excess.dismiss("too many connections that do not say who they are")
-            handshake.greet()
+            handshake.greet(self._registration.boot, self._registration.here.pod)
 
     def _have_back(self) -> None:
         """Undo a lower limit of descriptors, which a program in the background may have set: no step comes to look."""
-        if self.parts.inheritance is not None:
-            self.parts.inheritance.restore()
+        if self._parts.inheritance is not None:
+            self._parts.inheritance.restore()
 
     def _pause(self) -> None:
-        loop, fd = self.parts.loop, self._socket.fileno()
+        loop, fd = self._parts.loop, self._socket.fileno()
         loop.modify(fd, 0)
         loop.call_at(time.monotonic() + _PAUSE_SECONDS, lambda: loop.modify(fd, READ))
 

@@ -10,6 +10,7 @@ from pytest_arl.agent import command, frames, landlock, system, tree, unshielded
 from pytest_arl.agent.connection import Connection
 from pytest_arl.agent.loop import READ, Loop
 from pytest_arl.agent.parts import AgentParts
+from pytest_arl.agent.task_registry import TaskRegistry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def main(fd: int, owner: int | None = None) -> None:
     system.harden()
     wait = Loop()
     parts = AgentParts(wait, oom)
-    link = Connection(parts, fd, _host_gone).link
+    link = Connection(parts, TaskRegistry(parts), fd, _host_gone).link
     wait.after = link.flush
     try:
         config = _introduce(fd, owner)

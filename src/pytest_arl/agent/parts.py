@@ -1,18 +1,16 @@
-"""What the parts of one agent share, whoever is connected to it."""
+"""What one agent runs its tasks with, whoever is connected to it. It knows none of them."""
 
 from __future__ import annotations
 
 from pytest_arl.agent import files, limits, memory_watch, spool, system, usage
 from pytest_arl.agent.background import Backgrounds
 from pytest_arl.agent.pipes import open_null
-from pytest_arl.agent.task_registry import TaskRegistry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pytest_arl.agent.background import Background
     from pytest_arl.agent.checkpoint import Manifest
     from pytest_arl.agent.inheritance import Inheritance
     from pytest_arl.agent.loop import Loop
@@ -25,6 +23,9 @@ class AgentParts:
 
     Attributes:
         configured: whether it is what a host has told it to be. Nothing but a PING is served before.
+        busy: whether a task runs.
+        in_step: whether a Command of it runs, so that there is something to be killed when it ends.
+        make_room: frees what it can of the spool, as a Spool has it.
         meter: what the running Command uses.
         inheritance: what steps inherit, where they run as the agent's own user and it has to be watched.
         cpu_time: seconds of processor time that each Command may use at most, or None.
@@ -39,11 +40,12 @@ class AgentParts:
         self.loop = wait
         self.oom = oom
         self.null = open_null()
-        self.configured = False
+        self.configured = self.busy = self.in_step = False
+        self.make_room: Callable[[], bool] = lambda: False
         self.inheritance: Inheritance | None = None
         self.backgrounds = Backgrounds(
             wait,
-            in_step=lambda: self.tasks.in_step,
+            in_step=lambda: self.in_step,
             outgrown=self._outgrown,
             memory_kills=lambda: self.limits.memory_kills(),  # noqa: PLW0108 - there are no limits yet
         )
@@ -57,6 +59,7 @@ class AgentParts:
         self.places = files.Places(workspace)
         self.roots = [path for path, _ in folders]
         self.spool = spool.Spool(config["spool_fd"], min(config.get("spool_bytes") or spool.CAPACITY, spool.CAPACITY))
+        self.spool.make_room = self.make_room
         watch = config.get("watch")
         self.limits = limits.Limits(
             oom_fd=config["oom_fd"],
@@ -71,19 +74,9 @@ class AgentParts:
         )
         self.meter = usage.Meter(config.get("cpu_fd"))
         self.cpu_time: float | None = config.get("cpu_time")
-        self.tasks = TaskRegistry(self)
         self.configured = True
-
-    def living(self) -> list[tuple[str, int, Background]]:
-        """The background processes of which anything lives, each with its task and step."""
-        return [
-            (task.id, step, process)
-            for task in self.tasks.all()
-            for step, process in task.background.items()
-            if process.alive
-        ]
 
     def _outgrown(self) -> tuple[str | None, float]:
         """The limit that background processes have outgrown, and seconds until the next look."""
-        limit = None if self.tasks.busy else self.limits.sample()
-        return limit, limits.SAMPLE_SECONDS if self.tasks.busy else self.limits.next_look()
+        limit = None if self.busy else self.limits.sample()
+        return limit, limits.SAMPLE_SECONDS if self.busy else self.limits.next_look()

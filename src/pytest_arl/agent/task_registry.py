@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pytest_arl.agent.background import Background
     from pytest_arl.agent.link import Link
     from pytest_arl.agent.parts import AgentParts
     from pytest_arl.agent.records import Subscriber
@@ -36,7 +37,7 @@ class TaskRegistry:
         self._forgotten: dict[str, None] = {}
         self._proofs: dict[str, str | None] = {}  # the id of the task that was run for it
         self._kept = 0
-        parts.spool.make_room = self._forget_oldest
+        parts.make_room = self._forget_oldest
 
     def submit(self, request: dict[str, Any], subscriber: Subscriber) -> str | None:
         """Run a task, or answer for one that was run; why not, where neither can be."""
@@ -52,10 +53,11 @@ class TaskRegistry:
             return "a Task with this proof was run, or is not to run any more: it is a copy"
         if len(self._proofs) >= _MOST_PROOFS:
             return _TOO_MANY
-        task = Task(self._parts, request, subscriber)
+        task = Task(self._parts, request, subscriber, on_end=self._finished, on_growth=self._weigh)
         if proof is not None:
             self._proofs[proof] = task.id
         self._tasks[task.id] = self._running = task
+        self._parts.busy = True
         # Not from here: what goes wrong while it runs is the agent's fault, not the request's.
         self._parts.loop.call_at(0, task.start)
         return None
@@ -95,39 +97,35 @@ class TaskRegistry:
         """A task that is still remembered."""
         return self._tasks.get(task_id)
 
-    def all(self) -> list[Task]:
-        """Every task that is still remembered, oldest first."""
-        return list(self._tasks.values())
-
     @property
     def running(self) -> str | None:
         """The id of the task that runs."""
         return None if self._running is None else self._running.id
 
-    @property
-    def busy(self) -> bool:
-        """Whether a task runs."""
-        return self._running is not None
+    def living(self) -> list[tuple[str, int, Background]]:
+        """The background processes of which anything lives, each with its task and step."""
+        return [
+            (task.id, step, process)
+            for task in self._tasks.values()
+            for step, process in task.background.items()
+            if process.alive
+        ]
 
-    @property
-    def in_step(self) -> bool:
-        """Whether a Command of a task runs."""
-        return self._running is not None and self._running.in_step
-
-    def finished(self, task: Task) -> None:
+    def _finished(self, task: Task) -> None:
         """A task ended: keep it."""
         self._running = None
+        self._parts.busy = False
         self._parts.loop.call_afterwards(lambda: self._settle(task))
 
     def _settle(self, task: Task) -> None:
         """Do for the next task what can be done before it is there."""
-        self.weigh(task)
+        self._weigh(task)
         if self._parts.loop.childless:  # else what runs in the background may meet limits until then
             self._parts.limits.settle()
             if self._parts.inheritance is not None:
                 self._parts.inheritance.settle()
 
-    def weigh(self, task: Task) -> None:
+    def _weigh(self, task: Task) -> None:
         """Count what a task takes by now, and let go of old ones while all of them take too much memory."""
         if task.id in self._tasks:
             before, task.counted = task.counted, task.kept_bytes

@@ -13,7 +13,7 @@ from pytest_arl.agent.spool import INLINE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from typing import Any
 
     from pytest_arl.agent.background import Background
@@ -42,8 +42,19 @@ _LONGEST_NAME = 4096  # bytes of a word that messages quote
 class Task:
     """One task, from its request to its last result. TypeError or ValueError for a request of another shape."""
 
-    def __init__(self, parts: AgentParts, request: dict[str, Any], subscriber: Subscriber) -> None:
+    def __init__(
+        self,
+        parts: AgentParts,
+        request: dict[str, Any],
+        subscriber: Subscriber,
+        *,
+        on_end: Callable[[Task], None],
+        on_growth: Callable[[Task], None],
+    ) -> None:
+        """``on_end`` is called once; ``on_growth`` where what it keeps has changed after that."""
         self._parts = parts
+        self._on_end = on_end
+        self._on_growth = on_growth
         self._loop = parts.loop
         self.id = exact.text(request, "id", LONGEST_ID)
         self._steps = [_checked(step) for step in exact.items(request, "steps", MOST_STEPS)]
@@ -55,7 +66,7 @@ class Task:
         self.background: dict[int, Background] = {}
         self.done = False
         self.counted = 0
-        """What Tasks has counted for it, in bytes."""
+        """What the registry has counted for it, in bytes."""
         self._cancelled = False
         self._deadline: float | None = None
         self._foreground: Foreground | None = None
@@ -89,11 +100,6 @@ class Task:
         self._subscribers = [subscriber for subscriber in self._subscribers if subscriber.link is not link]
         if self._foreground is not None:
             self._foreground.pipes.leave(link)
-
-    @property
-    def in_step(self) -> bool:
-        """True if a Command runs, so that there is something to be killed when it ends."""
-        return self._foreground is not None
 
     def release(self) -> None:
         """Nobody can ask for this task any more."""
@@ -157,7 +163,7 @@ class Task:
         for subscriber in subscribers:
             if not (subscriber.brief and self.records):
                 subscriber.tell(frames.DONE, frames.encode({"ran": len(self.records)}))
-        self._parts.tasks.finished(self)
+        self._on_end(self)
 
     def _patch(self, step: dict[str, Any]) -> bool:
         """Run a FilePatch."""
@@ -260,7 +266,7 @@ class Task:
             self._finish()
             return
         self.background[len(self.records)] = process
-        process.when_gone(lambda: self._parts.tasks.weigh(self))
+        process.when_gone(lambda: self._on_growth(self))
         timeout = _seconds(step, "timeout")
         if timeout is not None:
             late = self._loop.call_at(pipes.started + timeout, lambda: process.kill("TimedOut", "timeout"))

@@ -75,7 +75,7 @@ _LATER = {
 """Those that most sandboxes never use. Others import each of them as a whole, and each imports only what is there
 already: what the agent opens once steps run may be theirs.
 """
-_REMOTE_MODULES = ("inheritance", "auth", "container", "handshake", "clients", "listener")
+_REMOTE_MODULES = ("inheritance", "auth", "container", "registration", "handshake", "clients", "listener")
 
 _LOAD = """\
 load, codes = marshal.loads(posix.pread(file, posix.fstat(file).st_size, 0))
