@@ -19,6 +19,8 @@ A caller who wants to retry what the machine did wrong, and nothing else::
         session.execute(steps)
     except InfrastructureError:
         ...
+
+Two of them carry results. Results raise both, so this module does not know their types.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_arl.results import StepResult, TaskResult
+    from typing import Any
 
 __all__ = [
     "ArlError",
@@ -82,10 +84,11 @@ class SandboxLost(InfrastructureError):
     """The sandbox ended while it was needed.
 
     Attributes:
-        result: what is known of the interrupted task (its finished steps, the output so far), or None.
+        result: a :class:`~pytest_arl.results.TaskResult`: what is known of the interrupted task (its finished steps,
+            the output so far); or None.
     """
 
-    def __init__(self, message: str, result: TaskResult | None = None) -> None:
+    def __init__(self, message: str, result: Any = None) -> None:
         super().__init__(message)
         self.result = result
 
@@ -105,11 +108,11 @@ class StepFailed(ArlError, AssertionError):
     """Raised by ``check()`` for a step that did not succeed: a test failure, shown as F.
 
     Attributes:
-        step: the result of the step that failed.
-        result: the result of its task, or None where only the step is known.
+        step: the :class:`~pytest_arl.results.StepResult` of the step that failed.
+        result: the :class:`~pytest_arl.results.TaskResult` of its task, or None where only the step is known.
     """
 
-    def __init__(self, message: str, step: StepResult, result: TaskResult | None = None) -> None:
+    def __init__(self, message: str, step: Any, result: Any = None) -> None:
         super().__init__(message)
         self.step = step
         self.result = result
