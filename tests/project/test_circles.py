@@ -16,8 +16,6 @@ KNOWN = {
     frozenset({"pytest_arl.agent_client.running_process", "pytest_arl.agent_client.sandbox"}),
     # backends
     frozenset({"pytest_arl.backends.kubernetes.sandbox", "pytest_arl.backends.kubernetes.task"}),
-    # plugin
-    frozenset({"pytest_arl.plugin.fixtures", "pytest_arl.plugin.run", "pytest_arl.plugin.test_hooks"}),
 }
 """Circles that are still there."""
 

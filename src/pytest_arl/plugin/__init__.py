@@ -3,19 +3,20 @@
 The entry point ``arl`` names this package. Its rooms:
 
 =================  =====================================================================
-hooks, running     pytest's hooks, at start-up and while tests run; each says which room does the work
+startup_hooks      pytest's hooks that every run calls
+test_hooks         pytest's hooks while tests run; each says which room does the work
 options            command line, ini file and environment; the header
 own_files          what pytest reads and writes here in a run, and so no sandbox may
-choices            what a test asks: markers and indirect parameters
+test_options       what a test asks: markers and indirect parameters
 fixtures, handles  arl_sandbox, arl_sandbox_factory, sandbox_fixture, and what they give
 shared             sandboxes that outlive a test: checkpoints, resets, markers in conflict
 run                one run of pytest in this process, which the other rooms share
 recorder, record   which test ran what, as bounded JSON
 infrastructure     E instead of F, and nothing for xfail to absorb
 reports, sections  what a report carries, and what a failing test shows
+harmless           untrusted text in what pytest itself shows
 exporters, output  junitxml, pytest-html, allure; ``--arl-output``
 summary, workers   the end of the run; sums over pytest-xdist's workers
-text               untrusted output made safe and short
 =================  =====================================================================
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,15 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pytest_arl.plugin.handles import SandboxFactory, SandboxFixture
-    from pytest_arl.plugin.run import Run
+    from pytest_arl.plugin.run import Run, ScopeName
     from pytest_arl.plugin.test_options import Choice
     from pytest_arl.session import SandboxSession
 
 __all__ = ["arl_sandbox", "arl_sandbox_factory", "sandbox_fixture"]
 
 __tracebackhide__ = True
-
-ScopeName = Literal["function", "class", "module", "package", "session"]
 
 
 def _configured_scope(fixture_name: str, config: pytest.Config) -> ScopeName:  # noqa: ARG001 - pytest passes it by name

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 import pytest
 
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_arl.backends.base import TaskRequest
-    from pytest_arl.plugin.fixtures import ScopeName
     from pytest_arl.plugin.recorder import Recorder
     from pytest_arl.plugin.shared import SharedSandboxes
     from pytest_arl.plugin.test_options import Choice
     from pytest_arl.results import TaskResult
     from pytest_arl.session import SandboxSession, SessionListener
 
-__all__ = ["Run", "any_heard", "run_of"]
+__all__ = ["Run", "ScopeName", "any_heard", "run_of"]
 
 __tracebackhide__ = True
+
+ScopeName = Literal["function", "class", "module", "package", "session"]
+"""Scopes of a fixture, as pytest names them."""
+
 
 _Session = TypeVar("_Session")
 
@@ -62,7 +65,6 @@ class Run:
 
     def prepare(self) -> None:
         """Tests are to run: register what records and reports them. Raises pytest's usage error."""
-        from pytest_arl.plugin import test_hooks
         from pytest_arl.plugin.own_files import guard_sources, writable_folders
         from pytest_arl.plugin.summary import Summary
         from pytest_arl.plugin.workers import Handover
@@ -72,7 +74,6 @@ class Run:
         if self._listens:
             notifications.add(_listener)
         manager = self.config.pluginmanager
-        manager.register(test_hooks, "arl-running")
         manager.register(Summary(self.recorder, self.settings.value("durations")), "arl-summary")
         self._clean_live_log()
         self._written = writable_folders(self.settings)

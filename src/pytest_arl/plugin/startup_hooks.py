@@ -67,6 +67,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Where tests are to run, load what records and reports them; before xdist starts its workers."""
     if not session.config.getoption("collectonly"):
+        from pytest_arl.plugin import test_hooks
+
+        session.config.pluginmanager.register(test_hooks, "arl-running")
         run_of(session.config).prepare()
 
 
