@@ -72,7 +72,7 @@ def test_a_result_comes_though_the_cluster_is_away_when_the_task_ends(way: Cutte
 
 
 def test_a_watch_whose_version_is_too_old_is_read_anew(way: Cutter, sandbox: SandboxSession) -> None:
-    client: Any = sandbox._held().sandbox.client  # type: ignore[attr-defined]  # looks inside
+    client: Any = sandbox._held().sandbox.held.client  # type: ignore[attr-defined]  # looks inside
 
     def expire() -> None:
         client.tasks._version = "1"

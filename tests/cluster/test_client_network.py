@@ -80,7 +80,7 @@ def test_a_pod_is_not_reached_from_there(outpost: Outpost) -> None:
     done = outpost.run(f"""
         with session:
             session.run("true").check()
-            address = session._held().sandbox.mail.latest["status"]["podIP"]
+            address = session._held().sandbox.held.mail.latest["status"]["podIP"]
             try:
                 socket.create_connection((address, {PORT}), timeout=3)
             except OSError as error:

@@ -6,6 +6,7 @@ import os
 import threading
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,6 +15,7 @@ from pytest_arl.agent_client.task_run import TaskRun
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.backends.kubernetes import sandbox as module
 from pytest_arl.backends.kubernetes import task as task_module
+from pytest_arl.backends.kubernetes.held_sandbox import HeldSandbox
 from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
 from pytest_arl.backends.kubernetes.task import RunningTask
 from pytest_arl.errors import SandboxLost
@@ -52,7 +54,7 @@ def breaking(clock: Clock, lasts: float, most: int = 10_000) -> tuple[Any, list[
 
     found.name, found.pool_ref, found._closed, found._killed = "s", "p", False, True
     found._agent_connection = SimpleNamespace(channel=channel)
-    found.mail = SimpleNamespace(deleted=False, latest=None)
+    found.held = HeldSandbox(Mock(), ("s", "u"), Mock(deleted=False, latest=None), proves=False)
     return found, broke
 
 
@@ -132,9 +134,10 @@ def test_a_sandbox_that_is_closed_is_deleted_whatever_a_watch_has_said(deleted: 
     found: Any = object.__new__(KubernetesSandbox)
     found._closing, found._closed, found._owner = threading.Lock(), False, os.getpid()
     found._agent_connection = SimpleNamespace(close=lambda: None)
-    found.mail = SimpleNamespace(deleted=deleted, nudge=lambda: None, wakes=())
+    mail: Any = SimpleNamespace(deleted=deleted, nudge=lambda: None, wakes=())
     api = SimpleNamespace(delete=lambda plural, namespace, name, *, uid: asked.append((plural, namespace, name, uid)))
-    found.client, found.name, found.uid = SimpleNamespace(api=api, namespace="n"), "s", "u"
+    client: Any = SimpleNamespace(api=api, namespace="n")
+    found.held = HeldSandbox(client, ("s", "u"), mail, proves=False)
     found._on_close = lambda _: None
     found.close()
     found.close()

@@ -10,6 +10,7 @@ import pytest
 from pytest_arl.agent import frames
 from pytest_arl.agent_client.channel import AgentError
 from pytest_arl.backends.base import TaskRequest
+from pytest_arl.backends.kubernetes.held_sandbox import HeldSandbox
 from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
 from pytest_arl.backends.kubernetes.task import RunningTask
 from pytest_arl.cluster.proof import proof_of
@@ -38,14 +39,12 @@ class Scene:
         self.results: list[StepResult] = []
         self.told: list[str] = []
         sandbox: Any = object.__new__(KubernetesSandbox)
-        sandbox.name, sandbox.uid, sandbox.pool_ref, sandbox.limits = "sb", "u", "p", {}
-        sandbox._closed, sandbox._killed, sandbox._cancels = False, True, set()
-        sandbox._numbers, sandbox._agents, sandbox.proves = {}, {}, False
+        sandbox.name, sandbox.pool_ref, sandbox.limits = "sb", "p", {}
+        sandbox._closed, sandbox._killed = False, True
         wakes = SimpleNamespace(add=lambda _mail: None)
         mail: Any = SimpleNamespace(deleted=False, latest=None, failure=None, number=0, wakes=wakes)
         mine: Any = SimpleNamespace(**{**vars(mail), "claim": lambda _made: None, "wait": lambda *_: False})
         mine.latest = {"spec": {}, "status": status}
-        sandbox.mail = mail
         self.merged: list[Any] = []
         self.deleted: list[Any] = []
         api = SimpleNamespace(
@@ -54,13 +53,17 @@ class Scene:
             merge=lambda *given, **_: self.merged.append(given),
             delete=lambda *given, **_: self.deleted.append(given),
         )
-        sandbox.client = SimpleNamespace(
+        client: Any = SimpleNamespace(
             api=api, namespace="n", labels={}, task_key=b"k", tasks=SimpleNamespace(mail=lambda _: mine)
         )
         self.sandbox = sandbox
+        self.held: Any = HeldSandbox(client, ("sb", "u"), mail, proves=False)
+        sandbox.held = self.held
         on_output = None if live is None else (lambda *_: None)
-        sandbox.name_of(self.task.id)
-        self.run = RunningTask(sandbox, self.task, self.results, on_output, lambda step: self.told.append(step.outcome))
+        self.held.name_of(self.task.id)
+        self.run = RunningTask(
+            sandbox, self.held, self.task, self.results, on_output, lambda step: self.told.append(step.outcome)
+        )
         if live is not None:
             sandbox.exchange = lambda _action, **_: self._attached(live)
 
@@ -117,8 +120,8 @@ def test_a_sandbox_in_which_somebody_else_ended_a_task_is_used_no_more(how: str,
     its = scene("status" if how == "deleted" else how, "Succeeded", "Cancelled")
     if how == "deleted":
         its.run.mail.latest, its.run.mail.deleted = None, True
-    its.sandbox.proves, its.sandbox._killed = proves, False
-    its.sandbox.mail.wait = lambda *_: False
+    its.held.proves, its.sandbox._killed = proves, False
+    its.held.mail.wait = lambda *_: False
     with pytest.raises(SandboxLost):
         its.run.run()
     assert its.deleted == ([("sandboxes", "n", "sb")] if proves else [])
@@ -215,7 +218,7 @@ BEFORE_IT_BEGAN = {"state": "Failed", "conditions": [FAILED]}
 def test_a_task_that_the_agent_never_had_is_given_up_there(refuses: bool) -> None:
     """Else whoever has read the object makes it anew, with its proof, and it runs beside what comes later."""
     its, heard = Scene(BEFORE_IT_BEGAN), Heard(refuses)
-    its.sandbox.proves, its.sandbox._killed = True, False
+    its.held.proves, its.sandbox._killed = True, False
     its.sandbox.exchange = lambda action: action(heard)
     its.sandbox.cancel("id")
     if refuses:
@@ -242,7 +245,7 @@ def test_where_the_agent_has_run_what_nothing_said_its_sandbox_is_used_no_more(
 ) -> None:
     """What runs in it, or has run, is beside what comes later. A caller that was interrupted expects it."""
     its, heard = Scene(BEFORE_IT_BEGAN), Heard(False, **said)
-    its.sandbox.proves, its.sandbox._killed = True, False
+    its.held.proves, its.sandbox._killed = True, False
     its.sandbox.exchange = lambda action: action(heard)
     its.sandbox.cancel("id")
     its.run._cancelled = cancelled
@@ -265,7 +268,7 @@ CANCELLED = {
 def test_a_task_that_was_cancelled_before_the_agent_had_it_is_given_up_there() -> None:
     """It has an exit code, and its object a proof that nothing was run for."""
     its, heard = Scene(CANCELLED), Heard(False)
-    its.sandbox.proves, its.sandbox._killed = True, False
+    its.held.proves, its.sandbox._killed = True, False
     its.sandbox.exchange = lambda action: action(heard)
     its.sandbox.cancel("id")
     its.run.run()
@@ -276,7 +279,7 @@ def test_a_task_that_was_cancelled_before_the_agent_had_it_is_given_up_there() -
 @pytest.mark.parametrize("how", ["taken", "open to all"])
 def test_nothing_is_given_up_where_the_agent_had_it_or_nobody_proves_anything(how: str, proves: bool) -> None:
     its, heard = (scene("status", *["Succeeded"] * 3) if how == "taken" else Scene(BEFORE_IT_BEGAN)), Heard(False)
-    its.sandbox.proves, its.sandbox._killed = proves and how == "taken", False
+    its.held.proves, its.sandbox._killed = proves and how == "taken", False
     its.sandbox.exchange = lambda action: action(heard)
     its.sandbox.cancel("id")
     its.run.run()
@@ -287,7 +290,7 @@ def test_nothing_is_given_up_where_the_agent_had_it_or_nobody_proves_anything(ho
 def test_a_task_that_was_never_made_is_not_given_up_and_keeps_its_error(refused: bool) -> None:
     """One whose creation had no answer may be there; where its agent cannot be told, its sandbox is used no more."""
     its = Scene(None)
-    its.sandbox.proves, its.sandbox._killed = True, False
+    its.held.proves, its.sandbox._killed = True, False
     error: Exception = PermissionDenied("may not create tasks") if refused else BackendUnavailable("no answer")
 
     def create(*_: Any, **_more: Any) -> None:
@@ -296,7 +299,7 @@ def test_a_task_that_was_never_made_is_not_given_up_and_keeps_its_error(refused:
     def exchange(_action: Any) -> None:
         raise PermissionDenied("may not open a port-forward")
 
-    its.sandbox.client.api.create = create
+    its.held.client.api.create = create
     its.sandbox.exchange = exchange
     with pytest.raises(type(error), match=str(error)):
         its.run.run()

@@ -14,8 +14,6 @@ SOURCE = Path(__file__).parents[2] / "src"
 KNOWN = {
     # agent_client
     frozenset({"pytest_arl.agent_client.running_process", "pytest_arl.agent_client.sandbox"}),
-    # backends
-    frozenset({"pytest_arl.backends.kubernetes.sandbox", "pytest_arl.backends.kubernetes.task"}),
 }
 """Circles that are still there."""
 

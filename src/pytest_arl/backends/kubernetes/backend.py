@@ -191,7 +191,7 @@ class KubernetesBackend:
             _logger.debug("sandbox %s was not deleted, and ends with its Lease: %s", name, error)
 
     def _forget_sandbox(self, sandbox: KubernetesSandbox) -> None:
-        sandbox.client.sandboxes.forget(sandbox.name)
+        sandbox.held.client.sandboxes.forget(sandbox.name)
         with self._lock:
             self._open.discard(sandbox)
 
@@ -207,7 +207,7 @@ class KubernetesBackend:
         for sandbox in left:
             sandbox.let_go()
         for client in clients:
-            if any(sandbox.client is client and not sandbox.kept for sandbox in left):
+            if any(sandbox.held.client is client and not sandbox.kept for sandbox in left):
                 self._delete_left(client)
             client.close()
         if self._api is not None:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_arl.agent_client.channel import Stream
+    from pytest_arl.agent_client.sandbox import AgentSandbox
     from pytest_arl.backends.base import OnOutput, OnStep, TaskRequest
-    from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
+    from pytest_arl.backends.kubernetes.held_sandbox import HeldSandbox
 
 __all__ = ["RunningTask"]
 
@@ -46,14 +47,17 @@ class RunningTask:
 
     def __init__(
         self,
-        sandbox: KubernetesSandbox,
+        sandbox: AgentSandbox,
+        held: HeldSandbox,
         task: TaskRequest,
         results: list[StepResult],
         on_output: OnOutput | None,
         on_step: OnStep | None,
     ) -> None:
+        """``sandbox`` is the agent's side of it, ``held`` the object's."""
         self._sandbox = sandbox
-        self._client = sandbox.client
+        self._held = held
+        self._client = held.client
         self._task = task
         self._results = results
         self._on_output = None if on_output is None else Unseen(on_output)
@@ -63,23 +67,23 @@ class RunningTask:
         self._cancelled = False
         self._proof: str | None = None
         self._taken = False
-        self.name = sandbox.name_of(task.id)
+        self.name = held.name_of(task.id)
         self.mail = self._client.tasks.mail(self.name)
-        sandbox.mail.wakes.add(self.mail)
+        held.mail.wakes.add(self.mail)
 
     def close(self) -> None:
         """Wait for nothing of it any more."""
-        self._sandbox.mail.wakes.discard(self.mail)
+        self._held.mail.wakes.discard(self.mail)
         self._client.tasks.forget(self.name)
 
     def run(self) -> None:
         """From creating the Task to its last result."""
         manifest, payload = task_manifest(
             self.name,
-            {"name": self._sandbox.name, "uid": self._sandbox.uid},
+            {"name": self._held.name, "uid": self._held.uid},
             self._client.labels,
             self._task,
-            self._client.task_key if self._sandbox.proves else None,
+            self._client.task_key if self._held.proves else None,
         )
         if payload is not None:
             self._sandbox.exchange(holder_words.supply(payload))
@@ -125,7 +129,7 @@ class RunningTask:
                 "the custom resources in the cluster are older than this client: a Task lost its payloadHash, its "
                 f"proof or a cpuTime; {INSTALL}"
             )
-        self._sandbox.created(self._task.id, uid)
+        self._held.created(self._task.id, uid)
         self.mail.claim(made)
 
     def _spend(self) -> None:
@@ -157,7 +161,7 @@ class RunningTask:
                     return found
             if self.mail.failure is not None:
                 raise type(self.mail.failure)(str(self.mail.failure))
-            over = "its Task was deleted" if self.mail.deleted else self._sandbox.over()
+            over = "its Task was deleted" if self.mail.deleted else self._held.over()
             if over:
                 # The Task's own last words may be on their way still: they know more of the steps.
                 lost_at = lost_at or time.monotonic() + (0 if self.mail.deleted else _LAST_WORDS_SECONDS)
@@ -272,7 +276,7 @@ class RunningTask:
         """End the sandbox and say that it is lost. What its agent has not run yet, somebody may make anew with the
         proof that it had, and nothing of this client is to run beside that.
         """
-        if self._sandbox.proves:
+        if self._held.proves:
             self._sandbox.kill()
         self._sandbox.lost(why)
 
@@ -281,7 +285,7 @@ class RunningTask:
 
     def _is_ours(self) -> bool:
         """True if this client has ended the task, or has asked for that."""
-        return self._cancelled or self._sandbox.has_cancelled(self._task.id)
+        return self._cancelled or self._held.has_cancelled(self._task.id)
 
     def _end_cancelled(self) -> None:
         """It was cancelled before the agent had it."""
@@ -353,7 +357,7 @@ class RunningTask:
         """The caller was interrupted: end the step in the sandbox, wait a little for what is known of it."""
         self._on_output, self._cancelled = None, True
         try:
-            self._sandbox.cancel(self._task.id)
+            self._held.cancel(self._task.id)
             found = self._wait(statuses.finished, time.monotonic() + _CANCEL_SECONDS)
             self._results[:] = statuses.read_steps(self._task.steps, found, self._sandbox.label)
         except (ArlError, TimeoutError):
