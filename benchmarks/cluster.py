@@ -22,10 +22,10 @@ import aiohttp
 
 from benchmarks.machine import describe
 from benchmarks.statistics import median, percentile
+from pytest_arl.cluster.kinds import path
 from pytest_arl.operator.api import Api
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.credentials import connection
-from pytest_arl.operator.paths import path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from pytest_arl.errors import SandboxLost, StepFailed, UsageError
+from pytest_arl.text.timestamps import timestamp
 from pytest_arl.text.units import format_duration, go_duration
 from pytest_arl.text.wording import command_line, hint, last_lines, printable, shorten
 from pytest_arl.usage import Usage  # noqa: TC001 - pydantic reads the annotation
@@ -359,14 +360,7 @@ def _what_happened(step: StepResult) -> str:
 
 
 def _timestamp(seconds: float | None) -> str | None:
-    """RFC 3339 in UTC, as Kubernetes writes MicroTime."""
-    if seconds is None:
-        return None
-    import time  # noqa: PLC0415 - only who reads the JSON needs it
-
-    micros = round(seconds * 1_000_000)
-    whole, rest = divmod(micros, 1_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{rest:06d}Z"
+    return None if seconds is None else timestamp(seconds)
 
 
 StepResult.model_rebuild(_types_namespace={"_Origin": _Origin})

@@ -86,6 +86,13 @@ def busy(channel: Channel) -> bool:
         return bool(stream.receive(time.monotonic() + 10)[1]["busy"])
 
 
+def test_without_a_pod_there_is_no_channel_yet(api: Api) -> None:
+    """A status of the Sandbox that somebody has written may name none."""
+    connection = AgentConnection(api, "tests", SECRET, None, lambda: ("", ""))
+    with pytest.raises(ChannelLost, match="no pod"):
+        connection.channel()
+
+
 def test_the_first_use_connects_and_the_next_ones_use_that(make: Make, ways: Ways) -> None:
     holder = make()
     assert ways.opened == []

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from pytest_arl import BackendUnavailable
-from pytest_arl.backends.kubernetes.api import Api, path_of
+from pytest_arl.backends.kubernetes.api import Api
 from pytest_arl.backends.kubernetes.refusals import Refused
+from pytest_arl.cluster.kinds import path
 from tests.kubernetes.fake import Answer, FakeApi, Json, settings_for, status
 
 BODY: Json = {"metadata": {"name": "x"}, "spec": {}}
-PATH = path_of("sandboxes", "n", "x")
+PATH = path("sandboxes", "n", "x")
 
 
 def test_objects_are_created_read_changed_and_deleted(api: Api, fake: FakeApi) -> None:
@@ -154,10 +155,9 @@ def test_a_connection_that_went_away_meanwhile_is_no_error(api: Api, fake: FakeA
 
 def test_names_cannot_leave_their_place_in_a_path() -> None:
     assert (
-        path_of("sandboxes", "a/../b", "c?d#e")
-        == "/apis/arl.infra.io/v1alpha1/namespaces/a%2F..%2Fb/sandboxes/c%3Fd%23e"
+        path("sandboxes", "a/../b", "c?d#e") == "/apis/arl.infra.io/v1alpha1/namespaces/a%2F..%2Fb/sandboxes/c%3Fd%23e"
     )
-    assert path_of("leases", "n").startswith("/apis/coordination.k8s.io/v1/")
+    assert path("leases", "n").startswith("/apis/coordination.k8s.io/v1/")
 
 
 def test_a_list_is_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from pytest_arl import BackendUnavailable, UsageError
 from pytest_arl.backends.kubernetes import namespace_client
-from pytest_arl.backends.kubernetes.api import Api, path_of
+from pytest_arl.backends.kubernetes.api import Api
 from pytest_arl.backends.kubernetes.namespace_client import NamespaceClient, Pool
+from pytest_arl.cluster.kinds import path
 from tests.kubernetes.fake import FakeApi
 
 GI = 2**30
@@ -73,14 +74,14 @@ def test_what_is_shown_of_a_pool_shows_nothing_else() -> None:
 )
 def test_a_template_that_is_none_is_told_with_the_pools_name(api: Api, fake: FakeApi, template: Any) -> None:
     body = {"spec": {"replicas": 1, "template": template}, "status": {"taskKey": "00"}}
-    fake.put(path_of("warmpools", "n", "odd"), body)
+    fake.put(path("warmpools", "n", "odd"), body)
     with pytest.raises(BackendUnavailable, match=r"'odd'.* no pod template"):
         NamespaceClient(api, "n", "run").pool("odd")
 
 
 def test_a_new_pool_is_waited_for_until_its_operator_has_seen_it(api: Api, fake: FakeApi) -> None:
     """Before that it has published no key, and a Task would have no proof."""
-    where = path_of("warmpools", "n", "new")
+    where = path("warmpools", "n", "new")
     body = warm_pool()
     fake.put(where, body)
     key = f"{(1 << 2047) + 1:x}"
@@ -94,7 +95,7 @@ def test_a_pool_that_no_operator_has_looked_at_gives_no_sandbox_to_everybody(
 ) -> None:
     """Without its key, a Sandbox is held by nobody: each Task of the namespace is run in it."""
     monkeypatch.setattr(namespace_client, "_FIRST_STATUS_SECONDS", 0.3)
-    fake.put(path_of("warmpools", "n", "new"), warm_pool())
+    fake.put(path("warmpools", "n", "new"), warm_pool())
     with pytest.raises(BackendUnavailable, match="no operator has looked at pool 'new'"):
         NamespaceClient(api, "n", "run").pool("new")
 

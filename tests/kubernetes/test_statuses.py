@@ -52,11 +52,6 @@ def test_what_a_step_cannot_have_used_is_no_status_of_ours() -> None:
         statuses.read_steps(STEPS, task(one), label)
 
 
-def test_a_sandbox_is_warm_where_its_operator_says_so() -> None:
-    assert statuses.warm({"status": {"phase": "Ready", "warm": True}})
-    assert not any(map(statuses.warm, [None, {}, {"status": {"phase": "Ready"}}, {"status": {"warm": "yes"}}]))
-
-
 def test_steps_that_were_skipped_are_not_among_the_results_and_have_no_exit_code() -> None:
     failed = {"name": "step-1", "type": "Command", "outcome": "Failed", "exitCode": 3}
     skipped = {"name": "step-2", "type": "FilePatch", "outcome": "Skipped"}
@@ -113,18 +108,12 @@ def test_a_status_of_another_version_is_an_infrastructure_error() -> None:
         statuses.read_steps(STEPS, task({"outcome": "Exploded", "exitCode": 1}), label)
 
 
-def test_how_far_objects_are() -> None:
-    assert [statuses.started(task(state=state)) for state in (None, "Pending", "Running", "Failed")] == [
-        False,
-        False,
-        True,
-        True,
-    ]
-    assert [statuses.finished(task(state=state)) for state in (None, "Running", "Succeeded")] == [False, False, True]
-    assert not statuses.finished(None)
+def test_why_an_object_is_as_it_is_is_one_line() -> None:
     found = {"status": {"phase": "Failed", "conditions": [{"type": "Ready", "reason": "Evicted", "message": "disk"}]}}
-    assert (statuses.phase(found), statuses.phase(None), statuses.why(found, "Ready")) == (
-        "Failed",
-        "",
-        "Evicted: disk",
-    )
+    assert (statuses.why(found, "Ready"), statuses.why(None, "Ready")) == ("Evicted: disk", "")
+
+
+@pytest.mark.parametrize("moment", ["yesterday", 5, ["x"]])
+def test_a_step_that_began_at_no_time_is_no_status_of_ours(moment: Any) -> None:
+    with pytest.raises(InfrastructureError, match="another version"):
+        statuses.read_steps(STEPS, task({"outcome": "Succeeded", "exitCode": 0, "startedAt": moment}), label)

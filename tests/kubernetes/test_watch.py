@@ -10,16 +10,16 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_arl import PermissionDenied
-from pytest_arl.backends.kubernetes.api import Api, path_of
+from pytest_arl.backends.kubernetes.api import Api
 from pytest_arl.backends.kubernetes.watch import Mail, Watch
-from pytest_arl.cluster import json_text
+from pytest_arl.cluster import json_text, kinds
 from tests.kubernetes.fake import Answer, FakeApi, status
 
 SELECTOR = "arl.infra.io/lease=mine"
 
 
 def path(name: str) -> str:
-    return path_of("tasks", "n", name)
+    return kinds.path("tasks", "n", name)
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pytest_arl.cluster.kinds import UnsafeName, path
 from pytest_arl.cluster.objects import MOST_MESSAGE
 from pytest_arl.operator import api as api_module
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.paths import UnsafeName, path
 from tests.operator.api_server import refused, serving
 
 pytestmark = pytest.mark.asyncio

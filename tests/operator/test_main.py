@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.cluster.objects import parse_time
 from pytest_arl.operator import main
 
 
@@ -41,12 +40,6 @@ def test_a_lease_of_the_original_operator_counts_while_somebody_renews_it(
 ) -> None:
     when = renewed if isinstance(renewed, str) else moment(renewed)
     assert main._renewed(lease(when, **spec)) is held
-
-
-@pytest.mark.parametrize("text", ["0000-01-01T00:00:00Z", "last Tuesday", "", None])
-def test_a_time_that_no_clock_shows_is_none(text: str | None) -> None:
-    assert parse_time(text) is None
-    assert parse_time("1970-01-01T00:00:01Z") == 1
 
 
 @pytest.mark.parametrize(

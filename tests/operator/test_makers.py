@@ -1,10 +1,10 @@
 import asyncio
 from typing import Any
 
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import Key, uid
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.makers import AT_ONCE, Makers
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.store import Store
 from tests.operator.objects import owned_by, pod
 

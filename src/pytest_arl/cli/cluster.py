@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_arl.cluster.names import GROUP, VERSION
 from pytest_arl.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,10 +22,7 @@ __all__ = [
     "connect",
     "has_cluster",
     "items",
-    "leases_path",
-    "resources_path",
     "settings_of",
-    "timestamp",
 ]
 
 Json = dict[str, Any]
@@ -114,21 +109,6 @@ class _ApiServer:
         return answer
 
 
-def resources_path(plural: str, namespace: str | None, name: str = "") -> str:
-    """The path of our objects; those of every namespace where it is None."""
-    return _path(f"/apis/{GROUP}/{VERSION}", plural, namespace, name)
-
-
-def leases_path(namespace: str | None, name: str = "") -> str:
-    """The path of Leases."""
-    return _path("/apis/coordination.k8s.io/v1", "leases", namespace, name)
-
-
-def _path(group: str, plural: str, namespace: str | None, name: str) -> str:
-    within = f"/namespaces/{namespace}" if namespace is not None else ""
-    return f"{group}{within}/{plural}" + (f"/{name}" if name else "")
-
-
 def items(cluster: Cluster, path: str, **query: str) -> Iterator[Json]:
     """The items of a list, page by page; none where the kind is not there."""
     token = ""
@@ -141,11 +121,3 @@ def items(cluster: Cluster, path: str, **query: str) -> Iterator[Json]:
         token = page.get("metadata", {}).get("continue") or ""
         if not token:
             return
-
-
-def timestamp(text: str | None) -> float:
-    """Seconds since the epoch of a time as Kubernetes writes it; 0 where there is none, or one that no clock shows."""
-    try:
-        return datetime.fromisoformat(text).timestamp() if text else 0.0
-    except (ValueError, OverflowError, OSError):
-        return 0.0

@@ -12,17 +12,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.cli.cluster import (
-    add_options,
-    connect,
-    items,
-    leases_path,
-    resources_path,
-    settings_of,
-    timestamp,
-)
+from pytest_arl.cli.cluster import add_options, connect, items, settings_of
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.pod import RUN_LABEL
 from pytest_arl.errors import UsageError
+from pytest_arl.text.timestamps import parse_timestamp
 from pytest_arl.text.units import parse_duration
 
 if TYPE_CHECKING:
@@ -119,11 +113,11 @@ def what_is_left(cluster: Cluster, namespace: str | None, choice: Choice, *, now
     """What to remove, by run and namespace."""
     selector = RUN_LABEL if choice.run is None else f"{RUN_LABEL}={choice.run}"
     runs: dict[tuple[str, str], Leftovers] = {}
-    for path, name in ((leases_path(namespace), "leases"), (resources_path("sandboxes", namespace), "sandboxes")):
-        for thing in items(cluster, path, labelSelector=selector):
+    for plural in ("leases", "sandboxes"):
+        for thing in items(cluster, path(plural, namespace), labelSelector=selector):
             labels = thing["metadata"]["labels"]
             key = (labels[RUN_LABEL], thing["metadata"]["namespace"])
-            objects: list[Json] = getattr(runs.setdefault(key, Leftovers(*key)), name)
+            objects: list[Json] = getattr(runs.setdefault(key, Leftovers(*key)), plural)
             objects.append(thing)
     return [_narrowed(left, choice, now) for _, left in sorted(runs.items())]
 
@@ -136,7 +130,8 @@ def _narrowed(left: Leftovers, choice: Choice, now: float) -> Leftovers:
 
     def goes(thing: Json) -> bool:
         kept = keep_kept and bool(thing["spec"].get("keepAlive"))
-        return not kept and now - timestamp(thing["metadata"].get("creationTimestamp")) >= choice.older_than
+        created = parse_timestamp(thing["metadata"].get("creationTimestamp")) or 0.0
+        return not kept and now - created >= choice.older_than
 
     leases, sandboxes = [*filter(goes, left.leases)], [*filter(goes, left.sandboxes)]
     everything = (len(leases), len(sandboxes)) == (len(left.leases), len(left.sandboxes))
@@ -145,7 +140,7 @@ def _narrowed(left: Leftovers, choice: Choice, now: float) -> Leftovers:
 
 def _is_held(lease: Json, now: float) -> bool:
     spec: dict[str, Any] = lease.get("spec") or {}
-    renewed = timestamp(spec.get("renewTime") or lease["metadata"].get("creationTimestamp"))
+    renewed = parse_timestamp(spec.get("renewTime") or lease["metadata"].get("creationTimestamp")) or 0.0
     return now < renewed + (spec.get("leaseDurationSeconds") or _DURATION) + _SKEW
 
 
@@ -153,20 +148,17 @@ def collect(cluster: Cluster, left: Leftovers) -> None:
     """Delete them: the sandboxes first, so that nothing is asked for twice of the cluster's garbage collector."""
     selector = f"{RUN_LABEL}={left.run}"
     if left.everything:
-        for path, objects in (
-            (resources_path("sandboxes", left.namespace), left.sandboxes),
-            (leases_path(left.namespace), left.leases),
-        ):
+        for plural, objects in (("sandboxes", left.sandboxes), ("leases", left.leases)):
             if objects:
-                cluster.delete(path, labelSelector=selector)
+                cluster.delete(path(plural, left.namespace), labelSelector=selector)
         return
-    _delete_each(cluster, (resources_path("sandboxes", left.namespace, _name(thing)) for thing in left.sandboxes))
-    _delete_each(cluster, (leases_path(left.namespace, _name(thing)) for thing in left.leases))
+    _delete_each(cluster, (path("sandboxes", left.namespace, _name(thing)) for thing in left.sandboxes))
+    _delete_each(cluster, (path("leases", left.namespace, _name(thing)) for thing in left.leases))
 
 
 def _delete_each(cluster: Cluster, paths: Iterable[str]) -> None:
-    for path in paths:
-        cluster.delete(path)
+    for each in paths:
+        cluster.delete(each)
 
 
 def _name(thing: Json) -> str:

@@ -6,14 +6,16 @@ import time
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from pytest_arl.cli.cluster import items, leases_path, timestamp
+from pytest_arl.cli.cluster import items
 from pytest_arl.cli.findings import bad, good, note, warn
 from pytest_arl.cli.pods import examine_nodes, examine_pools, why_not_ready
 from pytest_arl.cli.rights import examine_rights
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.models import KINDS
 from pytest_arl.cluster.names import GROUP, VERSION
 from pytest_arl.cluster.pod import OPERATOR_LEASE
 from pytest_arl.errors import PermissionDenied
+from pytest_arl.text.timestamps import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +121,7 @@ def _schema(definition: Json) -> object:
 
 def _operator(cluster: Cluster, namespace: str, sleep: Callable[[float], None]) -> Iterator[Finding]:
     try:
-        lease = cluster.get(leases_path(namespace, OPERATOR_LEASE))
+        lease = cluster.get(path("leases", namespace, OPERATOR_LEASE))
     except PermissionDenied as error:
         yield note(f"whether an operator runs in {namespace}, this user may not see ({error})")
         return
@@ -131,12 +133,12 @@ def _operator(cluster: Cluster, namespace: str, sleep: Callable[[float], None]) 
     if not holder:
         yield bad(f"the operator was stopped{_said_of_operator(cluster, namespace)}", _LOGS.format(namespace))
         return
-    if time.time() < timestamp(spec.get("renewTime")) + (spec.get("leaseDurationSeconds") or 0):
+    if time.time() < (parse_timestamp(spec.get("renewTime")) or 0.0) + (spec.get("leaseDurationSeconds") or 0):
         yield good(f"operator {holder} leads in namespace {namespace}")
         return
     # Seemingly over: but the clock that is compared is another machine's.
     sleep(_RENEWED_WITHIN)
-    later = cluster.get(leases_path(namespace, OPERATOR_LEASE)) or lease
+    later = cluster.get(path("leases", namespace, OPERATOR_LEASE)) or lease
     if later["spec"].get("renewTime") != spec.get("renewTime"):
         yield warn(f"operator {holder} leads, but its clock and this machine's differ", "set the clocks (NTP)")
     else:

@@ -9,6 +9,8 @@ from pytest_arl.cli.cluster import items
 from pytest_arl.cli.findings import bad, good, note, warn
 from pytest_arl.cli.pools import cluster_pools
 from pytest_arl.cli.reasons import cure_of
+from pytest_arl.cluster.kinds import path
+from pytest_arl.cluster.objects import condition, status_of
 from pytest_arl.cluster.pod import POOL_LABEL, STATUS_IDLE, STATUS_LABEL
 from pytest_arl.errors import InfrastructureError
 from pytest_arl.settings import DEFAULT
@@ -66,7 +68,7 @@ def _reasons(cluster: Cluster, pool: ClusterPool) -> Counter[tuple[str, str]]:
     """Why its idle pods are not ready, and how many of them."""
     selector = f"{POOL_LABEL}={pool.name},{STATUS_LABEL}={STATUS_IDLE}"
     try:
-        pods = [*items(cluster, f"/api/v1/namespaces/{pool.namespace}/pods", labelSelector=selector)]
+        pods = [*items(cluster, path("pods", pool.namespace), labelSelector=selector)]
     except InfrastructureError:
         return Counter()
     return Counter(reason for pod in pods for reason in [why_not_ready(pod)] if reason is not None)
@@ -74,18 +76,18 @@ def _reasons(cluster: Cluster, pool: ClusterPool) -> Counter[tuple[str, str]]:
 
 def why_not_ready(pod: Json) -> tuple[str, str] | None:
     """Reason and message in the kubelet's or the scheduler's words; None for a pod that is ready, or is starting."""
-    status: Json = pod.get("status") or {}
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+    said = status_of(pod)
+    for container in (*(said.get("initContainerStatuses") or ()), *(said.get("containerStatuses") or ())):
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
             return str(waiting["reason"]), str(waiting.get("message", ""))
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            reason = str(condition.get("reason", "Unschedulable"))
-            # Gated by the operator, which lets pods start one after another.
-            return None if reason == "SchedulingGated" else (reason, str(condition.get("message", "")))
-    if status.get("phase") == "Failed":
-        return str(status.get("reason") or "Failed"), str(status.get("message", ""))
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False":
+        reason = str(scheduled.get("reason", "Unschedulable"))
+        # Gated by the operator, which lets pods start one after another.
+        return None if reason == "SchedulingGated" else (reason, str(scheduled.get("message", "")))
+    if said.get("phase") == "Failed":
+        return str(said.get("reason") or "Failed"), str(said.get("message", ""))
     return None
 
 

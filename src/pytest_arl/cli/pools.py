@@ -7,8 +7,11 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from pytest_arl.cli.cluster import add_options, connect, has_cluster, items, resources_path, settings_of
+from pytest_arl.cli.cluster import add_options, connect, has_cluster, items, settings_of
 from pytest_arl.cli.text import table
+from pytest_arl.cluster.kinds import path
+from pytest_arl.cluster.objects import condition, status_of
+from pytest_arl.cluster.pod import EXECUTOR_CONTAINER
 from pytest_arl.errors import InfrastructureError
 from pytest_arl.pools import load_pools
 from pytest_arl.text.units import format_quantity
@@ -107,20 +110,18 @@ class ClusterPool:
 
 def cluster_pools(cluster: Cluster, namespace: str | None) -> list[ClusterPool]:
     """The WarmPools of a namespace, or of all."""
-    return [_pool(pool) for pool in items(cluster, resources_path("warmpools", namespace))]
+    return [_pool(pool) for pool in items(cluster, path("warmpools", namespace))]
 
 
 def _pool(pool: Json) -> ClusterPool:
-    status = pool.get("status") or {}
-    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
-    ready = conditions.get("Ready") or {}
+    said, ready = status_of(pool), condition(pool, "Ready")
     return ClusterPool(
         name=pool["metadata"]["name"],
         namespace=pool["metadata"]["namespace"],
         image=_image(pool["spec"].get("template") or {}),
         desired=pool["spec"].get("replicas", 0),
-        ready=status.get("readyReplicas", 0),
-        allocated=status.get("allocatedReplicas", 0),
+        ready=said.get("readyReplicas", 0),
+        allocated=said.get("allocatedReplicas", 0),
         status="Ready" if ready.get("status") == "True" else ready.get("reason") or "not seen by an operator",
         message=str(ready.get("message") or ""),
     )
@@ -130,7 +131,7 @@ def _image(template: Json) -> str:
     """That of the container that sandboxes run in; a question mark for what is no template."""
     try:
         containers = (template.get("spec") or {}).get("containers") or [{}]
-        named = [container for container in containers if container.get("name") == "executor"]
+        named = [container for container in containers if container.get("name") == EXECUTOR_CONTAINER]
         return str((named or containers)[0].get("image", ""))
     except (AttributeError, LookupError, TypeError):
         return "?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_arl.cli.findings import bad, good, note, warn
-from pytest_arl.cluster.names import GROUP
+from pytest_arl.cluster.kinds import KINDS, group_of
 from pytest_arl.errors import InfrastructureError
 from pytest_arl.text.wording import one_of
 
@@ -24,40 +24,39 @@ class Right(NamedTuple):
     """What a test run does with one kind of object.
 
     Attributes:
-        group: the API group; empty for the core.
         resource: the plural, with the subresource.
         verbs: what it does.
         without: what does not work without it.
         needed: whether no test runs without it.
     """
 
-    group: str
     resource: str
     verbs: tuple[str, ...]
     without: str
     needed: bool = True
 
+    @property
+    def group(self) -> str:
+        """The API group; empty for the core."""
+        return group_of(KINDS[self.resource.partition("/")[0]].api_version)
+
 
 RIGHTS = (
-    Right(GROUP, "warmpools", ("get", "list", "watch"), "pools are not found"),
+    Right("warmpools", ("get", "list", "watch"), "pools are not found"),
     Right(
-        GROUP,
         "sandboxes",
         ("get", "list", "watch", "create", "patch", "delete", "deletecollection"),
         "there are no sandboxes",
     ),
+    Right("tasks", ("get", "list", "watch", "create", "patch", "delete", "deletecollection"), "no step can be run"),
     Right(
-        GROUP, "tasks", ("get", "list", "watch", "create", "patch", "delete", "deletecollection"), "no step can be run"
-    ),
-    Right(
-        "coordination.k8s.io",
         "leases",
         ("get", "list", "create", "patch", "delete"),
         "nobody notices that a run was killed",
     ),
-    Right("", "pods/portforward", ("get", "create"), "no files, no live output, no long output", needed=False),
-    Right("", "pods", ("get", "list"), "errors cannot say why a pod does not start", needed=False),
-    Right("", "events", ("get", "list"), "errors cannot say why a pod does not start", needed=False),
+    Right("pods/portforward", ("get", "create"), "no files, no live output, no long output", needed=False),
+    Right("pods", ("get", "list"), "errors cannot say why a pod does not start", needed=False),
+    Right("events", ("get", "list"), "errors cannot say why a pod does not start", needed=False),
 )
 """The rules of the ClusterRole arl-user."""
 

@@ -1,4 +1,7 @@
-"""What WarmPool, Sandbox and Task hold: one model for the manifests, the client and the operator.
+"""The models of WarmPool, Sandbox and Task. The manifests are written from them.
+
+Client and operator handle the objects as plain dicts, for speed: what they read is in :mod:`pytest_arl.cluster.fields`,
+what they write is built beside its cause, and tests hold both to these models.
 
 Python's names are snake_case, those of the objects camelCase. What a model cannot say in JSON Schema (that a spec
 does not change, that a Command has a command) is said in CEL, in ``x-kubernetes-validations``, and so refused by
@@ -13,13 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from pytest_arl.cluster.names import (
-    GROUP,
+    API_VERSION,
     MOST_CONTAINERS,
     MOST_SPEC_BYTES,
     MOST_STEPS,
     MOST_VOLUMES,
     MOST_WORDS,
-    VERSION,
 )
 
 __all__ = [
@@ -455,7 +457,7 @@ class Resource(_Part):
     columns: ClassVar[list[tuple[str, str, str]]]
     scale: ClassVar[dict[str, str] | None] = None
 
-    api_version: str = f"{GROUP}/{VERSION}"
+    api_version: str = API_VERSION
     kind: str
     metadata: Free = Field(default_factory=dict)
 

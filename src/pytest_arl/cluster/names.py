@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "API_VERSION",
     "GROUP",
     "MOST_CONTAINERS",
     "MOST_SPEC_BYTES",
@@ -15,6 +16,7 @@ __all__ = [
 
 GROUP = "arl.infra.io"
 VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
 
 MOST_CONTAINERS, MOST_VOLUMES = 64, 256
 """Of a pool's template. The operator looks at each, and refuses more by itself where these manifests are older."""

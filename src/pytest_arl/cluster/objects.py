@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from pytest_arl.cluster.kinds import KINDS, group_of
+from pytest_arl.text.timestamps import parse_timestamp
 from pytest_arl.text.wording import readable
 
 __all__ = [
@@ -26,10 +26,9 @@ __all__ = [
     "key",
     "leaving",
     "name",
-    "now",
     "owner",
     "owner_reference",
-    "parse_time",
+    "status_of",
     "uid",
     "version",
 ]
@@ -39,11 +38,8 @@ Object = dict[str, Any]
 MOST_MESSAGE = 4096
 """Characters of somebody else's message that travel."""
 _GROUPS = {
-    "Deployment": "apps",
-    "Lease": "coordination.k8s.io",
-    "ReplicaSet": "apps",
-    "Sandbox": "arl.infra.io",
-    "WarmPool": "arl.infra.io",
+    KINDS[plural].name: group_of(KINDS[plural].api_version)
+    for plural in ("deployments", "leases", "replicasets", "sandboxes", "warmpools")
 }
 """Kinds that are looked for as owners: another group may have a kind of the same name."""
 
@@ -91,7 +87,7 @@ def leaving(body: Object) -> bool:
 
 def ended(pod: Object) -> bool:
     """True if no container of a pod will run again."""
-    return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+    return status_of(pod).get("phase") in ("Failed", "Succeeded")
 
 
 def owner_reference(body: Object, kind: str) -> Object | None:
@@ -119,8 +115,7 @@ def controller(body: Object, kind: str) -> Object | None:
 
 
 def _is_of(reference: Object, kind: str) -> bool:
-    group, slash, _ = reference["apiVersion"].partition("/")
-    return reference["kind"] == kind and (group if slash else "") == _GROUPS[kind]
+    return reference["kind"] == kind and group_of(reference["apiVersion"]) == _GROUPS[kind]
 
 
 def is_of_a_kind(reference: Object) -> bool:
@@ -144,33 +139,25 @@ def created(body: Object) -> str:
     return found
 
 
-def parse_time(text: str | None) -> float | None:
-    """Seconds since the epoch of a Time or MicroTime; None for one that is none, or of a year that no clock shows."""
-    try:
-        return datetime.fromisoformat(text).timestamp() if text else None
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def now(seconds: float | None = None) -> str:
-    """A MicroTime in UTC."""
-    moment = datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 def age(body: Object, wall: float) -> float:
     """Seconds since it was created, never less than 0."""
-    began = parse_time(body["metadata"].get("creationTimestamp"))
+    began = parse_timestamp(body["metadata"].get("creationTimestamp"))
     return 0.0 if began is None else max(0.0, wall - began)
 
 
-def condition(body: Object, kind: str) -> Object | None:
-    """A condition of its status."""
-    for each in (body.get("status") or {}).get("conditions") or ():
-        if each["type"] == kind:
+def status_of(body: Object | None) -> Object:
+    """What was said of it; empty where nothing was, or where it is not there."""
+    found = (body or {}).get("status")
+    return found if isinstance(found, dict) else {}
+
+
+def condition(body: Object | None, kind: str) -> Object:
+    """A condition of its status; empty where there is none."""
+    for each in status_of(body).get("conditions") or ():
+        if each.get("type") == kind:
             found: Object = each
             return found
-    return None
+    return {}
 
 
 def conditions(body: Object | None, changes: list[Object], moment: str) -> list[Object]:
@@ -178,7 +165,7 @@ def conditions(body: Object | None, changes: list[Object], moment: str) -> list[
 
     Reasons and messages may be an agent's, or anybody's: they are bounded, and no terminal that shows them obeys them.
     """
-    old = {each["type"]: each for each in ((body or {}).get("status") or {}).get("conditions") or ()}
+    old = {each["type"]: each for each in status_of(body).get("conditions") or ()}
     for change in changes:
         before = old.get(change["type"])
         same = before is not None and before["status"] == change["status"]

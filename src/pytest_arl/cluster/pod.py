@@ -21,6 +21,7 @@ from pytest_arl.agent.container import (
     WORKSPACE,
     WORKSPACE_VARIABLE,
 )
+from pytest_arl.cluster.names import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,14 +95,14 @@ IDLE_COMMAND = (*INTERPRETER, f"{AGENT_FOLDER}/idle.py")
 
 OPERATOR_LEASE = "arl-operator"
 """The Lease of the operator that leads."""
-POOL_LABEL = "arl.infra.io/pool"
-STATUS_LABEL = "arl.infra.io/status"
+POOL_LABEL = f"{GROUP}/pool"
+STATUS_LABEL = f"{GROUP}/status"
 STATUS_IDLE = "idle"
 STATUS_ALLOCATED = "allocated"
-SANDBOX_LABEL = "arl.infra.io/sandbox"
-RUN_LABEL = "arl.infra.io/run"
-WORKER_LABEL = "arl.infra.io/worker"
-LEASE_LABEL = "arl.infra.io/lease"
+SANDBOX_LABEL = f"{GROUP}/sandbox"
+RUN_LABEL = f"{GROUP}/run"
+WORKER_LABEL = f"{GROUP}/worker"
+LEASE_LABEL = f"{GROUP}/lease"
 """The Lease that an object lives by. The Lease of a process of a run carries its own name there."""
 LEASE_PREFIX = "arl-"
 """How the name of such a Lease begins."""

@@ -17,10 +17,10 @@ import aiohttp
 import yarl
 
 from pytest_arl.cluster import json_text
+from pytest_arl.cluster.kinds import path
 from pytest_arl.operator.api_errors import CONTENDED, GARBLED, AnswerTooLong, ApiError
 from pytest_arl.operator.credentials import connection
 from pytest_arl.operator.loop_share import LoopShare
-from pytest_arl.operator.paths import path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping

@@ -10,6 +10,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.cluster import fields
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import Key, name, uid
 from pytest_arl.cluster.pod import POOL_LABEL
 from pytest_arl.cluster.proof import agent_mark
@@ -24,7 +26,6 @@ from pytest_arl.operator.network import Policies
 from pytest_arl.operator.notices import Notices
 from pytest_arl.operator.outputs import Outputs
 from pytest_arl.operator.ownership import Ownership
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.room import MOST
 from pytest_arl.operator.store import Store
 from pytest_arl.operator.template import workspace_of
@@ -99,7 +100,7 @@ class Context:
 
     def claim_of(self, sandbox: Object) -> Claim | None:
         """Whose a Sandbox is, as its agent is told; None where nobody holds it."""
-        holder = sandbox["spec"].get("holder") or {}
+        holder = fields.holder(sandbox)
         if "secretHash" not in holder:
             return None
         key = self.opened(holder["sealedKey"]) if "sealedKey" in holder else None

@@ -12,6 +12,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.fields import sandbox_of
 from pytest_arl.cluster.objects import Key, ended, key, uid, version
 from pytest_arl.cluster.pod import POOL_LABEL
 from pytest_arl.operator import lifetimes, sandbox_object
@@ -116,7 +117,7 @@ class Control:
         elif kind == "sandboxes":
             self._keep(body)
         elif kind == "tasks":
-            where = Key(key(body).namespace, body["spec"]["sandboxRef"])
+            where = sandbox_of(body)
             if where in self.sandboxes:
                 self.sandboxes[where][0].task_changed(body)
         elif kind == "pods":
@@ -156,7 +157,7 @@ class Control:
             self.pools[where].wake.set()
         elif kind == "tasks":
             self.orphans.pop(uid(body), None)
-            sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
+            sandbox = sandbox_of(body)
             if sandbox in self.sandboxes:
                 self.sandboxes[sandbox][0].task_gone(uid(body))
 

@@ -12,10 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.cluster.objects import now
+from pytest_arl.cluster.kinds import KINDS, path
 from pytest_arl.cluster.pod import OPERATOR_LEASE
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.paths import path
+from pytest_arl.text.timestamps import now
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -147,7 +147,7 @@ class Leadership:
             "leaseTransitions": epoch,
         }
         meta = {"name": OPERATOR_LEASE, "namespace": self._namespace} if before is None else before["metadata"]
-        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
+        body = {"apiVersion": KINDS["leases"].api_version, "kind": KINDS["leases"].name, "metadata": meta, "spec": spec}
         try:
             if before is None:
                 self._body = await self._api.create(self._all, body)

@@ -11,10 +11,10 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import key, uid
 from pytest_arl.operator import task_status
 from pytest_arl.operator.api_errors import CONTENDED, ApiError
-from pytest_arl.operator.paths import path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

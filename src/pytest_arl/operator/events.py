@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pytest_arl.operator.paths import path
+from pytest_arl.cluster.kinds import path
 from pytest_arl.operator.pod_problems import shortened
 
 if TYPE_CHECKING:

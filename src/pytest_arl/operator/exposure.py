@@ -27,7 +27,7 @@ def exposed(pool: Object) -> str:
 
 def told(pool: Object, text: str) -> list[Object]:
     """The condition that says so, of a pool that exposes something, or did."""
-    if not text and condition(pool, _EXPOSES) is None:
+    if not text and not condition(pool, _EXPOSES):
         return []
     status, reason = ("True", "InTemplate") if text else ("False", "AsExpected")
     return [{"type": _EXPOSES, "status": status, "reason": reason, "message": text}]

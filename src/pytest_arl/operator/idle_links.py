@@ -63,7 +63,7 @@ class IdleLinks:
     def look(self, pod: Object) -> None:
         """An idle pod has changed: connect once it is ready."""
         who = uid(pod)
-        ready = (condition(pod, "Ready") or {}).get("status") == "True"
+        ready = condition(pod, "Ready").get("status") == "True"
         if owner(pod, "Sandbox") is not None or leaving(pod) or not ready:
             return
         link = self._links.get(who)

@@ -7,6 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from pytest_arl.cluster.fields import pool_of
 from pytest_arl.cluster.objects import Key, uid
 from pytest_arl.operator import sandbox_status
 
@@ -47,7 +48,7 @@ class KeptSandbox:
     def pool(self) -> Object | None:
         """Its pool."""
         body = self.body
-        return None if body is None else self._store.get("warmpools", Key(self.key.namespace, body["spec"]["poolRef"]))
+        return None if body is None else self._store.get("warmpools", pool_of(body))
 
     async def fail(self, why: Problem) -> None:
         """Nothing will run in it any more."""

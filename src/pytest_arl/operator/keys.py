@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from pytest_arl.agent.auth import challenge
+from pytest_arl.cluster.kinds import path
+from pytest_arl.cluster.names import GROUP
 from pytest_arl.cluster.pod import keys_variable
 from pytest_arl.cluster.proof import KEY_BYTES, LABEL
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.paths import path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,7 +102,7 @@ async def load(api: Api, namespace: str) -> Keys:
 def _derived(key: rsa.RSAPrivateKey) -> bytes:
     """A secret of its own for another purpose: what is made with it tells nothing of the key."""
     der = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return hashlib.sha256(b"arl.infra.io/claim\0" + der).digest()
+    return hashlib.sha256(f"{GROUP}/claim\0".encode() + der).digest()
 
 
 def _new(namespace: str) -> dict[str, object]:

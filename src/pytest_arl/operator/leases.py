@@ -11,10 +11,10 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import is_name, key, leaving, owner_reference, uid
 from pytest_arl.operator import lifetimes
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.sandbox_status import finished
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.fields import sandbox_defaults
 from pytest_arl.cluster.objects import name, owner
 from pytest_arl.cluster.pod import LEASE_LABEL, LEASE_PREFIX, RUN_LABEL
 
@@ -49,7 +50,7 @@ class Limits:
 def limits_of(sandbox: Object, pool: Object | None) -> Limits:
     """A sandbox's own limits, else its pool's; 0 is never. One that nobody holds and that is not kept has a default."""
     spec = sandbox["spec"]
-    defaults = ((pool or {}).get("spec") or {}).get("sandbox") or {}
+    defaults = sandbox_defaults(pool)
     idle = spec.get("idleTimeoutSeconds", defaults.get("idleTimeoutSeconds"))
     if idle is None and not spec.get("keepAlive") and owner(sandbox, "Lease") is None:
         idle = IDLE_SECONDS

@@ -7,7 +7,7 @@ import logging
 import sys
 import traceback
 
-from pytest_arl.cluster.objects import now
+from pytest_arl.text.timestamps import timestamp
 from pytest_arl.text.wording import shorten
 
 __all__ = ["setup"]
@@ -19,7 +19,7 @@ _LONGEST = 8192
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
-            "time": now(record.created),
+            "time": timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

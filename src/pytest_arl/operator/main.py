@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import kopf
 
-from pytest_arl.cluster.objects import parse_time
+from pytest_arl.cluster.kinds import GROUP_PATH, path
+from pytest_arl.cluster.names import GROUP
 from pytest_arl.operator import election, health, keys, logs
 from pytest_arl.operator.api import Api
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.beside import Beside, Pulse
 from pytest_arl.operator.context import Context
 from pytest_arl.operator.control import Control
-from pytest_arl.operator.paths import GROUP_PATH, path
 from pytest_arl.operator.rounds import Rounds
 from pytest_arl.operator.template import Agent
 from pytest_arl.operator.watching import Watching
+from pytest_arl.text.timestamps import parse_timestamp
 
 if TYPE_CHECKING:
     import argparse
@@ -204,7 +205,7 @@ async def _check(api: Api, options: Options) -> None:
     missing = {"warmpools", "sandboxes", "tasks"} - {each["name"] for each in found["resources"]}
     if missing:
         raise Refused(
-            f"the cluster has no {', '.join(sorted(missing))}.arl.infra.io: pytest-arl manifests | kubectl apply -f -"
+            f"the cluster has no {', '.join(sorted(missing))}.{GROUP}: pytest-arl manifests | kubectl apply -f -"
         )
     namespaces: Sequence[str | None] = options.namespaces or [None]
     for namespace in namespaces:
@@ -229,6 +230,6 @@ def _renewed(lease: dict[str, Any]) -> bool:
     import time  # noqa: PLC0415 - here only
 
     spec = lease.get("spec") or {}
-    renewed = parse_time(spec.get("renewTime"))
+    renewed = parse_timestamp(spec.get("renewTime"))
     term = 3 * min(float(spec.get("leaseDurationSeconds") or 15), _LONGEST_TERM)
     return bool(spec.get("holderIdentity")) and renewed is not None and abs(time.time() - renewed) < term

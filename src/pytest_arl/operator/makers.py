@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import Key, controller, is_name, uid
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.pod_problems import Problem
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import name
 from pytest_arl.cluster.pod import RUN_LABEL, SANDBOX_LABEL, WORKER_LABEL
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.slim import weight
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_arl.cluster.objects import key, now, uid
+from pytest_arl.cluster.kinds import UnsafeName, path
+from pytest_arl.cluster.objects import key, uid
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.paths import UnsafeName, path
+from pytest_arl.text.timestamps import now
 from pytest_arl.text.wording import readable
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_arl.cluster.names import GROUP
 from pytest_arl.cluster.objects import Key, controller, uid
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CLAIM", "Maker", "Ownership", "maker_of"]
 
-CLAIM = "arl.infra.io/claim"
+CLAIM = f"{GROUP}/claim"
 """The annotation: the Sandbox's UID, and the MAC in hexadecimal digits."""
 
 _LONGEST_CLAIM = 256

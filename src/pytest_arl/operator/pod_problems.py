@@ -40,7 +40,7 @@ def trouble_of(pod: Object) -> Problem | None:
     if status.get("phase") == "Failed":
         return end_of_pod(pod)
     scheduled = condition(pod, "PodScheduled")
-    if scheduled is not None and scheduled["status"] == "False" and scheduled.get("reason") != "SchedulingGated":
+    if scheduled.get("status") == "False" and scheduled.get("reason") != "SchedulingGated":
         return _trouble(scheduled.get("reason", "Unschedulable"), scheduled.get("message", ""))
     for container in _containers(pod):
         waiting = (container.get("state") or {}).get("waiting")
@@ -57,7 +57,7 @@ def end_of_pod(pod: Object | None, *, boot_changed: bool = False) -> Problem:
     if status.get("reason"):
         return _trouble(status["reason"], status.get("message") or f"the pod {name(pod)} failed: {status['reason']}")
     disrupted = condition(pod, "DisruptionTarget")
-    if disrupted is not None and disrupted["status"] == "True":
+    if disrupted.get("status") == "True":
         return _trouble(disrupted.get("reason", "Disrupted"), disrupted.get("message", ""))
     found = _ended_container(pod)
     if found is not None:

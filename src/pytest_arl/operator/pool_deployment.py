@@ -11,10 +11,10 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.cluster import pod as pods
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import Key, condition, name, uid
 from pytest_arl.operator import exposure, template
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.pod_problems import Problem, refused_pod
 
 if TYPE_CHECKING:
@@ -175,5 +175,5 @@ class PoolDeployment:
 
     async def shortage(self) -> Problem | None:
         """The reason that it gives for having fewer pods than it should. ApiError where it cannot be asked."""
-        failure = condition(await self._api.get(path("deployments", *self._key)), "ReplicaFailure") or {}
+        failure = condition(await self._api.get(path("deployments", *self._key)), "ReplicaFailure")
         return refused_pod(failure.get("message", "")) if failure.get("status") == "True" else None

@@ -10,11 +10,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import MOST_MESSAGE, Key, created, key, leaving, name, uid
 from pytest_arl.operator import pooling, template
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.makers import Makers
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.pod_problems import Problem, refused_pod
 from pytest_arl.operator.pool_deployment import PoolDeployment
 from pytest_arl.operator.pool_status import Told, pool_status, same

@@ -7,8 +7,9 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl.cluster import pod as pods
-from pytest_arl.cluster.objects import conditions, name, now
+from pytest_arl.cluster.objects import conditions, name
 from pytest_arl.operator import exposure
+from pytest_arl.text.timestamps import now
 
 if TYPE_CHECKING:
     from pytest_arl.cluster.objects import Object

@@ -12,7 +12,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_arl.cluster.objects import condition, created, ended, leaving, name, uid
+from pytest_arl.cluster.names import GROUP
+from pytest_arl.cluster.objects import condition, created, ended, leaving, name, status_of, uid
 from pytest_arl.operator.pod_problems import trouble_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ __all__ = [
     "sort_pods",
 ]
 
-GATE = "arl.infra.io/gentle"
+GATE = f"{GROUP}/gentle"
 
 QUIET_SECONDS = 1.5
 """How long after a pool's last claim a burst counts as over. A guess between a test's setup and a person's patience."""
@@ -130,5 +131,4 @@ def _gated(pod: Object) -> bool:
 
 
 def _ready(pod: Object) -> bool:
-    found = condition(pod, "Ready")
-    return found is not None and found["status"] == "True" and bool((pod.get("status") or {}).get("podIP"))
+    return condition(pod, "Ready").get("status") == "True" and bool(status_of(pod).get("podIP"))

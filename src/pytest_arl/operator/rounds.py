@@ -12,12 +12,13 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_arl.cluster.objects import Key, age, controller, is_name, key, leaving, uid
+from pytest_arl.cluster import fields
+from pytest_arl.cluster.kinds import path
+from pytest_arl.cluster.objects import age, controller, is_name, key, leaving, status_of, uid
 from pytest_arl.operator import lifetimes, sandbox_status, task_status
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import write, write_end
 from pytest_arl.operator.leases import Leases
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.pod_problems import Problem
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Rounds:
     def _lifetime(self, keeper: SandboxKeeper, body: Object) -> None:
         if leaving(body):
             return
-        pool = self._store.get("warmpools", Key(keeper.sandbox.key.namespace, body["spec"]["poolRef"]))
+        pool = self._store.get("warmpools", fields.pool_of(body))
         busy = keeper.busy or bool(self._store.open.get(keeper.sandbox.key))
         idle = time.monotonic() - keeper.active
         why = lifetimes.expired(lifetimes.limits_of(body, pool), age=age(body, time.time()), idle=idle, busy=busy)
@@ -149,7 +150,7 @@ class Rounds:
     def _orphan(self, task: Object) -> None:
         """A Task whose sandbox is not there."""
         control, which = self._control, uid(task)
-        sandbox = Key(key(task).namespace, task["spec"]["sandboxRef"])
+        sandbox = fields.sandbox_of(task)
         if not control.serves(sandbox.namespace):
             return
         if sandbox in control.sandboxes:
@@ -159,7 +160,7 @@ class Rounds:
         since = control.orphans.setdefault(which, time.monotonic())
         if time.monotonic() - since >= _NOT_FOUND_SECONDS:
             self._jobs.once(("end", which), lambda: self._end_orphan(task, text))
-        elif not (task.get("status") or {}).get("conditions"):
+        elif not status_of(task).get("conditions"):
             self._jobs.once(("wait", which), lambda: self._say(task, text))
 
     async def _say(self, task: Object, text: str) -> None:

@@ -8,13 +8,14 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_arl.cluster.objects import condition, leaving, name, now, owner, parse_time, uid
+from pytest_arl.cluster import fields
+from pytest_arl.cluster.kinds import path
+from pytest_arl.cluster.objects import condition, leaving, name, owner, uid
 from pytest_arl.operator import sandbox_object, sandbox_status, task_message, task_status
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import end_beside, ending_of
 from pytest_arl.operator.introduction import LinkLost
 from pytest_arl.operator.kept_sandbox import KeptSandbox
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import MOST_IN_VAIN, NO_TASK, Patience
 from pytest_arl.operator.pod_problems import Problem
 from pytest_arl.operator.sandbox_link import SandboxLink
@@ -22,6 +23,7 @@ from pytest_arl.operator.task_checks import TaskChecks
 from pytest_arl.operator.task_queue import TaskQueue
 from pytest_arl.operator.task_runner import Busy, TaskRunner
 from pytest_arl.operator.template import executor_of
+from pytest_arl.text.timestamps import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +56,7 @@ class SandboxKeeper:
         self.sandbox = KeptSandbox(context, body, where)
         self.busy = False
         # What ran under an operator before this one counts, too.
-        last = parse_time((body.get("status") or {}).get("lastTaskTime"))
+        last = fields.last_task_time(body)
         self.active = time.monotonic() - (0.0 if last is None else max(0.0, time.time() - last))
         self._ran = self._told = 0.0
         self._sandbox_link = SandboxLink(context, pools, self.sandbox)
@@ -118,7 +120,7 @@ class SandboxKeeper:
         """Write when a Task last ran: a new operator counts a sandbox's idle time from there."""
         self._told = time.monotonic()
         try:
-            await self.sandbox.write({"lastTaskTime": now(time.time() - self._told + self._ran)})
+            await self.sandbox.write({"lastTaskTime": timestamp(time.time() - self._told + self._ran)})
         except ApiError as error:
             if error.status not in (404, 409):
                 _LOG.warning("the last task's time was not written: %s", error, extra=self.sandbox.data())
@@ -191,7 +193,7 @@ class SandboxKeeper:
         else:
             link = self._link = await self._sandbox_link.obtain(body)
             if link is not None:
-                if "agentBootID" not in (body.get("status") or {}):
+                if not fields.boot_id(body):
                     self.active = time.monotonic()
                 try:
                     await self._serve(link)
@@ -240,7 +242,7 @@ class SandboxKeeper:
             end_beside(self._context, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
             return None
         held = task_message.Held.of(self.sandbox.body)
-        begun = link.hello.running == uid(task) or (task.get("status") or {}).get("state") == "Running"
+        begun = link.hello.running == uid(task) or fields.state(task) == "Running"
         if not begun and not self._checks.may_run(task, held):
             return None
         self._runner = runner = TaskRunner(
@@ -295,7 +297,7 @@ class SandboxKeeper:
 
     async def _bury(self, body: Object) -> None:
         """Its Tasks fail, its pod goes: a used pod is never used again."""
-        told = condition(body, "Ready") or {}
+        told = condition(body, "Ready")
         why = self._given_up or f"{told.get('reason', 'Failed')}: {told.get('message', '')}"
         lost, self._runner = self._runner, None
         while (task := self._queue.next()) is not None:
@@ -307,7 +309,7 @@ class SandboxKeeper:
 
     def _end_lost(self, task: Object, runner: TaskRunner | None, why: str) -> None:
         """End a Task with its sandbox; ``runner``, if that was running it."""
-        ran = runner is not None or (task.get("status") or {}).get("state") == "Running"
+        ran = runner is not None or fields.state(task) == "Running"
         reason = "SandboxLost" if ran else "SandboxFailed"
         text = f"its sandbox was lost while it ran: {why}" if ran else why
         progress = None if runner is None else runner.progress

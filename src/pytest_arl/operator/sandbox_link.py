@@ -8,12 +8,13 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.agent_client.channel import AgentConfig
-from pytest_arl.cluster.objects import Key, created, ended, leaving, name, uid
+from pytest_arl.cluster import fields
+from pytest_arl.cluster.kinds import path
+from pytest_arl.cluster.objects import Key, created, ended, leaving, name, status_of, uid
 from pytest_arl.operator import sandbox_status, task_message
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.introduction import AnotherAgent, LinkLost
 from pytest_arl.operator.link import AgentLink
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.pod_problems import Problem, end_of_pod, newest_warning, trouble_of
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.waiting import PodInvalid
@@ -63,9 +64,9 @@ class SandboxLink:
 
     async def obtain(self, body: Object) -> AgentLink | None:
         """A link to the agent of this sandbox's pod; None where to look at the Sandbox again."""
-        boot = (body.get("status") or {}).get("agentBootID")
+        boot = fields.boot_id(body)
         pod = await self._own_pod(body)
-        if boot is not None:
+        if boot:
             return await self._find_again(boot, pod)
         if pod is None:
             pod = await self._claim(body)
@@ -92,12 +93,12 @@ class SandboxLink:
 
     async def _own_pod(self, body: Object) -> Object | None:
         """Its pod. What else it owns is deleted: a claim whose answer was lost."""
-        named = (body.get("status") or {}).get("podName")
+        named = fields.pod_name(body)
         owned = sorted(
             self._store.owned.get(self._sandbox.uid, {}).values(), key=lambda pod: (name(pod) != named, created(pod))
         )
-        alive = [pod for pod in owned if not leaving(pod) and (pod.get("status") or {}).get("phase") != "Failed"]
-        known = (body.get("status") or {}).get("agentBootID") is not None
+        alive = [pod for pod in owned if not leaving(pod) and status_of(pod).get("phase") != "Failed"]
+        known = bool(fields.boot_id(body))
         kept = next((pod for pod in (owned if known else alive) if not known or name(pod) == named), None)
         for pod in owned:
             if pod is not kept and not leaving(pod):
@@ -105,7 +106,7 @@ class SandboxLink:
         return kept
 
     async def _claim(self, body: Object) -> Object | None:
-        pool = self._pools.get(Key(self._sandbox.key.namespace, body["spec"]["poolRef"]))
+        pool = self._pools.get(fields.pool_of(body))
         if pool is None:
             await self._no_pool(body)
             return None
@@ -131,7 +132,7 @@ class SandboxLink:
         why = Problem(
             "PoolNotFound", f"no WarmPool {body['spec']['poolRef']} in namespace {self._sandbox.key.namespace}: {there}"
         )
-        held = body["spec"].get("holder") is not None
+        held = bool(fields.holder(body))
         if held or time.monotonic() - self._sandbox.began >= _NOT_FOUND_SECONDS:
             await self._sandbox.fail(why)
             return
@@ -151,7 +152,7 @@ class SandboxLink:
                     await self._context.delete_pod(here)
                 await self._sandbox.pause(0.5)
                 return None
-            address = (here.get("status") or {}).get("podIP")
+            address = status_of(here).get("podIP")
             if not address:
                 asked = await self._say_why(fresh, here, asked)
                 await self._sandbox.pause(_EVENTS_SECONDS)

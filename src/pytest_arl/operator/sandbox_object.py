@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.cluster import pod as pods
+from pytest_arl.cluster.kinds import KINDS, path
 from pytest_arl.cluster.objects import key, name, owner_reference, uid
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.slim import LEGACY_FINALIZER, is_short
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ _LABELS = frozenset((pods.RUN_LABEL, pods.WORKER_LABEL, pods.LEASE_LABEL))
 async def adopt(api: Api, task: Object, sandbox: str, its: str) -> None:
     """A Task that was made by hand goes with its Sandbox, of this name and UID, too."""
     reference = {
-        "apiVersion": "arl.infra.io/v1alpha1",
-        "kind": "Sandbox",
+        "apiVersion": KINDS["sandboxes"].api_version,
+        "kind": KINDS["sandboxes"].name,
         "name": sandbox,
         "uid": its,
         "controller": False,

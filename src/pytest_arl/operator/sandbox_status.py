@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_arl.cluster.objects import condition, conditions, name, now
+from pytest_arl.cluster import fields
+from pytest_arl.cluster.objects import condition, conditions, name, status_of
+from pytest_arl.text.timestamps import now
 
 if TYPE_CHECKING:
     from pytest_arl.cluster.objects import Object
@@ -15,8 +17,7 @@ __all__ = ["bound", "failed", "finished", "pending", "phase", "ready", "says", "
 
 def phase(sandbox: Object) -> str:
     """How far it is."""
-    found: str = (sandbox.get("status") or {}).get("phase") or "Pending"
-    return found
+    return fields.phase(sandbox) or "Pending"
 
 
 def finished(sandbox: Object) -> bool:
@@ -26,8 +27,8 @@ def finished(sandbox: Object) -> bool:
 
 def says(sandbox: Object, status: Object) -> bool:
     """True if the Sandbox says so already."""
-    old = sandbox.get("status") or {}
-    before, after = (condition({"status": each}, "Ready") or {} for each in (old, status))
+    old = status_of(sandbox)
+    before, after = (condition({"status": each}, "Ready") for each in (old, status))
     same = all(before.get(part) == after.get(part) for part in ("status", "reason", "message"))
     return same and all(old.get(part) == status.get(part) for part in ("phase", "podName"))
 
@@ -45,7 +46,7 @@ def bound(sandbox: Object, pod: Object, why: Problem) -> Object:
 def ready(sandbox: Object, pod: Object, boot: str, work_dir: str) -> Object:
     """Its agent answers. Who was never told to wait got a pod that was ready before."""
     return {
-        "warm": not (sandbox.get("status") or {}).get("phase"),
+        "warm": not fields.phase(sandbox),
         "podName": name(pod),
         "podIP": pod["status"]["podIP"],
         "workDir": work_dir,

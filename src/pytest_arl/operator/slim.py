@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.cluster import pod as pods
+from pytest_arl.cluster.names import GROUP
 from pytest_arl.cluster.objects import MOST_MESSAGE, controller, owner_reference
 from pytest_arl.operator.ownership import CLAIM
 from pytest_arl.operator.pod_problems import DEFAULT_CONTAINER
@@ -38,7 +39,7 @@ __all__ = [
 MOST_POD = 64 * 1024
 """Weight of what is kept of a pod's containers, and of its status. One that has more counts as one that has Failed."""
 
-LEGACY_FINALIZER = "arl.infra.io/sandbox-finalizer"
+LEGACY_FINALIZER = f"{GROUP}/sandbox-finalizer"
 """The original operator's."""
 
 MOST_TEMPLATE = 256 * 1024

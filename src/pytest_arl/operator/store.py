@@ -14,19 +14,21 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster import fields
 from pytest_arl.cluster import pod as pods
-from pytest_arl.cluster.objects import Key, created, key, name, owner, parse_time, uid, version
+from pytest_arl.cluster.objects import Key, created, key, name, owner, status_of, uid, version
 from pytest_arl.operator.ownership import Maker, Ownership, maker_of
 from pytest_arl.operator.room import Room
 from pytest_arl.operator.slim import slim
 from pytest_arl.operator.table import Table
+from pytest_arl.text.timestamps import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from pytest_arl.cluster.objects import Object
 
-__all__ = ["KINDS", "SELECTED", "Finished", "Store"]
+__all__ = ["FOLLOWED", "SELECTED", "Finished", "Store"]
 
 _MOST_DELETED = 10_000
 """UIDs of objects that are gone: more than come while a list is on its way."""
@@ -42,7 +44,7 @@ _LONGEST_TIME = 64
 DEFAULT_TTL_SECONDS = 86400
 """After how long a finished Task goes that says nothing of it: whoever started it by hand can read it for a day."""
 
-KINDS = ("warmpools", "sandboxes", "tasks", "pods", "leases")
+FOLLOWED = ("warmpools", "sandboxes", "tasks", "pods", "leases")
 SELECTED = {"pods": pods.POOL_LABEL, "leases": pods.RUN_LABEL}
 """The label by which a kind is followed, which others have as well."""
 
@@ -81,7 +83,7 @@ class Store:
     ) -> None:
         """``left_out`` is told the first object of a kind and namespace for which there is no room."""
         self.ours = ours or Ownership()
-        self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in KINDS}
+        self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in FOLLOWED}
         self._deleted: dict[str, float] = {}
         self._given_up: dict[str, str] = {}
         self._room = Room(left_out)
@@ -139,7 +141,7 @@ class Store:
         return True
 
     def _remove_task(self, where: Key, body: Object) -> None:
-        sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
+        sandbox = fields.sandbox_of(body)
         self.over.drop(sandbox, uid(body))
         self._given_up.pop(uid(body), None)
         self._close(sandbox, where, uid(body))
@@ -152,7 +154,7 @@ class Store:
 
     def give_up(self, task: Object) -> None:
         """A Task whose end cannot be written is as good as over: it is not run, nor written about, again."""
-        sandbox = Key(key(task).namespace, task["spec"]["sandboxRef"])
+        sandbox = fields.sandbox_of(task)
         self._given_up[uid(task)] = sandbox.namespace
         self._close(sandbox, key(task), uid(task))
         self._room.give_back(uid(task))
@@ -204,14 +206,13 @@ class Store:
         return sorted(self.open.get(sandbox, {}).values(), key=lambda task: (created(task), name(task)))
 
     def _put_task(self, where: Key, before: Object | None, body: Object) -> bool:
-        sandbox = Key(where.namespace, body["spec"]["sandboxRef"])
-        status = body.get("status") or {}
+        sandbox = fields.sandbox_of(body)
         if uid(body) in self.over.get(sandbox, ()) or uid(body) in self._given_up:
             return False
-        if status.get("state") in ("Succeeded", "Failed"):
+        if fields.is_over(body):
             ttl = body["spec"].get("ttlSecondsAfterFinished")
-            completed = (status.get("completionTime") or "")[:_LONGEST_TIME]
-            ended = parse_time(completed) or time.time()
+            completed = (status_of(body).get("completionTime") or "")[:_LONGEST_TIME]
+            ended = parse_timestamp(completed) or time.time()
             expires = ended + (DEFAULT_TTL_SECONDS if ttl is None else ttl)
             self._close(sandbox, where, uid(body))
             finished = Finished(where, uid(body), version(body), completed, expires, ttl is not None)
@@ -253,7 +254,7 @@ class Store:
         if kind == "pods":
             self._link_pod(body)
         elif kind == "sandboxes":
-            self.of_pool.add(_wanted(body), uid(body), key(body))
+            self.of_pool.add(fields.pool_of(body), uid(body), key(body))
             if (lease := owner(body, "Lease")) is not None:
                 self.of_lease.add(lease, uid(body), key(body))
 
@@ -261,7 +262,7 @@ class Store:
         if kind == "pods":
             self._unlink_pod(body)
         elif kind == "sandboxes":
-            self.of_pool.drop(_wanted(body), uid(body))
+            self.of_pool.drop(fields.pool_of(body), uid(body))
             if (lease := owner(body, "Lease")) is not None:
                 self.of_lease.drop(lease, uid(body))
 
@@ -280,11 +281,6 @@ class Store:
             table.drop(pool, uid(body))
         if sandbox is not None:
             self.owned.drop(sandbox, name(body))
-
-
-def _wanted(sandbox: Object) -> Key:
-    """The pool that a Sandbox wants a pod of."""
-    return Key(sandbox["metadata"]["namespace"], sandbox["spec"]["poolRef"])
 
 
 def _pool_of(pod: Object) -> Key:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import key, uid
 from pytest_arl.operator import task_message, task_status
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.endings import end_beside
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.slim import is_cut
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
+from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.names import MOST_STEPS
 from pytest_arl.cluster.objects import key, name, uid
 from pytest_arl.operator import task_message, task_status
 from pytest_arl.operator.api_errors import CONTENDED, ApiError
 from pytest_arl.operator.endings import end_beside, end_now_or_beside, write, write_end
 from pytest_arl.operator.introduction import OLDER_EPOCH, LinkLost
-from pytest_arl.operator.paths import path
 from pytest_arl.operator.patience import Patience
 from pytest_arl.operator.pod_problems import Problem
 from pytest_arl.operator.progress import LAST_MOMENT, Garbled, Progress

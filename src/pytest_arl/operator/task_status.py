@@ -6,8 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.cluster.names import MOST_STATUS_BYTES
-from pytest_arl.cluster.objects import conditions, now
+from pytest_arl.cluster.objects import conditions, status_of
 from pytest_arl.operator.progress import level
+from pytest_arl.text.timestamps import now, timestamp
 from pytest_arl.text.units import go_duration
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def failed(
 
 def running(task: Object, progress: Progress, began: float, limits: Mapping[str, str]) -> Object:
     """The status of a task that runs, with the steps that have ended."""
-    status: Object = {"state": "Running", "startTime": now(began)}
+    status: Object = {"state": "Running", "startTime": timestamp(began)}
     if progress.ended:
         status["steps"], _ = _steps(progress, limits, MOST_STATUS_BYTES - _overhead(progress))
     return {**status, "conditions": conditions(task, [_STARTED], now()), **_observed(task)}
@@ -141,13 +142,13 @@ def _condition(kind: str, reason: str, message: str) -> Object:
 
 
 def _ended(task: Object, status: Object, changes: list[Object], began: float | None, ended: float) -> Object:
-    before = (task.get("status") or {}).get("startTime")
+    before = status_of(task).get("startTime")
     if began is not None:
-        status |= {"startTime": before or now(began), "duration": go_duration(max(0.0, ended - began))}
+        status |= {"startTime": before or timestamp(began), "duration": go_duration(max(0.0, ended - began))}
     return {
         **status,
-        "completionTime": now(ended),
-        "conditions": conditions(task, changes, now(ended)),
+        "completionTime": timestamp(ended),
+        "conditions": conditions(task, changes, timestamp(ended)),
         **_observed(task),
     }
 
@@ -185,7 +186,7 @@ def _step(step: Object, end: StepEnd, shown: tuple[str, str], limits: Mapping[st
     optional = {
         "signal": end.signal,
         "limit": f"{limit} {limits[limit]}" if limit is not None and limit in limits else limit,
-        "startedAt": None if end.at is None else now(end.at),
+        "startedAt": None if end.at is None else timestamp(end.at),
         "usage": None if usage is None else {key: one for key, one in usage.to_json().items() if one is not None},
     }
     return found | {key: each for key, each in optional.items() if each is not None}

@@ -14,10 +14,10 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.kinds import KINDS, path
 from pytest_arl.cluster.objects import Key, key, uid, version
 from pytest_arl.operator.api_errors import ApiError
-from pytest_arl.operator.paths import path
-from pytest_arl.operator.store import KINDS, SELECTED
+from pytest_arl.operator.store import FOLLOWED, SELECTED
 
 if TYPE_CHECKING:
     from pytest_arl.cluster.objects import Object
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Watching"]
 
 _LOG = logging.getLogger(__name__)
-
-_KINDS = {
-    "warmpools": ("arl.infra.io/v1alpha1", "WarmPool"),
-    "sandboxes": ("arl.infra.io/v1alpha1", "Sandbox"),
-    "tasks": ("arl.infra.io/v1alpha1", "Task"),
-    "pods": ("v1", "Pod"),
-    "leases": ("coordination.k8s.io/v1", "Lease"),
-}
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _START_SECONDS = 5.0
@@ -51,7 +43,7 @@ class Watching:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._followed = {
-            namespace: [Followed(control, kind, namespace) for kind in KINDS] for namespace in control.namespaces
+            namespace: [Followed(control, kind, namespace) for kind in FOLLOWED] for namespace in control.namespaces
         }
         self._firsts: dict[str | None, asyncio.Future[ApiError | None]] = {}
         self._following: list[asyncio.Task[None]] = []
@@ -215,7 +207,7 @@ class Followed:
 
     def _complete(self, body: Object) -> Object:
         """An item of a list with what only the list says."""
-        version, kind = _KINDS[self.kind]
+        version, kind = KINDS[self.kind]
         body.setdefault("apiVersion", version)
         body.setdefault("kind", kind)
         return body

@@ -2,5 +2,6 @@
 
 wording      lists of names, near misses, command lines
 units        durations and quantities, read and written
+timestamps   moments, read and written
 untrusted    text that came out of a sandbox, made safe and short enough to print
 """

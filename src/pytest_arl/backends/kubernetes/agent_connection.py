@@ -57,6 +57,8 @@ class AgentConnection:
 
     def _connect(self) -> tuple[Channel, Forward]:
         pod, boot = self._pod()
+        if not pod:
+            raise ChannelLost("its Sandbox has no pod")
         forward = self._forward(pod)
         channel = Channel(
             forward.socket, lost=lambda: f"the connection to its agent ended: {forward.said}".rstrip(": ")

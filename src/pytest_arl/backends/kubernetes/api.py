@@ -11,12 +11,12 @@ import json
 import random
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from pytest_arl.backends.kubernetes.access import connect
 from pytest_arl.backends.kubernetes.refusals import Refused, Where, explained
 from pytest_arl.cluster import json_text
-from pytest_arl.cluster.names import GROUP, VERSION
+from pytest_arl.cluster.kinds import path
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.text.wording import shorten
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_arl.backends.kubernetes.access import Access
     from pytest_arl.settings import Settings
 
-__all__ = ["Api", "path_of"]
+__all__ = ["Api"]
 
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 15.0
@@ -43,19 +43,6 @@ _BROKEN = ("EOF", "reset", "timed out")
 _MOST_CONFLICTS = 5
 _PAGE = 100
 """Objects of a list at a time."""
-
-_ROOTS = {
-    "leases": "/apis/coordination.k8s.io/v1",
-    "pods": "/api/v1",
-    "events": "/api/v1",
-}
-
-
-def path_of(plural: str, namespace: str, name: str | None = None) -> str:
-    """Where objects of a kind, or one of them, are."""
-    root = _ROOTS.get(plural, f"/apis/{GROUP}/{VERSION}")
-    path = f"{root}/namespaces/{quote(namespace, safe='')}/{plural}"
-    return path if name is None else f"{path}/{quote(name, safe='')}"
 
 
 class Api:
@@ -78,7 +65,7 @@ class Api:
 
     def get(self, plural: str, namespace: str, name: str) -> dict[str, Any]:
         """One object. Refused (404) where it is not there."""
-        found: dict[str, Any] = self.call("GET", path_of(plural, namespace, name))
+        found: dict[str, Any] = self.call("GET", path(plural, namespace, name))
         return found
 
     def items(self, plural: str, namespace: str, **query: str) -> tuple[list[dict[str, Any]], str]:
@@ -91,7 +78,7 @@ class Api:
         token = ""
         while True:
             more = {"continue": token} if token else {}
-            found = self.call("GET", path_of(plural, namespace), query={**query, "limit": str(_PAGE), **more})
+            found = self.call("GET", path(plural, namespace), query={**query, "limit": str(_PAGE), **more})
             about = found.get("metadata") or {}
             token = about.get("continue") or ""
             yield found.get("items") or [], str(about.get("resourceVersion") or "")
@@ -103,7 +90,7 @@ class Api:
         a request whose answer was lost. Refused (409) for another one.
         """
         try:
-            found: dict[str, Any] = self.call("POST", path_of(plural, namespace), body, query=query)
+            found: dict[str, Any] = self.call("POST", path(plural, namespace), body, query=query)
         except Refused as refused:
             if refused.status != 409 or refused.reason != "AlreadyExists":
                 raise
@@ -116,7 +103,7 @@ class Api:
         self, plural: str, namespace: str, name: str, patch: Mapping[str, Any], *, uid: str | None = None
     ) -> dict[str, Any]:
         """Change fields of an object; with ``uid``, of no other: Refused (404) where another has its name by now."""
-        where = path_of(plural, namespace, name)
+        where = path(plural, namespace, name)
         body = patch if uid is None else {**patch, "metadata": {"uid": uid}}
         for _ in range(_MOST_CONFLICTS):
             try:
@@ -142,7 +129,7 @@ class Api:
         if uid is not None:
             body["preconditions"] = {"uid": uid}
         try:
-            self.call("DELETE", path_of(plural, namespace, name), body, patience=patience)
+            self.call("DELETE", path(plural, namespace, name), body, patience=patience)
         except Refused as refused:
             if refused.status != 404 and not (refused.status == 409 and uid is not None):
                 raise
@@ -150,7 +137,7 @@ class Api:
     def delete_all(self, plural: str, namespace: str, selector: str) -> None:
         """Delete all objects that a label selector finds, in one request."""
         query = {"labelSelector": selector, "propagationPolicy": "Background"}
-        self.call("DELETE", path_of(plural, namespace), query=query)
+        self.call("DELETE", path(plural, namespace), query=query)
 
     # Calls
 

@@ -20,6 +20,8 @@ from pytest_arl.backends.kubernetes.namespace_client import NamespaceClient, Poo
 from pytest_arl.backends.kubernetes.operator_check import LOOK_SECONDS, OperatorCheck
 from pytest_arl.backends.kubernetes.refusals import INSTALL, Refused
 from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
+from pytest_arl.cluster import fields
+from pytest_arl.cluster.objects import condition
 from pytest_arl.errors import ArlError, BackendUnavailable, SandboxTimeout
 from pytest_arl.settings import current
 from pytest_arl.text.units import format_duration
@@ -145,7 +147,7 @@ class KubernetesBackend:
         operator_check = OperatorCheck(client, f"Sandbox {name!r}")
         while True:
             number, found = mail.number, mail.latest
-            phase = statuses.phase(found)
+            phase = fields.phase(found)
             if phase == "Ready":
                 return
             if mail.failure is not None:
@@ -154,7 +156,7 @@ class KubernetesBackend:
                 raise BackendUnavailable(f"Sandbox {name!r} was deleted while it was waited for")
             if phase == "Failed":
                 raise self._failed(client, name, request, found)
-            if not phase and not statuses.condition(found, "Ready"):
+            if not phase and not condition(found, "Ready"):
                 operator_check.check()
             left = deadline - time.monotonic()
             if left <= 0:
@@ -163,7 +165,7 @@ class KubernetesBackend:
 
     @staticmethod
     def _failed(client: NamespaceClient, name: str, request: AcquireRequest, found: dict[str, Any] | None) -> ArlError:
-        if statuses.condition(found, "Ready").get("reason") == "PoolNotFound":
+        if condition(found, "Ready").get("reason") == "PoolNotFound":
             return client.no_such_pool(request.pool_ref)
         said = statuses.why(found, "Ready") or "it gives no reason"
         return BackendUnavailable(
@@ -173,7 +175,7 @@ class KubernetesBackend:
 
     @staticmethod
     def _late(client: NamespaceClient, name: str, request: AcquireRequest, found: dict[str, Any] | None) -> str:
-        phase = statuses.phase(found) or "not noted by the operator"
+        phase = fields.phase(found) or "not noted by the operator"
         last = statuses.why(found, "Ready") or "it says no more; kubectl describe shows it, and its pod's events"
         return (
             f"no sandbox of pool {request.pool_ref!r} in namespace {client.namespace!r} after "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.kubernetes import names, statuses
 from pytest_arl.backends.kubernetes.refusals import Refused
+from pytest_arl.cluster import fields
 from pytest_arl.errors import ArlError
 
 if TYPE_CHECKING:
@@ -40,16 +41,15 @@ class HeldSandbox:
 
     def pod(self) -> tuple[str, str]:
         """The names of its pod and of the agent that is in it, by its boot id; empty where they are not known."""
-        status = (self.mail.latest or {}).get("status") or {}
-        return str(status.get("podName") or ""), str(status.get("agentBootID") or "")
+        return fields.pod_name(self.mail.latest), fields.boot_id(self.mail.latest)
 
     def over(self) -> str | None:
         """Why it can run nothing any more, as far as is known; None while it can."""
         if self.mail.deleted:
             return "its Sandbox was deleted, or its Lease was over"
         found = self.mail.latest
-        if statuses.phase(found) in ("Failed", "Terminating"):
-            return statuses.why(found, "Ready") or f"it is {statuses.phase(found)}"
+        if fields.phase(found) in ("Failed", "Terminating"):
+            return statuses.why(found, "Ready") or f"it is {fields.phase(found)}"
         if found is not None and found["metadata"].get("deletionTimestamp"):
             return "its Sandbox is being deleted"
         return None

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.backends.kubernetes.refusals import Refused
+from pytest_arl.cluster.kinds import KINDS
 from pytest_arl.errors import ArlError
+from pytest_arl.text.timestamps import now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,8 @@ _logger = logging.getLogger("pytest_arl")
 DURATION_SECONDS = 60
 RENEW_SECONDS = 15.0
 _AGAIN_SECONDS = 2.0
+
+_KIND = KINDS["leases"]
 
 
 class Lease:
@@ -48,13 +51,13 @@ class Lease:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._renew, name="arl-lease", daemon=True)
                 self._thread.start()
-            return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "name": self.name, "uid": self._uid}
+            return {"apiVersion": _KIND.api_version, "kind": _KIND.name, "name": self.name, "uid": self._uid}
 
     def _create(self) -> str:
-        moment = _now()
+        moment = now()
         body = {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
+            "apiVersion": _KIND.api_version,
+            "kind": _KIND.name,
             "metadata": {"name": self.name, "labels": dict(self._labels)},
             "spec": {
                 "holderIdentity": self.name,
@@ -72,7 +75,7 @@ class Lease:
         wait = RENEW_SECONDS
         while not self._stop.wait(wait):
             wait = RENEW_SECONDS
-            change = {"spec": {"renewTime": _now()}}
+            change = {"spec": {"renewTime": now()}}
             try:
                 self._api.merge("leases", self._namespace, self.name, change, uid=self._uid)
             except Refused as refused:
@@ -97,9 +100,3 @@ class Lease:
                 self._api.delete("leases", self._namespace, self.name, uid=uid)
             except (Refused, ArlError) as error:
                 _logger.warning("the Lease %s could not be deleted, and ends by itself: %s", self.name, error)
-
-
-def _now() -> str:
-    """MicroTime, as Leases have it."""
-    seconds = time.time()
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1e6):06d}Z"

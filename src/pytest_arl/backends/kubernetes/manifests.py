@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl.agent import frames
 from pytest_arl.agent_client.task_run import task_message
 from pytest_arl.backends.kubernetes.api import encoded
-from pytest_arl.cluster.names import GROUP, MOST_SPEC_BYTES, MOST_STEPS, MOST_WORDS, VERSION
+from pytest_arl.cluster.names import API_VERSION, MOST_SPEC_BYTES, MOST_STEPS, MOST_WORDS
 from pytest_arl.cluster.proof import proof_of
 from pytest_arl.errors import UsageError
 from pytest_arl.text.units import go_duration
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Payload", "go_size", "holder_of", "sandbox_manifest", "task_manifest"]
 
-_API = f"{GROUP}/{VERSION}"
 FINISHED_SECONDS = 300
 """How long a finished Task of ours stays to be looked at."""
 
@@ -72,7 +71,7 @@ def sandbox_manifest(
     metadata: dict[str, Any] = {"name": name, "labels": dict(labels)}
     if owner is not None:
         metadata["ownerReferences"] = [dict(owner)]
-    return {"apiVersion": _API, "kind": "Sandbox", "metadata": metadata, "spec": spec}
+    return {"apiVersion": API_VERSION, "kind": "Sandbox", "metadata": metadata, "spec": spec}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +120,9 @@ def task_manifest(
         spec |= {"steps": [_described(step) for step in task.steps], "payloadHash": payload.hash}
     if key is not None:
         spec["proof"] = proof_of(key, sandbox["uid"], name, spec)
-    owner = {"apiVersion": _API, "kind": "Sandbox", "name": sandbox["name"], "uid": sandbox["uid"]}
+    owner = {"apiVersion": API_VERSION, "kind": "Sandbox", "name": sandbox["name"], "uid": sandbox["uid"]}
     metadata = {"name": name, "labels": dict(labels), "ownerReferences": [owner]}
-    return {"apiVersion": _API, "kind": "Task", "metadata": metadata, "spec": spec}, payload
+    return {"apiVersion": API_VERSION, "kind": "Task", "metadata": metadata, "spec": spec}, payload
 
 
 def go_size(body: bytes) -> int:

@@ -12,6 +12,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
+from pytest_arl.cluster.names import GROUP
 from pytest_arl.cluster.pod import LEASE_LABEL, LEASE_PREFIX, RUN_LABEL, WORKER_LABEL
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ __all__ = [
     "worker_id",
 ]
 
-_PREFIX = "arl.infra.io/"
+_PREFIX = f"{GROUP}/"
 TEST_LABEL = f"{_PREFIX}test"
 VERSION_LABEL = f"{_PREFIX}version"
 KEPT_LABEL = f"{_PREFIX}kept"

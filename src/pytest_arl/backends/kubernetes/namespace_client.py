@@ -15,6 +15,7 @@ from pytest_arl.backends.kubernetes.lease import Lease
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
 from pytest_arl.backends.kubernetes.sealing import seal
 from pytest_arl.backends.kubernetes.watch import Watch
+from pytest_arl.cluster import fields
 from pytest_arl.cluster.pod import EXECUTOR_CONTAINER, OPERATOR_LEASE, WORKSPACE
 from pytest_arl.cluster.proof import KEY_BYTES, modulus_of
 from pytest_arl.errors import BackendUnavailable, PoolNotFound, UsageError
@@ -64,7 +65,7 @@ class Pool:
     task_key: int | None = None
 
     @classmethod
-    def read(cls, found: Mapping[str, Any]) -> Pool:
+    def read(cls, found: dict[str, Any]) -> Pool:
         """From a WarmPool; what its template leaves out is left out here. UsageError names a field that is wrong."""
         __tracebackhide__ = True
         spec = found.get("spec") or {}
@@ -86,7 +87,7 @@ class Pool:
             isolation=_one_line(f"pod+{runtime}") if runtime else "pod",
             limits={key: _one_line(value) for key, value in limits.items()},
             workspace=workspace,
-            task_key=modulus_of((found.get("status") or {}).get("taskKey")),
+            task_key=modulus_of(fields.task_key(found)),
         )
 
 

@@ -15,8 +15,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.backends.kubernetes.api import path_of
 from pytest_arl.backends.kubernetes.refusals import Refused
+from pytest_arl.cluster.kinds import path
 
 if TYPE_CHECKING:
     from pytest_arl.backends.kubernetes.access import Access
@@ -37,7 +37,7 @@ def open_forward(access: Access, namespace: str, pod: str, port: int) -> Forward
     import websocket  # noqa: PLC0415 - comes with the client
 
     configuration = access.configuration
-    url = f"{access.host}{path_of('pods', namespace, pod)}/portforward?ports={port}"
+    url = f"{access.host}{path('pods', namespace, pod, 'portforward')}?ports={port}"
     connection: Any = websocket.WebSocket(sslopt=_tls(configuration), skip_utf8_validation=True)
     options: dict[str, Any] = {
         "header": [f"{key}: {value}" for key, value in access.headers().items()],

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from pytest_arl.agent_client.budget import Budget
 from pytest_arl.agent_client.channel import ChannelLost
 from pytest_arl.agent_client.sandbox import AgentSandbox
-from pytest_arl.backends.kubernetes import statuses
 from pytest_arl.backends.kubernetes.agent_connection import AgentConnection
 from pytest_arl.backends.kubernetes.held_sandbox import HeldSandbox
 from pytest_arl.backends.kubernetes.task import RunningTask
+from pytest_arl.cluster import fields
 from pytest_arl.cluster.proof import agent_mark
 from pytest_arl.results import StepResult
 
@@ -76,7 +76,7 @@ class KubernetesSandbox(AgentSandbox):
         )
         self.held = HeldSandbox(client, made, mail, proves=marked and not kept)
         self.kept = kept
-        self.warm = statuses.warm(mail.latest)
+        self.warm = fields.warm(mail.latest)
         self._roots = (pool.workspace.encode(), *self._roots[1:])
         mark = agent_mark(client.task_key, self.held.uid) if marked else None
         self._agent_connection = AgentConnection(client.api, client.namespace, secret, mark, self.held.pod)

@@ -18,6 +18,7 @@ from pytest_arl.backends.kubernetes.manifests import task_manifest
 from pytest_arl.backends.kubernetes.operator_check import LOOK_SECONDS, OperatorCheck
 from pytest_arl.backends.kubernetes.refusals import INSTALL, Refused
 from pytest_arl.backends.kubernetes.unseen import Unseen
+from pytest_arl.cluster import fields
 from pytest_arl.errors import ArlError, BackendUnavailable, InfrastructureError, PermissionDenied, UsageError
 from pytest_arl.results import StepResult
 
@@ -91,7 +92,7 @@ class RunningTask:
         try:
             self._create(manifest)
             if self._on_output is None:
-                self._finish(self._wait(statuses.finished))
+                self._finish(self._wait(fields.is_over))
             else:
                 self._watch_live()
                 self._refuse_meddling()
@@ -157,7 +158,7 @@ class RunningTask:
             number, found = self.mail.number, self.mail.latest
             if found is not None:
                 self._note(found)
-                if done(found) or statuses.finished(found):
+                if done(found) or fields.is_over(found):
                     return found
             if self.mail.failure is not None:
                 raise type(self.mail.failure)(str(self.mail.failure))
@@ -179,7 +180,7 @@ class RunningTask:
 
     def _note(self, found: dict[str, Any]) -> None:
         """Keep and tell what is known by now."""
-        if self._began is None and statuses.started(found):
+        if self._began is None and fields.has_begun(found):
             self._began = time.monotonic()
         self._taken = self._taken or statuses.taken(found)
         if self._on_output is None:
@@ -329,9 +330,9 @@ class RunningTask:
     def _watch_live(self) -> None:
         """Follow the agent from the moment that it has the task."""
         while True:
-            found = self._wait(statuses.started)
+            found = self._wait(fields.has_begun)
             number = self.mail.number
-            if statuses.finished(found):
+            if fields.is_over(found):
                 self._refuse_failure(found)
                 if statuses.why_failed(found) is not None:
                     return
@@ -339,7 +340,7 @@ class RunningTask:
                 self._sandbox.exchange(self._attach_live, lasting=True)
                 return
             except _NotThereError as error:
-                if statuses.finished(found):
+                if fields.is_over(found):
                     raise InfrastructureError(
                         f"sandbox {self._sandbox.name}: what task {self.name!r} printed is no longer kept ({error})"
                     ) from None
@@ -358,7 +359,7 @@ class RunningTask:
         self._on_output, self._cancelled = None, True
         try:
             self._held.cancel(self._task.id)
-            found = self._wait(statuses.finished, time.monotonic() + _CANCEL_SECONDS)
+            found = self._wait(fields.is_over, time.monotonic() + _CANCEL_SECONDS)
             self._results[:] = statuses.read_steps(self._task.steps, found, self._sandbox.label)
         except (ArlError, TimeoutError):
             pass  # whoever interrupted wants to go on

@@ -12,9 +12,9 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.backends.kubernetes.api import path_of
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
 from pytest_arl.cluster import json_text
+from pytest_arl.cluster.kinds import path
 from pytest_arl.errors import ArlError
 
 if TYPE_CHECKING:
@@ -207,8 +207,8 @@ class Watch:
             "labelSelector": self._selector,
             "timeoutSeconds": str(_SERVER_SECONDS),
         }
-        path = path_of(self._plural, self._namespace)
-        response = self._api.send("GET", path, None, query, read_seconds=_SILENCE_SECONDS, whole=False)
+        where = path(self._plural, self._namespace)
+        response = self._api.send("GET", where, None, query, read_seconds=_SILENCE_SECONDS, whole=False)
         self._response = response
         came = False
         try:

@@ -1,0 +1,64 @@
+"""The kinds of objects that client, operator and command line handle: what they are called, and where they are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import quote
+
+from pytest_arl.cluster.names import API_VERSION
+from pytest_arl.errors import UsageError
+
+__all__ = ["GROUP_PATH", "KINDS", "Kind", "UnsafeName", "group_of", "path"]
+
+
+class Kind(NamedTuple):
+    """``apiVersion`` and ``kind`` of an object."""
+
+    api_version: str
+    name: str
+
+
+KINDS = {
+    "warmpools": Kind(API_VERSION, "WarmPool"),
+    "sandboxes": Kind(API_VERSION, "Sandbox"),
+    "tasks": Kind(API_VERSION, "Task"),
+    "pods": Kind("v1", "Pod"),
+    "events": Kind("v1", "Event"),
+    "secrets": Kind("v1", "Secret"),
+    "deployments": Kind("apps/v1", "Deployment"),
+    "replicasets": Kind("apps/v1", "ReplicaSet"),
+    "networkpolicies": Kind("networking.k8s.io/v1", "NetworkPolicy"),
+    "leases": Kind("coordination.k8s.io/v1", "Lease"),
+}
+"""By the plural that paths have."""
+
+GROUP_PATH = f"/apis/{API_VERSION}"
+"""Where the API server lists the custom resources that it has."""
+
+
+class UnsafeName(UsageError):
+    """A name that is no segment of a path: somebody wrote it where no API server checks it."""
+
+
+def path(plural: str, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
+    """Where an object, or all of its kind, are. UnsafeName for a name that would lead elsewhere."""
+    version = KINDS[plural].api_version
+    found = f"/{'apis' if '/' in version else 'api'}/{version}"
+    if namespace is not None:
+        found += f"/namespaces/{_segment(namespace)}"
+    found += f"/{plural}"
+    if name is not None:
+        found += f"/{_segment(name)}"
+    return found if subresource is None else f"{found}/{subresource}"
+
+
+def group_of(api_version: str) -> str:
+    """The group of an ``apiVersion``; empty for the core, which has none."""
+    group, slash, _ = api_version.partition("/")
+    return group if slash else ""
+
+
+def _segment(name: str) -> str:
+    if name in ("", ".", ".."):
+        raise UnsafeName(f"{name!r} is no object's name")
+    return quote(name, safe="")
