@@ -23,8 +23,8 @@ import aiohttp
 from benchmarks.machine import describe
 from benchmarks.statistics import median, percentile
 from pytest_arl.cluster.kinds import path
-from pytest_arl.operator.api import Api
 from pytest_arl.operator.api_errors import ApiError
+from pytest_arl.operator.async_api import AsyncApi
 from pytest_arl.operator.credentials import connection
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Watch:
 class Bench:
     """The namespace, its watches, and what is measured in it."""
 
-    def __init__(self, api: Api, namespace: str, operator: int) -> None:
+    def __init__(self, api: AsyncApi, namespace: str, operator: int) -> None:
         self._api = api
         self._namespace = namespace
         self._operator = operator
@@ -332,7 +332,7 @@ async def _run(options: argparse.Namespace) -> None:
     for key, value in describe().items():
         print(f"{key}: {value}")
     namespace = options.namespace
-    async with Api() as api:
+    async with AsyncApi() as api:
         await api.create(
             "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
         )

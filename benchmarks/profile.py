@@ -13,10 +13,10 @@ from benchmarks.compare import Measured
 from benchmarks.rows import Figure
 from pytest_arl import SandboxSession
 from pytest_arl.agent_package import bundle
-from pytest_arl.backends.local.layout import UID, Content, Held
+from pytest_arl.backends.local.layout import UID, Content, HeldSource
+from pytest_arl.backends.local.mount_sources import Sources
 from pytest_arl.backends.local.plan import make_plan
 from pytest_arl.backends.local.probe import probe
-from pytest_arl.backends.local.sources import Sources
 from pytest_arl.backends.local.survey import Survey
 from pytest_arl.pools import find_pool
 from pytest_arl.settings import current
@@ -114,7 +114,7 @@ class _Pieces:
                     file.seek(0)
                     descriptors.append(file.fileno())
                     words.append(str(file.fileno()))
-                elif isinstance(argument, Held):
+                elif isinstance(argument, HeldSource):
                     descriptors.append(argument.source.descriptor)
                     words.append(str(argument.source.descriptor))
                 else:

@@ -670,5 +670,13 @@ def test_a_port_that_is_taken_is_named(agent: Agent, monkeypatch: pytest.MonkeyP
 def test_an_agent_of_this_machine_carries_nothing_of_this() -> None:
     names = [{name for name, _ in marshal.loads(bundle(remote=remote))[1]} for remote in (False, True)]
 
-    assert names[1] - names[0] == {"auth", "container", "inheritance", "handshake", "clients", "listener"}
+    assert names[1] - names[0] == {
+        "auth",
+        "container",
+        "inheritance",
+        "registration",
+        "handshake",
+        "clients",
+        "listener",
+    }
     assert "main" in names[0]

@@ -12,8 +12,8 @@ import yaml
 
 from pytest_arl.cli import doctor
 from pytest_arl.cli import main as run_main
+from pytest_arl.cli.cluster_checks import examine_cluster
 from pytest_arl.cli.findings import Finding, bad
-from pytest_arl.cli.installation import examine_cluster
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.settings import Settings
 from tests.cli.conftest import FakeCluster

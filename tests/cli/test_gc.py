@@ -9,7 +9,7 @@ import pytest
 
 from pytest_arl.cli import gc
 from pytest_arl.cli import main as run_main
-from pytest_arl.cli.gc import Choice, collect, what_is_left
+from pytest_arl.cli.gc import Selection, collect, what_is_left
 from tests.cli.conftest import FakeCluster
 
 Json = dict[str, Any]
@@ -42,8 +42,8 @@ def sandbox(name: str, run: str, *, kept: bool = False, age: float = 1000) -> Js
     return {"metadata": meta(name, run, age), "spec": {"poolRef": "p", "keepAlive": kept}}
 
 
-def left(cluster: FakeCluster, choice: Choice | None = None) -> dict[str, tuple[int, int]]:
-    found = what_is_left(cluster, "team", choice or Choice(), now=NOW)
+def left(cluster: FakeCluster, choice: Selection | None = None) -> dict[str, tuple[int, int]]:
+    found = what_is_left(cluster, "team", choice or Selection(), now=NOW)
     return {one.run: (len(one.leases), len(one.sandboxes)) for one in found if one}
 
 
@@ -83,32 +83,32 @@ def test_one_living_process_is_enough_for_a_run_to_live(cluster: FakeCluster) ->
 
 
 def test_kept_sandboxes_go_when_they_are_asked_for(busy: FakeCluster) -> None:
-    assert left(busy, Choice(kept=True))["keeper"] == (0, 1)
+    assert left(busy, Selection(kept=True))["keeper"] == (0, 1)
     busy.put_list(LEASES, lease("keeper", renewed=1))
-    assert "keeper" not in left(busy, Choice(kept=True))
+    assert "keeper" not in left(busy, Selection(kept=True))
 
 
 def test_a_run_that_is_named_goes_whatever_it_does(busy: FakeCluster) -> None:
     busy.put_list(LEASES, lease("lives", renewed=1))
     busy.put_list(SANDBOXES, sandbox("a", "lives", kept=True))
-    assert left(busy, Choice(run="lives")) == {"lives": (1, 1)}
+    assert left(busy, Selection(run="lives")) == {"lives": (1, 1)}
     assert {query["labelSelector"] for _, query in busy.asked} == {"arl.infra.io/run=lives"}
 
 
 def test_what_is_young_stays_if_age_is_asked_for(cluster: FakeCluster) -> None:
     cluster.put_list(SANDBOXES, sandbox("old", "r", age=4000), sandbox("young", "r", age=100))
-    assert left(cluster, Choice(older_than=3600)) == {"r": (0, 1)}
+    assert left(cluster, Selection(older_than=3600)) == {"r": (0, 1)}
 
 
 def test_all_of_a_run_goes_with_one_request_for_each_kind(busy: FakeCluster) -> None:
-    (killed,) = [one for one in what_is_left(busy, "team", Choice(), now=NOW) if one.run == "killed"]
+    (killed,) = [one for one in what_is_left(busy, "team", Selection(), now=NOW) if one.run == "killed"]
     collect(busy, killed)
     assert busy.deleted == [(SANDBOXES, "arl.infra.io/run=killed"), (LEASES, "arl.infra.io/run=killed")]
 
 
 def test_a_part_of_a_run_goes_one_by_one(cluster: FakeCluster) -> None:
     cluster.put_list(SANDBOXES, sandbox("kept", "r", kept=True), sandbox("not-kept", "r"))
-    (found,) = what_is_left(cluster, "team", Choice(), now=NOW)
+    (found,) = what_is_left(cluster, "team", Selection(), now=NOW)
     collect(cluster, found)
     assert cluster.deleted == [(f"{SANDBOXES}/not-kept", "")]
 

@@ -19,7 +19,7 @@ from pytest_arl.backends.local import apparmor
 from pytest_arl.backends.local.apparmor import Profile
 from pytest_arl.backends.local.probe import forget, probe
 from pytest_arl.cli import setup
-from pytest_arl.cli.main import EXIT_FOUND, EXIT_USAGE, main
+from pytest_arl.cli.subcommands import EXIT_FOUND, EXIT_USAGE, main
 
 SOURCE = Path(__file__).parents[2] / "src"
 REAL = probe().bwrap

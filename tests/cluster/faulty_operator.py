@@ -12,8 +12,8 @@ import sys
 from typing import Any
 
 from pytest_arl.agent import frames
-from pytest_arl.operator import main
-from pytest_arl.operator.link import AgentLink
+from pytest_arl.operator import startup
+from pytest_arl.operator.agent_link import AgentLink
 from pytest_arl.operator.task_runner import TaskRunner
 
 left = 0
@@ -68,5 +68,5 @@ if __name__ == "__main__":
     FAULTS[sys.argv[1]]()
     left = int(sys.argv[2])
     parser = argparse.ArgumentParser()
-    main.add_arguments(parser)
-    sys.exit(main.run(parser.parse_args(sys.argv[3:])))
+    startup.add_arguments(parser)
+    sys.exit(startup.run(parser.parse_args(sys.argv[3:])))

@@ -11,7 +11,7 @@ from pytest_arl.agent import frames
 from pytest_arl.agent_client.channel import AgentError
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.backends.kubernetes.held_sandbox import HeldSandbox
-from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
+from pytest_arl.backends.kubernetes.kubernetes_sandbox import KubernetesSandbox
 from pytest_arl.backends.kubernetes.task import RunningTask
 from pytest_arl.cluster.proof import proof_of
 from pytest_arl.errors import BackendUnavailable, PermissionDenied, SandboxLost

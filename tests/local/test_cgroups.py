@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from pytest_arl.backends.local import spawner
-from pytest_arl.backends.local.cgroups import SPARE_PROCESSES, Cgroup, Limits, RunCgroups, sweep
+from pytest_arl.backends.local.cgroups import SPARE_PROCESSES, Cgroup, CgroupLimits, RunCgroups, sweep
 from pytest_arl.backends.local.hierarchies import Hierarchies
 from pytest_arl.backends.local.probe import probe
 from tests.local.conftest import MakeBackend, acquire, needs_cgroups, python, run, sh
 
-LIMITS = Limits(memory=64 * 2**20, files=8 * 2**20, processes=20, cpus=0.5)
+LIMITS = CgroupLimits(memory=64 * 2**20, files=8 * 2**20, processes=20, cpus=0.5)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_processor_time_is_shared_out(make_backend: MakeBackend) -> None:
     assert throttled[1] == 0
 
 
-def sleep_in(cgroup: Cgroup) -> spawner.Process:
+def sleep_in(cgroup: Cgroup) -> spawner.SpawnedProcess:
     """A process inside, by the way that this machine has."""
     null = os.open(os.devnull, os.O_WRONLY)
     process = cgroup.spawn(["/bin/sleep", "60"], descriptors=(), stderr=null)

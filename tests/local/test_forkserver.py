@@ -38,7 +38,7 @@ class Place:
     server: ForkServer
     folder: Path
 
-    def spawn(self, *argv: str, descriptors: tuple[int, ...] = (), stderr: int | None = None) -> spawner.Process:
+    def spawn(self, *argv: str, descriptors: tuple[int, ...] = (), stderr: int | None = None) -> spawner.SpawnedProcess:
         cgroup = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         null = os.open(os.devnull, os.O_WRONLY)
         try:

@@ -20,7 +20,7 @@ from pytest_arl.agent import memory_page
 from pytest_arl.backends.local import LocalBackend
 from pytest_arl.backends.local.process_resources import janitor_pid
 from pytest_arl.backends.local.watched_cgroup import MI, Version1
-from pytest_arl.backends.local.watched_sandbox import Sandbox, end_unwatched
+from pytest_arl.backends.local.watched_sandbox import WatchedSandbox, end_unwatched
 from pytest_arl.errors import SandboxLost
 from pytest_arl.results import StepResult
 from tests.leftovers import until
@@ -195,7 +195,7 @@ class Scene:
         self.descriptors = [os.pidfd_open(self.agent.pid), os.eventfd(0), os.dup(self.page)]
         message = f"1 {self.agent.pid} 0 {MEMORY} {WALL} {folder}".encode()
         self.now = 1000.0
-        self.sandbox = Sandbox(message, self.descriptors, self.now)
+        self.sandbox = WatchedSandbox(message, self.descriptors, self.now)
 
     def set(self, *, held: int, step: int, cache: int = 0) -> None:
         stat = f"total_cache {cache}\ntotal_rss {held}\ntotal_shmem 0\n"

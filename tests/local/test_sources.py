@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_arl.backends.local.mount_sources import Sources
 from pytest_arl.backends.local.paths import canonical, fixed, inside, trace
-from pytest_arl.backends.local.sources import Sources
 from pytest_arl.errors import BackendUnavailable
 from tests.local.conftest import MakeBackend, acquire, needs_root
 

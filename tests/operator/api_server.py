@@ -13,8 +13,8 @@ import kopf
 import pytest
 from aiohttp import web
 
-from pytest_arl.operator import api as api_module
-from pytest_arl.operator.api import Api
+from pytest_arl.operator import async_api as api_module
+from pytest_arl.operator.async_api import AsyncApi
 
 Json = dict[str, Any]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -83,7 +83,7 @@ def refused(status: int, reason: str, message: str = "no") -> web.Response:
 
 
 @asynccontextmanager
-async def serving(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[ApiServer, Api]]:
+async def serving(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[ApiServer, AsyncApi]]:
     """A server, and what asks it."""
     server = ApiServer()
     app = web.Application(client_max_size=16 * 1024 * 1024)
@@ -95,7 +95,7 @@ async def serving(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[ApiSer
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     monkeypatch.setattr(api_module, "connection", lambda: kopf.ConnectionInfo(server=url))
     try:
-        async with Api() as api:
+        async with AsyncApi() as api:
             yield server, api
     finally:
         await runner.cleanup()

@@ -14,9 +14,9 @@ from pytest_arl.agent import frames
 from pytest_arl.agent_client.channel import AgentConfig
 from pytest_arl.cluster import pod
 from pytest_arl.operator import idle_links as idle_links_module
+from pytest_arl.operator.agent_link import AgentLink
 from pytest_arl.operator.idle_links import IdleLinks
 from pytest_arl.operator.introduction import OLDER_EPOCH, Claim, Introduction, LinkLost
-from pytest_arl.operator.link import AgentLink
 
 pytestmark = pytest.mark.asyncio
 

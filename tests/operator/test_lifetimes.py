@@ -2,13 +2,13 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.backends.kubernetes import names
+from pytest_arl.backends.kubernetes import object_names
 from pytest_arl.cluster.pod import RUN_LABEL
 from pytest_arl.operator.lifetimes import (
     IDLE_SECONDS,
     MOST_FINISHED,
     Clock,
-    Limits,
+    Lifetimes,
     expired,
     is_of_a_run,
     limits_of,
@@ -18,37 +18,37 @@ from tests.operator.objects import owned_by, pool, sandbox
 
 
 def test_a_sandbox_that_nobody_holds_ends_after_ten_idle_minutes() -> None:
-    assert limits_of(sandbox(), pool()) == Limits(IDLE_SECONDS, None)
-    assert limits_of(sandbox(), None) == Limits(IDLE_SECONDS, None)
+    assert limits_of(sandbox(), pool()) == Lifetimes(IDLE_SECONDS, None)
+    assert limits_of(sandbox(), None) == Lifetimes(IDLE_SECONDS, None)
 
 
 def test_one_that_is_kept_or_has_a_lease_does_not() -> None:
-    assert limits_of(sandbox(keepAlive=True), pool()) == Limits(None, None)
-    assert limits_of(sandbox(owners=owned_by("Lease", "u")), pool()) == Limits(None, None)
+    assert limits_of(sandbox(keepAlive=True), pool()) == Lifetimes(None, None)
+    assert limits_of(sandbox(owners=owned_by("Lease", "u")), pool()) == Lifetimes(None, None)
 
 
 def test_its_own_limits_come_before_its_pools() -> None:
     defaults = pool(sandbox={"idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60})
-    assert limits_of(sandbox(), defaults) == Limits(30, 60)
-    assert limits_of(sandbox(idleTimeoutSeconds=5, maxLifetimeSeconds=6), defaults) == Limits(5, 6)
+    assert limits_of(sandbox(), defaults) == Lifetimes(30, 60)
+    assert limits_of(sandbox(idleTimeoutSeconds=5, maxLifetimeSeconds=6), defaults) == Lifetimes(5, 6)
 
 
 def test_zero_is_never() -> None:
     defaults = pool(sandbox={"idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60})
-    assert limits_of(sandbox(idleTimeoutSeconds=0, maxLifetimeSeconds=0), defaults) == Limits(None, None)
+    assert limits_of(sandbox(idleTimeoutSeconds=0, maxLifetimeSeconds=0), defaults) == Lifetimes(None, None)
 
 
 @pytest.mark.parametrize(
     ("idle", "busy", "reason"), [(9.9, False, None), (10.0, False, "IdleTimeout"), (1000.0, True, None)]
 )
 def test_a_running_task_is_never_idle(idle: Any, busy: Any, reason: Any) -> None:
-    found = expired(Limits(10, None), age=5000, idle=idle, busy=busy)
+    found = expired(Lifetimes(10, None), age=5000, idle=idle, busy=busy)
     assert (found[0] if found else None) == reason
 
 
 def test_a_lifetime_ends_also_a_busy_sandbox() -> None:
-    assert expired(Limits(None, 60), age=59.9, idle=0, busy=True) is None
-    found = expired(Limits(None, 60), age=60, idle=0, busy=True)
+    assert expired(Lifetimes(None, 60), age=59.9, idle=0, busy=True) is None
+    found = expired(Lifetimes(None, 60), age=60, idle=0, busy=True)
     assert found is not None
     assert found[0] == "LifetimeEnded"
 
@@ -92,8 +92,8 @@ def test_a_lease_that_says_no_duration_lasts_a_minute() -> None:
 
 def runs_lease(**changes: Any) -> Any:
     """As the client makes it."""
-    name = names.lease_name("0f" * 16, "gw1")
-    labels = names.own_labels("0f" * 16, "gw1", name, "1.0")
+    name = object_names.lease_name("0f" * 16, "gw1")
+    labels = object_names.own_labels("0f" * 16, "gw1", name, "1.0")
     body: Any = {"metadata": {"name": name, "labels": labels}, "spec": {"holderIdentity": name}}
     body["metadata"] |= changes.pop("metadata", {})
     return body | changes
@@ -108,10 +108,10 @@ def test_a_lease_is_a_runs_if_name_label_and_holder_agree() -> None:
         runs_lease(spec=None),
         runs_lease(metadata={"labels": {RUN_LABEL: "r1"}}),
         runs_lease(metadata={"labels": {}}),
-        runs_lease(metadata={"labels": right | {names.LEASE_LABEL: "another"}}),
+        runs_lease(metadata={"labels": right | {object_names.LEASE_LABEL: "another"}}),
         runs_lease(metadata={"name": "another"}),
         {
-            "metadata": {"name": "leader", "labels": {RUN_LABEL: "r1", names.LEASE_LABEL: "leader"}},
+            "metadata": {"name": "leader", "labels": {RUN_LABEL: "r1", object_names.LEASE_LABEL: "leader"}},
             "spec": {"holderIdentity": "leader"},
         },
     ):

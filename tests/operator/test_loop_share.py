@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pytest_arl.operator import api as api_module
+from pytest_arl.operator import async_api as api_module
 from pytest_arl.operator import loop_share
-from pytest_arl.operator.api import Api
+from pytest_arl.operator.async_api import AsyncApi
 from pytest_arl.operator.loop_share import LONG_SECONDS, LoopShare
 from tests.operator.api_server import serving
 
@@ -85,7 +85,7 @@ async def test_an_event_counts_with_what_is_done_about_it(monkeypatch: pytest.Mo
     assert pauses == [2.0, 2.0]
 
 
-async def _follow(api: Api, where: str, clock: list[float]) -> None:
+async def _follow(api: AsyncApi, where: str, clock: list[float]) -> None:
     async for _ in api.watch(where, "1"):
         clock[0] += 0.5
 

@@ -16,7 +16,7 @@ from pytest_arl.cluster.objects import Key, key
 from pytest_arl.cluster.pod import LEASE_LABEL, POOL_LABEL, RUN_LABEL, STATUS_ALLOCATED, STATUS_LABEL
 from pytest_arl.operator import leases as leases_module
 from pytest_arl.operator import lifetimes as lifetimes_module
-from pytest_arl.operator import room as room_module
+from pytest_arl.operator import memory_shares as room_module
 from pytest_arl.operator import rounds as rounds_module
 from pytest_arl.operator.introduction import OLDER_EPOCH, LinkLost
 from pytest_arl.operator.rounds import Rounds

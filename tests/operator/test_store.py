@@ -5,7 +5,7 @@ import pytest
 
 from pytest_arl.cluster.objects import Key, key, name, uid, version
 from pytest_arl.cluster.pod import POOL_LABEL, STATUS_LABEL
-from pytest_arl.operator import room
+from pytest_arl.operator import memory_shares
 from pytest_arl.operator.ownership import Ownership
 from pytest_arl.operator.slim import is_cut, is_too_large, slim, weight
 from pytest_arl.operator.store import DEFAULT_TTL_SECONDS, Store
@@ -377,7 +377,7 @@ def test_of_many_pods_pools_and_sandboxes_that_are_gone_no_table_has_anything() 
 
 
 def little_room(monkeypatch: pytest.MonkeyPatch, kind: str, size: int) -> None:
-    monkeypatch.setitem(room.MOST, kind, size)
+    monkeypatch.setitem(memory_shares.MOST, kind, size)
 
 
 MAKE: dict[str, Any] = {
@@ -480,4 +480,4 @@ def test_quota_of_the_docs_has_room() -> None:
     store = Store()
     for kind, count in (("warmpools", 20), ("sandboxes", 200), ("tasks", 5000), ("pods", 250), ("leases", 200)):
         assert all(store.put(kind, MAKE[kind](number)) for number in range(count)), kind
-        assert store._room.held(kind, "ns") < room.MOST[kind] * 2 // 3
+        assert store._room.held(kind, "ns") < memory_shares.MOST[kind] * 2 // 3

@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "pytest_arl"
 READERS = (
     "operator/frame_reader.py",
     "operator/introduction.py",
-    "operator/link.py",
+    "operator/agent_link.py",
     "operator/idle_links.py",
     "operator/progress.py",
     "operator/task_runner.py",

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 import pytest_arl
 from pytest_arl import StepResult, Usage
-from pytest_arl.agent import usage as agent_usage
+from pytest_arl.agent import usage_meter as agent_usage
 
 FIGURES = (1.5, 0.25, 2**26, 2**27, 512, 1024, 3, 0, 7, 8)
 USAGE = Usage(

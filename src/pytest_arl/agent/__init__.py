@@ -17,7 +17,7 @@ unshielded      signals that reach PID 1 from inside, where the kernel lets them
 pipes           a running program's streams: fed, listened to, passed on, kept
 crowd           whether the sandbox has all the processes that it may, where no cgroup counts them
 descriptors     whether a process has all the descriptors that it may
-room            whether a folder is full
+folder_space    whether a folder is full
 ipc             System V's objects, and message queues
 shared_memory   memory that a name or a descriptor holds
 held_memory     what processes hold, exactly
@@ -26,7 +26,7 @@ whole_memory    the same where the machine's memory is the sandbox's own
 memory_page     what the agent and the process that watches its memory share
 memory_watch    memory that a sandbox holds, where a process outside watches it
 limits          which limit a step ran into
-usage           what a step used, and the limit of its processor time
+usage_meter     what a step used, and the limit of its processor time
 supervisor      a program beside others: how the agent knows that nothing of it is left
 background      programs that outlive their step
 parts           what tasks are run with

@@ -7,7 +7,7 @@ import os
 import time
 
 from pytest_arl.agent import supervisor, tree
-from pytest_arl.agent.usage import CpuWatch, live_seconds, shown_limit
+from pytest_arl.agent.usage_meter import CpuWatch, live_seconds, shown_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

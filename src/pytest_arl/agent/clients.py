@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.agent.registration import Registration
 
-__all__ = ["Client", "Holder", "Operator", "asked"]
+__all__ = ["Client", "HolderClient", "OperatorClient", "asked"]
 
 _MOST_SUPPLIES = 4
 _DIGEST_DIGITS, _LONGEST_BOOT = 64, 64
@@ -74,7 +74,7 @@ class Client(Connection):
             self.refuse(stream, "the agent is not configured")
 
 
-class Operator(Client):
+class OperatorClient(Client):
     """The operator, or one that was it: only the newest epoch's runs tasks.
 
     Attributes:
@@ -129,7 +129,7 @@ class Operator(Client):
             del self.registration.supplies[payload]
 
 
-class Holder(Client):
+class HolderClient(Client):
     """The client that holds the sandbox."""
 
     def __init__(self, registration: Registration, socket: _socket.socket, left: Callable[[Client], None]) -> None:

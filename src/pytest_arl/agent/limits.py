@@ -12,7 +12,7 @@ import time
 
 from pytest_arl.agent import crowd, memory_sampler, system, tree, whole_memory
 from pytest_arl.agent.descriptors import Descriptors
-from pytest_arl.agent.room import Room
+from pytest_arl.agent.folder_space import FolderSpace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Limits:
         self._crowd_fd = crowd_fd
         self._pids = None if pids_fd is None else system.Counter(pids_fd, b"max")
         self._processes = processes
-        self._room = Room(folders)
+        self._room = FolderSpace(folders)
         tasks = rlimits.get("NPROC", -1)  # -1 is no limit; where a cgroup counts refusals, its counter decides
         self._crowd = crowd.Crowd(tasks) if tasks >= 0 and pids_fd is None else None
         # A container shows a cgroup where its kernel is the machine's. Where it is its own, nothing else counts them.

@@ -14,7 +14,7 @@ import sys
 import time
 
 from pytest_arl.agent import auth, container, exact, frames, main, system, tree, unshielded
-from pytest_arl.agent.clients import Holder, Operator, asked
+from pytest_arl.agent.clients import HolderClient, OperatorClient, asked
 from pytest_arl.agent.handshake import Handshake, PendingHandshakes, prepare, side_of
 from pytest_arl.agent.inheritance import Inheritance
 from pytest_arl.agent.loop import READ, Loop
@@ -121,12 +121,12 @@ class Listener:
             return
         socket = handshake.released()
         if role == "operator":
-            operator = Operator(self._registration, socket, self._clients.remove, hello["epoch"])
+            operator = OperatorClient(self._registration, socket, self._clients.remove, hello["epoch"])
             self._clients.append(operator)
             self._supersede(operator.epoch)
             operator.told(hello)
         else:
-            holder = Holder(self._registration, socket, self._clients.remove)
+            holder = HolderClient(self._registration, socket, self._clients.remove)
             self._clients.append(holder)
             holder.ready(asked(hello))
 
@@ -154,7 +154,7 @@ class Listener:
         """An operator leads by now: those of before do no more."""
         self._registration.epoch = epoch
         for client in list(self._clients):
-            if isinstance(client, Operator) and client.epoch < epoch:
+            if isinstance(client, OperatorClient) and client.epoch < epoch:
                 client.dismiss("older epoch")
 
     def _accept(self, _events: int) -> None:

@@ -10,7 +10,7 @@ import os
 from _struct import pack
 
 from pytest_arl.agent import memory_page, system
-from pytest_arl.agent.room import bytes_in
+from pytest_arl.agent.folder_space import bytes_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

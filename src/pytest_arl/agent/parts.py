@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_arl.agent import files, limits, memory_watch, spool, system, usage
+from pytest_arl.agent import files, limits, memory_watch, spool, system, usage_meter
 from pytest_arl.agent.background import Backgrounds
 from pytest_arl.agent.pipes import open_null
 
@@ -72,7 +72,7 @@ class AgentParts:
             watch=None if watch is None else memory_watch.MemoryWatch(watch),
             files_count=config.get("files_count", False),
         )
-        self.meter = usage.Meter(config.get("cpu_fd"))
+        self.meter = usage_meter.Meter(config.get("cpu_fd"))
         self.cpu_time: float | None = config.get("cpu_time")
         self.configured = True
 

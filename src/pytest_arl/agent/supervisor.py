@@ -17,7 +17,7 @@ from _struct import pack, unpack_from
 from pytest_arl.agent import system, tree
 from pytest_arl.agent.command import CannotStart, spawn
 from pytest_arl.agent.loop import READ
-from pytest_arl.agent.usage import Sums
+from pytest_arl.agent.usage_meter import Sums
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

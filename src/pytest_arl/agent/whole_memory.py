@@ -10,7 +10,7 @@ import os
 import time
 
 from pytest_arl.agent import system, tree
-from pytest_arl.agent.room import bytes_in
+from pytest_arl.agent.folder_space import bytes_in
 from pytest_arl.agent.shared_memory import SharedMemory
 
 __all__ = ["WholeMemory", "is_own", "limit_of_container"]

@@ -4,6 +4,6 @@ Every subcommand is a module that is imported when it is asked for, so that ``py
 but this package.
 """
 
-from pytest_arl.cli.main import main
+from pytest_arl.cli.subcommands import main
 
 __all__ = ["main"]

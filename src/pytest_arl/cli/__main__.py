@@ -2,7 +2,7 @@
 
 import sys
 
-from pytest_arl.cli.main import main
+from pytest_arl.cli.subcommands import main
 
 if __name__ == "__main__":
     sys.exit(main())

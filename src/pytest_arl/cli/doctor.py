@@ -70,7 +70,7 @@ def _machine(settings: Settings) -> Iterator[Finding]:
 
 
 def _cluster(settings: Settings, operator_namespace: str) -> Iterator[Finding]:
-    from pytest_arl.cli.installation import examine_cluster  # noqa: PLC0415 - likewise
+    from pytest_arl.cli.cluster_checks import examine_cluster  # noqa: PLC0415 - likewise
 
     try:
         cluster = connect(settings)

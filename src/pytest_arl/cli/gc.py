@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.cli.cluster import Cluster, Json
 
-__all__ = ["Choice", "Leftovers", "add_arguments", "collect", "run", "what_is_left"]
+__all__ = ["Leftovers", "Selection", "add_arguments", "collect", "run", "what_is_left"]
 
 _SKEW = 60.0
 """Seconds. A Lease is renewed by the clock of the machine that holds it, which may be this far from ours."""
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Remove, and say what."""
-    choice = Choice(arguments.run_id, _age(arguments.older_than), arguments.kept)
+    choice = Selection(arguments.run_id, _age(arguments.older_than), arguments.kept)
     cluster = connect(settings_of(arguments))
     namespace = None if arguments.all_namespaces else cluster.namespace
     found = [left for left in what_is_left(cluster, namespace, choice, now=time.time()) if left]
@@ -71,7 +71,7 @@ def _age(text: str | None) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """What the command line asks for.
 
     Attributes:
@@ -109,7 +109,7 @@ class Leftovers:
         return f"{counts} of run {self.run} in namespace {self.namespace}"
 
 
-def what_is_left(cluster: Cluster, namespace: str | None, choice: Choice, *, now: float) -> list[Leftovers]:
+def what_is_left(cluster: Cluster, namespace: str | None, choice: Selection, *, now: float) -> list[Leftovers]:
     """What to remove, by run and namespace."""
     selector = RUN_LABEL if choice.run is None else f"{RUN_LABEL}={choice.run}"
     runs: dict[tuple[str, str], Leftovers] = {}
@@ -122,7 +122,7 @@ def what_is_left(cluster: Cluster, namespace: str | None, choice: Choice, *, now
     return [_narrowed(left, choice, now) for _, left in sorted(runs.items())]
 
 
-def _narrowed(left: Leftovers, choice: Choice, now: float) -> Leftovers:
+def _narrowed(left: Leftovers, choice: Selection, now: float) -> Leftovers:
     """Of a run's objects those that are to go."""
     if choice.run is None and any(_is_held(lease, now) for lease in left.leases):
         return Leftovers(left.run, left.namespace)

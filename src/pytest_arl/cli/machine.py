@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local.bubblewraps import described, lacks
 from pytest_arl.backends.local.children import refused_below
-from pytest_arl.backends.local.inheritance import lowered
+from pytest_arl.backends.local.inherited_limits import lowered
 from pytest_arl.backends.local.probe import probe
 from pytest_arl.cli.findings import bad, good, note, warn
 from pytest_arl.errors import ArlError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.cli.cluster import items
 from pytest_arl.cli.findings import bad, good, note, warn
-from pytest_arl.cli.pools import cluster_pools
+from pytest_arl.cli.list_pools import cluster_pools
 from pytest_arl.cli.reasons import cure_of
 from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import condition, status_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.cli.cluster import Cluster, Json
     from pytest_arl.cli.findings import Finding
-    from pytest_arl.cli.pools import ClusterPool
+    from pytest_arl.cli.list_pools import ClusterPool
     from pytest_arl.settings import Settings
 
 __all__ = ["examine_nodes", "examine_pools", "why_not_ready"]

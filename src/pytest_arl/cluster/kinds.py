@@ -8,10 +8,10 @@ from urllib.parse import quote
 from pytest_arl.cluster.names import API_VERSION
 from pytest_arl.errors import UsageError
 
-__all__ = ["GROUP_PATH", "KINDS", "Kind", "UnsafeName", "group_of", "path"]
+__all__ = ["GROUP_PATH", "KINDS", "ObjectKind", "UnsafeName", "group_of", "path"]
 
 
-class Kind(NamedTuple):
+class ObjectKind(NamedTuple):
     """``apiVersion`` and ``kind`` of an object."""
 
     api_version: str
@@ -19,16 +19,16 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "warmpools": Kind(API_VERSION, "WarmPool"),
-    "sandboxes": Kind(API_VERSION, "Sandbox"),
-    "tasks": Kind(API_VERSION, "Task"),
-    "pods": Kind("v1", "Pod"),
-    "events": Kind("v1", "Event"),
-    "secrets": Kind("v1", "Secret"),
-    "deployments": Kind("apps/v1", "Deployment"),
-    "replicasets": Kind("apps/v1", "ReplicaSet"),
-    "networkpolicies": Kind("networking.k8s.io/v1", "NetworkPolicy"),
-    "leases": Kind("coordination.k8s.io/v1", "Lease"),
+    "warmpools": ObjectKind(API_VERSION, "WarmPool"),
+    "sandboxes": ObjectKind(API_VERSION, "Sandbox"),
+    "tasks": ObjectKind(API_VERSION, "Task"),
+    "pods": ObjectKind("v1", "Pod"),
+    "events": ObjectKind("v1", "Event"),
+    "secrets": ObjectKind("v1", "Secret"),
+    "deployments": ObjectKind("apps/v1", "Deployment"),
+    "replicasets": ObjectKind("apps/v1", "ReplicaSet"),
+    "networkpolicies": ObjectKind("networking.k8s.io/v1", "NetworkPolicy"),
+    "leases": ObjectKind("coordination.k8s.io/v1", "Lease"),
 }
 """By the plural that paths have."""
 

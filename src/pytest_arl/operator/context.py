@@ -22,11 +22,11 @@ from pytest_arl.operator.events import Events
 from pytest_arl.operator.idle_links import IdleLinks
 from pytest_arl.operator.introduction import OLDER_EPOCH, Claim, Introduction
 from pytest_arl.operator.jobs import Jobs
+from pytest_arl.operator.memory_shares import MOST
 from pytest_arl.operator.network import Policies
 from pytest_arl.operator.notices import Notices
 from pytest_arl.operator.outputs import Outputs
 from pytest_arl.operator.ownership import Ownership
-from pytest_arl.operator.room import MOST
 from pytest_arl.operator.store import Store
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.turns import Turns
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.api import Api
+    from pytest_arl.operator.async_api import AsyncApi
     from pytest_arl.operator.election import Term
     from pytest_arl.operator.introduction import LinkLost
     from pytest_arl.operator.keys import Keys
@@ -67,7 +67,7 @@ class Context:
         idle_links: links to the agents of idle pods.
     """
 
-    def __init__(self, api: Api, keys: Keys, term: Term, agent: Agent) -> None:
+    def __init__(self, api: AsyncApi, keys: Keys, term: Term, agent: Agent) -> None:
         self.api = api
         self.store = Store(Ownership(keys.claims), self._left_out)
         self.jobs = Jobs()

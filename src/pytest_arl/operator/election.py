@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.api import Api
+    from pytest_arl.operator.async_api import AsyncApi
 
 __all__ = ["Leadership", "LeadershipLost", "Term", "may_take"]
 
@@ -46,7 +46,7 @@ class Leadership:
         epoch: higher than that of every leader before.
     """
 
-    def __init__(self, api: Api, namespace: str, identity: str, seconds: float) -> None:
+    def __init__(self, api: AsyncApi, namespace: str, identity: str, seconds: float) -> None:
         self._api = api
         self._where = path("leases", namespace, OPERATOR_LEASE)
         self._all = path("leases", namespace)

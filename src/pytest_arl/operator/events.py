@@ -14,7 +14,7 @@ from pytest_arl.operator.pod_problems import shortened
 
 if TYPE_CHECKING:
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.api import Api
+    from pytest_arl.operator.async_api import AsyncApi
 
 __all__ = ["Events"]
 
@@ -27,7 +27,7 @@ _LONGEST_PAUSE = 60.0
 class Events:
     """Asks for Events."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: AsyncApi) -> None:
         self._api = api
         self._asking: set[str] = set()
         self._again: dict[str, float] = {}

@@ -13,8 +13,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from pytest_arl.cluster.objects import condition, leaving, name, owner, uid
+from pytest_arl.operator.agent_link import AgentLink
 from pytest_arl.operator.introduction import LinkLost
-from pytest_arl.operator.link import AgentLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine

@@ -28,7 +28,7 @@ _MOST_FAILURES = 10_000
 """Names of jobs that failed; the oldest is forgotten, which means that it is tried again."""
 
 MOST_IN_A_LANE = 4
-"""Jobs of a lane that run at a time: a third of the requests that a namespace may have under way (see api.py)."""
+"""Jobs of a lane that run at a time: a third of the requests that a namespace may have under way (see async_api.py)."""
 _LONGEST_IN_A_LANE = 30.0
 """Pause of one that failed there; a client waits for what it is about."""
 

@@ -25,7 +25,7 @@ from pytest_arl.operator.api_errors import ApiError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_arl.operator.api import Api
+    from pytest_arl.operator.async_api import AsyncApi
 
 __all__ = ["SECRET", "Keys", "load"]
 
@@ -82,7 +82,7 @@ class Keys:
         return None
 
 
-async def load(api: Api, namespace: str) -> Keys:
+async def load(api: AsyncApi, namespace: str) -> Keys:
     """The keys of the Secret, which is made where it is not there."""
     where = path("secrets", namespace, SECRET)
     try:

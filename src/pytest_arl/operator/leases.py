@@ -33,7 +33,7 @@ seconds of its Lease. Between two such questions it is twice as long each time.
 """
 
 
-class _Holder(NamedTuple):
+class _LeaseRef(NamedTuple):
     """The Lease that a Sandbox names. Its maker chose name and UID: those of another namespace may name the same."""
 
     namespace: str
@@ -41,9 +41,9 @@ class _Holder(NamedTuple):
     uid: str
 
 
-def _holder(sandbox: Object) -> _Holder | None:
+def _holder(sandbox: Object) -> _LeaseRef | None:
     reference = owner_reference(sandbox, "Lease")
-    return None if reference is None else _Holder(key(sandbox).namespace, reference["name"], reference["uid"])
+    return None if reference is None else _LeaseRef(key(sandbox).namespace, reference["name"], reference["uid"])
 
 
 class Leases:
@@ -54,7 +54,7 @@ class Leases:
         self._context = control.context
         self._store = control.context.store
         self._clock = lifetimes.Clock()  # of those that are asked for
-        self._unseen: dict[_Holder, tuple[float, float]] = {}
+        self._unseen: dict[_LeaseRef, tuple[float, float]] = {}
         """When a Lease is asked for, and the pause before that."""
 
     def look(self, lease: Object, moment: float) -> None:
@@ -93,7 +93,7 @@ class Leases:
                 lane = "holders", holder.namespace
                 self._context.jobs.in_turn(lane, ("holder", holder), partial(self._end_unheld, holder))
 
-    async def _end_unheld(self, holder: _Holder) -> None:
+    async def _end_unheld(self, holder: _LeaseRef) -> None:
         """End the Sandboxes of a Lease that is gone, or is no longer renewed."""
         if await self._is_renewed(holder):
             return
@@ -103,7 +103,7 @@ class Leases:
                 _LOG.info("a sandbox has no lease any more: it goes", extra={"data": {"sandbox": "/".join(key(body))}})
                 await self._control.delete_sandbox(body)
 
-    async def _is_renewed(self, holder: _Holder) -> bool:
+    async def _is_renewed(self, holder: _LeaseRef) -> bool:
         if not is_name(holder.name):
             return False
         try:

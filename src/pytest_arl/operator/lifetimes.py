@@ -19,7 +19,7 @@ __all__ = [
     "MOST_FINISHED",
     "MOST_FINISHED_BY_HAND",
     "Clock",
-    "Limits",
+    "Lifetimes",
     "expired",
     "is_of_a_run",
     "limits_of",
@@ -40,14 +40,14 @@ _DEFAULT_LEASE_SECONDS, _LONGEST_LEASE_SECONDS = 60, 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Lifetimes:
     """Seconds a sandbox may be idle, and may live; None is for ever."""
 
     idle: float | None
     lifetime: float | None
 
 
-def limits_of(sandbox: Object, pool: Object | None) -> Limits:
+def limits_of(sandbox: Object, pool: Object | None) -> Lifetimes:
     """A sandbox's own limits, else its pool's; 0 is never. One that nobody holds and that is not kept has a default."""
     spec = sandbox["spec"]
     defaults = sandbox_defaults(pool)
@@ -55,10 +55,10 @@ def limits_of(sandbox: Object, pool: Object | None) -> Limits:
     if idle is None and not spec.get("keepAlive") and owner(sandbox, "Lease") is None:
         idle = IDLE_SECONDS
     lifetime = spec.get("maxLifetimeSeconds", defaults.get("maxLifetimeSeconds"))
-    return Limits(idle or None, lifetime or None)
+    return Lifetimes(idle or None, lifetime or None)
 
 
-def expired(limits: Limits, *, age: float, idle: float, busy: bool) -> tuple[str, str] | None:
+def expired(limits: Lifetimes, *, age: float, idle: float, busy: bool) -> tuple[str, str] | None:
     """Why a sandbox ends now: reason and sentence. A running task is never idle."""
     if limits.lifetime is not None and age >= limits.lifetime:
         return "LifetimeEnded", f"it has lived for its maxLifetimeSeconds, {limits.lifetime:g}"

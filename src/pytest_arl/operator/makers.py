@@ -12,7 +12,7 @@ from pytest_arl.operator.pod_problems import Problem
 
 if TYPE_CHECKING:
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.api import Api
+    from pytest_arl.operator.async_api import AsyncApi
     from pytest_arl.operator.ownership import Maker
     from pytest_arl.operator.store import Store
 
@@ -31,7 +31,7 @@ class Makers:
         trouble: why that is not known.
     """
 
-    def __init__(self, api: Api, store: Store, pool: Key) -> None:
+    def __init__(self, api: AsyncApi, store: Store, pool: Key) -> None:
         self._api = api
         self._store = store
         self._pool = pool

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.api import Api
+    from pytest_arl.operator.async_api import AsyncApi
 
 __all__ = ["CONDITION", "Policies", "isolation", "selects"]
 
@@ -78,7 +78,7 @@ def _judged(around: Sequence[Mapping[str, Any]], namespace: str) -> Object:
 class Policies:
     """The NetworkPolicies of each namespace, looked at once a minute for all of its pools together."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: AsyncApi) -> None:
         self._api = api
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._seen: dict[str, tuple[float, list[Object]]] = {}

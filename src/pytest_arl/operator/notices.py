@@ -16,7 +16,7 @@ from pytest_arl.text.wording import readable
 
 if TYPE_CHECKING:
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.api import Api
+    from pytest_arl.operator.async_api import AsyncApi
     from pytest_arl.operator.jobs import Jobs
 
 __all__ = ["Notices"]
@@ -35,7 +35,7 @@ _MOST_MESSAGE = 1024
 class Notices:
     """Writes Warnings about objects of ours, each of a kind at most every ten minutes."""
 
-    def __init__(self, api: Api, jobs: Jobs, identity: str) -> None:
+    def __init__(self, api: AsyncApi, jobs: Jobs, identity: str) -> None:
         self._api = api
         self._jobs = jobs
         self._identity = identity[:128]

@@ -27,7 +27,7 @@ __all__ = [
     "GATE",
     "QUIET_SECONDS",
     "RATE_SECONDS",
-    "Plan",
+    "PodPlan",
     "Pods",
     "pool_trouble",
     "refill",
@@ -65,7 +65,7 @@ class Pods:
 
 
 @dataclass(slots=True)
-class Plan:
+class PodPlan:
     """What to do now: pairs of who waits and what it gets, for whom to create a pod, which gates to lift."""
 
     claims: list[tuple[str, Object]] = field(default_factory=list)
@@ -90,13 +90,13 @@ def sort_pods(pods: Collection[Object], reserved: Collection[str], lifting: Coll
     return found
 
 
-def share(waiting: Sequence[str], special: Collection[str], pods: Pods) -> Plan:
+def share(waiting: Sequence[str], special: Collection[str], pods: Pods) -> PodPlan:
     """Pods for those who wait, first come first served. ``special`` ones want other resources than the pool's.
 
     Whoever gets no ready pod waits for one that starts; a gated one is started for him; a pod of his own is created
     where there are none of either.
     """
-    plan = Plan(cold=[each for each in waiting if each in special])
+    plan = PodPlan(cold=[each for each in waiting if each in special])
     plain = [each for each in waiting if each not in special]
     plan.claims = list(zip(plain, pods.ready, strict=False))
     left = plain[len(plan.claims) + len(pods.starting) :]

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_arl.cluster.objects import Key, Object
+    from pytest_arl.operator.agent_link import AgentLink
     from pytest_arl.operator.context import Context
-    from pytest_arl.operator.link import AgentLink
     from pytest_arl.operator.pool_keeper import PoolKeeper
 
 __all__ = ["SandboxKeeper"]

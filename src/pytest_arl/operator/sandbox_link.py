@@ -12,9 +12,9 @@ from pytest_arl.cluster import fields
 from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import Key, created, ended, leaving, name, status_of, uid
 from pytest_arl.operator import sandbox_status, task_message
+from pytest_arl.operator.agent_link import AgentLink
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.introduction import AnotherAgent, LinkLost
-from pytest_arl.operator.link import AgentLink
 from pytest_arl.operator.pod_problems import Problem, end_of_pod, newest_warning, trouble_of
 from pytest_arl.operator.template import workspace_of
 from pytest_arl.operator.waiting import PodInvalid

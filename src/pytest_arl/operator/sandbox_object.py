@@ -15,7 +15,7 @@ from pytest_arl.operator.slim import LEGACY_FINALIZER, is_short
 
 if TYPE_CHECKING:
     from pytest_arl.cluster.objects import Object
-    from pytest_arl.operator.api import Api
+    from pytest_arl.operator.async_api import AsyncApi
 
 __all__ = ["MOST_REFILLS", "adopt", "delete", "is_held_by_legacy", "let_go", "with_room"]
 
@@ -27,7 +27,7 @@ _LABELS = frozenset((pods.RUN_LABEL, pods.WORKER_LABEL, pods.LEASE_LABEL))
 """By which its client and ``gc`` find it."""
 
 
-async def adopt(api: Api, task: Object, sandbox: str, its: str) -> None:
+async def adopt(api: AsyncApi, task: Object, sandbox: str, its: str) -> None:
     """A Task that was made by hand goes with its Sandbox, of this name and UID, too."""
     reference = {
         "apiVersion": KINDS["sandboxes"].api_version,
@@ -57,14 +57,14 @@ def is_held_by_legacy(sandbox: Object) -> bool:
     return LEGACY_FINALIZER in (sandbox["metadata"].get("finalizers") or ())
 
 
-async def let_go(api: Api, sandbox: Object) -> Object:
+async def let_go(api: AsyncApi, sandbox: Object) -> Object:
     """The object without that finalizer."""
     there = await _read(api, sandbox)
     kept = [each for each in there.get("finalizers") or () if each != LEGACY_FINALIZER]
     return await _change(api, sandbox, there, {"finalizers": kept or None})
 
 
-async def with_room(api: Api, sandbox: Object) -> Object:
+async def with_room(api: AsyncApi, sandbox: Object) -> Object:
     """The object without what others have put on it, for one that they have filled until no status had room."""
     there = await _read(api, sandbox)
     owners = list(filter(is_short, there.get("ownerReferences") or ()))
@@ -79,7 +79,7 @@ async def with_room(api: Api, sandbox: Object) -> Object:
     return await _change(api, sandbox, there, change)
 
 
-async def delete(api: Api, sandbox: Object) -> None:
+async def delete(api: AsyncApi, sandbox: Object) -> None:
     """Delete that very Sandbox. One that somebody has filled has no room for the time of its deletion."""
     for refills in reversed(range(MOST_REFILLS)):
         try:
@@ -96,12 +96,12 @@ async def delete(api: Api, sandbox: Object) -> None:
                 raise
 
 
-async def _read(api: Api, sandbox: Object) -> Object:
+async def _read(api: AsyncApi, sandbox: Object) -> Object:
     """All of its metadata: the store has not."""
     there: Object = (await api.get(path("sandboxes", *key(sandbox))))["metadata"]
     return there
 
 
-async def _change(api: Api, sandbox: Object, there: Object, change: dict[str, Any]) -> Object:
+async def _change(api: AsyncApi, sandbox: Object, there: Object, change: dict[str, Any]) -> Object:
     same = {"uid": uid(sandbox), "resourceVersion": there["resourceVersion"]}
     return await api.patch(path("sandboxes", *key(sandbox)), {"metadata": {**same, **change}})

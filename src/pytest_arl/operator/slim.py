@@ -2,7 +2,8 @@
 
 Tenants make objects of up to 1.5 MB, as many as their quota lets them. Of each the operator keeps the fields that its
 decisions ask for, and each of these has a bound. A Task that waits is kept whole while it is small, and its
-namespace's Tasks are together; else it is read again when it runs. How much is kept of a namespace: see room.py.
+namespace's Tasks are together; else it is read again when it runs. How much is kept of a namespace is in
+memory_shares.py.
 """
 
 from __future__ import annotations

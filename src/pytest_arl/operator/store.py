@@ -2,7 +2,7 @@
 
 Filled by lists and by watches, in any order: an older version of an object never replaces a newer one. Of finished
 Tasks only what their end needs is kept, of all others what is asked of them (see slim.py), and of a namespace no more
-than there is room for (see room.py).
+than there is room for (see memory_shares.py).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from pytest_arl.cluster import fields
 from pytest_arl.cluster import pod as pods
 from pytest_arl.cluster.objects import Key, created, key, name, owner, status_of, uid, version
+from pytest_arl.operator.memory_shares import MemoryShares
 from pytest_arl.operator.ownership import Maker, Ownership, maker_of
-from pytest_arl.operator.room import Room
 from pytest_arl.operator.slim import slim
 from pytest_arl.operator.table import Table
 from pytest_arl.text.timestamps import parse_timestamp
@@ -86,7 +86,7 @@ class Store:
         self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in FOLLOWED}
         self._deleted: dict[str, float] = {}
         self._given_up: dict[str, str] = {}
-        self._room = Room(left_out)
+        self._room = MemoryShares(left_out)
         self.idle: Table[Key, Object] = Table()
         self.unproven: Table[Key, Object] = Table()
         self.allocated: Table[Key, Object] = Table()

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from pytest_arl.cluster.objects import Object
+    from pytest_arl.operator.agent_link import AgentLink
     from pytest_arl.operator.context import Context
     from pytest_arl.operator.introduction import Refusal
-    from pytest_arl.operator.link import AgentLink
 
 __all__ = ["Busy", "TaskRunner"]
 

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 
 from pytest_arl.agent import frames
 from pytest_arl.cluster import pod
-from pytest_arl.operator import link, patience, sandbox_link, task_runner, task_status
-from pytest_arl.operator.api import Api
+from pytest_arl.operator import agent_link, patience, sandbox_link, task_runner, task_status
+from pytest_arl.operator.async_api import AsyncApi
 from pytest_arl.operator.context import Context
 from pytest_arl.operator.control import Control
 from pytest_arl.operator.election import Leadership, Term
@@ -62,7 +62,7 @@ looked for that was known decides about good ones alone; the operator's own time
 """
 
 _SHORT: dict[Any, dict[str, float]] = {
-    link: {"_SECONDS": 0.3, "_PONG_SECONDS": 0.5},
+    agent_link: {"_SECONDS": 0.3, "_PONG_SECONDS": 0.5},
     patience: {"_FIRST_PAUSE": 0.02, "_LONGEST_PAUSE": 0.1, "_GRACE_SECONDS": 0.3},
     sandbox_link: {"_GREET_SECONDS": 0.5, "_LOST_SECONDS": 0.5, "_WORDS_SECONDS": 0.2, "_NOT_FOUND_SECONDS": 1.0},
     task_runner: {"_GRACE_SECONDS": 0.3, "_RETRY_SECONDS": 0.05, "_STEP_SECONDS": 0.1},
@@ -110,7 +110,7 @@ class Operator:
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        self._api = await Api().__aenter__()
+        self._api = await AsyncApi().__aenter__()
         keys = Keys({"key.pem": pem})
         agent = Agent("agent:1", None, keys.public, b"secret")
         leadership = Leadership(self._api, "system", "operator", 15.0)
@@ -261,7 +261,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
         found.run(found.start())
         # A machine on which a good agent takes long is no reason to give that agent up: all agents share one thread, and
         # what hostile ones send keeps it busy for many times as long.
-        factor = max(1.0, 40 * found.run(found.slowest()) / _SHORT[link]["_SECONDS"])
+        factor = max(1.0, 40 * found.run(found.slowest()) / _SHORT[agent_link]["_SECONDS"])
         for module, times in _SHORT.items():
             for name, seconds in times.items():
                 most = _MOST_TIMES_LOST if name == "_LOST_SECONDS" else _MOST_TIMES
@@ -329,7 +329,7 @@ def test_a_task_ends_with_its_pod_though_the_connection_stays(
     operator: Operator, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pod's network may go before its processes: nothing on the connection says so."""
-    monkeypatch.setattr(link, "_PONG_SECONDS", 4 * DEADLINE)
+    monkeypatch.setattr(agent_link, "_PONG_SECONDS", 4 * DEADLINE)
     monkeypatch.setitem(operator.cluster.scripts, "silent", {"task": [], "ping": []})
     operator.sandbox("mallory", "silent")
     status = operator.run(operator.without_pod("silent", how))

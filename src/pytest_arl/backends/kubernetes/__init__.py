@@ -4,11 +4,12 @@
 backend      acquire, replace, close: the protocol of :mod:`pytest_arl.backends.base`
 namespace_client
              what a process shares in one namespace: its Lease, its watches, the pools it knows
-sandbox      one sandbox; ``task`` one task of it; ``agent_connection`` its channel to the agent
+kubernetes_sandbox
+             one sandbox; ``held_sandbox`` its object, ``agent_connection`` its channel to the agent, ``task`` one task
 access       which cluster, as whom; ``api`` requests to it, ``refusals`` what it refuses, in words
 watch        objects as they change, for those who wait for them; ``lease`` what says that this process lives
 portforward  a socket that ends at a pod's port
-names        names and labels; ``manifests`` objects that are sent; ``statuses`` those that come back
+object_names names and labels; ``manifests`` objects that are sent; ``statuses`` those that come back
 ============ ======================================================================================
 
 The official client is imported by the first use of a cluster, never by importing this.

@@ -12,14 +12,14 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.backends.kubernetes import names, statuses
+from pytest_arl.backends.kubernetes import object_names, statuses
 from pytest_arl.backends.kubernetes.access import import_client
 from pytest_arl.backends.kubernetes.api import Api
+from pytest_arl.backends.kubernetes.kubernetes_sandbox import KubernetesSandbox
 from pytest_arl.backends.kubernetes.manifests import holder_of, sandbox_manifest
 from pytest_arl.backends.kubernetes.namespace_client import NamespaceClient, Pool
 from pytest_arl.backends.kubernetes.operator_check import LOOK_SECONDS, OperatorCheck
 from pytest_arl.backends.kubernetes.refusals import INSTALL, Refused
-from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
 from pytest_arl.cluster import fields
 from pytest_arl.cluster.objects import condition
 from pytest_arl.errors import ArlError, BackendUnavailable, SandboxTimeout
@@ -52,7 +52,7 @@ class KubernetesBackend:
         self._api: Api | None = None
         self._clients: dict[str, NamespaceClient] = {}
         self._open: set[KubernetesSandbox] = set()
-        self._run = names.run_id(os.environ)
+        self._run = object_names.run_id(os.environ)
         self._closed = False
         import_client()
         _backends.add(self)
@@ -71,7 +71,7 @@ class KubernetesBackend:
         # The Lease first: it also shows a namespace that is not there, which a pool's absence would not.
         owner = client.lease.owner()
         pool = client.pool(request.pool_ref)
-        name, secret = names.sandbox_name(pool.name), secrets.token_bytes(_SECRET_BYTES)
+        name, secret = object_names.sandbox_name(pool.name), secrets.token_bytes(_SECRET_BYTES)
         mail = client.sandboxes.mail(name)
         made = None
         try:
@@ -123,9 +123,9 @@ class KubernetesBackend:
     def _create(
         client: NamespaceClient, pool: Pool, name: str, request: AcquireRequest, secret: bytes, owner: dict[str, Any]
     ) -> dict[str, Any]:
-        labels = names.labels_of(request.labels, client.labels)
+        labels = object_names.labels_of(request.labels, client.labels)
         if request.keep_alive:
-            labels[names.KEPT_LABEL] = "true"
+            labels[object_names.KEPT_LABEL] = "true"
         holder = holder_of(request, client.run, client.worker, secret, client.sealed_key(pool))
         body = sandbox_manifest(name, request, labels, holder, None if request.keep_alive else owner)
         made: dict[str, Any] = client.api.explaining(
@@ -218,7 +218,7 @@ class KubernetesBackend:
     @staticmethod
     def _delete_left(client: NamespaceClient) -> None:
         """All sandboxes of this process at once."""
-        mine = f"{names.selector({names.LEASE_LABEL: client.lease.name})},!{names.KEPT_LABEL}"
+        mine = f"{object_names.selector({object_names.LEASE_LABEL: client.lease.name})},!{object_names.KEPT_LABEL}"
         try:
             client.api.delete_all("sandboxes", client.namespace, mine)
         except (ArlError, Refused) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pytest_arl.backends.kubernetes import names, statuses
+from pytest_arl.backends.kubernetes import object_names, statuses
 from pytest_arl.backends.kubernetes.refusals import Refused
 from pytest_arl.cluster import fields
 from pytest_arl.errors import ArlError
@@ -66,7 +66,7 @@ class HeldSandbox:
     def name_of(self, task_id: str) -> str:
         """The name of the Task object of a task; the same for the same task."""
         number = self._numbers.setdefault(task_id, len(self._numbers) + 1)
-        return names.task_name(self.name, number)
+        return object_names.task_name(self.name, number)
 
     def created(self, task_id: str, uid: str) -> None:
         """A task has its object."""

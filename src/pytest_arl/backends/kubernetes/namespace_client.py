@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent_client.file_transfer import MOST_BYTES
-from pytest_arl.backends.kubernetes import names
+from pytest_arl.backends.kubernetes import object_names
 from pytest_arl.backends.kubernetes.lease import Lease
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
 from pytest_arl.backends.kubernetes.sealing import seal
@@ -131,11 +131,11 @@ class NamespaceClient:
         self.api = api
         self.namespace = namespace
         self.run = run
-        self.worker = names.worker_id(os.environ)
-        lease = names.lease_name(run, self.worker)
-        self.labels = names.own_labels(run, self.worker, lease, importlib.metadata.version("pytest-arl"))
+        self.worker = object_names.worker_id(os.environ)
+        lease = object_names.lease_name(run, self.worker)
+        self.labels = object_names.own_labels(run, self.worker, lease, importlib.metadata.version("pytest-arl"))
         self.lease = Lease(api, namespace, lease, self.labels)
-        mine = names.selector({names.LEASE_LABEL: lease})
+        mine = object_names.selector({object_names.LEASE_LABEL: lease})
         self.sandboxes = Watch(api, "sandboxes", namespace, mine)
         self.tasks = Watch(api, "tasks", namespace, mine)
         self.task_key = os.urandom(KEY_BYTES)

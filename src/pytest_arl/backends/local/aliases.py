@@ -19,7 +19,7 @@ from pytest_arl.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from pytest_arl.backends.local.sources import Source
+    from pytest_arl.backends.local.mount_sources import MountSource
     from pytest_arl.backends.local.survey import Survey
 
 __all__ = ["refuse_aliases"]
@@ -28,7 +28,7 @@ _KINDS = (Kind.PROGRAM, Kind.IMPORTS, Kind.METADATA, Kind.SETTINGS)
 
 
 def refuse_aliases(
-    survey: Survey, source: Source, read_only: Collection[str], what: str, *, as_other_user: bool
+    survey: Survey, source: MountSource, read_only: Collection[str], what: str, *, as_other_user: bool
 ) -> None:
     """Raise UsageError where what a sandbox can write in a mount is also what this process reads or imports.
 

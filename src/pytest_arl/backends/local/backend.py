@@ -16,10 +16,10 @@ from pytest_arl.agent_client.budget import Budget
 from pytest_arl.agent_client.channel import Channel, ChannelLost
 from pytest_arl.agent_client.direct_sandbox import DirectSandbox
 from pytest_arl.backends.local import process_resources
+from pytest_arl.backends.local.mount_sources import Sources
 from pytest_arl.backends.local.plan import Plan, make_plan
 from pytest_arl.backends.local.probe import probe
 from pytest_arl.backends.local.sandbox_process import SandboxProcess
-from pytest_arl.backends.local.sources import Sources
 from pytest_arl.backends.local.survey import Survey
 from pytest_arl.backends.local.warm import WarmPools
 from pytest_arl.errors import BackendUnavailable, SandboxTimeout

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_arl.backends.local.forkserver import ForkServer
     from pytest_arl.backends.local.hierarchies import Hierarchies
 
-__all__ = ["SPARE_PROCESSES", "Cgroup", "Limits", "RunCgroups", "sweep"]
+__all__ = ["SPARE_PROCESSES", "Cgroup", "CgroupLimits", "RunCgroups", "sweep"]
 
 _PREFIX = "pytest-arl-"
 _CPU_PERIOD = 100_000
@@ -43,11 +43,11 @@ _FIGURES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CgroupLimits:
     """What one sandbox may use.
 
     Attributes:
-        memory: bytes that its processes may hold, which the watcher sees to (:mod:`.memory_watch`).
+        memory: bytes that its processes may hold, which the watcher sees to (:mod:`.watch_setup`).
         files: bytes that its writable folders take.
         processes: how many.
         cpus: processors (None: all).
@@ -81,7 +81,7 @@ class Cgroup:
     def __init__(
         self,
         folders: Mapping[str, Path],
-        limits: Limits,
+        limits: CgroupLimits,
         version: int,
         home: Sequence[Path] = (),
         server: ForkServer | None = None,
@@ -119,7 +119,7 @@ class Cgroup:
         self._stack.callback(os.close, descriptor)
         return descriptor
 
-    def spawn(self, argv: Sequence[str], *, descriptors: Sequence[int], stderr: int) -> spawner.Process:
+    def spawn(self, argv: Sequence[str], *, descriptors: Sequence[int], stderr: int) -> spawner.SpawnedProcess:
         """Start a process as :func:`spawner.spawn` does, inside if this cgroup :attr:`joins`.
 
         The kernel moves a process only once all processors have passed a quiet moment, for which a sandbox would wait
@@ -199,7 +199,7 @@ class RunCgroups:
             raise _TakenError
         return descriptor
 
-    def create(self, limits: Limits) -> Cgroup:
+    def create(self, limits: CgroupLimits) -> Cgroup:
         """A cgroup for one sandbox. Raises OSError."""
         server = self._hierarchies.server
         if server is not None and not server.alive:
@@ -269,7 +269,7 @@ def _write(path: str, value: object) -> None:
         os.close(descriptor)
 
 
-def _set_limits(folders: Mapping[str, Path], limits: Limits, version: int) -> None:
+def _set_limits(folders: Mapping[str, Path], limits: CgroupLimits, version: int) -> None:
     memory, quota = folders["memory"], None
     if limits.cpus is not None:
         quota = max(1000, int(limits.cpus * _CPU_PERIOD))

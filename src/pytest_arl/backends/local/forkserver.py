@@ -88,7 +88,7 @@ class Child:
 class ForkServer:
     """A running server."""
 
-    def __init__(self, process: spawner.Process, control: socket.socket) -> None:
+    def __init__(self, process: spawner.SpawnedProcess, control: socket.socket) -> None:
         self._process = process
         self._control = control
         self._alive = True

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local import spawner
-from pytest_arl.backends.local.layout import HOSTNAME, UID, Content, Held
+from pytest_arl.backends.local.layout import HOSTNAME, UID, Content, HeldSource
 from pytest_arl.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.backends.local.cgroups import Cgroup
     from pytest_arl.backends.local.layout import Argument
-    from pytest_arl.backends.local.sources import Sources
+    from pytest_arl.backends.local.mount_sources import Sources
     from pytest_arl.backends.local.spawner import Inherited
 
 __all__ = ["Launch"]
@@ -39,15 +39,15 @@ class _File:
 
 
 @functools.lru_cache(maxsize=16)
-def _prepare(arguments: tuple[Argument, ...]) -> tuple[bytes | _File | Held, ...]:
+def _prepare(arguments: tuple[Argument, ...]) -> tuple[bytes | _File | HeldSource, ...]:
     """What of the options is the same for all sandboxes of a pool, as bubblewrap reads it."""
-    parts: list[bytes | _File | Held] = []
+    parts: list[bytes | _File | HeldSource] = []
     words: list[bytes] = []
     for argument in arguments:
         if isinstance(argument, Content):
             parts += [b"".join(words), _File(argument.data, UID in argument.data or HOSTNAME in argument.data)]
             words = []
-        elif isinstance(argument, Held):
+        elif isinstance(argument, HeldSource):
             parts += [b"".join(words), argument]
             words = []
         else:
@@ -83,7 +83,7 @@ class Launch:
         uid: int,
         stderr: int,
         cgroup: Cgroup | None,
-    ) -> spawner.Process:
+    ) -> spawner.SpawnedProcess:
         """Start it. Its options go through a memory file, so that ``ps`` shows none of them."""
         hostname, number = name.encode(), b"%d" % uid
         words = [b"--info-fd\0%d\0--block-fd\0%d\0" % (self._info_in, self._block_out)]
@@ -91,7 +91,7 @@ class Launch:
         for part in _prepare(tuple(arguments)):
             if isinstance(part, bytes):
                 words.append(part)
-            elif isinstance(part, Held):
+            elif isinstance(part, HeldSource):
                 words.append(b"%d\0" % self._sources.lend(part.source, self._inherited.share))
             else:
                 data = part.data.replace(UID, number).replace(HOSTNAME, hostname) if part.varies else part.data

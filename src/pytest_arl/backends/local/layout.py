@@ -17,9 +17,9 @@ from pytest_arl.backends.local.paths import fixed
 from pytest_arl.errors import BackendUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from pytest_arl.backends.local.sources import Source, Sources
+    from pytest_arl.backends.local.mount_sources import MountSource, Sources
 
-__all__ = ["HOSTNAME", "UID", "Argument", "Content", "Held", "Layout"]
+__all__ = ["HOSTNAME", "UID", "Argument", "Content", "HeldSource", "Layout"]
 
 UID = b"\x01uid\x01"
 """Stands for the sandbox's uid in a :class:`Content`: it is not known while the layout is made."""
@@ -35,7 +35,7 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldSource:
     """Something of the host that bubblewrap binds from a descriptor, whose number takes this argument's place.
 
     Attributes:
@@ -43,11 +43,11 @@ class Held:
         what: whose, for a message.
     """
 
-    source: Source
+    source: MountSource
     what: str
 
 
-Argument = str | Content | Held
+Argument = str | Content | HeldSource
 
 _SMALL = "65536"
 """Bytes, for bubblewrap: the size of a file system that holds nothing but folders."""
@@ -72,7 +72,7 @@ class Layout:
 
     sources: Sources | None = None
     arguments: list[Argument] = field(default_factory=list)
-    watched: list[Held] = field(default_factory=list)
+    watched: list[HeldSource] = field(default_factory=list)
     _bound: dict[str, _Bound | None] = field(default_factory=dict)
     """What covers what: a folder of the host, or None where the sandbox's own memory is."""
     _made: set[str] = field(default_factory=set)
@@ -90,10 +90,10 @@ class Layout:
         what = what or f"{target} of a sandbox"
         self.hold(self._open(str(source), what), target, what, writable=writable)
 
-    def hold(self, source: Source, target: str, what: str, *, writable: bool) -> None:
+    def hold(self, source: MountSource, target: str, what: str, *, writable: bool) -> None:
         """The same from a descriptor."""
         self._make_parents(target)
-        self.arguments += ["--bind-fd" if writable else "--ro-bind-fd", Held(source, what), target]
+        self.arguments += ["--bind-fd" if writable else "--ro-bind-fd", HeldSource(source, what), target]
         self._bound[target] = _Bound(Path(source.path), writable)
 
     def programs(self) -> None:
@@ -106,14 +106,14 @@ class Layout:
             elif top.is_dir():
                 self.bind(top, str(top))
 
-    def overlay(self, source: Source, what: str) -> None:
+    def overlay(self, source: MountSource, what: str) -> None:
         """The whole root: a folder of the host below, memory above.
 
         By path, for bubblewrap takes no descriptor here (a number below /proc/self/fd it would leave open inside): the
         path is compared before the start, and once more when all is mounted.
         """
         self.arguments += ["--overlay-src", source.path, "--tmp-overlay", "/"]
-        self.watched.append(Held(source, what))
+        self.watched.append(HeldSource(source, what))
 
     def tmpfs(self, target: str, size: int, mode: int) -> None:
         """An empty folder in memory that holds so many bytes."""
@@ -204,9 +204,9 @@ class Layout:
             if self._passages[folder]:
                 self.arguments += ["--remount-ro", folder]
 
-    def held(self) -> tuple[Held, ...]:
+    def held(self) -> tuple[HeldSource, ...]:
         """All that has to be in its place at each start; each thing once."""
-        found = [argument for argument in self.arguments if isinstance(argument, Held)]
+        found = [argument for argument in self.arguments if isinstance(argument, HeldSource)]
         return tuple({held.source.path: held for held in reversed((*self.watched, *found))}.values())
 
     def finish(self, *options: str) -> None:
@@ -266,9 +266,9 @@ class Layout:
     def _watch(self, path: str, what: str) -> None:
         if self.sources is None or fixed(path):
             return
-        self.watched.append(Held(self._open(path, what), what))
+        self.watched.append(HeldSource(self._open(path, what), what))
 
-    def _open(self, path: str, what: str) -> Source:
+    def _open(self, path: str, what: str) -> MountSource:
         assert self.sources is not None
         try:
             return self.sources.open(path)

@@ -14,7 +14,7 @@ import select
 import sys
 import time
 
-from pytest_arl.backends.local.watched_sandbox import Sandbox, end_unwatched
+from pytest_arl.backends.local.watched_sandbox import WatchedSandbox, end_unwatched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Watcher:
         self._control = _socket.socket(fileno=control)
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._awake: set[Sandbox] = set()
+        self._awake: set[WatchedSandbox] = set()
         self._over = False
         self._add(control, self._receive)
         self._add(owner, self._end)
@@ -109,7 +109,7 @@ class Watcher:
 
     def _watch(self, message: bytes, descriptors: list[int]) -> None:
         try:
-            sandbox = Sandbox(message, descriptors, time.monotonic())
+            sandbox = WatchedSandbox(message, descriptors, time.monotonic())
         except OSError as error:
             end_unwatched(descriptors, error)
             _close(descriptors)
@@ -129,11 +129,11 @@ class Watcher:
             self._add(sandbox.group.events, braked, select.EPOLLPRI)
         self._awake.add(sandbox)
 
-    def _wake(self, sandbox: Sandbox) -> None:
+    def _wake(self, sandbox: WatchedSandbox) -> None:
         sandbox.wake_up(time.monotonic())
         self._awake.add(sandbox)
 
-    def _forget(self, sandbox: Sandbox) -> None:
+    def _forget(self, sandbox: WatchedSandbox) -> None:
         """It has ended."""
         self._awake.discard(sandbox)
         for descriptor in (sandbox.agent, sandbox.wake, sandbox.group.events):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_arl.backends.local.layout import Layout
-    from pytest_arl.backends.local.sources import Source
+    from pytest_arl.backends.local.mount_sources import MountSource
     from pytest_arl.backends.local.survey import Survey
     from pytest_arl.pools import LocalPool, Mount
 
@@ -95,7 +95,7 @@ def _refuse_everything(source: Path, what: str) -> None:
     raise UsageError(f"{what}: {source} holds more of this machine than a sandbox may see: name a folder below it")
 
 
-def _check_source(mount: Mount, pool: LocalPool, survey: Survey, what: str) -> Source:
+def _check_source(mount: Mount, pool: LocalPool, survey: Survey, what: str) -> MountSource:
     try:
         source = survey.look_up(mount.source, what)
     except PermissionError as error:

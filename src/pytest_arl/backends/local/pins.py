@@ -18,7 +18,7 @@ from pytest_arl.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pytest_arl.backends.local.sources import Source
+    from pytest_arl.backends.local.mount_sources import MountSource
     from pytest_arl.backends.local.survey import Survey
     from pytest_arl.pools import LocalPool, Mount
 
@@ -42,7 +42,7 @@ class Pin:
 
 
 def find_pins(
-    survey: Survey, pool: LocalPool, mount: Mount, source: Source, repositories: Iterable[str], what: str
+    survey: Survey, pool: LocalPool, mount: Mount, source: MountSource, repositories: Iterable[str], what: str
 ) -> list[Pin]:
     """The pins of a writable mount, outer ones first. Raises UsageError where it has to be refused."""
     _refuse_repository(source, what)
@@ -116,7 +116,7 @@ def _covered(name: str, pins: Iterable[Pin]) -> bool:
     return any(not pin.writable and (name == pin.name or name.startswith(f"{pin.name}/")) for pin in pins)
 
 
-def _refuse(kept: Kept, way: Way, survey: Survey, source: Source, what: str) -> None:
+def _refuse(kept: Kept, way: Way, survey: Survey, source: MountSource, what: str) -> None:
     """Raise UsageError where the mount is what is kept, or lies in it."""
     if kept.kind in (Kind.SOURCE, Kind.POINT):
         return
@@ -133,7 +133,7 @@ def _refuse(kept: Kept, way: Way, survey: Survey, source: Source, what: str) -> 
     )
 
 
-def _harmless(name: str, entry: str, survey: Survey, source: Source) -> bool:
+def _harmless(name: str, entry: str, survey: Survey, source: MountSource) -> bool:
     """True if a mount in a folder of sys.path is no package of it; ``name`` is its path there."""
     if not name:
         # pytest's rootdir is there as soon as it has a conftest.py. docs/pools.md says what this leaves open.
@@ -145,7 +145,7 @@ def _harmless(name: str, entry: str, survey: Survey, source: Source) -> bool:
     return not all(os.path.lexists(os.path.join(folder, "__init__.py")) for folder in folders)
 
 
-def _is_rootdir(survey: Survey, source: Source) -> bool:
+def _is_rootdir(survey: Survey, source: MountSource) -> bool:
     return inside(source.status, survey.start_dir) == ""
 
 
@@ -158,7 +158,7 @@ def _lies_in(path: str, folder: str) -> bool:
         return False
 
 
-def _refuse_links(kept: Kept, source: Source, pins: Iterable[Pin], what: str) -> None:
+def _refuse_links(kept: Kept, source: MountSource, pins: Iterable[Pin], what: str) -> None:
     """Raise UsageError where a link that could be replaced is on the way to what is kept."""
     for link in trace(kept.path).links:
         folder = inside(source.status, os.path.dirname(link))
@@ -170,7 +170,7 @@ def _refuse_link(link: str, what: str) -> None:
     raise UsageError(f"{what}: {link} is a symbolic link, which cannot be kept read-only: mount it :ro")
 
 
-def _refuse_repository(source: Source, what: str) -> None:
+def _refuse_repository(source: MountSource, what: str) -> None:
     if not set(REPOSITORIES).isdisjoint(source.path.split("/")):
         raise UsageError(
             f"{what}: {source.path} belongs to version control, whose hooks and settings run on this machine: "

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_arl.agent_package import bundle
-from pytest_arl.backends.local import identity, inheritance, interpreter
-from pytest_arl.backends.local.cgroups import SPARE_PROCESSES, Limits
-from pytest_arl.backends.local.layout import Argument, Content, Held, Layout
+from pytest_arl.backends.local import identity, inherited_limits, interpreter
+from pytest_arl.backends.local.cgroups import SPARE_PROCESSES, CgroupLimits
+from pytest_arl.backends.local.layout import Argument, Content, HeldSource, Layout
 from pytest_arl.backends.local.mounts import add_mounts
 from pytest_arl.backends.local.namespaces import namespace_arguments
 from pytest_arl.backends.local.roots import add_root, can_overlay, check_root
@@ -23,8 +23,8 @@ from pytest_arl.backends.local.sockets import SocketWatch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_arl.backends.local.mount_sources import Sources
     from pytest_arl.backends.local.probe import Host
-    from pytest_arl.backends.local.sources import Sources
     from pytest_arl.backends.local.survey import Survey
     from pytest_arl.pools import LocalPool
 
@@ -72,12 +72,12 @@ class Plan:
     command: tuple[str, ...]
     env: Mapping[str, str]
     rlimits: Mapping[str, int]
-    limits: Limits
+    limits: CgroupLimits
     counted: tuple[str, ...]
     memory: int | None
     isolation: str
     sources: Sources
-    held: tuple[Held, ...]
+    held: tuple[HeldSource, ...]
     by_path: bool
     shared: Mapping[Path, str]
     sockets: SocketWatch
@@ -111,7 +111,7 @@ def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
     else:
         bwrap, command = _lay_root(layout, pool, host, survey)
     rlimits = _rlimits(pool, cgroup=host.cgroups)
-    inheritance.refuse_unreachable(pool, rlimits)
+    inherited_limits.refuse_unreachable(pool, rlimits)
     arguments = namespace_arguments(privileged=host.privileged, network=pool.network)
     return Plan(
         pool=pool,
@@ -120,7 +120,7 @@ def make_plan(pool: LocalPool, host: Host, survey: Survey) -> Plan:
         command=(*command, "-c", bundle.BOOT),
         env=_environment(pool),
         rlimits=rlimits,
-        limits=Limits(pool.memory, pool.workspace + 2 * pool.tmp, pool.processes, pool.cpus),
+        limits=CgroupLimits(pool.memory, pool.workspace + 2 * pool.tmp, pool.processes, pool.cpus),
         counted=(WORKSPACE, TMP, HOME, *(["/"] if "--tmp-overlay" in layout.arguments else [])),
         memory=None if host.cgroups else pool.memory,
         isolation=host.tier,
@@ -241,8 +241,8 @@ def _environment(pool: LocalPool) -> dict[str, str]:
 
 def _rlimits(pool: LocalPool, *, cgroup: bool) -> dict[str, int]:
     """Beside a cgroup these are a second line; without one they are the only bound of a single process."""
-    stack = inheritance.UNLIMITED if pool.stack is None else pool.stack
-    limits = {**inheritance.FIXED, "NOFILE": pool.files, "STACK": stack}
+    stack = inherited_limits.UNLIMITED if pool.stack is None else pool.stack
+    limits = {**inherited_limits.FIXED, "NOFILE": pool.files, "STACK": stack}
     if not cgroup:
         limits["NPROC"] = pool.processes + SPARE_PROCESSES
     return limits

@@ -45,7 +45,7 @@ class Propagation:
         self._privileged = privileged
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
-        self._process: spawner.Process | None = None
+        self._process: spawner.SpawnedProcess | None = None
 
     def end(self, pid: int, child: int) -> Ending:
         """For the sandbox whose first process has that pid out here; ``child`` is its pidfd.

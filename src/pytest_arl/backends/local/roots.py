@@ -19,7 +19,7 @@ from pytest_arl.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_arl.backends.local.sources import Source
+    from pytest_arl.backends.local.mount_sources import MountSource
     from pytest_arl.backends.local.survey import Survey
 
 __all__ = ["add_root", "can_overlay", "check_root"]
@@ -30,7 +30,7 @@ _REPLACED = ("dev", "proc")
 
 def check_root(
     folder: Path, what: str, survey: Survey, folders: Iterable[str], files: Iterable[str], mounts: Iterable[str]
-) -> Source:
+) -> MountSource:
     """The root folder. UsageError where it is none, holds what a sandbox must not reach, or has a link or a thing of
     the wrong kind where a mount point must be: a folder, a file, or either for a pool's mounts.
     """

@@ -24,13 +24,13 @@ from pytest_arl.agent import tree
 from pytest_arl.agent_client.channel import AgentConfig
 from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.identity import new_name
-from pytest_arl.backends.local.inheritance import detach
+from pytest_arl.backends.local.inherited_limits import detach
 from pytest_arl.backends.local.launch import Launch
-from pytest_arl.backends.local.memory_watch import MemoryWatch
 from pytest_arl.backends.local.namespaces import INNER_ID
 from pytest_arl.backends.local.plan import HOME, TMP, WORKSPACE, Plan
 from pytest_arl.backends.local.probe import examine
 from pytest_arl.backends.local.uids import UidLease
+from pytest_arl.backends.local.watch_setup import WatchSetup
 from pytest_arl.errors import BackendUnavailable, SandboxTimeout
 from pytest_arl.text.units import format_quantity
 
@@ -65,7 +65,7 @@ class SandboxProcess:
         self._stack = ExitStack()
         self._child = -1
         self._pid = -1
-        self._watch: MemoryWatch | None = None
+        self._watch: WatchSetup | None = None
         self._apart: Ending | None = None
         try:
             self._start(resources, deadline, hidden)
@@ -90,7 +90,7 @@ class SandboxProcess:
             keep.callback(lease.close)
         self._cgroup = self._make_cgroup(resources.cgroups)
         if self._cgroup is not None and resources.janitor is not None:
-            self._watch = MemoryWatch(resources.janitor, self._cgroup, plan.limits, keep)
+            self._watch = WatchSetup(resources.janitor, self._cgroup, plan.limits, keep)
         self._stderr = os.memfd_create("arl-bwrap-stderr")
         keep.callback(os.close, self._stderr)
         with closing(spawner.Inherited()) as inherited:

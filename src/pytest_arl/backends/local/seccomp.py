@@ -17,12 +17,12 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pytest_arl.backends.local.syscalls import MACHINES, Machine
+from pytest_arl.backends.local.syscalls import MACHINES, Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["POLICY", "Condition", "Instruction", "Rule", "compile_filter", "filter_bytes", "supported"]
+__all__ = ["POLICY", "ArgumentCondition", "Instruction", "Rule", "compile_filter", "filter_bytes", "supported"]
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _JUMP, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x05, 0x06
 _FARTHEST = 255  # instructions that a comparison can leave out
@@ -46,7 +46,7 @@ _AGENT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class ArgumentCondition:
     """One test of one argument (its lower 32 bits).
 
     ``in``: it is one of the values; ``not in``: it is none of them; ``bits``: it has one of these bits.
@@ -63,10 +63,10 @@ class Rule:
 
     calls: tuple[str, ...]
     error: int = errno.EPERM
-    when: tuple[Condition, ...] = ()
+    when: tuple[ArgumentCondition, ...] = ()
 
 
-def _deny(calls: str, *when: Condition, error: int = errno.EPERM) -> Rule:
+def _deny(calls: str, *when: ArgumentCondition, error: int = errno.EPERM) -> Rule:
     return Rule(tuple(calls.split()), error, when)
 
 
@@ -75,13 +75,13 @@ POLICY: tuple[Rule, ...] = (
     _deny("ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd"),
     # The agent asks which processes are in one memory, for processes that a step could trace anyway: not for the agent.
     # What else it tells, of descriptors and file tables, is of use to attacks on the kernel.
-    _deny("kcmp", Condition(2, "not in", (_KCMP_VM,))),
+    _deny("kcmp", ArgumentCondition(2, "not in", (_KCMP_VM,))),
     _deny("move_pages migrate_pages mbind set_mempolicy set_mempolicy_home_node"),
     # Mounts, roots, namespaces.
     _deny("mount umount2 pivot_root chroot open_tree open_tree_attr move_mount mount_setattr"),
     _deny("fsopen fsconfig fsmount fspick setns open_by_handle_at quotactl quotactl_fd sysfs"),
-    _deny("unshare", Condition(0, "bits", (_NAMESPACES | _NEW_TIME,))),
-    _deny("clone", Condition(0, "bits", (_NAMESPACES,))),
+    _deny("unshare", ArgumentCondition(0, "bits", (_NAMESPACES | _NEW_TIME,))),
+    _deny("clone", ArgumentCondition(0, "bits", (_NAMESPACES,))),
     # Its flags lie in memory, where a filter cannot look. ENOSYS makes C libraries use clone.
     _deny("clone3", error=errno.ENOSYS),
     # Kernel interfaces that a sandbox has no business with.
@@ -92,31 +92,31 @@ POLICY: tuple[Rule, ...] = (
     _deny("settimeofday clock_settime clock_adjtime sethostname setdomainname"),
     _deny("uselib _sysctl nfsservctl lookup_dcookie"),
     # A lease makes whoever opens the file wait for 45 s: the agent, another sandbox or this machine in a mount.
-    _deny("fcntl", Condition(1, "in", (_F_SETLEASE,))),
+    _deny("fcntl", ArgumentCondition(1, "in", (_F_SETLEASE,))),
     # Typing into a terminal, and line disciplines (each a kernel module one could load).
-    _deny("ioctl", Condition(1, "in", (_TIOCSTI, _TIOCLINUX, _TIOCSETD))),
+    _deny("ioctl", ArgumentCondition(1, "in", (_TIOCSTI, _TIOCLINUX, _TIOCSETD))),
     # AF_VSOCK reaches the hypervisor, the rest loads modules on demand.
     _deny(
         "socket",
-        Condition(0, "not in", (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK)),
+        ArgumentCondition(0, "not in", (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK)),
         error=errno.EAFNOSUPPORT,
     ),
     # Addresses and routes. As root, a sandbox would hear of every device of this machine by NETLINK_KOBJECT_UEVENT.
     _deny(
         "socket",
-        Condition(0, "in", (_AF_NETLINK,)),
-        Condition(2, "not in", (_NETLINK_ROUTE,)),
+        ArgumentCondition(0, "in", (_AF_NETLINK,)),
+        ArgumentCondition(2, "not in", (_NETLINK_ROUTE,)),
         error=errno.EPROTONOSUPPORT,
     ),
     # Steps share the agent's uid: without these they could throttle it, by pid, process group or user.
     _deny(
         "prlimit64 sched_setparam sched_setscheduler sched_setaffinity sched_setattr",
-        Condition(0, "in", (_AGENT,)),
+        ArgumentCondition(0, "in", (_AGENT,)),
     ),
-    _deny("setpriority", Condition(0, "in", (0, 1)), Condition(1, "in", (_AGENT,))),
-    _deny("setpriority", Condition(0, "in", (2,))),
-    _deny("ioprio_set", Condition(0, "in", (1, 2)), Condition(1, "in", (_AGENT,))),
-    _deny("ioprio_set", Condition(0, "in", (3,))),
+    _deny("setpriority", ArgumentCondition(0, "in", (0, 1)), ArgumentCondition(1, "in", (_AGENT,))),
+    _deny("setpriority", ArgumentCondition(0, "in", (2,))),
+    _deny("ioprio_set", ArgumentCondition(0, "in", (1, 2)), ArgumentCondition(1, "in", (_AGENT,))),
+    _deny("ioprio_set", ArgumentCondition(0, "in", (3,))),
 )
 
 
@@ -141,7 +141,7 @@ def _give(value: int) -> Instruction:
     return Instruction(_RETURN, 0, 0, value)
 
 
-def _condition(condition: Condition, skip: int) -> list[Instruction]:
+def _condition(condition: ArgumentCondition, skip: int) -> list[Instruction]:
     """Fall through where the condition holds, else skip that many instructions after this block."""
     load = Instruction(_LOAD, 0, 0, _OFFSET_ARGUMENTS + 8 * condition.argument)
     count = len(condition.values)
@@ -165,7 +165,7 @@ def _rule(rule: Rule) -> list[Instruction]:
     return code
 
 
-def _by_call(policy: Iterable[Rule], machine: Machine) -> Mapping[int, list[Rule]]:
+def _by_call(policy: Iterable[Rule], machine: Architecture) -> Mapping[int, list[Rule]]:
     calls: dict[int, list[Rule]] = {}
     for rule in policy:
         for name in rule.calls:
@@ -174,7 +174,7 @@ def _by_call(policy: Iterable[Rule], machine: Machine) -> Mapping[int, list[Rule
     return calls
 
 
-def compile_filter(machine: Machine, policy: Iterable[Rule] = POLICY) -> list[Instruction]:
+def compile_filter(machine: Architecture, policy: Iterable[Rule] = POLICY) -> list[Instruction]:
     """The policy as a program for that machine: check the convention, then compare the call's number."""
     code = [
         Instruction(_LOAD, 0, 0, _OFFSET_AUDIT),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-__all__ = ["Inherited", "Process", "carry_out", "close_in_forks", "hear_of_children", "kill", "see_off", "spawn"]
+__all__ = ["Inherited", "SpawnedProcess", "carry_out", "close_in_forks", "hear_of_children", "kill", "see_off", "spawn"]
 
 _UMASK = 0o022
 _ROOM = 8
@@ -114,7 +114,7 @@ class Inherited:
             os.close(self._open.pop())
 
 
-class Process(Protocol):
+class SpawnedProcess(Protocol):
     """A started child: what is used of :class:`subprocess.Popen`."""
 
     pid: int
@@ -130,11 +130,11 @@ class Process(Protocol):
 class _Order:
     """One process asked for; ``done`` is set when ``process`` or ``error`` is there."""
 
-    def __init__(self, start: Callable[[], Process]) -> None:
+    def __init__(self, start: Callable[[], SpawnedProcess]) -> None:
         self.start = start
         self.done = threading.Event()
         self.cancelled = False
-        self.process: Process | None = None
+        self.process: SpawnedProcess | None = None
         self.error: BaseException | None = None
 
     def carry_out(self) -> None:
@@ -154,7 +154,7 @@ class _Order:
             _end(self.process)
 
 
-def _end(process: Process) -> None:
+def _end(process: SpawnedProcess) -> None:
     kill(process)
     process.wait()
 
@@ -194,14 +194,14 @@ def spawn(
     stderr: int,
     inside: AbstractContextManager[object] | None = None,
     env: Mapping[str, str] | None = None,
-) -> Process:
+) -> SpawnedProcess:
     """Start a process in a session of its own, with these descriptors and no others, and ``env`` for an environment.
 
     ``inside`` is entered by the thread that starts it, and left once it is started. Raises OSError as Popen does. The
     caller owns the process.
     """
 
-    def start() -> Process:
+    def start() -> SpawnedProcess:
         with ExitStack() as stack:
             with inside or nullcontext():
                 process = subprocess.Popen(
@@ -223,7 +223,7 @@ def spawn(
     return carry_out(start)
 
 
-def carry_out(start: Callable[[], Process]) -> Process:
+def carry_out(start: Callable[[], SpawnedProcess]) -> SpawnedProcess:
     """Have a process started by the one thread that does so."""
     order = _Order(start)
     _spawner.submit(order)
@@ -241,7 +241,7 @@ def carry_out(start: Callable[[], Process]) -> Process:
     return order.process
 
 
-def see_off(process: Process, seconds: float = 5.0) -> None:
+def see_off(process: SpawnedProcess, seconds: float = 5.0) -> None:
     """Wait for a process that was told to end, and kill it where it has not after so many seconds."""
     try:
         process.wait(timeout=seconds)
@@ -250,7 +250,7 @@ def see_off(process: Process, seconds: float = 5.0) -> None:
         process.wait()
 
 
-def kill(process: Process) -> None:
+def kill(process: SpawnedProcess) -> None:
     """Kill a bubblewrap that is still starting, and the process it may have forked already.
 
     That one waits for a word of bubblewrap and would not notice its death, so it has to die first.

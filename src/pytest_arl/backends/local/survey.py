@@ -23,8 +23,8 @@ from pytest_arl.pools import usable_pools
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
+    from pytest_arl.backends.local.mount_sources import MountSource, Sources
     from pytest_arl.backends.local.paths import Way
-    from pytest_arl.backends.local.sources import Source, Sources
     from pytest_arl.pools import LocalPool, Mount
     from pytest_arl.settings import Settings
 
@@ -82,7 +82,7 @@ class _Found:
     """Where a path led, and for each link on its way the folders that held it then: they may be gone since."""
 
     way: Way
-    source: Source
+    source: MountSource
     around: tuple[Container[tuple[int, int]], ...]
 
 
@@ -158,7 +158,7 @@ class Survey:
             found = self.found[written] = _Found(way, self.sources.open(way.end), around)
         return found
 
-    def look_up(self, path: Path, what: str) -> Source:
+    def look_up(self, path: Path, what: str) -> MountSource:
         """The source that a path of a pool means. Raises OSError and RuntimeError where it does not exist.
 
         UsageError where a link that a sandbox can write decides: one of an earlier run may have made it.

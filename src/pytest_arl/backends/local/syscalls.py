@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MACHINES", "Machine"]
+__all__ = ["MACHINES", "Architecture"]
 
 _SHARED = {
     "io_uring_setup": 425,
@@ -157,7 +157,7 @@ _AARCH64 = {
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Architecture:
     """What the filter must know of one kind of processor.
 
     Attributes:
@@ -171,8 +171,8 @@ class Machine:
     foreign_bit: int | None
 
 
-MACHINES: Mapping[str, Machine] = {
-    "x86_64": Machine(audit=0xC000003E, numbers=_X86_64, foreign_bit=0x40000000),
-    "aarch64": Machine(audit=0xC00000B7, numbers=_AARCH64, foreign_bit=None),
+MACHINES: Mapping[str, Architecture] = {
+    "x86_64": Architecture(audit=0xC000003E, numbers=_X86_64, foreign_bit=0x40000000),
+    "aarch64": Architecture(audit=0xC00000B7, numbers=_AARCH64, foreign_bit=None),
 }
 """By the name that ``os.uname().machine`` gives."""

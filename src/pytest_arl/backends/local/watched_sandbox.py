@@ -13,7 +13,7 @@ from _struct import pack, unpack
 from pytest_arl.agent import memory_page
 from pytest_arl.backends.local.watched_cgroup import MI, SLACK, CgroupFiles, Version1, Version2
 
-__all__ = ["Sandbox", "end_unwatched"]
+__all__ = ["WatchedSandbox", "end_unwatched"]
 
 _SPEED = 8 << 30  # bytes in a second: more than a program was ever seen to take
 _SHORTEST, _LONGEST = 0.001, 0.05
@@ -38,7 +38,7 @@ def end_unwatched(descriptors: list[int], error: OSError) -> None:
         pass  # it has ended, which is why its files are gone
 
 
-class Sandbox:
+class WatchedSandbox:
     """One of them. OSError from any method: it cannot be watched, or is gone.
 
     Attributes:
@@ -49,7 +49,7 @@ class Sandbox:
     """
 
     def __init__(self, message: bytes, descriptors: list[int], now: float) -> None:
-        """``message`` and ``descriptors`` are those of :mod:`.memory_watch`."""
+        """``message`` and ``descriptors`` are those of :mod:`.watch_setup`."""
         version, agent, monitor, memory, wall, folder = message.split(b" ", 5)
         self.descriptors = descriptors
         self.agent, self.wake, self._page, *self._folders = descriptors

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pytest_arl.cli import list_pools
 from pytest_arl.cli import main as run_main
-from pytest_arl.cli import pools
 from pytest_arl.errors import BackendUnavailable
 from pytest_arl.settings import Settings
 from tests.cli.conftest import FakeCluster
@@ -30,8 +30,8 @@ def pool(name: str, **status: object) -> Json:
 
 @pytest.fixture
 def connected(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
-    monkeypatch.setattr(pools, "connect", lambda settings: cluster)
-    monkeypatch.setattr(pools, "has_cluster", lambda settings: True)
+    monkeypatch.setattr(list_pools, "connect", lambda settings: cluster)
+    monkeypatch.setattr(list_pools, "has_cluster", lambda settings: True)
     ready = {"type": "Ready", "status": "True", "reason": "Ready"}
     cluster.put_list(POOLS, pool("python", readyReplicas=2, allocatedReplicas=5, conditions=[ready]), pool("new"))
     return cluster
@@ -68,8 +68,8 @@ def test_a_cluster_that_is_away_matters_to_who_asks_for_it(
     def connect(settings: Settings) -> FakeCluster:
         raise BackendUnavailable("it is away")
 
-    monkeypatch.setattr(pools, "connect", connect)
-    monkeypatch.setattr(pools, "has_cluster", lambda settings: True)
+    monkeypatch.setattr(list_pools, "connect", connect)
+    monkeypatch.setattr(list_pools, "has_cluster", lambda settings: True)
     assert run_main(["pools", *words]) == code
     said = capsys.readouterr()
     assert "it is away" in said.err
@@ -98,4 +98,4 @@ def test_what_a_cluster_says_cannot_command_the_terminal(
 )
 def test_a_template_that_is_none_hides_no_other_pool(template: Any) -> None:
     odd = {"metadata": {"name": "odd", "namespace": "n"}, "spec": {"template": template}}
-    assert pools._pool(odd).image == "?"
+    assert list_pools._pool(odd).image == "?"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.cluster.objects import Object
 
-__all__ = ["LEAST", "MOST", "Room"]
+__all__ = ["LEAST", "MOST", "MemoryShares"]
 
 MOST = {
     "warmpools": 8 * 1024 * 1024,
@@ -45,7 +45,7 @@ LEAST = 512
 """Bytes that an object takes beside its own: its keys, and the tables in which it is."""
 
 
-class Room:
+class MemoryShares:
     """The room that is taken, by UID of what takes it."""
 
     def __init__(self, left_out: Callable[[str, Object], None]) -> None:

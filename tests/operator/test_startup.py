@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_arl.operator import main
+from pytest_arl.operator import startup
 
 
 def lease(renewed: str, **spec: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_a_lease_of_the_original_operator_counts_while_somebody_renews_it(
     renewed: float | str, spec: dict[str, Any], held: bool
 ) -> None:
     when = renewed if isinstance(renewed, str) else moment(renewed)
-    assert main._renewed(lease(when, **spec)) is held
+    assert startup._renewed(lease(when, **spec)) is held
 
 
 @pytest.mark.parametrize(
@@ -60,5 +60,5 @@ def test_as_many_descriptors_are_taken_as_may_be_had(
     taken: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
     monkeypatch.setattr(resource, "setrlimit", lambda _, both: taken.append(both))
-    main._take_descriptors()
+    startup._take_descriptors()
     assert taken == ([] if wanted is None else [wanted])

@@ -36,10 +36,10 @@ _COMMANDS = {
     ),
     "gc": _Command("pytest_arl.cli.gc", "remove what ended test runs left on the cluster"),
     "manifests": _Command(
-        "pytest_arl.cli.manifests", "print what installs pytest-arl on a cluster, for kubectl apply -f -"
+        "pytest_arl.cli.print_manifests", "print what installs pytest-arl on a cluster, for kubectl apply -f -"
     ),
     "operator": _Command("pytest_arl.cli.operator", "the cluster's side of pytest-arl (operator run)"),
-    "pools": _Command("pytest_arl.cli.pools", "list the pools of this machine and of the cluster"),
+    "pools": _Command("pytest_arl.cli.list_pools", "list the pools of this machine and of the cluster"),
     "setup": _Command("pytest_arl.cli.setup", "let bubblewrap make sandboxes where AppArmor keeps it from that"),
 }
 

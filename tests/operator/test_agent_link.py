@@ -13,8 +13,8 @@ import pytest
 
 from pytest_arl.agent import auth, frames
 from pytest_arl.cluster import pod
+from pytest_arl.operator.agent_link import AgentLink
 from pytest_arl.operator.introduction import OLDER_EPOCH, AnotherAgent, Claim, Introduction, LinkLost
-from pytest_arl.operator.link import AgentLink
 
 pytestmark = pytest.mark.asyncio
 

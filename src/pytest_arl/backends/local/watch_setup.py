@@ -18,17 +18,17 @@ from pytest_arl.errors import BackendUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_arl.backends.local.cgroups import Cgroup, Limits
+    from pytest_arl.backends.local.cgroups import Cgroup, CgroupLimits
     from pytest_arl.backends.local.janitor import Janitor
     from pytest_arl.backends.local.spawner import Inherited
 
-__all__ = ["MemoryWatch"]
+__all__ = ["WatchSetup"]
 
 
-class MemoryWatch:
+class WatchSetup:
     """The watch over one sandbox's memory."""
 
-    def __init__(self, janitor: Janitor, cgroup: Cgroup, limits: Limits, keep: ExitStack) -> None:
+    def __init__(self, janitor: Janitor, cgroup: Cgroup, limits: CgroupLimits, keep: ExitStack) -> None:
         """``keep`` closes what is kept open for as long as the sandbox lives. Raises OSError."""
         self._janitor = janitor
         self._cgroup = cgroup

@@ -19,8 +19,8 @@ import kopf
 from pytest_arl.cluster.kinds import GROUP_PATH, path
 from pytest_arl.cluster.names import GROUP
 from pytest_arl.operator import election, health, keys, logs
-from pytest_arl.operator.api import Api
 from pytest_arl.operator.api_errors import ApiError
+from pytest_arl.operator.async_api import AsyncApi
 from pytest_arl.operator.beside import Beside, Pulse
 from pytest_arl.operator.context import Context
 from pytest_arl.operator.control import Control
@@ -65,7 +65,7 @@ class Options:
     log_level: str
 
 
-class Refused(Exception):
+class StartRefused(Exception):
     """Why the operator does not start, in a line with the cure."""
 
 
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         asyncio.run(_main(options))
-    except (Refused, kopf.LoginError) as refused:
+    except (StartRefused, kopf.LoginError) as refused:
         sys.stderr.write(f"pytest-arl: {refused}\n")
         return 1
     except ApiError as error:
@@ -139,7 +139,11 @@ async def _main(options: Options) -> None:
     state, pulse = health.Health(), Pulse()
     # The Lease has connections of its own: no crowd of requests stands before a renewal.
     with Beside() as beside:
-        async with beside.within(health.serve(state, options.health_port)), Api() as api, beside.within(Api()) as own:
+        async with (
+            beside.within(health.serve(state, options.health_port)),
+            AsyncApi() as api,
+            beside.within(AsyncApi()) as own,
+        ):
             await _check(api, options)
             leadership = election.Leadership(own, options.home, options.identity, options.lease_seconds)
             await beside.call(leadership.acquire())
@@ -156,7 +160,7 @@ async def _main(options: Options) -> None:
             os._exit(0)
 
 
-async def _lead(api: Api, options: Options, state: health.Health, term: election.Term) -> None:
+async def _lead(api: AsyncApi, options: Options, state: health.Health, term: election.Term) -> None:
     """Until the process is asked to end."""
     state.state = "syncing"
     loaded = await keys.load(api, options.home)
@@ -194,7 +198,7 @@ async def _keep(leadership: election.Leadership) -> None:
         os._exit(3)
 
 
-async def _check(api: Api, options: Options) -> None:
+async def _check(api: AsyncApi, options: Options) -> None:
     """What must be there, and what must not."""
     try:
         found = await api.get(GROUP_PATH)
@@ -204,7 +208,7 @@ async def _check(api: Api, options: Options) -> None:
         found = {"resources": []}
     missing = {"warmpools", "sandboxes", "tasks"} - {each["name"] for each in found["resources"]}
     if missing:
-        raise Refused(
+        raise StartRefused(
             f"the cluster has no {', '.join(sorted(missing))}.{GROUP}: pytest-arl manifests | kubectl apply -f -"
         )
     namespaces: Sequence[str | None] = options.namespaces or [None]
@@ -221,7 +225,7 @@ async def _check(api: Api, options: Options) -> None:
                 continue
             text = f"the original ARL operator runs in namespace {where}: stop it first, both cannot"
             if where == options.home:
-                raise Refused(text)
+                raise StartRefused(text)
             _LOG.warning("%s; so it seems by a Lease there, which others may have made", text)
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_arl.agent import container, usage
+from pytest_arl.agent import container, usage_meter
 from pytest_arl.agent.foreground import Foreground
-from pytest_arl.agent.usage import CpuWatch, Meter, Sums
+from pytest_arl.agent.usage_meter import CpuWatch, Meter, Sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,13 +80,13 @@ def test_a_program_that_fails_in_time_has_failed_and_no_more(sandbox: Sandbox) -
 
 def test_what_lives_and_the_children_that_it_has_waited_for_are_live_seconds() -> None:
     code = BURN + "os.fork() or (burn(0.15), os._exit(0))\nos.wait()\nburn(0.15)\nprint(flush=True)\ntime.sleep(1000)"
-    before = usage.live_seconds(os.getpid())  # other tests' processes may live
+    before = usage_meter.live_seconds(os.getpid())  # other tests' processes may live
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()
             # A child's time is in two figures of hundredths of a second.
-            assert 0.28 <= usage.live_seconds(os.getpid()) - before < 0.6
+            assert 0.28 <= usage_meter.live_seconds(os.getpid()) - before < 0.6
         finally:
             process.kill()
 
@@ -108,7 +108,7 @@ def _rusage(**more: int) -> Any:
 
 
 def _figures(packed: bytes) -> tuple[Any, ...]:
-    return usage.WIRE.unpack(packed)
+    return usage_meter.WIRE.unpack(packed)
 
 
 def test_sums_add_up_but_for_the_largest() -> None:
@@ -152,7 +152,7 @@ def test_a_copy_is_as_good() -> None:
 def test_pids_that_begin_anew_are_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
     pids = iter([1, 32_760, 32_766, 302, 310])
     monkeypatch.setattr(Meter, "_newest_pid", lambda _self: next(pids))
-    monkeypatch.setattr(usage, "_pid_max", lambda: 32_768)
+    monkeypatch.setattr(usage_meter, "_pid_max", lambda: 32_768)
     meter = Meter(None)
     meter.begin(alone=True)
     for _ in range(2):
@@ -231,7 +231,7 @@ def test_a_program_at_its_limit_is_not_over_it(monkeypatch: pytest.MonkeyPatch) 
     ("seconds", "text"), [(2.0, "2s"), (0.25, "0.25s"), (90.0, "90s"), (100.0, "100s"), (1e-6, "0.000001s")]
 )
 def test_a_limit_is_named_with_its_value(seconds: float, text: str) -> None:
-    assert usage.shown_limit(seconds) == f"cpu time {text}"
+    assert usage_meter.shown_limit(seconds) == f"cpu time {text}"
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -13,10 +13,10 @@ import pytest
 from pytest_arl.agent_client.channel import ChannelLost
 from pytest_arl.agent_client.task_run import TaskRun
 from pytest_arl.backends.base import TaskRequest
-from pytest_arl.backends.kubernetes import sandbox as module
+from pytest_arl.backends.kubernetes import kubernetes_sandbox as module
 from pytest_arl.backends.kubernetes import task as task_module
 from pytest_arl.backends.kubernetes.held_sandbox import HeldSandbox
-from pytest_arl.backends.kubernetes.sandbox import KubernetesSandbox
+from pytest_arl.backends.kubernetes.kubernetes_sandbox import KubernetesSandbox
 from pytest_arl.backends.kubernetes.task import RunningTask
 from pytest_arl.errors import SandboxLost
 from pytest_arl.steps import parse_steps

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pytest_arl.cluster.objects import Object
 
-__all__ = ["Api"]
+__all__ = ["AsyncApi"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ _NAMESPACE = re.compile(r"/namespaces/([^/]+)/")
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
-class Api:
+class AsyncApi:
     """One session with the API server. Use it as an async context manager."""
 
     def __init__(self) -> None:

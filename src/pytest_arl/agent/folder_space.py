@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 
-__all__ = ["Room", "bytes_in"]
+__all__ = ["FolderSpace", "bytes_in"]
 
 _INODE = 1024  # bytes that the kernel takes for a file without content, about
 _NO_ROOM = errno.ENOSPC, errno.EDQUOT
 
 
-class Room:
+class FolderSpace:
     """The sandbox's own file systems, and the pool's key that sizes each."""
 
     def __init__(self, folders: list[tuple[bytes, str]]) -> None:

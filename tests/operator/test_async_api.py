@@ -12,7 +12,7 @@ from aiohttp import web
 
 from pytest_arl.cluster.kinds import UnsafeName, path
 from pytest_arl.cluster.objects import MOST_MESSAGE
-from pytest_arl.operator import api as api_module
+from pytest_arl.operator import async_api as api_module
 from pytest_arl.operator.api_errors import ApiError
 from tests.operator.api_server import refused, serving
 
@@ -71,12 +71,12 @@ async def test_no_page_is_read_that_fills_the_operator(monkeypatch: pytest.Monke
 
 
 async def test_an_object_that_is_longer_than_any_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_arl.operator.api._MOST_ANSWER", 100_000)
+    monkeypatch.setattr("pytest_arl.operator.async_api._MOST_ANSWER", 100_000)
     async with serving(monkeypatch) as (server, api):
         server.objects[PODS] = [{"metadata": {"name": "x" * 99_000}}]
         assert len(await api.items(PODS)) == 1
         server.objects[PODS] = [{"metadata": {"name": "x" * 100_000}}]
-        monkeypatch.setattr("pytest_arl.operator.api._FIRST_PAGE", 1)
+        monkeypatch.setattr("pytest_arl.operator.async_api._FIRST_PAGE", 1)
         with pytest.raises(ApiError, match="read no further"):
             await api.items(PODS)
         assert len(server.asked) == 2, "it is not asked for again"
@@ -229,8 +229,8 @@ async def test_bytes_that_no_type_of_the_server_has_checked_hide_nothing(
 
 
 async def test_no_more_than_two_large_answers_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_arl.operator.api._MOST_PAGE_BYTES", 1_000)
-    monkeypatch.setattr("pytest_arl.operator.api._FIRST_PAGE", 1)
+    monkeypatch.setattr("pytest_arl.operator.async_api._MOST_PAGE_BYTES", 1_000)
+    monkeypatch.setattr("pytest_arl.operator.async_api._FIRST_PAGE", 1)
     async with serving(monkeypatch) as (server, api):
         body = {"metadata": {"resourceVersion": "7"}, "items": [{"metadata": {"name": "x" * 5_000}}]}
         held = most = 0
@@ -249,7 +249,7 @@ async def test_no_more_than_two_large_answers_are_read_at_a_time(monkeypatch: py
 
 
 async def test_an_event_without_an_end_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_arl.operator.api._MOST_ANSWER", 100_000)
+    monkeypatch.setattr("pytest_arl.operator.async_api._MOST_ANSWER", 100_000)
     async with serving(monkeypatch) as (server, api):
 
         async def endless(request: web.Request) -> web.StreamResponse:

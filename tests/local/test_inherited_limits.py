@@ -200,7 +200,7 @@ def test_a_promise_that_a_hard_limit_forbids_is_refused_with_the_cure(
 @pytest.mark.skipif(may_raise(), reason="hard limits can be raised here")
 def test_a_hard_limit_without_a_key_is_kept_and_named(plain: dict[str, Any]) -> None:
     assert started("ulimit -f 4096") == {**plain, "RLIMIT_FSIZE": [4096 * 1024] * 2}
-    names = "from pytest_arl.backends.local.inheritance import lowered; print(*lowered(), sep='; ')"
+    names = "from pytest_arl.backends.local.inherited_limits import lowered; print(*lowered(), sep='; ')"
     argv = [sys.executable, "-c", names]
     said = [
         subprocess.run(

@@ -20,7 +20,7 @@ from pytest_arl.text.wording import shorten
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Source", "Sources"]
+__all__ = ["MountSource", "Sources"]
 
 _KINDS = {
     stat.S_IFREG: "file",
@@ -35,7 +35,7 @@ _LONGEST = 120
 """Characters of a link that a sandbox may have made."""
 
 
-class Source:
+class MountSource:
     """Something of this machine that is held open; its number is the owner's alone."""
 
     __slots__ = ("descriptor", "path", "status")
@@ -56,10 +56,10 @@ class Sources:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stack = ExitStack()
-        self._held: dict[str, Source] = {}
+        self._held: dict[str, MountSource] = {}
         self._closed = False
 
-    def open(self, path: str) -> Source:
+    def open(self, path: str) -> MountSource:
         """The source at a path that has no link in it; the one of before where it was asked for before.
 
         Raises OSError, also for a link on the way: then somebody has just put it there.
@@ -69,7 +69,7 @@ class Sources:
             source = self._held.get(path)
             if source is None:
                 try:
-                    source = Source(path, _open_without_links(path))
+                    source = MountSource(path, _open_without_links(path))
                 except OSError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE):
                         raise BackendUnavailable(
@@ -81,13 +81,13 @@ class Sources:
                 self._held[path] = source
             return source
 
-    def lend(self, source: Source, share: Callable[[int], int]) -> int:
+    def lend(self, source: MountSource, share: Callable[[int], int]) -> int:
         """What ``share`` makes of a source's descriptor, which stays open meanwhile."""
         with self._lock:
             self._require_open()
             return share(source.descriptor)
 
-    def change(self, source: Source) -> str:
+    def change(self, source: MountSource) -> str:
         """What was at a source's path, and what is there now; empty where that is the same."""
         with self._lock:
             self._require_open()
@@ -96,7 +96,7 @@ class Sources:
                 return ""
             return self._look_again(source)
 
-    def require(self, source: Source, what: str) -> None:
+    def require(self, source: MountSource, what: str) -> None:
         """Raise BackendUnavailable where a source was replaced; ``what`` says whose it is."""
         if changed := self.change(source):
             raise BackendUnavailable(
@@ -104,7 +104,7 @@ class Sources:
                 "what came in its place: change what is in a folder rather than the folder, or start a new run"
             )
 
-    def _look_again(self, source: Source) -> str:
+    def _look_again(self, source: MountSource) -> str:
         was = _name(source.status)
         try:
             descriptor = _open_without_links(source.path)

@@ -13,7 +13,7 @@ import pytest
 
 import pytest_arl
 from pytest_arl.cli import main as run_main
-from pytest_arl.cli.main import EXIT_FOUND, EXIT_USAGE, _parse
+from pytest_arl.cli.subcommands import EXIT_FOUND, EXIT_USAGE, _parse
 
 ROOT = Path(__file__).parents[2]
 
