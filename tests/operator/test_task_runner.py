@@ -136,6 +136,20 @@ def test_that_a_task_runs_is_written_again_where_somebody_kept_it_from_that(
     assert len(asyncio.run(_that_runs(refusals, monkeypatch))) == most
 
 
+def test_a_task_whose_end_cannot_be_written_fails_the_sandbox_that_ran_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unwritten(*_: Any, **__: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(task_runner_module, "write_end", unwritten)
+    fail, context = AsyncMock(), Mock()
+    runner = TaskRunner(context, task("full"), None, {}, fail)
+    runner.progress.ended.append(Mock(outcome="Succeeded", code=0))
+    asyncio.run(runner._write_result(1.0, 2.0, 2.0, yields=False))
+    (problem,) = fail.await_args_list[0].args
+    assert problem.reason == "TaskUnwritten"
+    assert "Task full cannot be written" in problem.message
+
+
 @pytest.mark.parametrize(("conflicts", "adopted"), [(0, True), (3, True), (19, True), (20, False)])
 def test_a_task_made_by_hand_goes_with_its_sandbox_though_its_status_is_written_meanwhile(
     conflicts: int, adopted: bool
