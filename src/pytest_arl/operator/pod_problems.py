@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_arl.cluster.objects import MOST_MESSAGE, condition, is_reason, leaving, name
+from pytest_arl.cluster.objects import MOST_MESSAGE, condition, is_reason, leaving, name, status_of
 from pytest_arl.cluster.pod import EXECUTOR_CONTAINER
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 
 def trouble_of(pod: Object) -> Problem | None:
     """What keeps a pod from being ready, where its own status says so."""
-    status = pod.get("status") or {}
+    status = status_of(pod)
     if status.get("phase") == "Failed":
         return end_of_pod(pod)
     scheduled = condition(pod, "PodScheduled")
@@ -53,7 +53,7 @@ def end_of_pod(pod: Object | None, *, boot_changed: bool = False) -> Problem:
     """Why a pod that was in use is no longer of use."""
     if pod is None:
         return Problem("PodDeleted", "its pod was deleted")
-    status = pod.get("status") or {}
+    status = status_of(pod)
     if status.get("reason"):
         return _trouble(status["reason"], status.get("message") or f"the pod {name(pod)} failed: {status['reason']}")
     disrupted = condition(pod, "DisruptionTarget")
@@ -111,7 +111,7 @@ def newest_warning(events: Iterable[Object]) -> Problem | None:
 
 
 def _containers(pod: Object) -> list[Object]:
-    status = pod.get("status") or {}
+    status = status_of(pod)
     return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
 
 

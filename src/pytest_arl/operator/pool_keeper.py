@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pytest_arl.cluster.kinds import path
-from pytest_arl.cluster.objects import MOST_MESSAGE, Key, created, key, leaving, name, uid
+from pytest_arl.cluster.objects import MOST_MESSAGE, Key, created, key, leaving, name, status_of, uid
 from pytest_arl.operator import pooling, template
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.operator.makers import Makers
@@ -352,7 +352,7 @@ class PoolKeeper:
             sidecar=valid and source.has_sidecar,
         )
         status = pool_status(body, told, self._context.task_key)
-        self._told = same(body.get("status") or {}, status)
+        self._told = same(status_of(body), status)
         if self._told or time.monotonic() - self._status_at < _STATUS_SECONDS:
             return
         self._status_at = time.monotonic()

@@ -13,7 +13,7 @@ delegation   the part of version 2's tree that is ours (``cgroup_mounts``: what 
 process_resources
              what a process's sandboxes share, and when it is given back
 janitor      cleans up after a pytest that was killed (``janitor_program`` is its process)
-warm, slots  sandboxes kept ready, and how many may be open
+warm         sandboxes kept ready
 ============ ======================================================================================
 """
 
