@@ -224,6 +224,8 @@ class ToySandbox:
     ) -> StepResult:
         if step.type == "FilePatch":
             return self._patch(step)
+        if step.type != "Command":
+            raise UsageError(f"step {step.name!r}: this backend has no {step.type}")
         news: queue.SimpleQueue[tuple[StreamName, bytes]] = queue.SimpleQueue()
         folder = self._path(step.work_dir or ".")
         try:

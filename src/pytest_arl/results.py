@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from pytest_arl.errors import SandboxLost, StepFailed, UsageError
+from pytest_arl.steps.types import StepType  # noqa: TC001 - pydantic reads the annotation
 from pytest_arl.text.timestamps import timestamp
 from pytest_arl.text.units import format_duration, go_duration
-from pytest_arl.text.wording import command_line, hint, last_lines, printable, shorten
+from pytest_arl.text.wording import hint, last_lines, shorten
 from pytest_arl.usage import Usage  # noqa: TC001 - pydantic reads the annotation
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class StepResult(_Result):
     """
 
     name: str
-    type: Literal["Command", "FilePatch"]
+    type: StepType
     outcome: Outcome
     exit_code: int | None
     signal: str | None = None
@@ -337,8 +338,7 @@ def _which(step: StepResult) -> str:
     if of is None:
         return f"step {name}"
     number = f"{of.index + 1}/{of.total} " if of.total > 1 else ""
-    what = command_line(of.step.command) if of.step.type == "Command" else shorten(printable(of.step.path), 80)
-    return f"step {number}{name} ({what})"
+    return f"step {number}{name} ({of.step.shown})"
 
 
 def _what_happened(step: StepResult) -> str:

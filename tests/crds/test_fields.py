@@ -139,7 +139,7 @@ def test_what_the_operator_writes_of_a_sandbox_is_in_its_model(status: Any) -> N
 
 
 def ended() -> Progress:
-    value = {
+    value: Any = {
         "outcome": "Failed",
         "code": 1,
         "out": 2,

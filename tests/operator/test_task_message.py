@@ -95,7 +95,7 @@ def test_processor_time_is_passed_on() -> None:
     )["steps"]
     assert (own["cpu"], background["cpu"]) == (1.5, 2.0)
     assert "cpu" not in none
-    with pytest.raises(Refused, match="the cpuTime of step 'a' must be"):
+    with pytest.raises(Refused, match="step 'a': cpuTime must be"):
         sent(task("t", command("a", cpuTime="99999999h")))
 
 

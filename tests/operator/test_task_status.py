@@ -14,7 +14,7 @@ from tests.operator.objects import command, task
 
 
 def end(outcome: Any = "Succeeded", code: Any = 0, out: Any = b"", err: Any = b"", **more: Any) -> Any:
-    value = {"outcome": outcome, "code": code, "out": len(out), "err": len(err), "at": 1000.0, "s": 0.5, **more}
+    value: Any = {"outcome": outcome, "code": code, "out": len(out), "err": len(err), "at": 1000.0, "s": 0.5, **more}
     found = StepEnd.read(value, (b"", b""))
     found.output = out, err
     return found

@@ -29,7 +29,6 @@ CONVERSIONS = {"bytes", "bytearray", "int", "str", "float", "bool", "list", "dic
 ALLOWED: dict[tuple[str, str], str] = {
     ("operator/frame_reader.py", "bytes(memoryview(self._data)[self._at:self._at + size])"): "a copy of bytes",
     ("operator/task_runner.py", "bool(task['spec'].get('cancel'))"): "a boolean, by the API server's own schema",
-    ("operator/task_runner.py", "float(message['timeout'])"): "the operator's own message",
 }
 """By module and source of the call, why it may be."""
 

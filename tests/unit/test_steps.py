@@ -1,4 +1,3 @@
-import base64
 import os
 import pickle
 from pathlib import Path, PurePosixPath
@@ -58,7 +57,7 @@ def test_a_step_is_frozen() -> None:
     [
         ({"type": "command"}, ["unknown type 'command'", "did you mean 'Command'?"]),
         ({"type": "Shell"}, ["unknown type 'Shell'", "Command, FilePatch"]),
-        ({"type": 3}, ["'type' must be 'Command' or 'FilePatch', not an int"]),
+        ({"type": 3}, ["'type' must be 'Command'", "not an int"]),
         ({"workdir": "/x"}, ["unknown key 'workdir'", "did you mean 'workDir'?"]),
         ({"shell": True}, ["unknown key 'shell'", "known: name, type, command"]),
         ({"content": "x"}, ["unknown key 'content'", "a FilePatch has that"]),
@@ -143,7 +142,7 @@ def test_a_bad_name_is_refused(name: object) -> None:
 
 @pytest.mark.parametrize("bad", [3, None, "echo hi", ["echo"]])
 def test_what_is_no_step_is_refused_with_its_number(bad: object) -> None:
-    with pytest.raises(UsageError, match="step 2 must be a dict, a Command or a FilePatch"):
+    with pytest.raises(UsageError, match="step 2 must be a dict, a Command"):
         parse_steps([HELLO, bad])  # type: ignore[list-item] # on purpose
 
 
@@ -312,6 +311,11 @@ def test_whatever_is_given_is_a_checked_step_or_a_usage_error_of_one_line(steps:
     assert len(parsed) == len(steps)
     assert len({step.name for step in parsed}) == len(parsed)
     for step in parsed:
-        texts = [*step.command, *step.env, *step.env.values()] if isinstance(step, Command) else [step.path]
+        texts = [text for value in dict(step).values() for text in texts_in(value)]
         assert all("\0" not in text and os.fsencode(text) is not None for text in texts)
-        base64.b64encode(step.stdin or b"" if isinstance(step, Command) else step.content)
+
+
+def texts_in(value: object) -> list[str]:
+    """The strings of a field."""
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
+    return [part for part in parts if isinstance(part, str)]

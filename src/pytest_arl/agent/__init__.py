@@ -6,6 +6,7 @@ frames (:mod:`pytest_arl.agent.frames`) and whatever carries them is not its bus
 
 ==============  =====================================================================================
 frames          the wire: values, frames, the parser (the host's end uses it too)
+message_types   the messages of both ends, for type checkers: nothing of it is there at run time
 system          what Python's builtins lack: prctl, openat2, limits, becoming another user
 landlock        no sockets but those of the sandbox
 loop            waiting: descriptors, timers, children
@@ -31,6 +32,7 @@ supervisor      a program beside others: how the agent knows that nothing of it 
 background      programs that outlive their step
 parts           what tasks are run with
 foreground      the Command that runs now, and the killing of all it leaves
+step_types      each type of step: how it is said, checked and run
 tasks           steps in order, cancelling
 records         what is kept of them, and who is told
 task_registry   each task once

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pytest_arl.agent import message_types as messages
+    from pytest_arl.agent.exact import Said
     from pytest_arl.agent.registration import Registration
+    from pytest_arl.agent.step_types import StepMessage
 
 __all__ = ["Client", "HolderClient", "OperatorClient", "asked"]
 
@@ -40,7 +43,7 @@ class Client(Connection):
         """Say that it is served from here on, with a proof of the mark, where one is asked for by a nonce."""
         parts = self.parts
         held, running = bool(self.registration.holder), self.tasks.running
-        said: dict[str, Any] = {"configured": parts.configured, "held": held, "running": running}
+        said: messages.Ready = {"configured": parts.configured, "held": held, "running": running}
         mark = self._mark()
         if nonce is not None and mark is not None:
             said["proof"] = auth.proof(mark, nonce)
@@ -67,7 +70,7 @@ class Client(Connection):
         self.close()
         self._left(self)
 
-    def _serve(self, handler: Callable[[int, dict[str, Any]], None], stream: int, request: dict[str, Any]) -> None:
+    def _serve(self, handler: Callable[[int, Any], None], stream: int, request: Said[Any]) -> None:
         if self.parts.configured or handler == self._ping:
             super()._serve(handler, stream, request)
         else:
@@ -93,7 +96,7 @@ class OperatorClient(Client):
         else:
             super()._received(kind, stream, value)
 
-    def told(self, hello: dict[str, Any]) -> None:
+    def told(self, hello: Said[messages.ClientHelloKey]) -> None:
         """What the agent is to be, and whose the sandbox is; each is said once."""
         nonce = None
         try:
@@ -112,7 +115,7 @@ class OperatorClient(Client):
     def _mark(self) -> bytes | None:
         return self.registration.mark
 
-    def _task(self, stream: int, request: dict[str, Any]) -> None:
+    def _task(self, stream: int, request: Said[messages.TaskKey]) -> None:
         payload = exact.maybe(exact.text, request, "payload", _DIGEST_DIGITS)
         if exact.text(request, "boot", _LONGEST_BOOT) != self.registration.boot:
             self.refuse(stream, "another boot")
@@ -140,10 +143,10 @@ class HolderClient(Client):
     def _mark(self) -> bytes | None:
         return self.registration.holder_mark
 
-    def _task(self, stream: int, _request: dict[str, Any]) -> None:
+    def _task(self, stream: int, _request: Said[messages.TaskKey]) -> None:
         self.refuse(stream, "a sandbox's holder runs nothing here: tasks come from the operator")
 
-    def _spend(self, stream: int, request: dict[str, Any]) -> None:
+    def _spend(self, stream: int, request: Said[messages.SpendKey]) -> None:
         """Its own Task is over, and nothing told it that this agent had it: others may still make an object with the
         same proof.
         """
@@ -155,9 +158,9 @@ class HolderClient(Client):
         else:
             self.refuse(stream, why_not)
 
-    def _supply(self, stream: int, request: dict[str, Any]) -> None:
+    def _supply(self, stream: int, request: Said[messages.SupplyKey]) -> None:
         """Keep steps that no Task object can carry, until a TASK names their digest."""
-        steps: list[dict[str, Any]] = exact.items(request, "steps", MOST_STEPS)
+        steps: list[StepMessage] = exact.items(request, "steps", MOST_STEPS)
         supplies = self.registration.supplies
         supplies[auth.digest(frames.encode(steps)).hex()] = steps
         while len(supplies) > _MOST_SUPPLIES:
@@ -165,17 +168,17 @@ class HolderClient(Client):
         self._reply(stream, {})
 
 
-def asked(hello: dict[str, Any]) -> bytes | None:
+def asked(hello: Said[messages.ClientHelloKey]) -> bytes | None:
     """The nonce by which a peer asks for a proof; None where it asks for none. Inexact for anything else."""
     return _exactly(hello, "ask", auth.NONCE_BYTES)
 
 
-def mark_of(hello: dict[str, Any], key: str) -> bytes | None:
+def mark_of(hello: Said[messages.ClientHelloKey], key: messages.ClientHelloKey) -> bytes | None:
     """A mark that an operator leaves; None where there is none. Inexact for anything else."""
     return _exactly(hello, key, auth.MARK_BYTES)
 
 
-def _exactly(hello: dict[str, Any], key: str, size: int) -> bytes | None:
+def _exactly(hello: Said[messages.ClientHelloKey], key: messages.ClientHelloKey, size: int) -> bytes | None:
     found = exact.maybe(exact.data, hello, key, size)
     if found is not None and len(found) != size:
         raise exact.Inexact("'" + key + "' is to be " + str(size) + " bytes")

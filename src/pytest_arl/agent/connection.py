@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from typing import Any
 
+    from pytest_arl.agent import message_types as messages
     from pytest_arl.agent.background import Background
     from pytest_arl.agent.checkpoint import Manifest
+    from pytest_arl.agent.exact import Said
     from pytest_arl.agent.parts import AgentParts
     from pytest_arl.agent.spool import Capture
+    from pytest_arl.agent.step_types import StepEnd
     from pytest_arl.agent.task_registry import TaskRegistry
     from pytest_arl.agent.tasks import Task
 
-    Request = dict[str, Any]
-    """A message's value. What it holds is read with ``exact``: a wrong type or range is that request's error."""
+    Reply = (
+        messages.Nothing | messages.Taken | messages.Process | messages.Arrived | messages.ResetAnswer | messages.Spent
+    )
+
 
 __all__ = ["Connection"]
 
@@ -47,7 +52,7 @@ class Connection:
         self.tasks = tasks
         self.link = Link(parts.loop, fd, self._received, gone)
         self._arrivals: dict[int, transfer.Arrival | None] = {}
-        self._handlers: dict[int, Callable[[int, Request], None]] = {
+        self._handlers: dict[int, Callable[[int, Any], None]] = {
             frames.TASK: self._task,
             frames.ATTACH: self._attach,
             frames.CANCEL: self._cancel,
@@ -74,7 +79,10 @@ class Connection:
 
     def refuse(self, stream: int, text: str) -> None:
         """Answer a request with why it cannot be."""
-        self.link.send(frames.ERROR, stream, {"text": text, "errno": 0, "path": b""})
+        self._send_error(stream, {"text": text, "errno": 0, "path": b""})
+
+    def _send_error(self, stream: int, error: messages.Refusal) -> None:
+        self.link.send(frames.ERROR, stream, error)
 
     def _received(self, kind: int, stream: int, value: object) -> None:
         if self.link.closed:
@@ -87,7 +95,7 @@ class Connection:
             raise frames.ProtocolError("the host may not send a message of type " + str(kind))
         self._serve(handler, stream, value)
 
-    def _serve(self, handler: Callable[[int, Request], None], stream: int, request: Request) -> None:
+    def _serve(self, handler: Callable[[int, Any], None], stream: int, request: Said[Any]) -> None:
         self._try(stream, handler, stream, request)
 
     def _try(self, stream: int, action: Callable[..., None], *arguments: object) -> bool:
@@ -97,39 +105,40 @@ class Connection:
         except frames.ProtocolError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
-            self.link.send(frames.ERROR, stream, refusal(error, "is malformed"))
+            self._send_error(stream, refusal(error, "is malformed"))
             return False
         return True
 
-    def _reply(self, stream: int, value: Request) -> None:
+    def _reply(self, stream: int, value: Reply) -> None:
         self.link.send(frames.REPLY, stream, value)
 
-    def _ping(self, stream: int, _request: Request) -> None:
-        self.link.send(frames.PONG, stream, {"busy": self.parts.busy})
+    def _ping(self, stream: int, _request: object) -> None:
+        pong: messages.Pong = {"busy": self.parts.busy}
+        self.link.send(frames.PONG, stream, pong)
 
     # Tasks
 
-    def _task(self, stream: int, request: Request) -> None:
+    def _task(self, stream: int, request: Said[messages.TaskKey]) -> None:
         problem = self.tasks.submit(request, Subscriber(self.link, stream, request))
         if problem is not None:
             self.refuse(stream, problem)
 
-    def _attach(self, stream: int, request: Request) -> None:
+    def _attach(self, stream: int, request: Said[messages.TaskKey]) -> None:
         task_id = exact.text(request, "id", LONGEST_ID)
         problem = self.tasks.attach(task_id, Subscriber(self.link, stream, request))
         if problem is not None:
             self.refuse(stream, problem)
 
-    def _cancel(self, _stream: int, request: Request) -> None:
+    def _cancel(self, _stream: int, request: Said[messages.CancelKey]) -> None:
         self.tasks.cancel(exact.text(request, "id", LONGEST_ID))
 
     # Output that is kept
 
-    def _fetch(self, stream: int, request: Request) -> None:
+    def _fetch(self, stream: int, request: Said[messages.FetchKey]) -> None:
         """Send a part of a stream: its reader asks for the next one when he has taken this."""
         task = self.tasks.get(exact.text(request, "task", LONGEST_ID))
         step, which = exact.integer(request, "step", 0, MOST_STEPS), exact.integer(request, "stream", 0, 1)
-        start, most = (exact.integer(request, key, 0, exact.LARGEST) for key in ("from", "most"))
+        start, most = exact.integer(request, "from", 0, exact.LARGEST), exact.integer(request, "most", 0, exact.LARGEST)
         capture = None if task is None else self._kept(task, step, which)
         if capture is None:
             self.refuse(stream, "the output of that step is no longer kept")
@@ -149,13 +158,12 @@ class Connection:
         record = task.records[step]
         if record.captures is not None:
             return record.captures[which]
-        body: Request = frames.decode(record.body)  # type: ignore[assignment]  # a record's body is a dict
-        text: bytes = body.get("e" if which else "o", b"")
-        return text
+        body: StepEnd = frames.decode(record.body)  # type: ignore[assignment]  # a record's body is a STEP's
+        return body.get("e", b"") if which else body.get("o", b"")
 
     # Background processes
 
-    def _process(self, stream: int, request: Request) -> None:
+    def _process(self, stream: int, request: Said[messages.ProcessRequestKey]) -> None:
         task = self.tasks.get(exact.text(request, "task", LONGEST_ID))
         step = exact.integer(request, "step", 0, MOST_STEPS)
         process = task.background.get(step) if task is not None else None
@@ -181,7 +189,7 @@ class Connection:
         else:
             self.refuse(stream, "a background process has no stdin")
 
-    def _wait(self, stream: int, process: Background, request: Request, limit: int) -> None:
+    def _wait(self, stream: int, process: Background, request: Said[messages.ProcessRequestKey], limit: int) -> None:
         def ended() -> None:
             if timer is not None:
                 timer.cancel()
@@ -205,23 +213,25 @@ class Connection:
             for capture, kind in zip(process.pipes.captures, (frames.STDOUT, frames.STDERR), strict=True):
                 sizes.append(capture.size)
                 yield from Push(self.link, stream, 0, kind, limit=limit, live=False).rest(capture)
-            result: Request = {
+            result: messages.Process = {
                 "out": sizes[0],
                 "err": sizes[1],
                 "at": process.pipes.started_at,
                 "ended": process.status is not None,
             }
             if process.status is not None:
-                result |= ending(process.status, process.reason)
-                result |= {"s": process.ended - process.pipes.started}
-                result |= {"limit": process.limit, "u": process.used}
+                how = ending(process.status, process.reason)
+                result |= {"outcome": how["outcome"], "code": how["code"], "limit": process.limit, "u": process.used}
+                result["s"] = process.ended - process.pipes.started
+                if "signal" in how:
+                    result["signal"] = how["signal"]
             yield frames.message(frames.REPLY, stream, result)
 
         self.link.send_from(stream, produce())
 
     # Files
 
-    def _write(self, stream: int, request: Request) -> None:
+    def _write(self, stream: int, request: Said[messages.WriteKey]) -> None:
         path, content = exact.data(request, "path", LONGEST_PATH), request["content"]
         if type(content) is not bytes and type(content) is not memoryview:
             raise TypeError("a file's content is bytes")
@@ -230,15 +240,15 @@ class Connection:
         )
         self._reply(stream, {})
 
-    def _put(self, stream: int, request: Request) -> None:
+    def _put(self, stream: int, request: Said[messages.PutKey]) -> None:
         self._arrivals[stream] = None  # what follows is thrown away where this fails
         path = self.parts.places.real(exact.data(request, "path", LONGEST_PATH))
         self._arrivals[stream] = transfer.Arrival(path, merge=exact.flag(request, "merge"))
 
-    def _entry(self, stream: int, request: Request) -> None:
+    def _entry(self, stream: int, request: Said[messages.EntryKey]) -> None:
         self._guard(stream, transfer.Arrival.entry, request)
 
-    def _hole(self, stream: int, request: Request) -> None:
+    def _hole(self, stream: int, request: Said[messages.HoleKey]) -> None:
         self._guard(stream, transfer.Arrival.hole, request)
 
     def _data(self, stream: int, data: object) -> None:
@@ -246,16 +256,16 @@ class Connection:
             raise frames.ProtocolError("the host may not send bytes outside of a transfer")
         self._guard(stream, transfer.Arrival.data, data)
 
-    def _end(self, stream: int, request: Request) -> None:
+    def _end(self, stream: int, request: Said[messages.TransferEndKey]) -> None:
         arrival = self._arrivals[stream]
-        if arrival is not None and "abort" in request:
+        if arrival is not None and request.get("abort") is not None:
             arrival.abandon()
             self._reply(stream, {})
         else:
             self._guard(stream, self._finish, stream, request)
         del self._arrivals[stream]
 
-    def _finish(self, arrival: transfer.Arrival, stream: int, request: Request) -> None:
+    def _finish(self, arrival: transfer.Arrival, stream: int, request: Said[messages.TransferEndKey]) -> None:
         self._reply(stream, {"n": arrival.finish(exact.integer(request, "crc", 0, 0xFFFFFFFF))})
 
     def _guard(self, stream: int, action: Callable[..., None], *arguments: object) -> None:
@@ -265,17 +275,17 @@ class Connection:
             self._arrivals[stream] = None
             arrival.abandon()
 
-    def _get(self, stream: int, request: Request) -> None:
-        most_data, most_size, most_entries = (
-            exact.integer(request, key, 0, exact.LARGEST) for key in ("data", "size", "entries")
-        )
+    def _get(self, stream: int, request: Said[messages.GetKey]) -> None:
+        most_data = exact.integer(request, "data", 0, exact.LARGEST)
+        most_size = exact.integer(request, "size", 0, exact.LARGEST)
+        most_entries = exact.integer(request, "entries", 0, exact.LARGEST)
         root = self.parts.places.real(exact.data(request, "path", LONGEST_PATH))
         going = departure.Departure(root, stream, most_data=most_data, most_size=most_size, most_entries=most_entries)
         self.link.send_from(stream, going.frames(one_filesystem=exact.flag(request, "one_filesystem")))
 
     # Checkpoints where processes live on
 
-    def _reset(self, stream: int, request: Request) -> None:
+    def _reset(self, stream: int, request: Said[messages.ResetKey]) -> None:
         action = exact.word(request, "do", ("alive", "mark", "forget", "return"))
         number = exact.integer(request, "id", 0, exact.LARGEST)
         if action == "alive":
@@ -308,7 +318,7 @@ class Connection:
             self.parts.loop.call_at(time.monotonic() + 0.005, again)
 
 
-def _limit(request: Request) -> int:
+def _limit(request: Said[messages.ProcessRequestKey]) -> int:
     """Bytes of each stream that the peer keeps."""
     return exact.integer(request, "limit", 0, exact.LARGEST)
 
@@ -324,4 +334,5 @@ def _kept_process(pair: object) -> tuple[str, int]:
 def _send_part(stream: int, pieces: Iterable[bytes], size: int, lost: int) -> Generator[bytes, None, None]:
     for piece in pieces:
         yield frames.frame(frames.DATA, stream, piece)
-    yield frames.message(frames.END, stream, {"size": size, "lost": lost})
+    end: messages.OutputEnd = {"size": size, "lost": lost}
+    yield frames.message(frames.END, stream, end)

@@ -13,7 +13,8 @@ from pytest_arl.agent import auth, exact, files, whole_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from pytest_arl.agent.exact import Said
+    from pytest_arl.agent.message_types import ConfigKey, Place
 
 __all__ = ["PORT", "SPOOL_FOLDER", "WORKSPACE", "Container", "environment", "look", "own_config"]
 
@@ -114,7 +115,7 @@ def look(variables: dict[bytes, bytes]) -> Container:
     return container
 
 
-def own_config(container: Container, given: dict[str, Any]) -> dict[str, Any]:
+def own_config(container: Container, given: Said[ConfigKey]) -> Place:
     """What the agent is to be: what the operator says where that is his to say, else what is here.
 
     TypeError, ValueError or LookupError for what is malformed.

@@ -12,7 +12,8 @@ from pytest_arl.agent.transfer import checksum
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from typing import Any
+
+    from pytest_arl.agent.message_types import Entry, Hole, Kind, TransferEnd
 
 __all__ = ["Departure"]
 
@@ -61,18 +62,19 @@ class Departure:
                     opened.add(path, state)
                     stack += sorted(_below(path, below), reverse=True)
                 yield frames.message(frames.ENTRY, self._stream, entry)
-        yield frames.message(frames.END, self._stream, {"crc": self._crc, "n": self._count})
+        end: TransferEnd = {"crc": self._crc, "n": self._count}
+        yield frames.message(frames.END, self._stream, end)
 
-    def _entry(self, below: bytes, path: bytes, kind: str, state: os.stat_result) -> dict[str, Any]:
+    def _entry(self, below: bytes, path: bytes, kind: Kind, state: os.stat_result) -> Entry:
         self._count += 1
         if self._count > self._most:
             raise OSError(errno.EFBIG, "is one more than " + str(self._most) + " files and folders", path)
-        entry = {"p": below, "t": kind, "m": stat.S_IMODE(state.st_mode), "n": 0, **entries.timed(state.st_mtime_ns)}
+        entry = entries.entry(below, kind, stat.S_IMODE(state.st_mode), state.st_mtime_ns)
         if kind == "l":
             entry["to"] = os.readlink(path)
         return entry
 
-    def _file(self, path: bytes, entry: dict[str, Any]) -> Generator[bytes, None, None]:
+    def _file(self, path: bytes, entry: Entry) -> Generator[bytes, None, None]:
         fd, state = files.open_for_reading(path)
         try:
             self._announce(state, path)
@@ -104,7 +106,8 @@ class Departure:
     def _sparse(self, fd: int, size: int, path: bytes) -> Generator[bytes, None, None]:
         for piece in entries.content(fd, size, _PIECE):
             if isinstance(piece, int):
-                yield frames.message(frames.HOLE, self._stream, {"n": piece})
+                hole: Hole = {"n": piece}
+                yield frames.message(frames.HOLE, self._stream, hole)
                 continue
             self._data -= len(piece)
             if self._data < 0:
@@ -132,7 +135,7 @@ def _below(path: bytes, below: bytes) -> list[bytes]:
     return [below + b"/" + name for name in names] if below else names
 
 
-def _kind(mode: int) -> str | None:
+def _kind(mode: int) -> Kind | None:
     if stat.S_ISREG(mode):
         return "f"
     if stat.S_ISDIR(mode):

@@ -10,9 +10,11 @@ from pytest_arl.agent import exact
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
-__all__ = ["content", "has_holes", "mtime", "timed"]
+    from pytest_arl.agent.exact import Said
+    from pytest_arl.agent.message_types import Entry, EntryKey, Kind
+
+__all__ = ["content", "entry", "has_holes", "mtime"]
 
 _SECOND = 10**9
 _WIRE = 2**63
@@ -20,15 +22,15 @@ _WIRE = 2**63
 _MOST = (_WIRE - 1) * _SECOND
 
 
-def timed(ns: int) -> dict[str, int]:
-    """A time as an entry has it: nanoseconds, with whole seconds beside them where these alone are too many."""
-    if -_WIRE <= ns < _WIRE:
-        return {"at": ns}
-    seconds, rest = divmod(ns, _SECOND)
-    return {"at": rest, "seconds": seconds}
+def entry(below: bytes, kind: Kind, mode: int | None, ns: int, size: int = 0) -> Entry:
+    """The entry of one file, folder or link; whole seconds stand beside nanoseconds where these alone are too many."""
+    made: Entry = {"p": below, "t": kind, "m": mode, "n": size, "at": ns}
+    if not -_WIRE <= ns < _WIRE:
+        made["seconds"], made["at"] = divmod(ns, _SECOND)
+    return made
 
 
-def mtime(entry: dict[str, Any]) -> int:
+def mtime(entry: Said[EntryKey]) -> int:
     """An entry's time in nanoseconds, none that utime could not take. Inexact where it has none."""
     at = exact.integer(entry, "at", -_WIRE, _WIRE)
     if "seconds" not in entry:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     T = TypeVar("T")
+    K = TypeVar("K", bound=str)
+    Said = dict[K, Any]
+    """A message as a peer has it: values are anything, keys those of that message, such as ``Said[TaskKey]``."""
 
 __all__ = ["LARGEST", "Inexact", "data", "flag", "integer", "items", "maybe", "number", "table", "text", "word"]
 
@@ -24,7 +27,7 @@ class Inexact(ValueError):
     """A value is not of the type or not in the range that its key has. Nothing of the value is in the message."""
 
 
-def text(message: dict[str, Any], key: str, most: int) -> str:
+def text(message: Said[K], key: K, most: int) -> str:
     """Text of at most ``most`` characters."""
     value = message.get(key)
     if type(value) is not str or len(value) > most or not (value.isascii() or _is_whole(value)):
@@ -32,7 +35,7 @@ def text(message: dict[str, Any], key: str, most: int) -> str:
     return value
 
 
-def word(message: dict[str, Any], key: str, choices: Sequence[str]) -> str:
+def word(message: Said[K], key: K, choices: Sequence[str]) -> str:
     """One of a few words."""
     value = message.get(key)
     if type(value) is not str or value not in choices:
@@ -40,7 +43,7 @@ def word(message: dict[str, Any], key: str, choices: Sequence[str]) -> str:
     return value
 
 
-def data(message: dict[str, Any], key: str, most: int) -> bytes:
+def data(message: Said[K], key: K, most: int) -> bytes:
     """Bytes, at most ``most`` of them."""
     value = message.get(key)
     if type(value) is not bytes or len(value) > most:
@@ -48,7 +51,7 @@ def data(message: dict[str, Any], key: str, most: int) -> bytes:
     return value
 
 
-def integer(message: dict[str, Any], key: str, least: int, most: int) -> int:
+def integer(message: Said[K], key: K, least: int, most: int) -> int:
     """A whole number from ``least`` to ``most``."""
     value = message.get(key)
     if type(value) is not int or not least <= value <= most:
@@ -56,7 +59,7 @@ def integer(message: dict[str, Any], key: str, least: int, most: int) -> int:
     return value
 
 
-def number(message: dict[str, Any], key: str, least: float, most: float) -> float:
+def number(message: Said[K], key: K, least: float, most: float) -> float:
     """A number from ``least`` to ``most``, both of them finite."""
     value = message.get(key)
     if (type(value) is not float and type(value) is not int) or not least <= value <= most:  # as a NaN never is
@@ -64,7 +67,7 @@ def number(message: dict[str, Any], key: str, least: float, most: float) -> floa
     return float(value)
 
 
-def flag(message: dict[str, Any], key: str) -> bool:
+def flag(message: Said[K], key: K) -> bool:
     """True or False; False where there is no such key."""
     value = message.get(key, False)
     if type(value) is not bool:
@@ -72,7 +75,7 @@ def flag(message: dict[str, Any], key: str) -> bool:
     return value
 
 
-def items(message: dict[str, Any], key: str, most: int) -> list[Any]:
+def items(message: Said[K], key: K, most: int) -> list[Any]:
     """A list of at most ``most`` items, which are still to be looked at."""
     value = message.get(key)
     if type(value) is not list or len(value) > most:
@@ -80,7 +83,7 @@ def items(message: dict[str, Any], key: str, most: int) -> list[Any]:
     return value
 
 
-def table(message: dict[str, Any], key: str) -> dict[str, Any]:
+def table(message: Said[K], key: K) -> dict[str, Any]:
     """A dict, whose values are still to be looked at."""
     value = message.get(key)
     if type(value) is not dict:
@@ -88,7 +91,7 @@ def table(message: dict[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def maybe(read: Callable[..., T], message: dict[str, Any], key: str, *bounds: Any) -> T | None:
+def maybe(read: Callable[..., T], message: Said[K], key: K, *bounds: Any) -> T | None:
     """The value that ``read`` (a function of this module) finds; None where there is no such key, or None is there."""
     return None if message.get(key) is None else read(message, key, *bounds)
 

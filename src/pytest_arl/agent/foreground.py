@@ -13,12 +13,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from resource import struct_rusage
-    from typing import Any
 
     from pytest_arl.agent.command import CannotStart
     from pytest_arl.agent.loop import Timer
     from pytest_arl.agent.parts import AgentParts
     from pytest_arl.agent.pipes import Pipes
+    from pytest_arl.agent.step_types import StepEnd
     from pytest_arl.agent.supervisor import Supervisor
 
 __all__ = ["CANCELLED_CODE", "TIMED_OUT_CODE", "Foreground", "ending"]
@@ -56,7 +56,7 @@ class Going:
         return now - self._since
 
 
-def ending(status: int, reason: str | None) -> dict[str, Any]:
+def ending(status: int, reason: str | None) -> StepEnd:
     """A wait status, and why the agent ended the program if it did, as a result's outcome, exit code and signal."""
     signal = None
     if os.WIFSIGNALED(status):
@@ -70,7 +70,7 @@ def ending(status: int, reason: str | None) -> dict[str, Any]:
         code = TIMED_OUT_CODE if reason == "TimedOut" else code or CANCELLED_CODE
     else:
         outcome = "Killed" if signal else "Failed" if code else "Succeeded"
-    result = {"outcome": outcome, "code": code}
+    result: StepEnd = {"outcome": outcome, "code": code}
     if signal is not None:
         result["signal"] = signal
     return result

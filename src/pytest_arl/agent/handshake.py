@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pytest_arl.agent.exact import Said
     from pytest_arl.agent.loop import Loop
+    from pytest_arl.agent.message_types import ClientHelloKey, Hello, Refusal
 
 __all__ = ["INSIDE", "Handshake", "PendingHandshakes", "prepare", "reject", "side_of"]
 
@@ -42,7 +44,7 @@ class Handshake:
         socket: _socket.socket,
         side: str,
         *,
-        admit: Callable[[Handshake, dict[str, Any]], None],
+        admit: Callable[[Handshake, Said[ClientHelloKey]], None],
         gone: Callable[[Handshake], None],
     ) -> None:
         """``admit`` gets its HELLO, and decides; ``gone`` is called once, when it waits no more."""
@@ -58,7 +60,7 @@ class Handshake:
 
     def greet(self, boot: str, pod: str) -> None:
         """Say who is here, and what is to be signed."""
-        hello = {"version": frames.VERSION, "boot": boot, "pid": os.getpid(), "nonce": self.nonce, "pod": pod}
+        hello: Hello = {"version": frames.VERSION, "boot": boot, "pid": os.getpid(), "nonce": self.nonce, "pod": pod}
         try:
             self._socket.send(frames.message(frames.HELLO, 0, hello))
         except OSError:
@@ -144,7 +146,8 @@ def reject(socket: _socket.socket, text: str, *, torn: bool = False) -> None:
     """Say why and close, waiting for nobody. ``torn``: only a part of a frame was sent, so nothing can be said."""
     try:
         if not torn:
-            socket.send(frames.message(frames.ERROR, 0, {"text": text, "errno": 0, "path": b""}))
+            refusal: Refusal = {"text": text, "errno": 0, "path": b""}
+            socket.send(frames.message(frames.ERROR, 0, refusal))
         socket.shutdown(_socket.SHUT_WR)
         # Closed with bytes unread, the kernel would take back what was sent.
         os.read(socket.fileno(), _DISCARD)

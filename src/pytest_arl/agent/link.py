@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from pytest_arl.agent.loop import Loop
+    from pytest_arl.agent.message_types import Refusal
 
     Producer = Generator[bytes, None, None]
     Lane = deque[bytes | Producer]
@@ -35,7 +36,7 @@ _JOIN = 32 * 1024  # short frames in a row go with one write
 _LAST_WORD_MS = 200
 
 
-def refusal(error: Exception, what: str) -> dict[str, object]:
+def refusal(error: Exception, what: str) -> Refusal:
     """An exception as the answer to the request that met it: ``what`` says of the request how it is wrong."""
     if not isinstance(error, OSError):
         return {"text": "a request " + what + ": " + type(error).__name__ + ": " + str(error), "errno": 0, "path": b""}

@@ -24,9 +24,9 @@ from pytest_arl.agent.task_registry import TaskRegistry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from pytest_arl.agent.clients import Client
+    from pytest_arl.agent.exact import Said
+    from pytest_arl.agent.message_types import ClientHelloKey, Refusal
 
 __all__ = ["Listener", "serve"]
 
@@ -95,14 +95,15 @@ class Listener:
 
     def last_word(self, text: str) -> None:
         """Tell all why the agent ends."""
+        refusal: Refusal = {"text": text, "errno": 0, "path": b""}
         for client in self._clients:
-            client.link.last_word(frames.ERROR, {"text": text, "errno": 0, "path": b""})
+            client.link.last_word(frames.ERROR, refusal)
 
     def _gone(self, handshake: Handshake) -> None:
         """Somebody waits no more, admitted or not."""
         self._pending.remove(handshake.side, handshake)
 
-    def _admit(self, handshake: Handshake, hello: dict[str, Any]) -> None:
+    def _admit(self, handshake: Handshake, hello: Said[ClientHelloKey]) -> None:
         """Let somebody in who proves who he is, or send him away with the reason."""
         version, role = hello.get("version"), hello.get("role")
         problem = None
@@ -130,7 +131,7 @@ class Listener:
             self._clients.append(holder)
             holder.ready(asked(hello))
 
-    def _doubt_operator(self, nonce: bytes, hello: dict[str, Any]) -> str | None:
+    def _doubt_operator(self, nonce: bytes, hello: Said[ClientHelloKey]) -> str | None:
         try:
             epoch = exact.integer(hello, "epoch", 0, exact.LARGEST)
         except exact.Inexact:
@@ -141,7 +142,7 @@ class Listener:
             return "the signature is not the operator's"
         return "older epoch" if epoch < self._registration.epoch else None
 
-    def _doubt_holder(self, hello: dict[str, Any]) -> str | None:
+    def _doubt_holder(self, hello: Said[ClientHelloKey]) -> str | None:
         if not self._registration.holder:
             return "nobody holds this sandbox"
         try:

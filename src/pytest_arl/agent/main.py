@@ -15,7 +15,8 @@ from pytest_arl.agent.task_registry import TaskRegistry
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+
+    from pytest_arl.agent.message_types import Config, Hello, Refusal
 
 __all__ = ["EX_SOFTWARE", "described", "main", "oom_score"]
 
@@ -41,14 +42,16 @@ def main(fd: int, owner: int | None = None) -> None:
         parts.configure(config)
         if owner is not None:
             wait.add(owner, READ, lambda _events: os._exit(0))
-        if config.get("watch") is not None:
+        watch = config.get("watch")
+        if watch is not None:
             # Without whoever watches its memory nothing here would be bounded any more.
-            wait.add(config["watch"]["watcher_fd"], READ, lambda _events: os._exit(EX_OSERR))
+            wait.add(watch["watcher_fd"], READ, lambda _events: os._exit(EX_OSERR))
         link.send(frames.READY, 0, {})
         link.flush()
         wait.run()
     except BaseException as error:  # noqa: BLE001 - the last word of PID 1, whatever happened
-        link.last_word(frames.ERROR, {"text": described(error), "errno": 0, "path": b""})
+        refusal: Refusal = {"text": described(error), "errno": 0, "path": b""}
+        link.last_word(frames.ERROR, refusal)
     finally:
         os._exit(EX_SOFTWARE)
 
@@ -81,7 +84,7 @@ def oom_score() -> Callable[[bytes], None]:
     return write
 
 
-def _introduce(fd: int, owner: int | None) -> dict[str, Any]:
+def _introduce(fd: int, owner: int | None) -> Config:
     """Say hello, and wait for the host's config."""
     poll = select.poll()
     for descriptor in (fd, owner):
@@ -89,7 +92,8 @@ def _introduce(fd: int, owner: int | None) -> dict[str, Any]:
             poll.register(descriptor, select.POLLIN)
     os.set_blocking(fd, True)
     boot = os.urandom(16).hex()
-    os.write(fd, frames.message(frames.HELLO, 0, {"version": frames.VERSION, "boot": boot, "pid": os.getpid()}))
+    hello: Hello = {"version": frames.VERSION, "boot": boot, "pid": os.getpid()}
+    os.write(fd, frames.message(frames.HELLO, 0, hello))
     parser = frames.Parser()
     while True:
         ready = [descriptor for descriptor, _events in poll.poll()]
@@ -102,12 +106,13 @@ def _introduce(fd: int, owner: int | None) -> dict[str, Any]:
             if len(found) > 1 or not parser.between:
                 raise frames.ProtocolError("the host does not wait until the agent is ready")
             os.set_blocking(fd, False)
-            return value
+            return value  # type: ignore[return-value]  # it is the host that started this agent
 
 
-def _become(config: dict[str, Any], fd: int, owner: int | None) -> None:
-    named = [config.get(name) for name in ("spool_fd", "oom_fd", "pids_fd", "cpu_fd", "lock_fd")]
-    watch: dict[str, Any] = config.get("watch") or {}
+def _become(config: Config, fd: int, owner: int | None) -> None:
+    named = [config.get("spool_fd"), config.get("oom_fd"), config.get("pids_fd"), config.get("cpu_fd")]
+    named.append(config.get("lock_fd"))
+    watch = config.get("watch") or {}
     named += [value for name, value in watch.items() if name.endswith("_fd")]
     for descriptor in (fd, owner, *named):
         if isinstance(descriptor, int):
@@ -123,8 +128,7 @@ def _become(config: dict[str, Any], fd: int, owner: int | None) -> None:
         system.become(uid, gid, own)
         if own is not None:
             command.run_as(uid)
-    limits: dict[str, int] = config["rlimits"]
-    system.set_limits(limits)
+    system.set_limits(config["rlimits"])
     system.settle()
     landlock.keep_from_sockets()
     os.umask(0o022)

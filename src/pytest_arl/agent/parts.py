@@ -9,11 +9,11 @@ from pytest_arl.agent.pipes import open_null
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from pytest_arl.agent.checkpoint import Manifest
     from pytest_arl.agent.inheritance import Inheritance
     from pytest_arl.agent.loop import Loop
+    from pytest_arl.agent.message_types import Place
 
 __all__ = ["AgentParts"]
 
@@ -51,7 +51,7 @@ class AgentParts:
         )
         self.manifests: dict[int, Manifest] = {}
 
-    def configure(self, config: dict[str, Any]) -> None:
+    def configure(self, config: Place) -> None:
         """Become what the host's CONFIG says; before anything else is served."""
         self.env: dict[bytes, bytes] = dict(config["env"])
         workspace: bytes = config["workspace"]

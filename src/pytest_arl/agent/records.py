@@ -8,10 +8,12 @@ from pytest_arl.agent.pipes import Push
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from typing import Any
 
+    from pytest_arl.agent.exact import Said
     from pytest_arl.agent.link import Link
+    from pytest_arl.agent.message_types import TaskKey
     from pytest_arl.agent.spool import Capture
+    from pytest_arl.agent.step_types import StepEnd
 
 __all__ = ["Record", "Subscriber"]
 
@@ -25,7 +27,7 @@ class Subscriber:
 
     __slots__ = ("brief", "limit", "link", "live", "stream")
 
-    def __init__(self, link: Link, stream: int, request: dict[str, Any]) -> None:
+    def __init__(self, link: Link, stream: int, request: Said[TaskKey]) -> None:
         self.link = link
         self.stream = stream
         self.limit = exact.integer(request, "limit", 0, exact.LARGEST)
@@ -69,11 +71,11 @@ class Record:
         """For somebody who keeps less than was sent with the result: only that much (but all of it for one who
         watches), and the result without it.
         """
-        result: dict[str, Any] = frames.decode(self.body)  # type: ignore[assignment]  # a record's body is a dict
+        result: StepEnd = frames.decode(self.body)  # type: ignore[assignment]  # a record's body is a STEP's
         texts = result.pop("o", b""), result.pop("e", b"")
         if max(map(len, texts)) <= subscriber.limit:
             return self.body
-        result["out"], result["err"] = map(len, texts)
+        result["out"], result["err"] = len(texts[0]), len(texts[1])
         head = subscriber.limit // 2
         prefix = frames.STEP_INDEX.pack(step)
         for kind, text in zip((frames.STDOUT, frames.STDERR), texts, strict=True):

@@ -8,10 +8,11 @@ from pytest_arl.agent import auth, container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from pytest_arl.agent.container import Container
+    from pytest_arl.agent.exact import Said
+    from pytest_arl.agent.message_types import ConfigKey
     from pytest_arl.agent.parts import AgentParts
+    from pytest_arl.agent.step_types import StepMessage
     from pytest_arl.agent.task_registry import TaskRegistry
 
 __all__ = ["Registration"]
@@ -38,9 +39,9 @@ class Registration:
         self.holder = ""
         self.mark: bytes | None = None
         self.holder_mark: bytes | None = None
-        self.supplies: dict[str, list[dict[str, Any]]] = {}
+        self.supplies: dict[str, list[StepMessage]] = {}
 
-    def configure(self, config: dict[str, Any]) -> None:
+    def configure(self, config: Said[ConfigKey]) -> None:
         """Become what the first operator says; later ones change nothing. Raises as ``own_config`` does."""
         if not self.parts.configured:
             self.parts.configure(container.own_config(self.here, config))

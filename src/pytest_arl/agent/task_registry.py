@@ -11,10 +11,10 @@ from pytest_arl.agent.tasks import LONGEST_ID, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from pytest_arl.agent.background import Background
+    from pytest_arl.agent.exact import Said
     from pytest_arl.agent.link import Link
+    from pytest_arl.agent.message_types import TaskKey
     from pytest_arl.agent.parts import AgentParts
     from pytest_arl.agent.records import Subscriber
 
@@ -39,7 +39,7 @@ class TaskRegistry:
         self._kept = 0
         parts.make_room = self._forget_oldest
 
-    def submit(self, request: dict[str, Any], subscriber: Subscriber) -> str | None:
+    def submit(self, request: Said[TaskKey], subscriber: Subscriber) -> str | None:
         """Run a task, or answer for one that was run; why not, where neither can be."""
         task_id = exact.text(request, "id", LONGEST_ID)
         if task_id in self._tasks:

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 import time
 
-from pytest_arl.agent import exact, files, frames
+from pytest_arl.agent import exact, frames, step_types
 from pytest_arl.agent.command import CannotStart, spawn
 from pytest_arl.agent.foreground import CANCELLED_CODE, TIMED_OUT_CODE, Foreground, ending
 from pytest_arl.agent.pipes import Pipes
 from pytest_arl.agent.records import Record
 from pytest_arl.agent.spool import INLINE
+from pytest_arl.agent.step_types import LONGEST_NAME, LONGEST_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from typing import Any
 
     from pytest_arl.agent.background import Background
+    from pytest_arl.agent.exact import Said
     from pytest_arl.agent.link import Link
     from pytest_arl.agent.loop import Timer
+    from pytest_arl.agent.message_types import Done, TaskKey
     from pytest_arl.agent.parts import AgentParts
     from pytest_arl.agent.pipes import Push
     from pytest_arl.agent.records import Subscriber
     from pytest_arl.agent.spool import Capture
+    from pytest_arl.agent.step_types import CommandMessage, StepEnd, StepMessage
 
 __all__ = ["LONGEST_ID", "LONGEST_PATH", "MOST_STEPS", "Task"]
 
 LONGEST_ID = 4096
 """Characters of a task's id."""
-LONGEST_PATH = 4 * 1024 * 1024
-"""Bytes of a path: far more than the kernel takes, so that what is too long for it is said in its words."""
 MOST_STEPS = 1_000_000
-_LONGEST_SECONDS = 1e10
 
 _TASK_BYTES = 500
 _PROCESS_BYTES = 4000
 _TURN_SECONDS = 0.05
-_LONGEST_NAME = 4096  # bytes of a word that messages quote
 
 
 class Task:
@@ -45,7 +44,7 @@ class Task:
     def __init__(
         self,
         parts: AgentParts,
-        request: dict[str, Any],
+        request: Said[TaskKey],
         subscriber: Subscriber,
         *,
         on_end: Callable[[Task], None],
@@ -56,9 +55,12 @@ class Task:
         self._on_end = on_end
         self._on_growth = on_growth
         self._loop = parts.loop
+        self.places, self.limits = parts.places, parts.limits
         self.id = exact.text(request, "id", LONGEST_ID)
-        self._steps = [_checked(step) for step in exact.items(request, "steps", MOST_STEPS)]
-        self._timeout = _seconds(request, "timeout")
+        self._steps: list[StepMessage] = [
+            step_types.checked(step) for step in exact.items(request, "steps", MOST_STEPS)
+        ]
+        self._timeout = step_types.seconds(request, "timeout")
         self._limit = subscriber.limit
         self._keep = max(self._limit, exact.maybe(exact.integer, request, "keep", 0, exact.LARGEST) or 0)
         self._subscribers = [subscriber]
@@ -123,7 +125,8 @@ class Task:
         for index, record in enumerate(records):
             yield from record.replay(index, subscriber)
         if done:
-            yield frames.message(frames.DONE, subscriber.stream, {"ran": len(records)})
+            ran: Done = {"ran": len(records)}
+            yield frames.message(frames.DONE, subscriber.stream, ran)
 
     def _pushes(self) -> tuple[list[Push], list[Push]]:
         """What passes the outputs of the step that starts on."""
@@ -140,53 +143,31 @@ class Task:
                 self._loop.call_at(now, self._advance)
                 return
             if self._cancelled:
-                self._short({"outcome": "Cancelled", "code": CANCELLED_CODE}, b"", b"")
+                self.short({"outcome": "Cancelled", "code": CANCELLED_CODE}, b"", b"")
                 break
             if self._deadline is not None and now >= self._deadline:
-                self._short({"outcome": "TimedOut", "code": TIMED_OUT_CODE, "limit": "timeout"}, b"", b"")
+                self.short({"outcome": "TimedOut", "code": TIMED_OUT_CODE, "limit": "timeout"}, b"", b"")
                 break
             step = self._steps[len(self.records)]
             if self._parts.inheritance is not None:
                 self._parts.inheritance.check()
-            if step["type"] == "FilePatch":
-                failed = not self._patch(step)
-            elif self._start_background(step) if step.get("background") else self._start(step):
+            ended = step_types.run(step, self)
+            if ended is None:
                 return
-            else:
-                failed = True
+            failed = not ended
         self._finish()
 
     def _finish(self) -> None:
         self.done = True
         self._steps = []  # contents of files and stdin may be large
         subscribers, self._subscribers = self._subscribers, []
+        ran: Done = {"ran": len(self.records)}
         for subscriber in subscribers:
             if not (subscriber.brief and self.records):
-                subscriber.tell(frames.DONE, frames.encode({"ran": len(self.records)}))
+                subscriber.tell(frames.DONE, frames.encode(ran))
         self._on_end(self)
 
-    def _patch(self, step: dict[str, Any]) -> bool:
-        """Run a FilePatch."""
-        path, content, mode = step["path"], step["content"], step.get("mode")
-        began, at = time.monotonic(), time.time()
-        shown = path[:_LONGEST_NAME]
-        try:
-            files.replace_file(self._parts.places.real(path), content, mode)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            text = b"arl: cannot write " + shown + b": " + reason.encode() + b"\n"
-            limit = self._parts.limits.blame_error(error, self._parts.places.absolute(path))
-            result: dict[str, Any] = {"outcome": "Failed", "code": 1, "limit": limit}
-            self._short(result | {"at": at, "s": time.monotonic() - began}, b"", text)
-            return False
-        self._short(
-            {"outcome": "Succeeded", "code": 0, "at": at, "s": time.monotonic() - began},
-            b"File created: " + shown + b"\n",
-            b"",
-        )
-        return True
-
-    def _start(self, step: dict[str, Any]) -> bool:
+    def start_program(self, step: CommandMessage) -> bool:
         """Start a Command; whether it runs. What cannot be started is a failed step."""
         parts, argv, env = self._parts, step["argv"], self._env(step)
         alone = not parts.backgrounds.alive()
@@ -223,19 +204,19 @@ class Task:
         self._cannot_start(argv, problem)
         self._finish()
 
-    def _deadline_of(self, step: dict[str, Any], pipes: Pipes) -> float | None:
+    def _deadline_of(self, step: CommandMessage, pipes: Pipes) -> float | None:
         """When a step must end, its task's timeout included."""
-        timeout = _seconds(step, "timeout")
+        timeout = step.get("timeout")
         deadlines = [] if self._deadline is None else [self._deadline]
         deadlines += [] if timeout is None else [pipes.started + timeout]
         return min(deadlines, default=None)
 
-    def _cpu_time_of(self, step: dict[str, Any]) -> float | None:
+    def _cpu_time_of(self, step: CommandMessage) -> float | None:
         """Seconds of processor time that a step may use."""
-        limits = (_seconds(step, "cpu"), self._parts.cpu_time)
+        limits = (step.get("cpu"), self._parts.cpu_time)
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def _start_background(self, step: dict[str, Any]) -> bool:
+    def start_background(self, step: CommandMessage) -> bool:
         """Start a Command that outlives its step; whether it is under way."""
         argv, env = step["argv"], self._env(step)
         self._parts.limits.begin(self._parts.meter.begin_background(), alone=False)
@@ -252,7 +233,7 @@ class Task:
             self._starting = self._loop.call_at(deadline, lambda: process.kill("TimedOut", "timeout"))
         return True
 
-    def _started(self, step: dict[str, Any], process: Background, problem: CannotStart | None) -> None:
+    def _started(self, step: CommandMessage, process: Background, problem: CannotStart | None) -> None:
         """A background process runs, or cannot."""
         pipes = process.pipes
         if self._starting is not None:
@@ -262,12 +243,12 @@ class Task:
             if process.reason is None:
                 self._cannot_start(step["argv"], problem)
             else:
-                self._short({"outcome": "TimedOut", "code": TIMED_OUT_CODE, "limit": "timeout"}, b"", b"")
+                self.short({"outcome": "TimedOut", "code": TIMED_OUT_CODE, "limit": "timeout"}, b"", b"")
             self._finish()
             return
         self.background[len(self.records)] = process
         process.when_gone(lambda: self._on_growth(self))
-        timeout = _seconds(step, "timeout")
+        timeout = step.get("timeout")
         if timeout is not None:
             late = self._loop.call_at(pipes.started + timeout, lambda: process.kill("TimedOut", "timeout"))
             process.when_ended(late.cancel)
@@ -275,18 +256,18 @@ class Task:
         if cpu_time is not None:
             process.bound(cpu_time)
         self._feed(pipes, step)
-        result = {"outcome": "Succeeded", "code": 0, "at": pipes.started_at, "s": time.monotonic() - pipes.started}
-        self._short(result, b"", b"")
+        took = time.monotonic() - pipes.started
+        self.short({"outcome": "Succeeded", "code": 0, "at": pipes.started_at, "s": took}, b"", b"")
         self._advance()
 
-    def _env(self, step: dict[str, Any]) -> dict[bytes, bytes]:
+    def _env(self, step: CommandMessage) -> dict[bytes, bytes]:
         env = dict(self._parts.env)
         for pair in step.get("env") or ():
             key, _, value = pair.partition(b"=")
             env[key] = value
         return env
 
-    def _prepare(self, step: dict[str, Any], *, stdin: bool) -> tuple[Pipes, bytes]:
+    def _prepare(self, step: CommandMessage, *, stdin: bool) -> tuple[Pipes, bytes]:
         """Pipes and working directory of a Command."""
         try:
             cwd = self._parts.places.absolute(step.get("cwd") or b".")
@@ -296,23 +277,23 @@ class Task:
         return pipes, cwd
 
     @staticmethod
-    def _feed(pipes: Pipes, step: dict[str, Any]) -> None:
+    def _feed(pipes: Pipes, step: CommandMessage) -> None:
         stdin = step.get("stdin")
         if pipes.feed is not None and stdin is not None:
             pipes.feed.write(stdin)
             pipes.feed.close()
 
     def _cannot_start(self, argv: list[bytes], problem: CannotStart) -> None:
-        name = argv[0][:_LONGEST_NAME].decode("utf-8", "replace")
+        name = argv[0][:LONGEST_NAME].decode("utf-8", "replace")
         text = "arl: cannot start " + name + ": " + problem.reason + "\n"
-        result: dict[str, Any] = {"outcome": "Failed", "code": problem.code, "at": time.time(), "s": 0.0}
+        result: StepEnd = {"outcome": "Failed", "code": problem.code, "at": time.time(), "s": 0.0}
         if self._parts.limits.memory_killed():  # the supervisor, by what runs in the background
             result |= {"outcome": "OutOfMemory", "code": CANCELLED_CODE, "limit": "memory"}
-        self._short(result, b"", text.encode("utf-8", "surrogateescape"))
+        self.short(result, b"", text.encode("utf-8", "surrogateescape"))
 
-    def _short(self, result: dict[str, Any], stdout: bytes, stderr: bytes) -> None:
+    def short(self, result: StepEnd, stdout: bytes, stderr: bytes) -> None:
         """A result that the agent itself produced."""
-        self._record(result | _printed(stdout, stderr), None)
+        self._record(_with_output(result, stdout, stderr), None)
 
     def _over(self) -> None:
         """The running Command is over, and nothing of it lives."""
@@ -334,18 +315,19 @@ class Task:
         limit_of_all = min((subscriber.limit for subscriber in self._subscribers), default=self._limit)
         whole = None not in inline and max(stdout.size, stderr.size) <= limit_of_all
         if whole and all(push.quiet for output in pipes.outputs for push in output.pushes):
-            self._record(result | _printed(inline[0] or b"", inline[1] or b""), None)
+            self._record(_with_output(result, inline[0] or b"", inline[1] or b""), None)
         else:
             for output in pipes.outputs:
                 for push in output.pushes:
                     push.link.send_from(push.stream, push.rest(output.capture))
-            self._record(result | {"out": stdout.size, "err": stderr.size}, pipes.captures)
+            result |= {"out": stdout.size, "err": stderr.size}
+            self._record(result, pipes.captures)
         if result["outcome"] == "Succeeded":
             self._advance()
         else:
             self._finish()
 
-    def _blame(self, result: dict[str, Any], foreground: Foreground) -> str | None:
+    def _blame(self, result: StepEnd, foreground: Foreground) -> str | None:
         """The limit that ended a Command; a kill for memory is given its name in ``result``."""
         limits = self._parts.limits
         if limits.memory_killed() and foreground.reason in (None, "OutOfMemory"):
@@ -358,7 +340,7 @@ class Task:
             return "processes"
         return foreground.limit
 
-    def _record(self, result: dict[str, Any], captures: tuple[Capture, Capture] | None) -> None:
+    def _record(self, result: StepEnd, captures: tuple[Capture, Capture] | None) -> None:
         self._parts.limits.end()
         result["i"] = len(self.records)
         body = frames.encode(result)
@@ -367,38 +349,13 @@ class Task:
             subscriber.tell(frames.STEP, body)
 
 
-def _printed(stdout: bytes, stderr: bytes) -> dict[str, bytes]:
-    """All that a step printed, for its result. Nothing is said of nothing: each key costs time on both sides."""
-    texts = {"o": stdout} if stdout else {}
+def _with_output(result: StepEnd, stdout: bytes, stderr: bytes) -> StepEnd:
+    """The result of a step with all that it printed. Nothing is said of nothing: each key costs time on both sides."""
+    if stdout:
+        result["o"] = stdout
     if stderr:
-        texts["e"] = stderr
-    return texts
+        result["e"] = stderr
+    return result
 
-
-def _seconds(message: dict[str, Any], key: str) -> float | None:
-    return None if message.get(key) is None else exact.number(message, key, 0, _LONGEST_SECONDS)
-
-
-def _checked(step: dict[str, Any]) -> dict[str, Any]:
-    """A step whose fields have the right types; TypeError or ValueError for others, KeyError for what is missing."""
-    if type(step) is not dict:
-        raise TypeError("a step is a dict")
-    if exact.word(step, "type", _TYPES) == "FilePatch":
-        exact.data(step, "path", LONGEST_PATH)
-        right = type(step["content"]) in (bytes, memoryview) and type(step.get("mode")) in (int, type(None))
-    else:
-        _seconds(step, "timeout")
-        _seconds(step, "cpu")
-        exact.flag(step, "background")
-        argv, env = step["argv"], step.get("env")
-        right = type(argv) is list and bool(argv) and (env is None or type(env) is list)
-        right = right and all(type(word) is bytes for word in (*argv, *(env or ())))
-        right = right and all(step.get(key) is None or type(step[key]) is bytes for key in ("cwd", "stdin"))
-    if not right:
-        raise TypeError("a step has a field of a wrong type")
-    return step
-
-
-_TYPES = ("Command", "FilePatch")
 
 assert INLINE * 2 < frames.MAX_PAYLOAD

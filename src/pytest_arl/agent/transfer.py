@@ -17,7 +17,9 @@ from pytest_arl.agent import entries, exact, files
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+
+    from pytest_arl.agent.exact import Said
+    from pytest_arl.agent.message_types import EntryKey, HoleKey
 
 __all__ = ["Arrival", "checksum"]
 
@@ -41,7 +43,7 @@ class Arrival:
         self._count = 0
         self._folders: list[tuple[bytes, int, int]] = []
 
-    def entry(self, entry: dict[str, Any]) -> None:
+    def entry(self, entry: Said[EntryKey]) -> None:
         """The next file, folder or link."""
         self._complete()
         path = self._below(exact.data(entry, "p", _LONGEST_NAME))
@@ -61,7 +63,7 @@ class Arrival:
             self._size = self._left = size
             self._mode, self._mtime = mode, mtime
 
-    def hole(self, request: dict[str, Any]) -> None:
+    def hole(self, request: Said[HoleKey]) -> None:
         """So many bytes of it are a hole."""
         size = exact.integer(request, "n", 1, exact.LARGEST)
         if self._fd < 0 or size > self._left:

@@ -10,6 +10,8 @@ from pytest_arl.agent import frames
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_arl.agent.message_types import Config
+
 __all__ = ["AgentConfig"]
 
 
@@ -52,7 +54,7 @@ class AgentConfig:
     watch: Mapping[str, object] | None = None
     cpu_time: float | None = None
 
-    def message(self) -> dict[str, object]:
+    def message(self) -> Config:
         """The config as the wire has it."""
         folders = [(self.workspace, "workspace"), (self.tmp, "tmp"), (self.home, "tmp"), ("/dev/shm", "shm")]  # noqa: S108 - as above
         return {

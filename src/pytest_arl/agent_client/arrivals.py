@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_arl.agent import entries
 from pytest_arl.agent_client.arriving_links import Links
@@ -13,6 +13,8 @@ from pytest_arl.host_files import open_below
 from pytest_arl.host_files.nearby import Nearby
 
 if TYPE_CHECKING:
+    from pytest_arl.agent.exact import Said
+    from pytest_arl.agent.message_types import EntryKey
     from pytest_arl.agent_client.budget import Share
     from pytest_arl.host_files import Folder
 
@@ -59,7 +61,7 @@ class Arrival:
         self._entries = 0
         self._time = 0
 
-    def entry(self, entry: dict[str, Any]) -> None:
+    def entry(self, entry: Said[EntryKey]) -> None:
         """The next file, folder or link."""
         self._complete()
         folder, name = self._place(entry["p"])

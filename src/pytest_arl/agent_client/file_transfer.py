@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from pytest_arl.agent.message_types import Entry, Kind
     from pytest_arl.agent_client.budget import Budget
     from pytest_arl.host_files.destinations import Destination
     from pytest_arl.host_files.sources import Found, Source
@@ -159,7 +160,7 @@ def _wanted(path: bytes, data: int, size: int, *, entries: int = MOST_ENTRIES) -
 def send_bytes(stream: Stream, path: bytes, content: bytes, mode: int | None) -> None:
     """Write one file in pieces. ``mode`` None is that of the file that is there."""
     with _Departure(stream, path, merge=False) as departure:
-        departure.entry({"p": b"", "t": "f", "m": mode, "n": len(content), "at": time.time_ns()})
+        departure.entry(entries.entry(b"", "f", mode, time.time_ns(), len(content)))
         view = memoryview(content)
         for at in range(0, len(view), _PIECE):
             departure.data(view[at : at + _PIECE])
@@ -173,9 +174,11 @@ def send_tree(stream: Stream, source: Source, remote: bytes) -> None:
             if stat.S_ISREG(found.state.st_mode):
                 _send_file(departure, source, found)
             elif found.target is not None:
-                departure.entry(_entry(found.below, found.state, "l") | {"to": found.target})
+                link = _entry(found, found.state, "l")
+                link["to"] = found.target
+                departure.entry(link)
             else:
-                departure.entry(_entry(found.below, found.state, "d"))
+                departure.entry(_entry(found, found.state, "d"))
 
 
 def send_archive(stream: Stream, archive: Archive, only: set[bytes] | None) -> None:
@@ -214,7 +217,7 @@ class _Departure:
         self._stream.send(frames.PUT, {"path": self._path, "merge": self._merge})
         return self
 
-    def entry(self, entry: dict[str, Any]) -> None:
+    def entry(self, entry: Entry) -> None:
         """The next file, folder or link."""
         self._stream.send(frames.ENTRY, entry)
         self._look()
@@ -318,13 +321,13 @@ def _named(error: AgentError, path: bytes) -> Exception:
     return OSError(error.errno, error.text, os.fsdecode(path))
 
 
-def _entry(below: bytes, state: os.stat_result, kind: str) -> dict[str, Any]:
-    return {"p": below, "m": stat.S_IMODE(state.st_mode), "n": 0, "t": kind, **entries.timed(state.st_mtime_ns)}
+def _entry(found: Found, state: os.stat_result, kind: Kind, size: int = 0) -> Entry:
+    return entries.entry(found.below, kind, stat.S_IMODE(state.st_mode), state.st_mtime_ns, size)
 
 
 def _send_file(departure: _Departure, source: Source, found: Found) -> None:
     with source.reading(found) as (descriptor, state):
-        departure.entry(_entry(found.below, state, "f") | {"n": state.st_size})
+        departure.entry(_entry(found, state, "f", state.st_size))
         if entries.has_holes(state):
             for piece in entries.content(descriptor, state.st_size, _PIECE):
                 departure.hole(piece) if isinstance(piece, int) else departure.data(piece)

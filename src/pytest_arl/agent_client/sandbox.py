@@ -179,7 +179,7 @@ class AgentSandbox:
 
     def _remember_background(self, task: TaskRequest) -> None:
         for index, step in enumerate(task.steps):
-            if step.type == "Command" and step.background:
+            if step.in_background:
                 self._background[task.id, index] = step
 
     def output(self, task_id: str, step: int, stream: StreamName) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 from io import BytesIO
@@ -174,9 +173,9 @@ class TaskRun:
             ends.append(self._until)
         index = len(self._results)
         if index < len(self._task.steps):
-            step = self._task.steps[index]
-            if step.type == "Command" and step.timeout is not None:
-                ends.append(self._step_began + step.timeout)
+            longest = self._task.steps[index].longest
+            if longest:  # one that takes no time has none that is looked at
+                ends.append(self._step_began + longest)
         return min(ends) + GRACE_SECONDS if ends else None
 
     def _printed(self, kind: int, value: bytes) -> tuple[str, list[tuple[StreamName, bytes]]]:
@@ -265,30 +264,11 @@ def task_message(task: TaskRequest, limit: int, *, live: bool, brief: bool = Fal
     """A task as the agent takes it. ``live`` asks for output as it comes, ``brief`` for nothing beyond the last
     result.
     """
-    message: dict[str, object] = {"id": task.id, "limit": limit, "steps": [_step_message(step) for step in task.steps]}
+    message: dict[str, object] = {"id": task.id, "limit": limit, "steps": [step.to_agent() for step in task.steps]}
     if task.timeout is not None:
         message["timeout"] = task.timeout
     if live:
         message["live"] = True
     if brief:
         message["brief"] = True
-    return message
-
-
-def _step_message(step: Step) -> dict[str, object]:
-    if step.type == "FilePatch":
-        return {"type": "FilePatch", "path": os.fsencode(step.path), "content": step.content, "mode": step.mode}
-    message: dict[str, object] = {"type": "Command", "argv": [os.fsencode(word) for word in step.command]}
-    if step.env:
-        message["env"] = [os.fsencode(f"{name}={value}") for name, value in step.env.items()]
-    if step.work_dir is not None:
-        message["cwd"] = os.fsencode(step.work_dir)
-    if step.stdin is not None:
-        message["stdin"] = step.stdin
-    if step.timeout is not None:
-        message["timeout"] = step.timeout
-    if step.cpu_time is not None:
-        message["cpu"] = step.cpu_time
-    if step.background:
-        message["background"] = True
     return message

@@ -52,6 +52,7 @@ _MODULES = (
     "departure",
     "checkpoint",
     "records",
+    "step_types",
     "tasks",
     "task_registry",
     "parts",

@@ -10,9 +10,9 @@ the API server itself.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.alias_generators import to_camel
 
 from pytest_arl.cluster.names import (
@@ -23,6 +23,10 @@ from pytest_arl.cluster.names import (
     MOST_VOLUMES,
     MOST_WORDS,
 )
+from pytest_arl.cluster.step_rules import CHARACTERS, WORDS, rule, step_fields, step_rules
+from pytest_arl.steps import STEP_TYPES, StepType
+from pytest_arl.steps.objects import DURATION, Duration
+from pytest_arl.text.wording import one_of
 
 __all__ = [
     "KINDS",
@@ -46,33 +50,16 @@ __all__ = [
 ]
 
 _LABEL = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-_DURATION = r"^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$"
 _AMOUNT = r"^[0-9]+(\.[0-9]{1,9})?(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]{1,2})?$"
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$"
 
 
-def _rule(rule: str, message: str) -> dict[str, str]:
-    return {"rule": rule, "message": message}
-
-
 def _name_rule(kind: str, most: int) -> dict[str, str]:
-    return _rule(
+    return rule(
         f"self.metadata.name.size() <= {most} && self.metadata.name.matches('{_LABEL}')",
         f"the name of a {kind} becomes part of a pod's: at most {most} lower-case letters, digits and '-', "
         "beginning and ending with a letter or digit",
     )
-
-
-_CHARACTERS = (
-    "self.steps.map(s, (has(s.stdin) ? size(s.stdin) : 0) + (has(s.content) ? size(s.content) : 0)"
-    " + (has(s.command) ? s.command.map(word, size(word)).sum() : 0)"
-    " + (has(s.env) ? s.env.map(name, size(name) + size(s.env[name])).sum() : 0)).sum()"
-)
-"""CEL: characters of all that is free text in the steps of a Task."""
-
-
-_WORDS = "self.steps.map(s, (has(s.command) ? size(s.command) : 0) + (has(s.env) ? size(s.env) : 0)).sum()"
-"""CEL: words of commands and variables."""
 
 
 def _unchanged(*fields: str) -> str:
@@ -94,7 +81,6 @@ class _Part(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-Duration = Annotated[str, Field(pattern=_DURATION, max_length=32, description="A Go duration such as 90s or 1m30s.")]
 Name = Annotated[str, Field(min_length=1, max_length=63)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Amount = Annotated[
@@ -107,7 +93,7 @@ Amounts = Annotated[
         max_length=16,
         json_schema_extra={
             "x-kubernetes-validations": [
-                _rule("self.all(name, name.size() <= 128)", "the name of a resource has at most 128 characters")
+                rule("self.all(name, name.size() <= 128)", "the name of a resource has at most 128 characters")
             ]
         },
     ),
@@ -142,7 +128,7 @@ class SandboxDefaults(_Part):
         Annotated[
             str,
             Field(
-                pattern=_DURATION,
+                pattern=DURATION,
                 max_length=32,
                 description="Processor time that each Command may use with all that it starts, such as 10s.",
             ),
@@ -218,7 +204,7 @@ class WarmPoolStatus(_Part):
 class Holder(_Part):
     """Who holds a sandbox: a test run, and what admits it to the agent."""
 
-    rules: ClassVar[list[dict[str, str]]] = [_rule("self == oldSelf", "the holder of a Sandbox cannot be changed")]
+    rules: ClassVar[list[dict[str, str]]] = [rule("self == oldSelf", "the holder of a Sandbox cannot be changed")]
 
     run: Name | None = None
     worker: Name | None = None
@@ -252,13 +238,13 @@ class SandboxSpec(_Part):
     """A request for a sandbox of a pool."""
 
     rules: ClassVar[list[dict[str, str]]] = [
-        _rule("self.poolRef == oldSelf.poolRef", "poolRef cannot be changed: create another Sandbox"),
-        _rule("has(self.holder) == has(oldSelf.holder)", "the holder of a Sandbox cannot be changed"),
-        _rule(
+        rule("self.poolRef == oldSelf.poolRef", "poolRef cannot be changed: create another Sandbox"),
+        rule("has(self.holder) == has(oldSelf.holder)", "the holder of a Sandbox cannot be changed"),
+        rule(
             "has(self.resources) == has(oldSelf.resources)",
             "resources cannot be added or removed: create another Sandbox",
         ),
-        _rule(
+        rule(
             "!has(self.resources) || !has(oldSelf.resources) || self.resources == oldSelf.resources",
             "resources cannot be changed: create another Sandbox",
         ),
@@ -286,73 +272,51 @@ class SandboxStatus(_Part):
     conditions: Conditions | None = None
 
 
-class TaskStep(_Part):
-    """One step: a Command or a FilePatch."""
-
-    rules: ClassVar[list[dict[str, str]]] = [
-        _rule("self.type != 'Command' || has(self.command)", "a Command needs command: a list such as [echo, hi]"),
-        _rule(
-            "self.type != 'FilePatch' || (has(self.path) && has(self.content))", "a FilePatch needs path and content"
-        ),
-        _rule(
-            "self.type != 'FilePatch' || !(has(self.command) || has(self.env) || has(self.workDir) || has(self.stdin)"
-            " || has(self.timeout) || has(self.cpuTime) || has(self.background))",
-            "a FilePatch has path, content, encoding and mode; command, env, workDir, stdin, timeout, cpuTime and "
-            "background belong to a Command",
-        ),
-        _rule(
-            "self.type != 'Command' || !(has(self.path) || has(self.content) || has(self.encoding) || has(self.mode))",
-            "a Command has command, env, workDir, stdin, timeout, cpuTime and background; path, content, encoding and "
-            "mode belong to a FilePatch",
-        ),
-    ]
+class _TaskStep(_Part):
+    rules: ClassVar[list[dict[str, str]]] = list(step_rules())
 
     name: Name
-    type: Literal["Command", "FilePatch"]
-    command: Annotated[list[Annotated[str, Field(max_length=131072)]], Field(min_length=1, max_length=1024)] | None = (
-        None
+    type: StepType
+
+
+if TYPE_CHECKING:
+
+    class TaskStep(_TaskStep):
+        """One step, with the fields of its type."""
+
+        def __init__(self, *, name: str, type: StepType, **fields: Any) -> None: ...  # noqa: A002 - the field's name
+
+else:
+    TaskStep = create_model(
+        "TaskStep",
+        __base__=_TaskStep,
+        __doc__=f"One step: {one_of(f'a {kind}' for kind in STEP_TYPES)}.",
+        **step_fields(),
     )
-    env: (
-        Annotated[
-            dict[str, Annotated[str, Field(max_length=131072)]],
-            # As a whole: else the API server keeps, and reads at each change, who has set which.
-            Field(max_length=1024, json_schema_extra={"x-kubernetes-map-type": "atomic"}),
-        ]
-        | None
-    ) = None
-    work_dir: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    stdin: Annotated[str, Field(max_length=MOST_SPEC_BYTES)] | None = None
-    timeout: Duration | None = None
-    cpu_time: Duration | None = None
-    background: bool | None = None
-    path: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    content: Annotated[str, Field(max_length=MOST_SPEC_BYTES)] | None = None
-    encoding: Literal["utf-8", "base64"] | None = None
-    mode: Annotated[int, Field(ge=0, le=0o7777)] | None = None
 
 
 class TaskSpec(_Part):
     """Steps to run in a sandbox, in order."""
 
     rules: ClassVar[list[dict[str, str]]] = [
-        _rule(
+        rule(
             # Lists whose items have a key are equal to CEL in whatever order: the names say in which they run.
             "self.sandboxRef == oldSelf.sandboxRef && self.steps == oldSelf.steps && "
             "self.steps.map(step, step.name) == oldSelf.steps.map(step, step.name) && "
             + _unchanged("timeout", "retries", "payloadHash", "proof"),
             "a Task cannot be changed once it is created (but for cancel): create another one",
         ),
-        _rule(
-            f"{_WORDS} <= {MOST_WORDS}",
+        rule(
+            f"{WORDS} <= {MOST_WORDS}",
             f"its steps have more than {MOST_WORDS} words and variables together: put them into a file, or run two "
             "Tasks",
         ),
-        _rule(
-            f"{_CHARACTERS} <= {MOST_SPEC_BYTES}",
+        rule(
+            f"{CHARACTERS} <= {MOST_SPEC_BYTES}",
             f"its steps have more than {MOST_SPEC_BYTES} characters, so its status would find no room: copy files "
             "into the sandbox instead",
         ),
-        _rule(
+        rule(
             "!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)",
             "cancel goes from false to true only",
         ),
@@ -418,7 +382,7 @@ class StepStatus(_Part):
     """How a step ended."""
 
     name: str
-    type: Literal["Command", "FilePatch"]
+    type: StepType
     outcome: Literal["Succeeded", "Failed", "TimedOut", "OutOfMemory", "Killed", "Cancelled", "Skipped"]
     exit_code: int | None = None
     signal: str | None = None

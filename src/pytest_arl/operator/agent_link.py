@@ -25,6 +25,9 @@ from pytest_arl.operator.introduction import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_arl.agent.exact import Said
+    from pytest_arl.agent.message_types import ClientHello, Config, HelloKey, ReadyKey
+
     OnFrame = Callable[[int, Any], None]
 
 __all__ = ["AgentLink"]
@@ -85,7 +88,7 @@ class AgentLink(asyncio.Protocol):
         pod_uid: str,
         operator: Introduction,
         *,
-        config: dict[str, Any],
+        config: Config,
         claim: Claim | None,
         boot: str | None = None,
     ) -> AgentLink:
@@ -107,9 +110,9 @@ class AgentLink(asyncio.Protocol):
         return link
 
     async def _introduce(
-        self, pod_uid: str, operator: Introduction, config: dict[str, Any], claim: Claim | None, known: str | None
+        self, pod_uid: str, operator: Introduction, config: Config, claim: Claim | None, known: str | None
     ) -> None:
-        hello = await self._greeting(frames.HELLO)
+        hello: Said[HelloKey] = await self._greeting(frames.HELLO)
         try:
             speaks = exact.integer(hello, "version", 0, exact.LARGEST)
             boot, pod_there = exact.text(hello, "boot", MOST_UID), exact.text(hello, "pod", MOST_UID)
@@ -125,17 +128,22 @@ class AgentLink(asyncio.Protocol):
         if known is not None and boot != known:
             raise AnotherAgent("the agent was started anew")
         marks, asked = operator.marks(pod_uid, boot), os.urandom(NONCE_BYTES)
-        answer: dict[str, Any] = {
+        answer: ClientHello = {
             "version": frames.VERSION,
             "role": "operator",
             "epoch": operator.epoch,
             "signature": operator.sign(nonce, pod_uid, boot),
             "config": config,
-            # Neither mark is ever told again: what took the place of the agent would know it then.
-            **({"mark": marks[0], **({} if claim is None else claim.message())} if known is None else {"ask": asked}),
         }
+        # Neither mark is ever told again: what took the place of the agent would know it then.
+        if known is not None:
+            answer["ask"] = asked
+        else:
+            answer["mark"] = marks[0]
+            if claim is not None:
+                claim.add_to(answer)
         self.send(frames.HELLO, 0, answer)
-        ready = await self._greeting(frames.READY)
+        ready: Said[ReadyKey] = await self._greeting(frames.READY)
         if known is not None and ready.get("proof") not in [proof(mark, asked) for mark in marks]:
             raise AnotherAgent("what answers on the agent's port cannot show that it is the agent")
         try:
@@ -143,7 +151,7 @@ class AgentLink(asyncio.Protocol):
         except exact.Inexact as error:
             raise LinkLost(f"the agent's greeting is garbled: {error}") from None
 
-    async def _greeting(self, wanted: int) -> dict[str, Any]:
+    async def _greeting(self, wanted: int) -> Any:
         """The agent's message of that type, which is not kept."""
         heard = asyncio.ensure_future(self._greeted.wait())
         try:

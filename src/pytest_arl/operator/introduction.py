@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_arl.agent import exact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pytest_arl.agent.exact import Said
+    from pytest_arl.agent.message_types import Claim as ClaimMessage
+    from pytest_arl.agent.message_types import ClientHello, HelloKey, ReadyKey, RefusalKey
 
     Sign = Callable[[bytes, str, str], bytes]
     """Nonce, pod UID and boot to a signature."""
@@ -60,9 +64,15 @@ class Claim(NamedTuple):
     holder: str
     mark: bytes | None
 
-    def message(self) -> dict[str, Any]:
+    def message(self) -> ClaimMessage:
         """As it is sent."""
         return {"holder": self.holder} if self.mark is None else {"holder": self.holder, "holderMark": self.mark}
+
+    def add_to(self, hello: ClientHello) -> None:
+        """As it is sent with an operator's first message."""
+        hello["holder"] = self.holder
+        if self.mark is not None:
+            hello["holderMark"] = self.mark
 
 
 class Introduction(NamedTuple):
@@ -93,8 +103,9 @@ class Refusal(NamedTuple):
 
 def refusal(value: object) -> Refusal:
     """An agent's refusal, from an ERROR's value of any kind."""
+    said: Said[RefusalKey] = value if isinstance(value, dict) else {}
     try:
-        text = exact.text(value, "text", 64 * 1024) if isinstance(value, dict) else ""
+        text = exact.text(said, "text", 64 * 1024)
     except exact.Inexact:
         text = ""
     return Refusal(text if len(text) <= _MOST_WORDS else "", text[:_MOST_WORDS] or "it gives no reason")
@@ -109,7 +120,7 @@ class Hello:
         running: the task that runs, or None.
     """
 
-    def __init__(self, hello: dict[str, Any], ready: dict[str, Any]) -> None:
+    def __init__(self, hello: Said[HelloKey], ready: Said[ReadyKey]) -> None:
         self.boot = exact.text(hello, "boot", MOST_UID)
         self.pod = exact.text(hello, "pod", MOST_UID)
         self.running = exact.maybe(exact.text, ready, "running", MOST_UID)

@@ -15,6 +15,8 @@ from pytest_arl.usage import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pytest_arl.agent.exact import Said
+    from pytest_arl.agent.step_types import StepEndKey
     from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.introduction import Refusal
 
@@ -80,16 +82,16 @@ class StepEnd:
         return self.outcome == "Succeeded"
 
     @classmethod
-    def read(cls, value: dict[str, Any], printed: tuple[bytes, bytes]) -> StepEnd:
+    def read(cls, value: Said[StepEndKey], printed: tuple[bytes, bytes]) -> StepEnd:
         """Of a STEP's value, and of what came before it. ValueError for what no agent says."""
-        said = (exact.maybe(exact.data, value, part, 2 * SENT_BYTES) or b"" for part in ("o", "e"))
-        stdout, stderr = (whole or early for whole, early in zip(said, printed, strict=True))
-        sizes = (exact.maybe(exact.integer, value, part, 0, exact.LARGEST) for part in ("out", "err"))
-        out, err = (len(text) if size is None else size for size, text in zip(sizes, (stdout, stderr), strict=True))
+        stdout = exact.maybe(exact.data, value, "o", 2 * SENT_BYTES) or printed[0]
+        stderr = exact.maybe(exact.data, value, "e", 2 * SENT_BYTES) or printed[1]
+        out = exact.maybe(exact.integer, value, "out", 0, exact.LARGEST)
+        err = exact.maybe(exact.integer, value, "err", 0, exact.LARGEST)
         found = cls(
             outcome=exact.word(value, "outcome", _OUTCOMES),
             code=exact.integer(value, "code", 0, 255),
-            sizes=(out, err),
+            sizes=(len(stdout) if out is None else out, len(stderr) if err is None else err),
             output=(stdout, stderr),
             seconds=exact.maybe(exact.number, value, "s", 0.0, _LONGEST_SECONDS) or 0.0,
             at=exact.maybe(exact.number, value, "at", 0.0, LAST_MOMENT),

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_arl.cluster.names import MOST_SPEC_BYTES
 from pytest_arl.cluster.objects import name, uid
 from pytest_arl.cluster.proof import is_proof, proof_of
 from pytest_arl.errors import UsageError
+from pytest_arl.steps import step_type
 from pytest_arl.text.units import parse_duration, parse_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_arl.agent.message_types import Task as TaskMessage
+    from pytest_arl.agent.step_types import StepMessage
     from pytest_arl.cluster.objects import Object
 
 __all__ = ["KEPT_BYTES", "SENT_BYTES", "Held", "Refused", "cpu_time", "kept_bytes", "message"]
@@ -89,7 +90,7 @@ def cpu_time(pool: Object | None) -> float | None:
         return None
 
 
-def message(task: Object, *, boot: str, epoch: int, pool: Object | None) -> dict[str, Any]:
+def message(task: Object, *, boot: str, epoch: int, pool: Object | None) -> TaskMessage:
     """The TASK message. Refused where the spec is one that no agent can be given."""
     spec = task["spec"]
     size = len(json.dumps(spec, ensure_ascii=False).encode())
@@ -97,7 +98,7 @@ def message(task: Object, *, boot: str, epoch: int, pool: Object | None) -> dict
         raise Refused("SpecTooLarge", f"spec has {size} bytes of JSON, more than {MOST_SPEC_BYTES}: copy files instead")
     defaults = ((pool or {}).get("spec") or {}).get("sandbox") or {}
     default_timeout = defaults.get("stepTimeout")
-    return {
+    found: TaskMessage = {
         "id": task["metadata"]["uid"],
         "boot": boot,
         "epoch": epoch,
@@ -106,50 +107,20 @@ def message(task: Object, *, boot: str, epoch: int, pool: Object | None) -> dict
         "keep": kept_bytes(pool),
         "live": False,
         "steps": [_step(step, default_timeout) for step in spec["steps"]],
-        **({"payload": spec["payloadHash"]} if "payloadHash" in spec else {}),
-        **({"once": spec["proof"]} if "proof" in spec else {}),
     }
-
-
-def _step(step: Object, default_timeout: str | None) -> dict[str, Any]:
-    if step["type"] == "FilePatch":
-        return {
-            "type": "FilePatch",
-            "path": step["path"].encode(),
-            "content": _content(step),
-            "mode": step.get("mode"),
-        }
-    found: dict[str, Any] = {"type": "Command", "argv": [_word(step, word) for word in step["command"]]}
-    if step.get("env"):
-        found["env"] = [_word(step, f"{key}={value}") for key, value in step["env"].items()]
-    if step.get("workDir") is not None:
-        found["cwd"] = _word(step, step["workDir"])
-    if step.get("stdin") is not None:
-        found["stdin"] = step["stdin"].encode()
-    timeout = step.get("timeout", None if step.get("background") else default_timeout)
-    if timeout is not None:
-        found["timeout"] = _seconds(timeout, f"the timeout of step {step['name']!r}")
-    if step.get("cpuTime") is not None:
-        found["cpu"] = _seconds(step["cpuTime"], f"the cpuTime of step {step['name']!r}")
-    if step.get("background"):
-        found["background"] = True
+    if "payloadHash" in spec:
+        found["payload"] = spec["payloadHash"]
+    if "proof" in spec:
+        found["once"] = spec["proof"]
     return found
 
 
-def _word(step: Object, text: str) -> bytes:
-    if "\0" in text:
-        raise Refused("SpecInvalid", f"step {step['name']!r} has a NUL in its command, env or workDir")
-    return text.encode()
-
-
-def _content(step: Object) -> bytes:
-    if step.get("encoding") != "base64":
-        content: str = step["content"]
-        return content.encode()
+def _step(step: Object, default_timeout: str | None) -> StepMessage:
+    """A step as the agent takes it, made of its JSON: a client's models are not for a tenant's objects."""
     try:
-        return base64.b64decode(step["content"], validate=True)
-    except (binascii.Error, ValueError):
-        raise Refused("SpecInvalid", f"the content of step {step['name']!r} is not base64") from None
+        return step_type(step.get("type")).message_from_json(step, default_timeout)
+    except UsageError as error:
+        raise Refused("SpecInvalid", f"step {step['name']!r}: {error}") from None
 
 
 def _seconds(text: str | None, what: str) -> float | None:

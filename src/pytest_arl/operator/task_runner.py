@@ -25,10 +25,12 @@ from pytest_arl.operator.patience import Patience
 from pytest_arl.operator.pod_problems import Problem
 from pytest_arl.operator.progress import LAST_MOMENT, Garbled, Progress
 from pytest_arl.operator.slim import is_cut, outlined
+from pytest_arl.steps import step_type
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from pytest_arl.agent.message_types import Task as TaskMessage
     from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.agent_link import AgentLink
     from pytest_arl.operator.context import Context
@@ -150,7 +152,7 @@ class TaskRunner:
             self._judge(self.progress.refused)
         self._refuse(*_refusal("" if self.progress.refused is None else self.progress.refused.text))
 
-    async def _message(self, link: AgentLink) -> dict[str, Any] | None:
+    async def _message(self, link: AgentLink) -> TaskMessage | None:
         """The message for the agent; None where the Task is gone."""
         task = self.task
         if is_cut(task):
@@ -193,7 +195,7 @@ class TaskRunner:
         finally:
             link.shut(stream)
 
-    async def _follow(self, link: AgentLink, message: dict[str, Any], deadline: float) -> None:
+    async def _follow(self, link: AgentLink, message: TaskMessage, deadline: float) -> None:
         """Until the agent says that it is over."""
         stream = link.open(self.take, 64 * 1024 + len(self.progress.steps) * (4 * task_message.SENT_BYTES + 4096))
         self._began = time.time()
@@ -202,7 +204,7 @@ class TaskRunner:
             if self._cancelled:
                 self.cancel()
             if not await self._until(link, time.monotonic() + _QUICK_SECONDS, lambda: False):
-                message.clear()  # it may be large, and the Task may run for long
+                message["steps"] = []  # they may be large, and the Task may run for long
                 await link.ping()  # it has the Task
                 await self._watch(link, deadline)
         finally:
@@ -307,11 +309,12 @@ def _refusal(text: str) -> tuple[str, str]:
     return "AgentRefused", f"the agent refuses the Task: {text}"
 
 
-def _longest(message: dict[str, Any]) -> float:
+def _longest(message: TaskMessage) -> float:
     """Seconds after which an agent that keeps its deadlines has ended the task, its own included."""
-    if message["timeout"] is not None:
-        return float(message["timeout"]) + _GRACE_SECONDS
-    bounds = [step.get("timeout") for step in message["steps"] if step["type"] == "Command"]
+    timeout = message.get("timeout")
+    if timeout is not None:
+        return timeout + _GRACE_SECONDS
+    bounds = [step_type(step["type"]).longest_of(step) for step in message["steps"]]
     known: list[float] = [bound for bound in bounds if bound is not None]
     if len(known) < len(bounds) or "payload" in message:
         return _FOR_EVER

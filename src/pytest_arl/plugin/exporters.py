@@ -9,7 +9,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.plugin.sections import failing_step
-from pytest_arl.text.untrusted import neutralise, one_line, quoted_command, tail
+from pytest_arl.steps import step_type
+from pytest_arl.text.untrusted import neutralise, one_line, tail
 
 if TYPE_CHECKING:
     import pytest
@@ -55,7 +56,7 @@ def _tiers(record: TestRecord) -> list[str]:
 
 def _of_step(step: StepRecord, *, ends: bool = False) -> list[tuple[str, object]]:
     name = f"{_PREFIX}step.{step['number']}"
-    asked = quoted_command(step["command"]) if step["type"] == "Command" else step["path"]
+    asked = step_type(step["type"]).record_command(step)
     code = step["exitCode"]
     pairs = [
         (f"{name}.name", one_line(step["name"])),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl.text.untrusted import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from pytest_arl.results import StepResult
     from pytest_arl.steps import Step
@@ -111,9 +111,9 @@ class TestRecord:
 
 def _largest(record: StepRecord) -> int:
     """At least the bytes that a step takes as JSON: a character takes six at most, all else less than 1.5 KiB."""
-    texts = (record["stdout"], record["stderr"], record["name"], *record.get("command", ()), *record.get("env", ()))
-    rest = sum(len(record.get(key) or "") for key in ("path", "workDir", "sandbox", "pool", "limit"))
-    return 1536 + 6 * (sum(map(len, texts)) + rest) + 4 * len(texts)
+    parts = [part for value in record.values() for part in (value if isinstance(value, list) else (value,))]
+    texts = [part for part in parts if isinstance(part, str)]
+    return 1536 + 6 * sum(map(len, texts)) + 4 * len(texts)
 
 
 def without_output(record: StepRecord) -> StepRecord:
@@ -123,7 +123,8 @@ def without_output(record: StepRecord) -> StepRecord:
 
 def step_record(step: Step, result: StepResult | None, **where: str) -> StepRecord:
     """One step as JSON. ``result`` is None where the infrastructure failed before there was one."""
-    record: StepRecord = {**{key: _plain(value) for key, value in where.items()}, **_asked(step)}
+    record: StepRecord = {key: _plain(value) for key, value in where.items()}
+    record |= {"name": _plain(step.name), "type": step.type, **step.to_record(MAX_COMMAND)}
     if result is None:
         return {**record, "outcome": None, **_EMPTY}
     return {
@@ -154,35 +155,6 @@ _EMPTY: StepRecord = {
     "stdoutSize": 0,
     "stderrSize": 0,
 }
-
-
-def _asked(step: Step) -> StepRecord:
-    asked: StepRecord = {"name": _plain(step.name), "type": step.type}
-    if step.type == "FilePatch":
-        return {**asked, "path": _plain(step.path)[:MAX_COMMAND], "size": len(step.content)}
-    return {
-        **asked,
-        "command": _argv(step.command),
-        "workDir": None if step.work_dir is None else _plain(step.work_dir),
-        "env": sorted(_plain(name) for name in step.env),
-        "timeout": step.timeout,
-        "cpuTime": step.cpu_time,
-        "background": step.background,
-    }
-
-
-def _argv(argv: Sequence[str]) -> list[str]:
-    """The arguments, as long as they fit; what is cut ends in an ellipsis."""
-    kept: list[str] = []
-    room = MAX_COMMAND
-    for argument in argv:
-        text = _plain(argument)
-        size = len(json.dumps(text)) + 2
-        if size > room:
-            return [*kept, text[: room // 8] + "..."]
-        kept.append(text)
-        room -= size
-    return kept
 
 
 def _plain(text: str) -> str:

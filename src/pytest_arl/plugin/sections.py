@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_arl.text.untrusted import cpu_time, duration, memory_used, one_line, quoted_command, tail
+from pytest_arl.steps import step_type
+from pytest_arl.text.untrusted import cpu_time, duration, memory_used, one_line, tail
 
 if TYPE_CHECKING:
     from pytest_arl.plugin.record import StepRecord, TestRecord
@@ -119,10 +120,7 @@ def _title(step: StepRecord) -> str:
 
 
 def _asked(step: StepRecord) -> str:
-    if step["type"] == "FilePatch":
-        return f"wrote {step['size']} bytes to {_word(step['path'], 120)}"
-    where = f" (in {_word(step['workDir'])})" if step["workDir"] else ""
-    return one_line(quoted_command(step["command"])) + where
+    return step_type(step["type"]).record_line(step)
 
 
 def _stream(step: StepRecord, name: str, most: int) -> list[str]:

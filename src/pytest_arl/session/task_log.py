@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from pytest_arl.text.units import format_duration
-from pytest_arl.text.wording import command_line, shorten
 
 if TYPE_CHECKING:
     from pytest_arl.results import StepResult
@@ -42,8 +41,7 @@ class TaskLog:
     def _starts(self) -> None:
         if self._told < len(self._steps):
             step = self._steps[self._told]
-            what = command_line(step.command) if step.type == "Command" else shorten(repr(step.path), 80)
-            self._say("starts", f" ({what})")
+            self._say("starts", f" ({step.shown})")
 
     def _say(self, verb: str, rest: str) -> None:
         step = self._steps[self._told]

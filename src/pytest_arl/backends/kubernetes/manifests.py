@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from pytest_arl.backends.kubernetes.api import encoded
 from pytest_arl.cluster.names import API_VERSION, MOST_SPEC_BYTES, MOST_STEPS, MOST_WORDS
 from pytest_arl.cluster.proof import proof_of
 from pytest_arl.errors import UsageError
+from pytest_arl.steps.objects import readable
 from pytest_arl.text.units import go_duration
 from pytest_arl.text.wording import shorten
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_arl.backends.base import AcquireRequest, TaskRequest
-    from pytest_arl.steps import Command, FilePatch, Step
 
 __all__ = ["Payload", "go_size", "holder_of", "sandbox_manifest", "task_manifest"]
 
@@ -34,11 +33,6 @@ FINISHED_SECONDS = 300
 """How long a finished Task of ours stays to be looked at."""
 
 _LONGEST_NAME = 63
-_LONGEST_WORD = 128 * 1024  # also the kernel's bound
-_LONGEST_PATH = 4096
-_MOST_OF_A_STEP = 1024
-_SHOWN = 200
-_SHOWN_WORDS = 16
 _LONGEST_TEST = 1000
 
 
@@ -50,7 +44,7 @@ def holder_of(request: AcquireRequest, run: str, worker: str, secret: bytes, sea
         if request.keep_alive:  # it is there for others, who have no key
             found["openToAll"] = True
     test = request.labels.get("test")
-    return {**found, "test": _plain(test)[-_LONGEST_TEST:]} if test else found
+    return {**found, "test": readable(test)[-_LONGEST_TEST:]} if test else found
 
 
 def sandbox_manifest(
@@ -113,11 +107,11 @@ def task_manifest(
     if key is not None:
         spec["proof"] = "0" * 64  # it has its size
     payload = None
-    if all(map(_is_exact, task.steps)) and sum(map(_words, task.steps)) <= MOST_WORDS:
+    if all(step.fits_object for step in task.steps) and sum(step.words for step in task.steps) <= MOST_WORDS:
         spec["steps"] = [step.to_json() for step in task.steps]
     if "steps" not in spec or go_size(encoded(spec)) > MOST_SPEC_BYTES:
         payload = Payload.of(task)
-        spec |= {"steps": [_described(step) for step in task.steps], "payloadHash": payload.hash}
+        spec |= {"steps": [step.described() for step in task.steps], "payloadHash": payload.hash}
     if key is not None:
         spec["proof"] = proof_of(key, sandbox["uid"], name, spec)
     owner = {"apiVersion": API_VERSION, "kind": "Sandbox", "name": sandbox["name"], "uid": sandbox["uid"]}
@@ -139,62 +133,5 @@ def _check(task: TaskRequest) -> None:
         if len(step.name) > _LONGEST_NAME:
             raise UsageError(
                 f"step {number}: 'name' has {len(step.name)} characters; a cluster takes {_LONGEST_NAME}: "
-                f"{shorten(_plain(step.name), 80)!r}"
+                f"{shorten(readable(step.name), 80)!r}"
             )
-
-
-def _is_exact(step: Step) -> bool:
-    """True if a Task can hold the step as it is."""
-    if step.type == "FilePatch":
-        return _fits(step.path, _LONGEST_PATH)
-    words = [*step.command, *step.env, *step.env.values()]
-    return (
-        len(step.command) <= _MOST_OF_A_STEP
-        and len(step.env) <= _MOST_OF_A_STEP
-        and all(_fits(word, _LONGEST_WORD) for word in words)
-        and (step.work_dir is None or _fits(step.work_dir, _LONGEST_PATH))
-        and (step.stdin is None or _is_text(step.stdin))
-    )
-
-
-def _fits(text: str, longest: int) -> bool:
-    return len(text) <= longest and (text.isascii() or _is_text(os.fsencode(text)))
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _described(step: Step) -> dict[str, Any]:
-    """A step as a reader of the Task is to see it: never run."""
-    return _described_patch(step) if step.type == "FilePatch" else _described_command(step)
-
-
-def _described_patch(step: FilePatch) -> dict[str, Any]:
-    content = f"({len(step.content)} bytes, which the client gave the agent itself)"
-    return {"name": step.name, "type": step.type, "path": shorten(_plain(step.path), _SHOWN), "content": content}
-
-
-def _described_command(step: Command) -> dict[str, Any]:
-    words = [shorten(_plain(word), _SHOWN) for word in step.command[:_SHOWN_WORDS]]
-    if len(step.command) > _SHOWN_WORDS:
-        words.append(f"({len(step.command) - _SHOWN_WORDS} more)")
-    found: dict[str, Any] = {"name": step.name, "type": step.type, "command": words}
-    if step.timeout is not None:
-        found["timeout"] = go_duration(step.timeout)
-    if step.cpu_time is not None:
-        found["cpuTime"] = go_duration(step.cpu_time)
-    return {**found, "background": True} if step.background else found
-
-
-def _words(step: Step) -> int:
-    return len(step.command) + len(step.env) if step.type == "Command" else 0
-
-
-def _plain(text: str) -> str:
-    """Text that JSON can hold: bytes that are no UTF-8 become U+FFFD."""
-    return text if text.isascii() else os.fsencode(text).decode("utf-8", "replace")

@@ -221,7 +221,7 @@ class RunningTask:
     def _limit(self) -> float | None:
         """Seconds after its start in which the task is over, reported or not; None where nothing bounds it."""
         bounds = [] if self._task.timeout is None else [self._task.timeout]
-        each = [step.timeout if step.type == "Command" else 0.0 for step in self._task.steps]
+        each = [step.longest for step in self._task.steps]
         known = [timeout for timeout in each if timeout is not None]
         if len(known) == len(each):
             bounds.append(sum(known))
