@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_arl.agent_client.channel import AgentConfig, Channel, Stream
+from pytest_arl.agent_client.agent_config import AgentConfig
+from pytest_arl.agent_client.channel import Channel
 from pytest_arl.agent_client.direct_sandbox import DirectSandbox
+from pytest_arl.agent_client.stream import Stream
 from pytest_arl.agent_package.bundle import BOOT, bundle
 from pytest_arl.backends.base import OnOutput, TaskRequest
 from pytest_arl.steps import parse_steps

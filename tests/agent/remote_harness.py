@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_arl.agent import auth, frames
-from pytest_arl.agent_client.channel import AgentConfig, Channel, Stream
+from pytest_arl.agent_client.agent_config import AgentConfig
+from pytest_arl.agent_client.channel import Channel
 from pytest_arl.agent_client.direct_sandbox import DirectSandbox
-from pytest_arl.agent_client.task_run import TaskRun, task_message
+from pytest_arl.agent_client.messages import task_message
+from pytest_arl.agent_client.stream import Stream
+from pytest_arl.agent_client.task_run import TaskRun
 from pytest_arl.agent_package.bundle import REMOTE_BOOT, bundle
 from pytest_arl.agent_package.first_stage import first_stage
 from pytest_arl.cluster import pod

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.agent_client.agent_config import AgentConfig
 from pytest_arl.agent_package import image
 from pytest_arl.cluster import pod
 from tests.agent.conftest import made_by

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.agent_client.agent_config import AgentConfig
 from tests.agent.harness import BASE_ENV, Sandbox, command, sandbox_of, task, wait_until
 
 
@@ -418,7 +418,7 @@ def test_where_no_process_can_be_had_the_step_fails_and_the_sandbox_works_on(bub
 def test_bytes_that_are_sent_twice_are_written_once(sandbox: Sandbox) -> None:
     """As after a connection that broke before its answer: all of a piece, or a part of it, came already."""
     process = sandbox.start("cat")
-    which = process._which
+    which = {"task": process._task_id, "step": process._index}
     for data, at in ((b"one ", 0), (b"one ", 0), (b"one two ", 0), (b"two three", 4), (b"five", 14)):
         with sandbox.channel.open() as stream:
             stream.send(frames.PROCESS, {**which, "do": "write", "data": data, "at": at})

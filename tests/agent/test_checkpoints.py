@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentError
-from pytest_arl.agent_client.direct_sandbox import AgentCheckpoint
+from pytest_arl.agent_client.channel_errors import AgentError
+from pytest_arl.agent_client.checkpoints import AgentCheckpoint
 from pytest_arl.agent_client.running_process import AgentProcess
 from tests.agent.harness import Sandbox, sandbox_of, wait_until
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentConfig, AgentError, ChannelLost
+from pytest_arl.agent_client.agent_config import AgentConfig
+from pytest_arl.agent_client.channel_errors import AgentError, ChannelLost
 from pytest_arl.errors import SandboxLost
 from tests.agent.harness import BASE_ENV, Sandbox, sandbox_of, wait_until
 

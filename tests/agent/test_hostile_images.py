@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.agent_client.agent_config import AgentConfig
 from pytest_arl.cluster import pod
 from tests.agent import remote_harness
 from tests.agent.remote_harness import agent_of

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentError
+from pytest_arl.agent_client.channel_errors import AgentError
 from tests.agent.harness import Sandbox, command, sandbox_of
 
 STEP = {

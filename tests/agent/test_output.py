@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentConfig
-from pytest_arl.agent_client.task_run import Collected, task_message
+from pytest_arl.agent_client.agent_config import AgentConfig
+from pytest_arl.agent_client.messages import task_message
+from pytest_arl.agent_client.task_run import Collected
 from pytest_arl.errors import InfrastructureError, UsageError
 from tests.agent.harness import BASE_ENV, Sandbox, collect, command, sandbox_of, task, wait_until
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from pytest_arl.agent import auth, frames
-from pytest_arl.agent_client.channel import AgentConfig, AgentError, ChannelLost
+from pytest_arl.agent_client.agent_config import AgentConfig
+from pytest_arl.agent_client.channel_errors import AgentError, ChannelLost
 from pytest_arl.agent_package.bundle import bundle
 from pytest_arl.cluster import pod
 from tests.agent.harness import command, wait_until

@@ -15,7 +15,7 @@ import pytest
 
 from pytest_arl.agent import frames
 from pytest_arl.agent.handshake import INSIDE, PendingHandshakes, side_of
-from pytest_arl.agent_client.channel import ChannelLost
+from pytest_arl.agent_client.channel_errors import ChannelLost
 from tests.agent.harness import command, wait_until
 from tests.agent.remote_harness import SECRET, Agent, Operator, agent_of, digest, holder_hello
 

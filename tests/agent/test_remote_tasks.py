@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentConfig, AgentError, Channel
+from pytest_arl.agent_client.agent_config import AgentConfig
+from pytest_arl.agent_client.channel import Channel
+from pytest_arl.agent_client.channel_errors import AgentError
 from pytest_arl.agent_client.task_run import TaskRun
 from pytest_arl.results import StepResult
 from tests.agent.harness import BASE_ENV, command, task, wait_until
@@ -214,8 +216,8 @@ def test_a_copy_of_a_task_that_was_proved_is_not_run(agent: Agent, operator: Ope
 
 def break_off(channel: Channel) -> None:
     """As a machine does that is switched off: the agent gets a reset."""
-    channel._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    channel._socket.close()
+    channel._agent._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    channel._agent._socket.close()
 
 
 @pytest.mark.parametrize("end", [Channel.close, break_off], ids=["closed", "reset"])

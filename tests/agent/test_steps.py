@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.agent_client.agent_config import AgentConfig
 from tests.agent.harness import Sandbox, command, sandbox_of, wait_until
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentError, Stream
-from pytest_arl.agent_client.task_run import task_message
+from pytest_arl.agent_client.channel_errors import AgentError
+from pytest_arl.agent_client.messages import task_message
+from pytest_arl.agent_client.stream import Stream
 from pytest_arl.errors import UsageError
 from tests.agent.harness import Sandbox, collect, command, task, wait_until
 

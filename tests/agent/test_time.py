@@ -8,7 +8,8 @@ import time
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.task_run import GRACE_SECONDS, task_message
+from pytest_arl.agent_client.messages import task_message
+from pytest_arl.agent_client.task_run import GRACE_SECONDS
 from pytest_arl.errors import SandboxLost
 from tests.agent.harness import Sandbox, command, task, wait_until
 

@@ -13,7 +13,8 @@ import pytest
 
 from pytest_arl.agent import frames
 from pytest_arl.agent.departure import Departure
-from pytest_arl.agent_client.channel import AgentError, Stream
+from pytest_arl.agent_client.channel_errors import AgentError
+from pytest_arl.agent_client.stream import Stream
 from pytest_arl.errors import UsageError
 from tests.agent.harness import Sandbox, sandbox_of, wait_until
 

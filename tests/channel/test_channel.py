@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client import channel as module
-from pytest_arl.agent_client.channel import AgentConfig, AgentError, Channel, ChannelLost, ChannelTimeout, Stream
+from pytest_arl.agent_client import agent_socket
+from pytest_arl.agent_client.agent_config import AgentConfig
+from pytest_arl.agent_client.channel import Channel
+from pytest_arl.agent_client.channel_errors import AgentError, ChannelLost, ChannelTimeout
+from pytest_arl.agent_client.stream import Stream
 from tests.channel.fake import FakeAgent, Server, agent_and_channel, echo, in_thread, wait_until
 
 
@@ -290,8 +293,8 @@ def test_a_deadline_may_be_as_far_as_one_likes(deadline: float) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence of a tenth of a second is long."""
-    monkeypatch.setattr(module, "_SILENCE_SECONDS", 0.1)
-    monkeypatch.setattr(module, "_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(agent_socket, "_SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(agent_socket, "_ANSWER_SECONDS", 0.3)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -330,7 +333,7 @@ def test_an_agent_that_waits_for_a_processor_is_waited_for() -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_STARVED_SECONDS", 1.0)
+    monkeypatch.setattr(agent_socket, "_STARVED_SECONDS", 1.0)
     with agent_and_channel(starved=lambda: True) as (_, channel), channel.open() as stream:
         began = time.monotonic()
         with pytest.raises(ChannelLost, match="has not answered"):
@@ -376,7 +379,7 @@ def test_a_busy_agent_is_not_asked() -> None:
 
 
 def test_an_agent_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SEND_SECONDS", 0.2)
+    monkeypatch.setattr(agent_socket, "_SEND_SECONDS", 0.2)
     with agent_and_channel() as (_, channel), channel.open() as stream:
         with pytest.raises(ChannelLost, match="took nothing"):
             stream.send(frames.WRITE, bytes(10_000_000))
@@ -490,7 +493,7 @@ def test_closing_twice_is_once() -> None:
         channel.close()
         with pytest.raises(EOFError):
             agent.receive()
-        assert channel._socket.fileno() == -1
+        assert channel._agent._socket.fileno() == -1
 
 
 def test_a_closed_channel_takes_and_gives_nothing() -> None:
@@ -579,11 +582,11 @@ def test_an_interrupted_wait_of_a_follower_breaks_nothing(alarm: Any) -> None:
 
 def test_an_interrupt_before_anything_was_sent_breaks_nothing(alarm: Any) -> None:
     with agent_and_channel() as (agent, channel), channel.open() as stream:
-        channel._socket.setblocking(False)
+        channel._agent._socket.setblocking(False)
         filler = 0
         while True:
             try:
-                filler += channel._socket.send(frames.message(frames.PING, 0, {}) * 1000)
+                filler += channel._agent._socket.send(frames.message(frames.PING, 0, {}) * 1000)
             except BlockingIOError:
                 break
         alarm(0.1)
@@ -625,9 +628,9 @@ def test_an_interrupt_that_may_have_lost_an_answer_is_the_end(monkeypatch: pytes
             raise _Alarm
 
         if where == "recv":
-            monkeypatch.setattr(channel, "_socket", Socket(channel._socket))
+            monkeypatch.setattr(channel._agent, "_socket", Socket(channel._agent._socket))
         else:
-            monkeypatch.setattr(channel._parser, "feed", fail)
+            monkeypatch.setattr(channel._agent._parser, "feed", fail)
         with pytest.raises(_Alarm):
             stream.receive(soon())
         with pytest.raises(ChannelLost, match="interrupted"):
@@ -671,7 +674,7 @@ def test_a_fork_can_neither_use_nor_end_its_parents_channel() -> None:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_closing_in_a_fork_waits_for_no_lock_of_a_thread_that_is_not_there() -> None:
-    with agent_and_channel() as (_, channel), channel._state, channel._sending:
+    with agent_and_channel() as (_, channel), channel._state, channel._agent._sending:
         assert in_fork(channel.close) == 0
 
 

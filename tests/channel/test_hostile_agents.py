@@ -19,8 +19,9 @@ from pytest_arl.agent import frames
 from pytest_arl.agent_client import arriving_links, file_transfer, running_process, task_run
 from pytest_arl.agent_client import channel as channel_module
 from pytest_arl.agent_client.budget import Budget
-from pytest_arl.agent_client.channel import ChannelLost, ChannelTimeout, Stream
+from pytest_arl.agent_client.channel_errors import ChannelLost, ChannelTimeout
 from pytest_arl.agent_client.direct_sandbox import DirectSandbox
+from pytest_arl.agent_client.stream import Stream
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.errors import SandboxLost, UsageError
 from pytest_arl.steps import parse_steps

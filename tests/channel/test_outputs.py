@@ -9,7 +9,7 @@ import pytest
 
 from pytest_arl import SandboxLost
 from pytest_arl.agent import frames
-from pytest_arl.agent_client import sandbox
+from pytest_arl.agent_client import kept_output
 from tests.channel.fake import FakeAgent, Server, sandbox_and_agent
 
 PART = 10
@@ -18,8 +18,8 @@ Parts = Callable[[int], tuple[bytes, dict[str, Any]]]
 
 @pytest.fixture(autouse=True)
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_OUTPUT_PART", PART)
-    monkeypatch.setattr(sandbox, "_MOST_EMPTY", 5)
+    monkeypatch.setattr(kept_output, "_PART", PART)
+    monkeypatch.setattr(kept_output, "_MOST_EMPTY", 5)
 
 
 def fetched(part: Parts) -> bytes:
@@ -84,7 +84,7 @@ def test_a_part_that_is_short_without_a_loss_is_the_agents_end() -> None:
 
 def test_an_output_in_crumbs_is_the_agents_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte of each part, and the rest lost: so it says."""
-    monkeypatch.setattr(sandbox, "_MOST_SHORT", 6)
+    monkeypatch.setattr(kept_output, "_MOST_SHORT", 6)
     asked: list[int] = []
 
     def part(start: int) -> tuple[bytes, dict[str, Any]]:

@@ -262,8 +262,8 @@ def test_an_agent_that_says_nothing_to_a_question_is_sandbox_lost_in_the_end(
         pytest.skip("its processes are not on this machine")
     marker = new_marker()
     with backend.open() as sandbox:
-        monkeypatch.setattr("pytest_arl.agent_client.channel._SILENCE_SECONDS", 0.3)
-        monkeypatch.setattr("pytest_arl.agent_client.channel._ANSWER_SECONDS", 2.0)
+        monkeypatch.setattr("pytest_arl.agent_client.agent_socket._SILENCE_SECONDS", 0.3)
+        monkeypatch.setattr("pytest_arl.agent_client.agent_socket._ANSWER_SECONDS", 2.0)
         assert sandbox.run("sleep", "1.5").ok, "control: an agent that lives may be silent for longer"
 
         def stop(_step: str, _stream: str, _data: bytes) -> None:

@@ -14,7 +14,9 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from pytest_arl.agent_client.channel import AgentConfig, Channel, ChannelLost
+from pytest_arl.agent_client.agent_config import AgentConfig
+from pytest_arl.agent_client.channel import Channel
+from pytest_arl.agent_client.channel_errors import ChannelLost
 from pytest_arl.agent_client.direct_sandbox import DirectSandbox
 from pytest_arl.agent_package.bundle import BOOT, bundle
 from pytest_arl.backends.local import interpreter

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from pytest_arl.agent_client.channel import ChannelLost
+from pytest_arl.agent_client.channel_errors import ChannelLost
 from tests.agent.harness import command
 from tests.gvisor.listening import agent_of
 from tests.gvisor.runsc import Runsc

@@ -55,8 +55,8 @@ def test_killing_an_agent_of_the_steps_own_user_is_sandbox_lost(start: Start) ->
 
 def test_stopping_an_agent_of_the_steps_own_user_is_sandbox_lost(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = start()
-    monkeypatch.setattr("pytest_arl.agent_client.channel._SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr("pytest_arl.agent_client.channel._ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr("pytest_arl.agent_client.agent_socket._SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("pytest_arl.agent_client.agent_socket._ANSWER_SECONDS", 5.0)
 
     assert sandbox.run("sleep", "1").ok, "control"
     with pytest.raises(SandboxLost):

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentError, Channel, ChannelLost
+from pytest_arl.agent_client.channel import Channel
+from pytest_arl.agent_client.channel_errors import AgentError, ChannelLost
 from pytest_arl.backends.kubernetes import agent_connection as module
 from pytest_arl.backends.kubernetes.agent_connection import AgentConnection
 from pytest_arl.backends.kubernetes.api import Api

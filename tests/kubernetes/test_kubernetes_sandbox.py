@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from pytest_arl.agent_client.channel import ChannelLost
+from pytest_arl.agent_client.channel_errors import ChannelLost
 from pytest_arl.agent_client.task_run import TaskRun
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.backends.kubernetes import kubernetes_sandbox as module

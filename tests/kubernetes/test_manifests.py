@@ -10,7 +10,7 @@ import pytest
 
 from pytest_arl import UsageError
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.task_run import task_message
+from pytest_arl.agent_client.messages import task_message
 from pytest_arl.backends.base import AcquireRequest, TaskRequest
 from pytest_arl.backends.kubernetes.api import encoded
 from pytest_arl.backends.kubernetes.manifests import Payload, go_size, holder_of, sandbox_manifest, task_manifest

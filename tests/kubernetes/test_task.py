@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentError
+from pytest_arl.agent_client.channel_errors import AgentError
 from pytest_arl.backends.base import TaskRequest
 from pytest_arl.backends.kubernetes.held_sandbox import HeldSandbox
 from pytest_arl.backends.kubernetes.kubernetes_sandbox import KubernetesSandbox

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_arl.agent_client.channel import ChannelLost
+from pytest_arl.agent_client.channel_errors import ChannelLost
 from pytest_arl.backends.local.propagation import Propagation
 from tests.leftovers import below, look_at, still_alive, until
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.agent_client.agent_config import AgentConfig
 from pytest_arl.cluster import pod
 from pytest_arl.operator import idle_links as idle_links_module
 from pytest_arl.operator.agent_link import AgentLink

@@ -15,6 +15,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "pytest_arl"
 
 READERS = (
+    "agent_client/messages.py",
     "operator/frame_reader.py",
     "operator/introduction.py",
     "operator/agent_link.py",

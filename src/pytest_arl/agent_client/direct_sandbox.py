@@ -1,6 +1,6 @@
 """A sandbox whose agent takes its tasks from the channel: what every backend has that needs nobody in between.
 
-A backend starts the agent and says how to end it; everything a sandbox does is here and in ``channeled``.
+A backend starts the agent and says how to end it; everything a sandbox does is here and in ``sandbox``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentError, Channel, ChannelLost, ChannelTimeout
-from pytest_arl.agent_client.sandbox import AgentCheckpoint, AgentSandbox
-from pytest_arl.agent_client.task_run import TaskRun, task_message
+from pytest_arl.agent_client import messages
+from pytest_arl.agent_client.channel_errors import AgentError, ChannelLost, ChannelTimeout
+from pytest_arl.agent_client.sandbox import AgentSandbox
+from pytest_arl.agent_client.task_run import TaskRun
 from pytest_arl.results import StepResult
 
 if TYPE_CHECKING:
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_arl.agent_client.budget import Budget
+    from pytest_arl.agent_client.channel import Channel
     from pytest_arl.backends.base import OnOutput, OnStep, TaskRequest
 
-__all__ = ["AgentCheckpoint", "DirectSandbox"]
+__all__ = ["DirectSandbox"]
 
 
 class DirectSandbox(AgentSandbox):
@@ -84,7 +86,7 @@ class DirectSandbox(AgentSandbox):
         with self.asking() as channel, channel.open() as stream:
             try:
                 live = on_output is not None
-                stream.send(frames.TASK, task_message(task, self.output_limit, live=live, brief=True))
+                stream.send(frames.TASK, messages.task_message(task, self.output_limit, live=live, brief=True))
                 run.collect(stream)
             except (ChannelLost, AgentError, ChannelTimeout):
                 run.keep_partial()
@@ -99,7 +101,7 @@ class DirectSandbox(AgentSandbox):
     def cancel(self, task_id: str) -> None:
         """End the running step of that task."""
         with suppress(ChannelLost), self._channel.open() as stream:
-            stream.send(frames.CANCEL, {"id": task_id})
+            stream.send(frames.CANCEL, messages.cancel(task_id))
 
     # Its end
 

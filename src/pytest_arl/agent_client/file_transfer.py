@@ -18,19 +18,22 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pytest_arl.agent import entries, frames
+from pytest_arl.agent_client import messages
 from pytest_arl.agent_client.arrivals import ROOT, Arrival
 from pytest_arl.agent_client.budget import Share
-from pytest_arl.agent_client.channel import AgentError, ChannelLost, Stream
+from pytest_arl.agent_client.channel_errors import AgentError, ChannelLost
+from pytest_arl.agent_client.exchange import ANSWER_SECONDS
 from pytest_arl.errors import UsageError
 from pytest_arl.text.units import format_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self
 
-    from pytest_arl.agent.message_types import Entry, Kind
+    from pytest_arl.agent.message_types import Entry, Get, Kind
     from pytest_arl.agent_client.budget import Budget
+    from pytest_arl.agent_client.stream import Stream
     from pytest_arl.host_files.destinations import Destination
     from pytest_arl.host_files.sources import Found, Source
 
@@ -40,7 +43,6 @@ MOST_BYTES = 16 * 1024**3  # with holes
 MOST_ENTRIES = 1_000_000
 MOST_READ = 1024**3  # a file that is read into memory
 _PIECE = frames.MAX_PAYLOAD
-_ANSWER_SECONDS = 60.0
 _IN_MEMORY = 1024 * 1024
 # An agent that sends next to nothing for ever is given up, as one is that sends nothing.
 _SLOWEST = 16 * 1024  # bytes in a second
@@ -61,7 +63,7 @@ class Archive:
 
     def fill(self, stream: Stream) -> None:
         """Take everything that the sandbox has in the folder."""
-        stream.send(frames.GET, _wanted(self.root, self._share.left, MOST_BYTES) | {"one_filesystem": True})
+        stream.send(frames.GET, _wanted(self.root, self._share.left, MOST_BYTES, one_filesystem=True))
         path = b""
         try:
             for kind, value in _incoming(stream):
@@ -153,8 +155,8 @@ def receive_tree(stream: Stream, path: bytes, destination: Destination, budget: 
         destination.put(folder, ROOT)
 
 
-def _wanted(path: bytes, data: int, size: int, *, entries: int = MOST_ENTRIES) -> dict[str, Any]:
-    return {"path": path, "data": max(0, data), "size": size, "entries": entries}
+def _wanted(path: bytes, data: int, size: int, *, entries: int = MOST_ENTRIES, one_filesystem: bool = False) -> Get:
+    return messages.get(path, data=data, size=size, entries=entries, one_filesystem=one_filesystem)
 
 
 def send_bytes(stream: Stream, path: bytes, content: bytes, mode: int | None) -> None:
@@ -214,7 +216,7 @@ class _Departure:
         self._crc = 0
 
     def __enter__(self) -> Self:
-        self._stream.send(frames.PUT, {"path": self._path, "merge": self._merge})
+        self._stream.send(frames.PUT, messages.put(self._path, merge=self._merge))
         return self
 
     def entry(self, entry: Entry) -> None:
@@ -230,7 +232,7 @@ class _Departure:
 
     def hole(self, size: int) -> None:
         """So many bytes of it are a hole."""
-        self._stream.send(frames.HOLE, {"n": size})
+        self._stream.send(frames.HOLE, messages.hole(size))
         self._look()
 
     def _look(self) -> None:
@@ -241,16 +243,16 @@ class _Departure:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         if error is None or isinstance(error, _Refused):
-            self._stream.send(frames.END, {"crc": self._crc})
+            self._stream.send(frames.END, messages.transfer_end(self._crc))
             try:
-                self._stream.reply(time.monotonic() + _ANSWER_SECONDS)
+                self._stream.reply(time.monotonic() + ANSWER_SECONDS)
             except AgentError as refusal:
                 raise _named(refusal, self._path) from None
             return True
         with suppress(ChannelLost, AgentError):
-            self._stream.send(frames.END, {"abort": True})
+            self._stream.send(frames.END, messages.stopped_transfer())
             if isinstance(error, Exception):  # else the caller is in a hurry: Ctrl-C
-                self._stream.reply(time.monotonic() + _ANSWER_SECONDS)
+                self._stream.reply(time.monotonic() + ANSWER_SECONDS)
         return False
 
 
@@ -266,7 +268,7 @@ def _with_parents(paths: set[bytes]) -> set[bytes]:
 def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
     """Entries, data and holes until the end, checked by their checksum and their types."""
     crc = 0
-    until = time.monotonic() + _ANSWER_SECONDS
+    until = time.monotonic() + ANSWER_SECONDS
     allowed = float(_FEW_FRAMES)
     while True:
         kind, value = stream.receive(until)
@@ -278,13 +280,11 @@ def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
         if kind == frames.DATA:
             crc = crc32(value, crc)
         elif kind == frames.ENTRY:
-            if not _is_entry(value):
-                raise stream.unexpected(TypeError("an entry of a transfer"))
+            _checked(stream, messages.check_entry, value)
         elif kind == frames.HOLE:
-            if not isinstance(value, dict) or type(value.get("n")) is not int or value["n"] <= 0:
-                raise stream.unexpected(TypeError("a hole"))
+            _checked(stream, messages.hole_size, value)
         elif kind == frames.END and isinstance(value, dict):
-            if value.get("crc") != crc:
+            if messages.transfer_checksum(value) != crc:
                 raise OSError(errno.EIO, "the checksum of what came out of the sandbox is wrong")
             return
         else:
@@ -299,19 +299,11 @@ def _allowance(kind: int, value: Any) -> tuple[float, float]:
     return (_ENTRY_SECONDS, 2) if kind == frames.ENTRY else (0, 0)
 
 
-def _is_entry(value: object) -> bool:
-    """True if a sandbox's entry is one: what it says of sizes and names is still only what it says."""
-    if not isinstance(value, dict):
-        return False
-    numbers = value.get("m"), value.get("at"), value.get("n"), value.get("seconds", 0)
-    return (
-        isinstance(value.get("p"), bytes)
-        and isinstance(value.get("t"), str)
-        and value["t"] in {"f", "d", "l"}
-        and all(type(number) is int for number in numbers)
-        and value["n"] >= 0
-        and (value["t"] != "l" or isinstance(value.get("to"), bytes))
-    )
+def _checked(stream: Stream, check: Callable[[object], object], value: object) -> None:
+    try:
+        check(value)
+    except TypeError as error:
+        raise stream.unexpected(error) from None
 
 
 def _named(error: AgentError, path: bytes) -> Exception:

@@ -7,15 +7,19 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import ChannelTimeout
-from pytest_arl.agent_client.task_run import STREAMS, Collected, step_result
+from pytest_arl.agent_client import messages
+from pytest_arl.agent_client.channel_errors import ChannelTimeout
+from pytest_arl.agent_client.exchange import ANSWER_SECONDS
+from pytest_arl.agent_client.task_run import STREAMS, Collected
 from pytest_arl.text.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
-    from pytest_arl.agent_client.channel import Stream
-    from pytest_arl.agent_client.sandbox import AgentSandbox
+    from pytest_arl.agent.message_types import ProcessRequest
+    from pytest_arl.agent_client.exchange import Exchange
+    from pytest_arl.agent_client.stream import Stream
     from pytest_arl.backends.base import StreamName
     from pytest_arl.results import StepResult
     from pytest_arl.steps import Step
@@ -24,7 +28,6 @@ __all__ = ["AgentProcess"]
 
 T = TypeVar("T")
 
-_ANSWER_SECONDS = 60.0  # for what needs no program to end: a machine under load must not look like a dead agent
 _STDIN_PIECE = 64 * 1024
 _MORE_BYTES = 1024 * 1024
 """Beside what is asked for of both streams: the heads of frames."""
@@ -33,26 +36,29 @@ _MORE_BYTES = 1024 * 1024
 class AgentProcess:
     """One background process. See :class:`pytest_arl.backends.base.BackgroundProcess`."""
 
-    def __init__(self, sandbox: AgentSandbox, task_id: str, index: int, step: Step) -> None:
+    def __init__(self, sandbox: Exchange, task_id: str, index: int, step: Step) -> None:
         self._sandbox = sandbox
-        self._which = {"task": task_id, "step": index}
+        self._task_id = task_id
+        self._index = index
         self._step = step
         self._writing = threading.Lock()
         self._written = 0
 
     def wait(self, timeout: float | None) -> StepResult | None:
         """The result once the process has ended; None when ``timeout`` seconds pass first."""
-        deadline = None if timeout is None else time.monotonic() + timeout + _ANSWER_SECONDS
+        deadline = None if timeout is None else time.monotonic() + timeout + ANSWER_SECONDS
 
         def result(stream: Stream, value: Any, streams: tuple[bytes, bytes]) -> StepResult | None:
             try:
-                if not value["ended"]:
+                if not messages.is_ended(value):
                     return None
-                return step_result(self._step, value, streams, self._sandbox.label(value.get("limit")))
+                return messages.step_result(self._step, value, streams, self._sandbox.label)
             except (LookupError, TypeError, ValueError, AttributeError) as error:
                 raise stream.unexpected(error) from None
 
-        return self._ask_with_output(result, "wait", deadline, timeout=timeout)
+        request = self._request("wait")
+        request["timeout"] = timeout
+        return self._ask_with_output(result, request, deadline)
 
     def kill(self) -> None:
         """Kill the process and everything it started."""
@@ -72,10 +78,10 @@ class AgentProcess:
                 piece = view[start : start + _STDIN_PIECE]
                 # Where a connection breaks, what was taken is not known. By where it begins, the agent knows.
                 at, self._written = self._written, self._written + len(piece)
-                taken = self._ask("write", deadline, data=piece, at=at)
+                taken = self._send_piece(piece, at, deadline)
                 if taken is None:
                     raise self._too_late(timeout, start, len(view))
-                if not taken["taken"]:
+                if not taken:
                     raise BrokenPipeError(f"nobody reads the stdin of step {self._step.name!r} any more")
         finally:
             self._writing.release()
@@ -93,44 +99,51 @@ class AgentProcess:
 
     def output(self, stream: StreamName) -> bytes:
         """What the process printed so far, bounded like a result's."""
-        deadline = time.monotonic() + _ANSWER_SECONDS
-        streams = self._ask_with_output(lambda _stream, _value, streams: streams, "output", deadline)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        streams = self._ask_with_output(lambda _stream, _value, found: found, self._request("output"), deadline)
         return streams[STREAMS.index(stream)]
 
-    def _must_answer(self, action: str) -> None:
+    def _request(self, do: Literal["wait", "kill", "write", "close", "output"]) -> ProcessRequest:
+        return messages.process_request(self._task_id, self._index, do)
+
+    def _must_answer(self, action: Literal["kill", "close"]) -> None:
         def ask(stream: Stream) -> None:
-            stream.send(frames.PROCESS, {**self._which, "do": action})
-            stream.reply(time.monotonic() + _ANSWER_SECONDS)
+            stream.send(frames.PROCESS, self._request(action))
+            stream.reply(time.monotonic() + ANSWER_SECONDS)
 
         self._sandbox.exchange(ask)
 
-    def _ask(self, action: str, deadline: float | None, **more: object) -> Any:
-        """The answer, or None where there was none by the deadline: it is the process that draws it out."""
+    def _send_piece(self, piece: memoryview, at: int, deadline: float | None) -> bool | None:
+        """Write a piece that begins there; whether anybody reads it, or None where there was no answer by the deadline:
+        it is the process that draws it out.
+        """
+        request = self._request("write")
+        request["data"], request["at"] = piece, at
 
-        def ask(stream: Stream) -> Any:
-            stream.send(frames.PROCESS, {**self._which, "do": action, **more})
+        def ask(stream: Stream) -> bool | None:
+            stream.send(frames.PROCESS, request)
             try:
                 value = stream.reply(deadline)
             except ChannelTimeout:
                 return None
-            if not isinstance(value, dict) or not isinstance(value.get("taken"), bool):
-                raise stream.unexpected(TypeError("the answer to a write"))
-            return value
+            try:
+                return messages.taken(value)
+            except TypeError as error:
+                raise stream.unexpected(error) from None
 
         return self._sandbox.exchange(ask, lasting=True)
 
     def _ask_with_output(
         self,
         result: Callable[[Stream, Any, tuple[bytes, bytes]], T],
-        action: str,
+        request: ProcessRequest,
         deadline: float | None,
-        **more: object,
     ) -> T:
-        limit = self._sandbox.output_limit
+        limit = request["limit"] = self._sandbox.output_limit
 
         def ask(stream: Stream) -> T:
             collected, left = Collected(limit), 2 * limit + _MORE_BYTES
-            stream.send(frames.PROCESS, {**self._which, "do": action, "limit": limit, **more})
+            stream.send(frames.PROCESS, request)
             while True:
                 kind, value = stream.receive(deadline)
                 if kind == frames.REPLY:
@@ -142,4 +155,4 @@ class AgentProcess:
                     raise stream.unexpected(ValueError("more of an output than was asked for"))
                 collected.take(kind, value[frames.STEP_INDEX.size :])
 
-        return self._sandbox.exchange(ask, lasting=action == "wait")
+        return self._sandbox.exchange(ask, lasting=request["do"] == "wait")

@@ -8,17 +8,17 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentError, ChannelLost, ChannelTimeout, Stream
+from pytest_arl.agent_client import messages
+from pytest_arl.agent_client.channel_errors import AgentError, ChannelLost, ChannelTimeout
 from pytest_arl.results import StepResult
-from pytest_arl.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_arl.agent_client.stream import Stream
     from pytest_arl.backends.base import OnOutput, OnStep, StreamName, TaskRequest
-    from pytest_arl.steps import Step
 
-__all__ = ["GRACE_SECONDS", "STREAMS", "Collected", "TaskRun", "step_result", "task_message"]
+__all__ = ["GRACE_SECONDS", "STREAMS", "Collected", "TaskRun"]
 
 GRACE_SECONDS = 5.0
 """How long after a timeout of its own the agent may take to report it; then it is not believed to live."""
@@ -29,9 +29,6 @@ many seconds to end hundreds of processes, and a step that ran out of time there
 
 STREAMS: tuple[StreamName, StreamName] = ("stdout", "stderr")
 _CANCEL_SECONDS = 2.0
-_MOST = 1 << 62  # bytes
-_LATEST = 253402300800.0  # seconds: the year 10000
-_LONGEST_WORD = 100
 _MOST_UNDER_WAY = 8 * 1024 * 1024  # bytes that the agent and the socket may hold
 
 
@@ -131,7 +128,7 @@ class TaskRun:
         self._on_output = None
         self._cancel_until = time.monotonic() + _CANCEL_SECONDS
         try:
-            stream.send(frames.CANCEL, {"id": self._task.id})
+            stream.send(frames.CANCEL, messages.cancel(self._task.id))
             self.collect(stream)
         except (ChannelLost, AgentError, ChannelTimeout):
             self.keep_partial()
@@ -197,78 +194,20 @@ class TaskRun:
         seen = self._on_output is None or kind >= frames.STDOUT_TAIL
         return self._task.steps[index].name, [] if seen else [(which, bytes(data))]
 
-    def _ended(self, value: dict[str, Any]) -> tuple[str, list[tuple[StreamName, bytes]]]:
+    def _ended(self, value: object) -> tuple[str, list[tuple[StreamName, bytes]]]:
         """Keep a step's result; its name, and what a caller who watches has not seen of it."""
         index = len(self._results)
-        if value["i"] != index:
-            raise IndexError(f"the result of step {value['i']} where step {index} runs")
+        number = messages.step_number(value)
+        if number != index:
+            raise IndexError(f"the result of step {number} where step {index} runs")
         step = self._task.steps[index]
         collected = self._collected.pop(index, None)
         unseen: list[tuple[StreamName, bytes]] = []
         if collected is None:
-            streams = _inline(value, "o", self._limit), _inline(value, "e", self._limit)
+            streams = messages.inline_output(value, self._limit)
             unseen = [(which, data) for which, data in zip(STREAMS, streams, strict=True) if data]
         else:
             streams = collected.streams()
-        self._results.append(step_result(step, value, streams, self._label(value.get("limit"))))
+        self._results.append(messages.step_result(step, value, streams, self._label))
         self._step_began = time.monotonic()
         return step.name, unseen
-
-
-def step_result(step: Step, value: dict[str, Any], streams: tuple[bytes, bytes], limit: str | None) -> StepResult:
-    """A step's result as the agent sent it, as the type that callers get. LookupError, TypeError or ValueError for one
-    that no agent of ours sends.
-    """
-    _check(value)
-    return StepResult(
-        name=step.name,
-        type=step.type,
-        outcome=value["outcome"],
-        exit_code=value["code"],
-        signal=value.get("signal"),
-        stdout_bytes=streams[0],
-        stderr_bytes=streams[1],
-        stdout_size=value.get("out", len(streams[0])),
-        stderr_size=value.get("err", len(streams[1])),
-        limit=limit,
-        started_at=value.get("at"),
-        duration=value.get("s", 0.0),
-        usage=Usage.from_agent(value.get("u")),
-    )
-
-
-def _inline(value: dict[str, Any], key: str, limit: int) -> bytes:
-    data = value.get(key, b"")
-    if not isinstance(data, bytes) or len(data) > limit:
-        raise TypeError("the output of a step is bytes, as many as were asked for")
-    return data
-
-
-def _check(value: dict[str, Any]) -> None:
-    """Raise for what would be an error only later, where somebody looks at the result or prints it."""
-    if any(type(size) is not int or not 0 <= size < _MOST for size in (value.get("out", 0), value.get("err", 0))):
-        raise ValueError("the size of a step's output is a number of bytes")
-    if type(value["code"]) is not int or (value["outcome"] == "Succeeded") is not (value["code"] == 0):
-        raise ValueError("a step's exit code is 0 where it succeeded")
-    for key in ("s", "at"):
-        number = value.get(key, 0.0)
-        if number is not None and not (type(number) in (int, float) and 0 <= number < _LATEST):
-            raise ValueError("a step's times are seconds")
-    for key in ("signal", "limit"):
-        word = value.get(key)
-        if word is not None and not (isinstance(word, str) and word.isprintable() and len(word) < _LONGEST_WORD):
-            raise ValueError("a signal and a limit are words")
-
-
-def task_message(task: TaskRequest, limit: int, *, live: bool, brief: bool = False) -> dict[str, object]:
-    """A task as the agent takes it. ``live`` asks for output as it comes, ``brief`` for nothing beyond the last
-    result.
-    """
-    message: dict[str, object] = {"id": task.id, "limit": limit, "steps": [step.to_agent() for step in task.steps]}
-    if task.timeout is not None:
-        message["timeout"] = task.timeout
-    if live:
-        message["live"] = True
-    if brief:
-        message["brief"] = True
-    return message

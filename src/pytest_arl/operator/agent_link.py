@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import exact, frames
 from pytest_arl.agent.auth import proof
+from pytest_arl.agent_client import messages
 from pytest_arl.cluster import pod
 from pytest_arl.operator.frame_reader import FrameReader
 from pytest_arl.operator.introduction import (
@@ -209,7 +210,7 @@ class AgentLink(asyncio.Protocol):
     def send_cancel(self, task: str) -> None:
         """End a task of that UID, if it runs; no error where the connection has ended."""
         if not self.lost.done():
-            self.send(frames.CANCEL, 0, {"id": task})
+            self.send(frames.CANCEL, 0, messages.cancel(task))
 
     async def ping(self) -> None:
         """Return once the agent has taken everything that was sent before. LinkLost where it does not say so."""

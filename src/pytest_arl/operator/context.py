@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.agent_client.agent_config import AgentConfig
 from pytest_arl.cluster import fields
 from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import Key, name, uid

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
     from typing import Any
 
-    from pytest_arl.agent_client.channel import AgentConfig
+    from pytest_arl.agent_client.agent_config import AgentConfig
     from pytest_arl.cluster.objects import Object
     from pytest_arl.operator.introduction import Claim, Introduction
 

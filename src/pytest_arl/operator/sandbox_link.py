@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.agent_client.agent_config import AgentConfig
 from pytest_arl.cluster import fields
 from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.objects import Key, created, ended, leaving, name, status_of, uid

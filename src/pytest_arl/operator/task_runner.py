@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
+from pytest_arl.agent_client import messages
 from pytest_arl.cluster.kinds import path
 from pytest_arl.cluster.names import MOST_STEPS
 from pytest_arl.cluster.objects import key, name, uid
@@ -178,7 +179,7 @@ class TaskRunner:
     async def _known(self, link: AgentLink) -> bool:
         """Whether the agent has it already, so that it is cancelled there."""
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        request = {"id": uid(self.task), "limit": 0, "live": False}
+        request = messages.attach(uid(self.task), 0, live=False)
 
         def first(kind: int, _value: Any) -> None:
             if not answer.done():

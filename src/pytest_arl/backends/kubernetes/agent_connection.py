@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_arl.agent import frames
 from pytest_arl.agent.auth import NONCE_BYTES, proof
-from pytest_arl.agent_client.channel import Channel, ChannelLost, ChannelTimeout
+from pytest_arl.agent_client import messages
+from pytest_arl.agent_client.channel import Channel
+from pytest_arl.agent_client.channel_errors import ChannelLost, ChannelTimeout
 from pytest_arl.backends.kubernetes.portforward import Forward, open_forward
 from pytest_arl.backends.kubernetes.refusals import Refused, explained
 from pytest_arl.cluster.pod import PORT
@@ -17,6 +18,8 @@ from pytest_arl.cluster.pod import PORT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_arl.agent.exact import Said
+    from pytest_arl.agent.message_types import ReadyKey
     from pytest_arl.backends.kubernetes.api import Api
 
 __all__ = ["AgentConnection"]
@@ -66,8 +69,7 @@ class AgentConnection:
         try:
             # At once, without waiting for the agent's greeting: see Channel.introduce.
             nonce = os.urandom(NONCE_BYTES)
-            hello = {"version": frames.VERSION, "role": "holder", "secret": self._secret, "ask": nonce}
-            ready = channel.introduce(hello, time.monotonic() + _GREETING_SECONDS)
+            ready = channel.introduce(messages.holder_hello(self._secret, nonce), time.monotonic() + _GREETING_SECONDS)
             self._check_boot(channel, boot)
             self._check_mark(channel, ready, nonce)
         except ChannelTimeout:
@@ -85,7 +87,7 @@ class AgentConnection:
         if channel.boot_id != boot:
             raise channel.fail("its agent was started anew: what was in it before is lost")
 
-    def _check_mark(self, channel: Channel, ready: dict[str, Any], nonce: bytes) -> None:
+    def _check_mark(self, channel: Channel, ready: Said[ReadyKey], nonce: bytes) -> None:
         """Fail where it has no proof. Any boot id can be repeated: everybody in the namespace can read it."""
         if self._mark is not None and ready.get("proof") != proof(self._mark, nonce):
             raise channel.fail("what answers on its agent's port cannot show that it is the agent")

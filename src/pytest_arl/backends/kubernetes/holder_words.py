@@ -6,13 +6,14 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentError
+from pytest_arl.agent_client import messages
+from pytest_arl.agent_client.channel_errors import AgentError
 from pytest_arl.errors import InfrastructureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_arl.agent_client.channel import Stream
+    from pytest_arl.agent_client.stream import Stream
     from pytest_arl.backends.kubernetes.manifests import Payload
 
 __all__ = ["Spend", "supply"]
@@ -25,7 +26,7 @@ def supply(payload: Payload) -> Callable[[Stream], None]:
     """Give it the steps that no Task object can carry, for the Task that will name them by their digest."""
 
     def send(stream: Stream) -> None:
-        stream.send(frames.SUPPLY, {"steps": payload.steps})
+        stream.send(frames.SUPPLY, messages.supply(payload.steps))
         stream.reply(time.monotonic() + _SUPPLY_SECONDS)
 
     return send
@@ -45,9 +46,9 @@ class Spend:
 
     def __call__(self, stream: Stream) -> None:
         """Ask, over the holder's channel."""
-        stream.send(frames.SPEND, {"once": self._proof})
+        stream.send(frames.SPEND, messages.spend(self._proof))
         try:
             said = stream.reply(time.monotonic() + _SPEND_SECONDS)
         except AgentError as error:
             raise InfrastructureError(error.text) from None
-        self.ran, self.runs = said.get("ran") is True, said.get("runs") is True
+        self.ran, self.runs = messages.spent(said)

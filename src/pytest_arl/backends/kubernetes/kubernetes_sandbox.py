@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from pytest_arl.agent_client.budget import Budget
-from pytest_arl.agent_client.channel import ChannelLost
+from pytest_arl.agent_client.channel_errors import ChannelLost
 from pytest_arl.agent_client.sandbox import AgentSandbox
 from pytest_arl.backends.kubernetes.agent_connection import AgentConnection
 from pytest_arl.backends.kubernetes.held_sandbox import HeldSandbox
@@ -20,7 +20,8 @@ from pytest_arl.results import StepResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_arl.agent_client.channel import Channel, Stream
+    from pytest_arl.agent_client.channel import Channel
+    from pytest_arl.agent_client.stream import Stream
     from pytest_arl.backends.base import OnOutput, OnStep, TaskRequest
     from pytest_arl.backends.kubernetes.namespace_client import NamespaceClient, Pool
     from pytest_arl.backends.kubernetes.watch import Mail

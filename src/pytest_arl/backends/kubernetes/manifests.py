@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.task_run import task_message
+from pytest_arl.agent_client.messages import task_message
 from pytest_arl.backends.kubernetes.api import encoded
 from pytest_arl.cluster.names import API_VERSION, MOST_SPEC_BYTES, MOST_STEPS, MOST_WORDS
 from pytest_arl.cluster.proof import proof_of
@@ -25,6 +25,7 @@ from pytest_arl.text.wording import shorten
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_arl.agent.step_types import StepMessage
     from pytest_arl.backends.base import AcquireRequest, TaskRequest
 
 __all__ = ["Payload", "go_size", "holder_of", "sandbox_manifest", "task_manifest"]
@@ -77,13 +78,13 @@ class Payload:
         hash: SHA-256 of their encoding, in hexadecimal digits.
     """
 
-    steps: list[dict[str, object]]
+    steps: list[StepMessage]
     hash: str
 
     @classmethod
     def of(cls, task: TaskRequest) -> Payload:
         """The steps of a task. UsageError where they are too long for any way."""
-        steps: Any = task_message(task, 0, live=False)["steps"]
+        steps = task_message(task, 0, live=False)["steps"]
         body = frames.encode(steps)
         if len(body) > frames.MAX_MESSAGE - 1024:
             raise UsageError(

@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_arl.agent import frames
-from pytest_arl.agent_client.channel import AgentError, ChannelLost, ChannelTimeout
+from pytest_arl.agent_client import messages
+from pytest_arl.agent_client.channel_errors import AgentError, ChannelLost, ChannelTimeout
 from pytest_arl.agent_client.task_run import GRACE_SECONDS, TaskRun
 from pytest_arl.backends.kubernetes import holder_words, statuses
 from pytest_arl.backends.kubernetes.manifests import task_manifest
@@ -25,8 +26,8 @@ from pytest_arl.results import StepResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_arl.agent_client.channel import Stream
     from pytest_arl.agent_client.sandbox import AgentSandbox
+    from pytest_arl.agent_client.stream import Stream
     from pytest_arl.backends.base import OnOutput, OnStep, TaskRequest
     from pytest_arl.backends.kubernetes.held_sandbox import HeldSandbox
 
@@ -310,7 +311,8 @@ class RunningTask:
             on_step=on_step,
             until=self._latest(),
         )
-        asked = {"id": sandbox.agents_name(self._task.id), "limit": sandbox.output_limit, "live": on_output is not None}
+        name, live = sandbox.agents_name(self._task.id), on_output is not None
+        asked = messages.attach(name, sandbox.output_limit, live=live)
         try:
             stream.send(frames.ATTACH, asked)
             run.collect(stream)

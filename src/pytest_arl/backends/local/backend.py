@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_arl.agent_client.budget import Budget
-from pytest_arl.agent_client.channel import Channel, ChannelLost
+from pytest_arl.agent_client.channel import Channel
+from pytest_arl.agent_client.channel_errors import ChannelLost
 from pytest_arl.agent_client.direct_sandbox import DirectSandbox
 from pytest_arl.backends.local import process_resources
 from pytest_arl.backends.local.mount_sources import Sources

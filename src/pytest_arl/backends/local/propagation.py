@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_arl.agent_client.channel import ChannelLost
+from pytest_arl.agent_client.channel_errors import ChannelLost
 from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.propagation_program import make_private
 from pytest_arl.errors import BackendUnavailable

@@ -21,7 +21,7 @@ from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
 from pytest_arl.agent import tree
-from pytest_arl.agent_client.channel import AgentConfig
+from pytest_arl.agent_client.agent_config import AgentConfig
 from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.identity import new_name
 from pytest_arl.backends.local.inherited_limits import detach
