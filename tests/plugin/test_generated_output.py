@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_arl.cli.text import table
 from pytest_arl.plugin.record import MAX_STREAM, TestRecord, step_record
-from pytest_arl.plugin.sections import sections
+from pytest_arl.plugin.sinks.failure_sections import sections
 from pytest_arl.results import StepResult
 from pytest_arl.steps import parse_steps
 from pytest_arl.text import wording

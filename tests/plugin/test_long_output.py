@@ -10,7 +10,7 @@ import pytest
 
 from pytest_arl.cli.text import table
 from pytest_arl.plugin.record import TestRecord
-from pytest_arl.plugin.sections import sections
+from pytest_arl.plugin.sinks.failure_sections import sections
 from pytest_arl.text import untrusted as plugin_text
 from pytest_arl.text import wording
 from pytest_arl.text.untrusted import bounded, neutralise, one_line, tail

@@ -12,7 +12,7 @@ from pytest_arl.agent import step_types as agents
 from pytest_arl.cluster.models import Task
 from pytest_arl.operator import task_message
 from pytest_arl.plugin.record import TestRecord, step_record
-from pytest_arl.plugin.sections import sections
+from pytest_arl.plugin.sinks.failure_sections import sections
 from pytest_arl.results import StepResult
 from pytest_arl.steps import STEP_TYPES, Step, StepType, parse_steps, step_type
 from pytest_arl.steps.base import StepBase

@@ -13,9 +13,10 @@ shared             sandboxes that outlive a test: checkpoints, resets, markers i
 run                one run of pytest in this process, which the other rooms share
 recorder, record   which test ran what, as bounded JSON
 infrastructure     E instead of F, and nothing for xfail to absorb
-reports, sections  what a report carries, and what a failing test shows
+reports            what a report carries
+report_sinks       what a sink of records is; ``sinks`` has a module for each, ``own_files`` a row
 harmless           untrusted text in what pytest itself shows
-exporters, output  junitxml, pytest-html, allure; ``--arl-output``
+output             ``--arl-output``
 summary, workers   the end of the run; sums over pytest-xdist's workers
 =================  =====================================================================
 """

@@ -15,13 +15,21 @@ if TYPE_CHECKING:
 
     from pytest_arl.settings import Keeps, Settings
 
-__all__ = ["freeze_sources", "guard_sources", "keeping", "pools_source", "writable_folders", "writes"]
+__all__ = ["REPORTS", "freeze_sources", "guard_sources", "keeping", "pools_source", "writable_folders", "writes"]
+
+REPORTS = (
+    ("junit", "--junitxml", "xmlpath", False),
+    ("html", "--html", "htmlpath", True),
+    ("allure", "--alluredir", "allure_report_dir", True),
+    (None, "--report-log", "report_log", True),
+)
+"""Kinds of report: the module of ``sinks`` that puts steps into it (None where pytest's own reports are all it needs),
+the option that asks for it, pytest's name for that, and whether it shows outputs of passing tests. It stands here, as
+plain tuples, because every start of pytest reads it.
+"""
 
 _WRITTEN = {
-    "--junitxml": "xmlpath",
-    "--html": "htmlpath",
-    "--alluredir": "allure_report_dir",
-    "--report-log": "report_log",
+    **{flag: option for _, flag, option, _ in REPORTS},
     "--log-file": "log_file",
     "--debug": "debug",
     "--basetemp": "basetemp",

@@ -25,6 +25,7 @@ __all__ = [
     "SCHEMA",
     "StepRecord",
     "TestRecord",
+    "failing_step",
     "step_record",
     "without_output",
 ]
@@ -114,6 +115,20 @@ def _largest(record: StepRecord) -> int:
     parts = [part for value in record.values() for part in (value if isinstance(value, list) else (value,))]
     texts = [part for part in parts if isinstance(part, str)]
     return 1536 + 6 * sum(map(len, texts)) + 4 * len(texts)
+
+
+def failing_step(steps: list[StepRecord], blamed: str | None = None) -> StepRecord:
+    """The step an error names, else the last that did not succeed, else the last that ran."""
+    ran = [step for step in steps if step["outcome"] != "Skipped"] or steps
+    for step in reversed(ran):
+        if step["name"] == blamed:
+            return step
+    for step in reversed(ran):
+        if step["outcome"] is None:  # the sandbox was lost: under the first of the task that has no result
+            return next(first for first in ran if first["task"] == step["task"] and first["outcome"] is None)
+        if step["outcome"] != "Succeeded":
+            return step
+    return ran[-1]
 
 
 def without_output(record: StepRecord) -> StepRecord:

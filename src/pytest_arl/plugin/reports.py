@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.plugin.recorder import RECORD
+from pytest_arl.plugin.report_sinks import reads_passing, sinks_of
 
 if TYPE_CHECKING:
     import pytest
@@ -26,26 +27,22 @@ Steps are those of the report's phase; ``omitted`` counts the oldest ones, left 
 
 def prepare(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """Before pytest makes the report of a phase: it copies the item's properties."""
-    if item.config.getoption("xmlpath", None):
-        from pytest_arl.plugin.exporters import add_properties
-
-        add_properties(item, item.stash[RECORD], failed=call.excinfo is not None)
+    for sink in sinks_of(item.config):
+        sink.before_report(item, item.stash[RECORD], failed=call.excinfo is not None)
 
 
 def attach(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport, *, subtest: bool) -> None:
     """Give the report its part of the record, and a failing one the steps to look at."""
     record = item.stash[RECORD]
     if report.outcome == "failed":
-        report.sections += _sections(item, record, call, subtest=subtest)
+        _on_failure(item, record, call, report, subtest=subtest)
     if subtest:
         return
-    part = _part(record, everything=report.outcome == "failed" or _has_readers(item.config))
+    part = _part(record, everything=report.outcome == "failed" or reads_passing(item.config))
     setattr(report, ATTRIBUTE, part)
     if part["steps"]:
-        from pytest_arl.plugin.exporters import add_allure, add_html
-
-        add_html(item.config, report, part)
-        add_allure(item.config, part)
+        for sink in sinks_of(item.config):
+            sink.on_steps(report, part)
     if call.when == "teardown":
         # An item lives as long as the run, and may be run again.
         del item.stash[RECORD]
@@ -74,22 +71,15 @@ def _part(record: TestRecord, *, everything: bool) -> dict[str, Any]:
     }
 
 
-def _has_readers(config: pytest.Config) -> bool:
-    """Whether a plugin is on that reads outputs of passing tests too."""
-    return any(config.getoption(option, None) for option in ("report_log", "htmlpath", "allure_report_dir"))
-
-
-def _sections(
-    item: pytest.Item, record: TestRecord, call: pytest.CallInfo[None], *, subtest: bool
-) -> list[tuple[str, str]]:
-    from pytest_arl.plugin.sections import sections
-
+def _on_failure(
+    item: pytest.Item, record: TestRecord, call: pytest.CallInfo[None], report: pytest.TestReport, *, subtest: bool
+) -> None:
     steps = _of_subtest(record, call) if subtest else record.since(record.shown)
     if not subtest:
         record.shown = record.count
     blamed = getattr(getattr(call.excinfo.value if call.excinfo else None, "step", None), "name", None)
-    everything = item.config.getoption("verbose", 0) > 1
-    return sections(record, steps, str(call.when), blamed=blamed, everything=everything)
+    for sink in sinks_of(item.config):
+        sink.on_failure(report, record, steps, blamed=blamed, verbose=item.config.getoption("verbose", 0))
 
 
 def _of_subtest(record: TestRecord, call: pytest.CallInfo[None]) -> list[StepRecord]:

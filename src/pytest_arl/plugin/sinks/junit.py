@@ -1,23 +1,20 @@
-"""The record in the words of other plugins: each only when that plugin is on.
-
-``pytest-reportlog`` needs nothing here: it writes reports as JSON, and the record is an attribute of them.
-"""
+"""The record as properties in junitxml."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_arl.plugin.sections import failing_step
+from pytest_arl.plugin.record import failing_step
+from pytest_arl.plugin.report_sinks import ReportSink
 from pytest_arl.steps import step_type
-from pytest_arl.text.untrusted import neutralise, one_line, tail
+from pytest_arl.text.untrusted import one_line, tail
 
 if TYPE_CHECKING:
     import pytest
 
     from pytest_arl.plugin.record import StepRecord, TestRecord
 
-__all__ = ["MAX_PROPERTIES", "add_allure", "add_html", "add_properties"]
+__all__ = ["MAX_PROPERTIES", "Sink"]
 
 MAX_PROPERTIES = 100
 """junitxml properties of a test; the failing step comes first, so that it is always among them."""
@@ -26,10 +23,13 @@ _PREFIX = "arl."
 _LINES = 20
 
 
-def add_properties(item: pytest.Item, record: TestRecord, *, failed: bool) -> None:
-    """Say in ``user_properties`` what ran, in place of what an earlier phase or attempt said."""
-    item.user_properties[:] = [pair for pair in item.user_properties if not str(pair[0]).startswith(_PREFIX)]
-    item.user_properties += _properties(record, failed=failed)[:MAX_PROPERTIES]
+class Sink(ReportSink):
+    """``--junitxml``."""
+
+    def before_report(self, item: pytest.Item, record: TestRecord, *, failed: bool) -> None:
+        """Say in ``user_properties`` what ran, in place of what an earlier phase or attempt said."""
+        item.user_properties[:] = [pair for pair in item.user_properties if not str(pair[0]).startswith(_PREFIX)]
+        item.user_properties += _properties(record, failed=failed)[:MAX_PROPERTIES]
 
 
 def _properties(record: TestRecord, *, failed: bool) -> list[tuple[str, object]]:
@@ -86,37 +86,3 @@ def _usage_of(step: StepRecord) -> list[tuple[str, object]]:
         for name, value in values
         if value is not None
     ]
-
-
-def add_html(config: pytest.Config, report: Any, part: dict[str, Any]) -> None:
-    """A text extra with the steps of this phase, where pytest-html writes a report."""
-    if not config.getoption("htmlpath", None):
-        return
-    extra = {
-        "name": f"arl steps ({report.when})",
-        "format_type": "text",
-        "content": _as_text(part["steps"]),
-        "mime_type": "text/plain",
-        "extension": "txt",
-    }
-    report.extras = [*getattr(report, "extras", []), extra]
-
-
-def add_allure(config: pytest.Config, part: dict[str, Any]) -> None:
-    """The phase's record as an attachment, where allure writes results."""
-    if not config.getoption("allure_report_dir", None):
-        return
-    import allure
-
-    body = json.dumps(part, indent=2)
-    allure.attach(body, name="arl steps", attachment_type=allure.attachment_type.JSON)
-
-
-def _as_text(steps: list[StepRecord]) -> str:
-    parts = []
-    for step in steps:
-        head = {
-            key: value for key, value in step.items() if key not in {"stdout", "stderr"} and value not in (None, [])
-        }
-        parts.append("\n".join([json.dumps(head), step["stdout"], step["stderr"]]))
-    return neutralise("\n".join(parts))

@@ -8,17 +8,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_arl.plugin.record import failing_step
+from pytest_arl.plugin.report_sinks import ReportSink
 from pytest_arl.steps import step_type
 from pytest_arl.text.untrusted import cpu_time, duration, memory_used, one_line, tail
 
 if TYPE_CHECKING:
+    import pytest
+
     from pytest_arl.plugin.record import StepRecord, TestRecord
 
-__all__ = ["failing_step", "how_it_ended", "sections"]
+__all__ = ["Sink", "how_it_ended", "sections"]
 
 _LINES_OF_STEPS = 12
 _LINES_OF_OUTPUT = 10
 """For each stream. With 12 lines of steps, titles and the command, a screen of 40 lines holds it all."""
+
+
+class Sink(ReportSink):
+    """Sections of the report itself."""
+
+    def on_failure(
+        self,
+        report: pytest.TestReport,
+        record: TestRecord,
+        steps: list[StepRecord],
+        *,
+        blamed: str | None,
+        verbose: int,
+    ) -> None:
+        """The steps, and the end of what the failing one printed."""
+        report.sections += sections(record, steps, report.when, blamed=blamed, everything=verbose > 1)
 
 
 def sections(
@@ -40,20 +60,6 @@ def sections(
             (f"Captured stderr {when}: arl step {_word(step['name'])}", "\n".join([f"{_title(step)}", *err]) + "\n")
         )
     return made
-
-
-def failing_step(steps: list[StepRecord], blamed: str | None = None) -> StepRecord:
-    """The step an error names, else the last that did not succeed, else the last that ran."""
-    ran = [step for step in steps if step["outcome"] != "Skipped"] or steps
-    for step in reversed(ran):
-        if step["name"] == blamed:
-            return step
-    for step in reversed(ran):
-        if step["outcome"] is None:  # the sandbox was lost: under the first of the task that has no result
-            return next(first for first in ran if first["task"] == step["task"] and first["outcome"] is None)
-        if step["outcome"] != "Succeeded":
-            return step
-    return ran[-1]
 
 
 def how_it_ended(step: StepRecord) -> str:
