@@ -45,7 +45,7 @@ _PIECES = st.sampled_from(
 _TEXTS = st.lists(st.one_of(_PIECES, st.text(max_size=4)), max_size=40).map("".join)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _COLOUR = re.compile(r"\x1b\[(?:(?:0{0,2}|0?[134]|2[234]|3[1-6]|39|49|9[0-6])(?:;|(?=m)))*m")
-_COMMAND = re.compile(r"^\s*::[A-Za-z]|(?<!\\)##(?:vso|teamcity)?\[|(?<![\\\w.])section_(?:start|end):\d", re.MULTILINE)
+_COMMAND = re.compile(r"^\s*::[A-Za-z]|##(?:vso|teamcity)?\[|(?<![\\\w.])section_(?:start|end):\d", re.MULTILINE)
 
 
 def _harmless(text: str, *, lines: int | None = None) -> None:

@@ -54,10 +54,13 @@ _SHOWN = _RESETS | {
 _LINE_COMMAND = re.compile(r"^((?:[^\S\n]|\x1b\[[0-9;]*m)*)::(?=[A-Za-z])", re.MULTILINE)
 """GitHub's runner obeys it at the start of a line. White space may come before it, and so may colours."""
 
-_INLINE_COMMAND = re.compile(r"##(?=(?:vso|teamcity)?\[)|(?<!\.)(?<![^\Wm])(?=section_(?:start|end):\d)")
-"""Azure's and GitHub's older form act anywhere in a line, as does GitLab's section. It is none in the middle of a word,
-but for one that ends with an m, as a colour does.
+_INLINE_COMMAND = re.compile(r"##(?=(?:vso|teamcity)?\[)")
+"""Azure's agent, GitHub's runner (an older form) and TeamCity search the whole line for it, so that what stands before
+it changes nothing: it must be broken up.
 """
+
+_SECTION = re.compile(r"(?<![.\\])(?<![^\Wm])(?=section_(?:start|end):\d)")
+"""GitLab's. It is none in the middle of a word, but for one that ends with an m, as a colour does."""
 
 
 class _Spelled(dict[int, str]):
@@ -75,8 +78,9 @@ def printable(text: str) -> str:
 
 
 def disarm_workflow_commands(text: str) -> str:
-    """The text with a backslash in front of what a CI runner would obey."""
-    return _INLINE_COMMAND.sub(lambda match: "\\" + match[0], _LINE_COMMAND.sub(r"\1\\::", text))
+    """The text with a backslash in what a CI runner would obey."""
+    text = _INLINE_COMMAND.sub(r"#\\#", _LINE_COMMAND.sub(r"\1\\::", text))
+    return _SECTION.sub(r"\\", text)
 
 
 def neutralise(text: str, *, keep_colours: bool = False) -> str:
