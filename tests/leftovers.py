@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Traces", "below", "cgroup_folders", "left_of", "look_at", "sockets", "still_alive", "until"]
+__all__ = ["Traces", "below", "cgroup_folders", "left_of", "look_at", "sockets", "still_alive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +141,3 @@ def left_of(seen: Traces, before: Traces, folder: Path) -> dict[str, set[str]]:
         "mounts": {*_mounts()} & (seen.mounts - before.mounts),
     }
     return {kind: found for kind, found in now.items() if found}
-
-
-def until(condition: Callable[[], object], seconds: float) -> bool:
-    """Wait for something to become true; whether it did."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_arl.agent_package import image
 from tests.agent.harness import BUBBLEWRAP, Sandbox, file_system, sandbox_of
+from tests.agent.remote_harness import Agent, Operator, agent_of
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,18 @@ def bubblewrap() -> str:
 def sandbox(bubblewrap: str) -> Iterator[Sandbox]:
     with sandbox_of() as sandbox:
         yield sandbox
+
+
+@pytest.fixture
+def agent(bubblewrap: str) -> Iterator[Agent]:
+    """One that listens on a port, as in a pod."""
+    with agent_of() as agent:
+        yield agent
+
+
+@pytest.fixture
+def operator(agent: Agent) -> Operator:
+    return agent.operator()
 
 
 def made_by(python: str, folder: Path) -> Path:

@@ -27,7 +27,7 @@ from pytest_arl.backends.base import OnOutput, TaskRequest
 from pytest_arl.steps import parse_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from pytest_arl.agent_client.running_process import AgentProcess
     from pytest_arl.results import StepResult
@@ -250,16 +250,6 @@ def collect(stream: Stream, until: int, seconds: float = 5) -> list[tuple[int, A
     while found[-1][0] != until:
         found.append(stream.receive(deadline))
     return found
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 10) -> bool:
-    """Whether it becomes true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 @contextmanager

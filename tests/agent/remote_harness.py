@@ -25,7 +25,8 @@ from pytest_arl.agent_client.task_run import TaskRun
 from pytest_arl.agent_package.bundle import REMOTE_BOOT, bundle
 from pytest_arl.agent_package.first_stage import first_stage
 from pytest_arl.cluster import pod
-from tests.agent.harness import BASE_ENV, BUBBLEWRAP, _no_other, command, file_system, task, wait_until
+from tests.agent.harness import BASE_ENV, BUBBLEWRAP, _no_other, command, file_system, task
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -308,7 +309,7 @@ def agent_of(
             stderr=subprocess.PIPE,
         )
         keep.callback(_end, process)
-        wait_until(lambda: process.poll() is not None or _listens(port))
+        until(lambda: process.poll() is not None or _listens(port))
         if process.poll() is not None:
             assert process.stderr is not None
             raise AssertionError(process.stderr.read().decode())

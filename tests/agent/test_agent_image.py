@@ -19,6 +19,7 @@ from pytest_arl.cluster import pod
 from tests.agent.conftest import made_by
 from tests.agent.harness import command
 from tests.agent.remote_harness import Agent, agent_of
+from tests.waiting import until
 
 EMPTY = ["--proc", "/proc", "--dev", "/dev"]
 DEBIANS_PYTHON = "/usr/bin/python3"
@@ -230,10 +231,9 @@ def test_the_one_that_brought_it_idles_and_ends_when_asked(bubblewrap: str, fold
     line = [bubblewrap, "--unshare-pid", "--as-pid-1", "--die-with-parent", "--ro-bind", str(folder), "/arl", *EMPTY]
     process = subprocess.Popen([*line, *pod.IDLE_COMMAND])
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    assert until(children.read_text)
+    child = children.read_text().strip()
     end = time.monotonic() + 30
-    while not (child := children.read_text().strip()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
     time.sleep(0.3)
     assert process.poll() is None
     while process.poll() is None:  # what comes before it waits is lost, to PID 1

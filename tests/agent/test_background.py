@@ -13,7 +13,8 @@ import pytest
 
 from pytest_arl.agent import frames
 from pytest_arl.agent_client.agent_config import AgentConfig
-from tests.agent.harness import BASE_ENV, Sandbox, command, sandbox_of, task, wait_until
+from tests.agent.harness import BASE_ENV, Sandbox, command, sandbox_of, task
+from tests.waiting import until
 
 
 def test_a_background_process_lives_on_after_its_step_and_its_task(sandbox: Sandbox) -> None:
@@ -95,7 +96,7 @@ def test_waiting_ends_when_it_does_or_when_the_time_is_over(sandbox: Sandbox) ->
 def test_what_it_printed_so_far_can_be_read_while_it_runs(sandbox: Sandbox) -> None:
     process = sandbox.start("sh", "-c", "echo one; echo two >&2; sleep 100")
 
-    assert wait_until(lambda: process.output("stderr"))
+    assert until(lambda: process.output("stderr"))
     assert (process.output("stdout"), process.output("stderr")) == (b"one\n", b"two\n")
 
 
@@ -115,7 +116,7 @@ def test_all_of_its_output_can_be_fetched_also_while_it_runs(bubblewrap: str) ->
         request = task(command("sh", "-c", "seq 100000; sleep 100", background=True))
         sandbox.handle.execute(request, None)
         process = sandbox.handle.process(request.id, 0)
-        assert wait_until(lambda: process.output("stdout").endswith(b"\n100000\n"))
+        assert until(lambda: process.output("stdout").endswith(b"\n100000\n"))
 
         assert len(b"".join(sandbox.handle.output(request.id, 0, "stdout"))) == 588_895
 
@@ -134,7 +135,7 @@ def test_endless_output_of_it_holds_up_nothing_and_grows_nothing(sandbox: Sandbo
 def test_it_is_fed_through_its_stdin(sandbox: Sandbox) -> None:
     process = sandbox.start("sh", "-c", "while read line; do echo got $line; done; exit 3")
     process.write(b"a\n")
-    assert wait_until(lambda: process.output("stdout") == b"got a\n")
+    assert until(lambda: process.output("stdout") == b"got a\n")
     process.write(b"b\nc")
     process.close_stdin()
     result = process.wait(5)
@@ -165,7 +166,7 @@ def test_a_write_returns_when_its_pipe_has_taken_all(sandbox: Sandbox) -> None:
 
 def test_writing_to_one_that_reads_no_more_is_a_broken_pipe(sandbox: Sandbox) -> None:
     process = sandbox.start("sh", "-c", "exec <&-; echo closed; sleep 100")
-    assert wait_until(lambda: process.output("stdout"))
+    assert until(lambda: process.output("stdout"))
     with pytest.raises(BrokenPipeError):
         process.write(b"x")
 
@@ -189,7 +190,7 @@ def test_killing_it_kills_all_that_it_started_and_returns_when_that_is_gone(sand
     process = sandbox.start(
         "sh", "-c", "setsid sh -c 'trap \"\" TERM; sleep 100 & sleep 100' & (setsid sleep 100 &) & sleep 100"
     )
-    assert wait_until(lambda: sandbox.processes().count("sleep") >= 4)
+    assert until(lambda: sandbox.processes().count("sleep") >= 4)
     process.kill()
 
     assert sandbox.processes() == []
@@ -207,7 +208,7 @@ def test_killing_one_that_forks_and_exits_all_the_time_returns_when_that_is_gone
         "-c",
         f'import os\nif os.fork(): __import__("signal").pause()\n{chain}',
     )
-    assert wait_until(sandbox.processes)
+    assert until(sandbox.processes)
     process.kill()
 
     assert [name for name in sandbox.processes() if name.startswith("python")] == []
@@ -241,7 +242,7 @@ def test_a_timeout_ends_it_with_its_tree(sandbox: Sandbox) -> None:
     assert (result.outcome, result.exit_code, result.limit) == ("TimedOut", 124, "timeout")
     assert result.stdout == "begun\n"
     assert 0.25 < result.duration < 1
-    assert wait_until(lambda: sandbox.processes() == [])
+    assert until(lambda: sandbox.processes() == [])
 
 
 def test_the_tasks_timeout_is_not_its_own(sandbox: Sandbox) -> None:
@@ -304,7 +305,7 @@ def test_one_whose_supervisor_was_killed_is_reported_killed_and_does_not_live_on
 
     assert result is not None
     assert result.outcome == "Killed"
-    assert wait_until(lambda: sandbox.processes() == [])
+    assert until(lambda: sandbox.processes() == [])
     assert sandbox.run("true").ok
 
 
@@ -325,13 +326,13 @@ def test_a_supervisor_holds_no_descriptor_of_the_agent(sandbox: Sandbox) -> None
 
     if os.getuid() != 0:
         pytest.skip("only root can see what a process that is not dumpable has open")
-    assert wait_until(lambda: len(list(Path(f"/proc/{supervisor}/fd").iterdir())) == 1)
+    assert until(lambda: len(list(Path(f"/proc/{supervisor}/fd").iterdir())) == 1)
 
 
 def test_for_memory_a_program_dies_before_its_supervisor_dies_before_the_agent(sandbox: Sandbox) -> None:
     wait = "until grep -qx 1000 /proc/self/oom_score_adj; do sleep 0.01; done"
     process = sandbox.start("sh", "-c", f"{wait}; cat /proc/self/oom_score_adj; sleep 100")
-    assert wait_until(lambda: process.output("stdout"), 20)
+    assert until(lambda: process.output("stdout"), 20)
     (supervisor,) = supervisors(sandbox)
     scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (supervisor, sandbox.pid)]
 
@@ -343,7 +344,7 @@ def test_the_output_of_its_descendants_is_kept_until_the_last_is_gone(sandbox: S
     sandbox.handle.execute(request, None)
     assert sandbox.handle.process(request.id, 0).wait(5) is not None
 
-    assert wait_until(lambda: b"".join(sandbox.handle.output(request.id, 0, "stdout")) == b"early\nlate\n")
+    assert until(lambda: b"".join(sandbox.handle.output(request.id, 0, "stdout")) == b"early\nlate\n")
 
 
 def test_many_come_and_go_and_leave_no_descriptor_and_no_process(sandbox: Sandbox) -> None:
@@ -351,7 +352,7 @@ def test_many_come_and_go_and_leave_no_descriptor_and_no_process(sandbox: Sandbo
     for _ in range(30):
         process = sandbox.start("sh", "-c", "exit 0")
         assert process.wait(20) is not None
-    assert wait_until(lambda: sandbox.processes() == [] and len(sandbox.descriptors()) <= len(before), 20)
+    assert until(lambda: sandbox.processes() == [] and len(sandbox.descriptors()) <= len(before), 20)
 
 
 def test_asking_again_and_again_whether_it_has_ended_holds_nothing(sandbox: Sandbox) -> None:
@@ -403,7 +404,7 @@ def test_where_no_process_can_be_had_the_step_fails_and_the_sandbox_works_on(bub
     config = AgentConfig(env=BASE_ENV, rlimits={"NPROC": 8})
     with sandbox_of(config=config) as sandbox:
         process = sandbox.start("sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do sleep 100 & done; sleep 100")
-        assert wait_until(lambda: b"fork" in process.output("stderr"))
+        assert until(lambda: b"fork" in process.output("stderr"))
         (background,) = sandbox.execute(command("true", background=True))
         foreground = sandbox.run("true")
         process.kill()
@@ -439,7 +440,7 @@ def test_what_a_background_process_was_refused_between_tasks_is_not_the_next_ste
         def named(refusals: int) -> str | None:
             """The limit that a failing step names; the counter says that while it runs."""
             answer = others.submit(sandbox.execute, command("sh", "-c", until_told))
-            assert wait_until(lambda: "sleep" in sandbox.processes())
+            assert until(lambda: "sleep" in sandbox.processes())
             os.pwrite(counter, b"max %d\n" % refusals, 0)
             sandbox.handle.write("go", b"", None)
             return answer.result()[0].limit
@@ -451,6 +452,6 @@ def test_what_a_background_process_was_refused_between_tasks_is_not_the_next_ste
         os.pwrite(counter, b"max 7\n", 0)
         sandbox.handle.write("go", b"", None)
         children = Path(f"/proc/{sandbox.pid}/task/{sandbox.pid}/children")
-        assert wait_until(lambda: not children.read_text())
+        assert until(lambda: not children.read_text())
         assert named(7) is None
     os.close(counter)

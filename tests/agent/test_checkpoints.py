@@ -12,7 +12,8 @@ from pytest_arl.agent import frames
 from pytest_arl.agent_client.channel_errors import AgentError
 from pytest_arl.agent_client.checkpoints import AgentCheckpoint
 from pytest_arl.agent_client.running_process import AgentProcess
-from tests.agent.harness import Sandbox, sandbox_of, wait_until
+from tests.agent.harness import Sandbox, sandbox_of
+from tests.waiting import until
 
 Mark = Callable[[], AgentCheckpoint]
 
@@ -21,7 +22,7 @@ Mark = Callable[[], AgentCheckpoint]
 def server(sandbox: Sandbox) -> AgentProcess:
     """Makes a checkpoint one that is returned to in place."""
     process = sandbox.start("sh", "-c", "exec 3< kept; echo ready; while read line; do cat <&3; echo $line; done")
-    assert wait_until(lambda: process.output("stdout"))
+    assert until(lambda: process.output("stdout"))
     return process
 
 
@@ -98,7 +99,7 @@ def test_the_server_keeps_the_files_that_it_has_open(sandbox: Sandbox, server: A
 
     assert sandbox.run("stat", "-c", "%i", "kept").stdout == inode
     server.write(b"hello\n")
-    assert wait_until(lambda: server.output("stdout") == b"ready\nkept\nhello\n")
+    assert until(lambda: server.output("stdout") == b"ready\nkept\nhello\n")
 
 
 def test_processes_that_came_since_are_gone_and_those_before_are_not(

@@ -17,7 +17,8 @@ from pytest_arl.agent import frames
 from pytest_arl.agent_client.agent_config import AgentConfig
 from pytest_arl.agent_client.channel_errors import AgentError, ChannelLost
 from pytest_arl.errors import SandboxLost
-from tests.agent.harness import BASE_ENV, Sandbox, sandbox_of, wait_until
+from tests.agent.harness import BASE_ENV, Sandbox, sandbox_of
+from tests.waiting import until
 
 
 def test_the_agent_ends_when_its_host_closes_the_channel(sandbox: Sandbox) -> None:
@@ -31,7 +32,7 @@ def test_the_agent_ends_in_the_middle_of_a_step_too(sandbox: Sandbox) -> None:
     sandbox.socket.send(
         frames.message(frames.TASK, 1, {"id": "x", "limit": 9, "steps": [{"type": "Command", "argv": [b"yes"]}]})
     )
-    assert wait_until(lambda: "yes" in sandbox.processes())
+    assert until(lambda: "yes" in sandbox.processes())
     sandbox.channel.close()
 
     assert sandbox.ended(2)

@@ -14,7 +14,8 @@ import pytest
 
 from pytest_arl.agent import files
 from pytest_arl.errors import UsageError
-from tests.agent.harness import Sandbox, command, sandbox_of, wait_until
+from tests.agent.harness import Sandbox, command, sandbox_of
+from tests.waiting import until
 
 MIB = 1 << 20
 
@@ -109,7 +110,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one_whole(sandbox: Sandbox) -> No
 def test_a_running_reader_of_the_old_file_keeps_it(sandbox: Sandbox) -> None:
     sandbox.handle.write("f", b"old", None)
     process = sandbox.start("sh", "-c", "exec 3< f; echo open; read line; cat <&3")
-    assert wait_until(lambda: process.output("stdout"))
+    assert until(lambda: process.output("stdout"))
     sandbox.handle.write("f", b"new", None)
     process.write(b"\n")
     result = process.wait(5)

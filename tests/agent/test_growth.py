@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_arl.agent.loop import Loop, Timer
-from tests.agent.harness import Sandbox, command, wait_until
+from tests.agent.harness import Sandbox, command
+from tests.waiting import until
 
 
 def test_a_wait_is_never_longer_than_epoll_can_count() -> None:
@@ -43,5 +44,5 @@ def test_no_kind_of_step_leaves_a_descriptor_or_a_process(sandbox: Sandbox, work
     for _ in range(20):
         sandbox.execute(*work)
 
-    assert wait_until(lambda: sandbox.descriptors() == before)
-    assert wait_until(lambda: sandbox.processes() == [])
+    assert until(lambda: sandbox.descriptors() == before)
+    assert until(lambda: sandbox.processes() == [])

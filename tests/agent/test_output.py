@@ -17,7 +17,8 @@ from pytest_arl.agent_client.agent_config import AgentConfig
 from pytest_arl.agent_client.messages import task_message
 from pytest_arl.agent_client.task_run import Collected
 from pytest_arl.errors import InfrastructureError, UsageError
-from tests.agent.harness import BASE_ENV, Sandbox, collect, command, sandbox_of, task, wait_until
+from tests.agent.harness import BASE_ENV, Sandbox, collect, command, sandbox_of, task
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pytest_arl.backends.base import StreamName, TaskRequest
@@ -246,8 +247,8 @@ class Deaf:
 def test_a_host_that_reads_nothing_does_not_keep_a_step_from_its_timeout(sandbox: Sandbox, live: bool) -> None:
     began = time.time()
     host = Deaf(sandbox, task(command("yes", timeout=0.3)), live=live)
-    assert wait_until(lambda: "yes" in sandbox.processes())
-    assert wait_until(lambda: "yes" not in sandbox.processes(), 2)
+    assert until(lambda: "yes" in sandbox.processes())
+    assert until(lambda: "yes" not in sandbox.processes(), 2)
     late = time.time() - began
     result, _, kept = host.listen()
 
@@ -262,8 +263,8 @@ def test_a_host_that_does_not_watch_never_holds_up_a_step(sandbox: Sandbox) -> N
     sandbox.sh("head -c 1000000 /dev/zero")
     before = sandbox.memory()
     host = Deaf(sandbox, task(command("sh", "-c", "sleep 0.5; head -c 100000000 /dev/zero")), live=False)
-    assert wait_until(lambda: "sleep" in sandbox.processes())
-    assert wait_until(lambda: sandbox.processes() == [])
+    assert until(lambda: "sleep" in sandbox.processes())
+    assert until(lambda: sandbox.processes() == [])
     assert sandbox.memory() < before + 4 * MIB
     result, _, kept = host.listen()
 

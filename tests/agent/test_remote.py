@@ -7,7 +7,6 @@ import marshal
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from pytest_arl.agent_client.agent_config import AgentConfig
 from pytest_arl.agent_client.channel_errors import AgentError, ChannelLost
 from pytest_arl.agent_package.bundle import bundle
 from pytest_arl.cluster import pod
-from tests.agent.harness import command, wait_until
+from tests.agent.harness import command
 from tests.agent.remote_harness import (
     MODULUS,
     POD,
@@ -31,14 +30,9 @@ from tests.agent.remote_harness import (
     results_of,
     sign,
 )
+from tests.waiting import until
 
 CONFIG = AgentConfig(env={"CONFIG": "has this"}).message()
-
-
-@pytest.fixture
-def agent(bubblewrap: str) -> Iterator[Agent]:
-    with agent_of() as agent:
-        yield agent
 
 
 def admitted(peer: Client, epoch: int = 1, **fields: object) -> dict[str, object]:
@@ -217,7 +211,7 @@ def test_an_operator_is_told_what_runs(agent: Agent) -> None:
     operator = agent.operator()
     with operator.channel.open() as stream:
         stream.send(frames.TASK, operator.request(command("sleep", "60"), name="long"))
-        assert wait_until(operator.busy)
+        assert until(operator.busy)
 
         assert admitted(agent.connect())["running"] == "long"
 
@@ -335,7 +329,7 @@ def test_the_holder_cancels_a_task(agent: Agent) -> None:
     step = command("sleep", "60")
     with operator.channel.open() as stream:
         stream.send(frames.TASK, operator.request(step, name="long"))
-        assert wait_until(operator.busy)
+        assert until(operator.busy)
         sandbox.cancel("long")
         (result,) = results_of(stream, step)
 
@@ -384,7 +378,7 @@ def test_a_proof_that_its_holder_has_given_up_runs_nothing(agent: Agent) -> None
     assert spend(agent, "b" * 64) == (True, False)
     with operator.channel.open() as stream:
         stream.send(frames.TASK, operator.request(command("sleep", "60"), name="long") | {"once": "c" * 64})
-        assert wait_until(operator.busy)
+        assert until(operator.busy)
         assert spend(agent, "c" * 64) == (True, True)
         agent.holder().cancel("long")
     for odd in ("a" * 65, 7, None):

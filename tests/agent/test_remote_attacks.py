@@ -6,7 +6,6 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -16,8 +15,9 @@ import pytest
 from pytest_arl.agent import frames
 from pytest_arl.agent.handshake import INSIDE, PendingHandshakes, side_of
 from pytest_arl.agent_client.channel_errors import ChannelLost
-from tests.agent.harness import command, wait_until
-from tests.agent.remote_harness import SECRET, Agent, Operator, agent_of, digest, holder_hello
+from tests.agent.harness import command
+from tests.agent.remote_harness import SECRET, Agent, Operator, digest, holder_hello
+from tests.waiting import until
 
 _LIBRARY = """
 import socket, struct, time
@@ -34,17 +34,6 @@ def everything(peer):
         pass
     return data
 """
-
-
-@pytest.fixture
-def agent(bubblewrap: str) -> Iterator[Agent]:
-    with agent_of() as agent:
-        yield agent
-
-
-@pytest.fixture
-def operator(agent: Agent) -> Operator:
-    return agent.operator()
 
 
 def attack(agent: Agent, operator: Operator, program: str, **fields: object) -> str:
@@ -80,7 +69,7 @@ def test_a_thousand_connections_keep_nobody_out_and_leave_nothing(agent: Agent, 
         background=True,
     )
     operator.execute(step, name="crowd")
-    assert wait_until(lambda: operator.sh("ls").stdout == "all\n", 20)
+    assert until(lambda: operator.sh("ls").stdout == "all\n", 20)
 
     assert len(agent.descriptors()) < descriptors + 100
     began = time.monotonic()
@@ -109,7 +98,7 @@ def test_a_flood_of_connections_does_not_stop_the_work(agent: Agent, operator: O
         for _ in range(5):
             assert operator.run("true").ok
             sandbox.write("file", b"content", None)
-            assert wait_until(comes)  # this machine may be too busy for the holder to speak at once
+            assert until(comes)  # this machine may be too busy for the holder to speak at once
         return time.monotonic() - began
 
     quiet = work()
@@ -266,7 +255,7 @@ time.sleep(600)
     argv = (os.path.realpath(sys.executable), "-I", "-S", "-c", program)
     assert operator.execute(command(*argv, background=True))[0].ok
     limits = Path(f"/proc/{agent.pid}/limits")
-    assert wait_until(lambda: f"Max open files            {most} " in limits.read_text(), 10), "control: it is lowered"
+    assert until(lambda: f"Max open files            {most} " in limits.read_text(), 10), "control: it is lowered"
     with suppress(ChannelLost):  # what found no descriptor is closed, and a client tries again
         agent.holder()
     assert agent.holder().alive()
@@ -278,7 +267,7 @@ def test_half_open_connections_are_closed_in_time(agent: Agent, operator: Operat
     assert [peer.hello()["pid"] for peer in peers] == [1] * 20
     assert len(agent.descriptors()) == before + 20
 
-    assert wait_until(lambda: len(agent.descriptors()) == before, 7)
+    assert until(lambda: len(agent.descriptors()) == before, 7)
     assert all(peer.closed() for peer in peers)
     assert operator.run("true").ok
 
@@ -301,7 +290,7 @@ def test_there_are_places_for_so_many_who_are_admitted(agent: Agent, operator: O
     assert peer.refusal() == "too many connections"
 
     channels[0].close()
-    assert wait_until(lambda: agent.lives() and operator.run("true").ok)
+    assert until(lambda: agent.lives() and operator.run("true").ok)
     agent.holder_channel()
 
 
@@ -340,7 +329,7 @@ def test_what_a_step_lowered_of_the_agents_is_put_back_before_the_next(
 
     program = LOWERED[what] + "\nopen('/workspace/lowered', 'w').close()"
     operator.execute(command(*script, program, background=True), name="between")
-    assert wait_until(lambda: operator.sh("ls /workspace").stdout == "lowered\n")
+    assert until(lambda: operator.sh("ls /workspace").stdout == "lowered\n")
     assert operator.run(*script, REPORT).stdout == before
 
 

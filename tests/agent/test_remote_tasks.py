@@ -17,19 +17,9 @@ from pytest_arl.agent_client.channel import Channel
 from pytest_arl.agent_client.channel_errors import AgentError
 from pytest_arl.agent_client.task_run import TaskRun
 from pytest_arl.results import StepResult
-from tests.agent.harness import BASE_ENV, command, task, wait_until
+from tests.agent.harness import BASE_ENV, command, task
 from tests.agent.remote_harness import Agent, Operator, agent_of, results_of
-
-
-@pytest.fixture
-def agent(bubblewrap: str) -> Iterator[Agent]:
-    with agent_of() as agent:
-        yield agent
-
-
-@pytest.fixture
-def operator(agent: Agent) -> Operator:
-    return agent.operator()
+from tests.waiting import until
 
 
 def attach(channel: Channel, name: str, *steps: dict[str, object], limit: int = 16 << 20) -> list[StepResult]:
@@ -138,7 +128,7 @@ def test_live_output_comes_as_it_is_printed(agent: Agent, operator: Operator) ->
 
     with operator.channel.open() as run, channel.open() as stream:
         run.send(frames.TASK, operator.request(step, name="one"))
-        assert wait_until(operator.busy)
+        assert until(operator.busy)
         stream.send(frames.ATTACH, {"id": "one", "limit": 16 << 20, "live": True})
         TaskRun(task(step), on_output, results, limit=16 << 20, label=lambda limit: limit).collect(stream)
 
@@ -239,7 +229,7 @@ def test_a_program_does_not_wait_for_a_listener_that_is_gone(agent: Agent, opera
     channel = agent.holder_channel()
     with operator.channel.open() as run, channel.open() as stream:
         run.send(frames.TASK, operator.request(step, name="one", limit=1000))
-        assert wait_until(operator.busy)
+        assert until(operator.busy)
         stream.send(frames.ATTACH, {"id": "one", "limit": 1000, "live": True})  # and reads nothing of it
         time.sleep(0.3)
         break_off(channel)
@@ -255,10 +245,10 @@ def test_half_an_upload_leaves_nothing(agent: Agent, operator: Operator) -> None
         stream.send(frames.ENTRY, {"p": b"", "t": "d", "m": 0o755, "at": 0, "n": 0})
         stream.send(frames.ENTRY, {"p": b"file", "t": "f", "m": 0o644, "at": 0, "n": 10})
         stream.send_data(b"12345")
-        assert wait_until(lambda: operator.sh("ls -A").stdout)
+        assert until(lambda: operator.sh("ls -A").stdout)
         break_off(channel)
 
-    assert wait_until(lambda: operator.sh("ls -A").stdout == "")
+    assert until(lambda: operator.sh("ls -A").stdout == "")
 
 
 def test_a_download_that_nobody_takes_any_more_ends(agent: Agent, operator: Operator) -> None:
@@ -271,7 +261,7 @@ def test_a_download_that_nobody_takes_any_more_ends(agent: Agent, operator: Oper
         assert len(agent.descriptors()) > before + 1
         break_off(channel)
 
-    assert wait_until(lambda: len(agent.descriptors()) == before)
+    assert until(lambda: len(agent.descriptors()) == before)
 
 
 def test_a_background_process_outlives_who_watched_it(agent: Agent, operator: Operator) -> None:
@@ -389,7 +379,7 @@ def test_what_the_kernel_kills_for_memory_is_named(bubblewrap: str, tmp_path: Pa
         step = command("sh", "-c", "while [ ! -e go ]; do sleep 0.01; done; kill -9 $$")
         with operator.channel.open() as stream:
             stream.send(frames.TASK, operator.request(step))
-            assert wait_until(operator.busy)
+            assert until(operator.busy)
             (tmp_path / file).write_text("oom_kill 1\n")
             agent.holder().write("go", b"", None)
             (result,) = results_of(stream, step)

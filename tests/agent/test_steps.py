@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_arl.agent_client.agent_config import AgentConfig
-from tests.agent.harness import Sandbox, command, sandbox_of, wait_until
+from tests.agent.harness import Sandbox, command, sandbox_of
+from tests.waiting import until
 
 
 def test_a_step_that_exits_n_has_exit_code_n(sandbox: Sandbox) -> None:
@@ -313,7 +314,7 @@ def test_a_step_is_likelier_to_be_killed_for_memory_than_the_agent(sandbox: Sand
     agent = int(Path(f"/proc/{sandbox.pid}/oom_score_adj").read_text())
     step = int(sandbox.run("cat", "/proc/self/oom_score_adj").stdout)
     process = sandbox.start("sh", "-c", "until grep -qx 1000 /proc/self/oom_score_adj; do sleep 0.01; done; echo 1000")
-    assert wait_until(lambda: process.output("stdout"), 20)
+    assert until(lambda: process.output("stdout"), 20)
 
     assert step == int(process.output("stdout")) == 1000
     assert agent < 1000

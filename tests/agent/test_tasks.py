@@ -13,7 +13,8 @@ from pytest_arl.agent_client.channel_errors import AgentError
 from pytest_arl.agent_client.messages import task_message
 from pytest_arl.agent_client.stream import Stream
 from pytest_arl.errors import UsageError
-from tests.agent.harness import Sandbox, collect, command, task, wait_until
+from tests.agent.harness import Sandbox, collect, command, task
+from tests.waiting import until
 
 
 def send(stream: Stream, name: str, *steps: dict[str, Any], live: bool = False, limit: int = 1 << 20) -> None:
@@ -86,7 +87,7 @@ def test_joining_a_run_that_printed_much_holds_no_memory(sandbox: Sandbox) -> No
     steps = [command("sh", "-c", "head -c 150000000 /dev/zero; touch ready; sleep 0.7")]
     with sandbox.stream() as lost, sandbox.stream() as stream:
         send(lost, "once", *steps)
-        assert wait_until(lambda: "sleep" in sandbox.processes(), 10)
+        assert until(lambda: "sleep" in sandbox.processes(), 10)
         before = sandbox.memory()
         send(stream, "once", *steps, live=True)
         peak = before

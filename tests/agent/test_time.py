@@ -11,7 +11,8 @@ from pytest_arl.agent import frames
 from pytest_arl.agent_client.messages import task_message
 from pytest_arl.agent_client.task_run import GRACE_SECONDS
 from pytest_arl.errors import SandboxLost
-from tests.agent.harness import Sandbox, command, task, wait_until
+from tests.agent.harness import Sandbox, command, task
+from tests.waiting import until
 
 FORKER = "import os, time\nfor _ in range({depth}):\n  if os.fork() == 0: os.setsid()\ntime.sleep(100)"
 
@@ -161,7 +162,7 @@ def test_an_exception_of_the_watching_caller_cancels_the_step_and_is_raised(
         sandbox.sh("echo begun; sleep 100", on_output=fail)
 
     assert sandbox.handle.partial[0].outcome == "Cancelled"
-    assert wait_until(lambda: sandbox.processes() == [])
+    assert until(lambda: sandbox.processes() == [])
     assert sandbox.run("true").ok
 
 

@@ -16,7 +16,8 @@ from pytest_arl.agent.departure import Departure
 from pytest_arl.agent_client.channel_errors import AgentError
 from pytest_arl.agent_client.stream import Stream
 from pytest_arl.errors import UsageError
-from tests.agent.harness import Sandbox, sandbox_of, wait_until
+from tests.agent.harness import Sandbox, sandbox_of
+from tests.waiting import until
 
 MIB = 1 << 20
 
@@ -161,7 +162,7 @@ def test_an_upload_that_its_caller_gives_up_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         sandbox.handle.upload(tmp_path / "big", "big")
 
-    assert wait_until(lambda: sandbox.run("ls", "-A").stdout == "")
+    assert until(lambda: sandbox.run("ls", "-A").stdout == "")
 
 
 def test_a_file_that_shrinks_while_it_is_uploaded_is_an_error_and_leaves_nothing(
@@ -427,7 +428,7 @@ def test_a_missing_folder_is_named_and_nothing_is_made(sandbox: Sandbox, tmp_pat
 def test_a_folder_that_a_program_works_in_can_be_downloaded(sandbox: Sandbox, tmp_path: Path) -> None:
     churn = "mkdir d; while :; do for i in 1 2 3 4 5 6 7 8; do echo x > d/$i; done; rm -f d/*; done"
     sandbox.start("sh", "-c", churn)
-    assert wait_until(lambda: sandbox.sh("[ -d d ]").ok)
+    assert until(lambda: sandbox.sh("[ -d d ]").ok)
     done = 0
     for turn in range(20):
         try:

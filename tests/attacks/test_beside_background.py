@@ -8,7 +8,7 @@ import pytest
 
 from pytest_arl import Process, SandboxSession
 from tests.attacks.conftest import BEATING, beats, python
-from tests.contract.probes import until
+from tests.waiting import until
 
 HIDING = {
     "a first thread that ended": """
@@ -53,6 +53,19 @@ def hide(how: str) -> str:
     return f"import ctypes, os, signal, threading, time\n{BEATING}\n{body}\ntime.sleep(0.15)\n"
 
 
+def signal_the_supervisor(name: str, then_sleep: float) -> str:
+    """A program that leaves a child that beats, and signals what supervises it."""
+    return f"""
+import os, signal, time
+{BEATING}
+if os.fork() == 0:
+    os.setsid()
+    beat()
+os.kill(os.getppid(), signal.{name})
+time.sleep({then_sleep})
+"""
+
+
 @pytest.fixture
 def server(sandbox: SandboxSession) -> Process:
     return sandbox.start("sleep", "1000")
@@ -72,15 +85,7 @@ def test_nothing_of_a_step_lives_on(sandbox: SandboxSession, server: Process, ho
 def test_a_step_that_kills_what_supervises_it_does_not_succeed_and_leaves_nothing(
     sandbox: SandboxSession, server: Process
 ) -> None:
-    code = f"""
-import os, signal, time
-{BEATING}
-if os.fork() == 0:
-    os.setsid()
-    beat()
-os.kill(os.getppid(), signal.SIGKILL)
-time.sleep(0.2)
-"""
+    code = signal_the_supervisor("SIGKILL", 0.2)
     assert python(sandbox, code).outcome == "Killed"
     assert not beats(sandbox)
     result = server.wait(5)
@@ -92,15 +97,7 @@ time.sleep(0.2)
 def test_a_program_that_stops_what_supervises_it_ends_and_what_runs_beside_it_lives(
     sandbox: SandboxSession, server: Process, timeout: float | None
 ) -> None:
-    code = f"""
-import os, signal, time
-{BEATING}
-if os.fork() == 0:
-    os.setsid()
-    beat()
-os.kill(os.getppid(), signal.SIGSTOP)
-time.sleep(1000)
-"""
+    code = signal_the_supervisor("SIGSTOP", 1000)
     if timeout is not None:
         assert sandbox.run("python3", "-I", "-c", code, timeout=timeout).outcome == "TimedOut"
     else:

@@ -20,6 +20,7 @@ from pytest_arl.backends.local import LocalBackend
 from pytest_arl.config_files import TRUST
 from pytest_arl.errors import BackendUnavailable, UsageError
 from pytest_arl.settings import Settings
+from tests.folders import open_to_all
 from tests.local.conftest import acquire, run, sh
 
 MakeRun = Callable[[dict[str, str]], LocalBackend]
@@ -38,13 +39,6 @@ def project(tmp_path: Path) -> Path:
     open_to_all(tmp_path / "shared")
     open_to_all(tmp_path / "outside")
     return tmp_path
-
-
-def open_to_all(folder: Path) -> None:
-    """As root a sandbox is somebody else: it must be the mounts that keep it out, not the modes."""
-    for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(path.stat().st_mode | (0o777 if path.is_dir() else 0o666))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -139,13 +138,3 @@ def in_thread(work: Callable[[], object]) -> Callable[..., Any]:
         return value
 
     return result
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 5) -> bool:
-    """Whether it becomes true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.002)
-    return True

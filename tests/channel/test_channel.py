@@ -20,7 +20,8 @@ from pytest_arl.agent_client.agent_config import AgentConfig
 from pytest_arl.agent_client.channel import Channel
 from pytest_arl.agent_client.channel_errors import AgentError, ChannelLost, ChannelTimeout
 from pytest_arl.agent_client.stream import Stream
-from tests.channel.fake import FakeAgent, Server, agent_and_channel, echo, in_thread, wait_until
+from tests.channel.fake import FakeAgent, Server, agent_and_channel, echo, in_thread
+from tests.waiting import until
 
 
 def ask(channel: Channel, value: object, seconds: float = 5) -> Any:
@@ -149,7 +150,7 @@ def test_when_the_thread_that_reads_leaves_another_reads_on() -> None:
                 stream.receive(soon(0.3))
 
         leader = in_thread(read)
-        assert wait_until(lambda: channel._reader is not None)
+        assert until(lambda: channel._reader is not None)
 
         def follow() -> Any:
             follower_waits.set()
@@ -168,7 +169,7 @@ def test_when_the_thread_that_reads_leaves_another_reads_on() -> None:
 def test_the_thread_that_reads_hands_over_what_is_not_for_it() -> None:
     with agent_and_channel() as (agent, channel), channel.open() as mine, channel.open() as other:
         leader = in_thread(lambda: mine.reply(soon()))
-        assert wait_until(lambda: channel._reader is not None)
+        assert until(lambda: channel._reader is not None)
         follower = in_thread(lambda: other.reply(soon()))
         agent.send(frames.REPLY, other.number, "other's")
         assert follower() == "other's"
@@ -180,7 +181,7 @@ def test_the_thread_that_reads_hands_over_what_is_not_for_it() -> None:
 def test_a_follower_keeps_its_own_deadline() -> None:
     with agent_and_channel() as (agent, channel), channel.open() as mine, channel.open() as other:
         leader = in_thread(lambda: mine.reply(soon()))
-        assert wait_until(lambda: channel._reader is not None)
+        assert until(lambda: channel._reader is not None)
         began = time.monotonic()
         with pytest.raises(ChannelTimeout):
             other.receive(soon(0.2))
@@ -193,7 +194,7 @@ def test_every_waiting_thread_learns_of_the_end() -> None:
     with agent_and_channel(lost=lambda: "it exited with code 3") as (agent, channel):
         streams = [Stream(channel, number) for number in range(1, 5)]
         results = [in_thread(partial(stream.receive, None)) for stream in streams]
-        assert wait_until(lambda: channel._reader is not None)
+        assert until(lambda: channel._reader is not None)
         agent.hang_up()
         for result in results:
             with pytest.raises(ChannelLost, match="it exited with code 3"):
@@ -480,7 +481,7 @@ def test_closing_wakes_who_waits_and_says_why() -> None:
     with agent_and_channel(lost=lost) as (_, channel):
         with channel.open() as stream:
             waiting = in_thread(lambda: stream.receive(None))
-            assert wait_until(lambda: channel._reader is not None)
+            assert until(lambda: channel._reader is not None)
             channel.close()
             with pytest.raises(ChannelLost, match="is closed"):
                 waiting()
@@ -556,7 +557,7 @@ def test_an_interrupted_wait_hands_reading_over(alarm: Any) -> None:
     with agent_and_channel() as (agent, channel), channel.open() as mine, channel.open() as other:
 
         def follow() -> Any:
-            wait_until(lambda: channel._reader is not None)
+            until(lambda: channel._reader is not None)
             return other.reply(soon())
 
         follower = in_thread(follow)
@@ -571,7 +572,7 @@ def test_an_interrupted_wait_hands_reading_over(alarm: Any) -> None:
 def test_an_interrupted_wait_of_a_follower_breaks_nothing(alarm: Any) -> None:
     with agent_and_channel() as (agent, channel), channel.open() as mine, channel.open() as other:
         leader = in_thread(lambda: other.reply(soon()))
-        assert wait_until(lambda: channel._reader is not None)
+        assert until(lambda: channel._reader is not None)
         alarm(0.1)
         with pytest.raises(_Alarm):
             mine.receive(None)

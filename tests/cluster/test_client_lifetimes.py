@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -17,6 +16,7 @@ from pytest_arl import SandboxSession
 from pytest_arl.hooks import close_backends
 from tests.cluster.clients import run_client
 from tests.cluster.installation import Installation, pool
+from tests.waiting import until
 
 LEASE_SECONDS = 60
 
@@ -35,15 +35,6 @@ def pods_of(found: Installation, sandboxes: list[str]) -> list[str]:
         owners = [owner["name"] for owner in item["metadata"].get("ownerReferences") or ()]
         owned += [item["metadata"]["name"]] * bool(set(owners) & set(sandboxes))
     return owned
-
-
-def until(condition: Callable[[], object], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.5)
-    return bool(condition())
 
 
 HOLD = """
@@ -75,7 +66,7 @@ def test_after_kill_9_of_pytest_with_20_sandboxes_nothing_is_left_once_its_lease
         env={**os.environ, "PYTEST_XDIST_TESTRUNUID": run, "PYTEST_XDIST_WORKER": "main"},
     )
     try:
-        assert until(lambda: (tmp_path / "ready").exists() or process.poll() is not None, 180)
+        assert until(lambda: (tmp_path / "ready").exists() or process.poll() is not None, 180, every=0.5)
         assert process.poll() is None
         before = of_run(installation, run)
         pods = pods_of(installation, before["sandboxes"])
@@ -87,8 +78,8 @@ def test_after_kill_9_of_pytest_with_20_sandboxes_nothing_is_left_once_its_lease
     time.sleep(20)
     assert len(of_run(installation, run)["sandboxes"]) == many, "control: while it lasts, they stay"
 
-    assert until(lambda: not of_run(installation, run), LEASE_SECONDS + 40), of_run(installation, run)
-    assert until(lambda: not pods_of(installation, before["sandboxes"]), 30)
+    assert until(lambda: not of_run(installation, run), LEASE_SECONDS + 40, every=0.5), of_run(installation, run)
+    assert until(lambda: not pods_of(installation, before["sandboxes"]), 30, every=0.5)
     assert time.monotonic() - killed < LEASE_SECONDS + 60
     installation.kubectl("delete", "warmpool", "crowd")
 
@@ -116,7 +107,7 @@ def test_a_client_that_ends_otherwise_leaves_nothing_at_once(
     """
     done = run_client(dedent(code), PYTEST_XDIST_TESTRUNUID=run)
     assert done.stdout == "made\n", done.stderr
-    assert until(lambda: not of_run(installation, run), 10), of_run(installation, run)
+    assert until(lambda: not of_run(installation, run), 10, every=0.5), of_run(installation, run)
 
 
 def test_a_session_that_is_closed_takes_its_sandbox_along_while_its_process_goes_on(
@@ -129,7 +120,7 @@ def test_a_session_that_is_closed_takes_its_sandbox_along_while_its_process_goes
         session.run("true").check()
         assert there(session.name), "control"
         lease = installation.get("sandbox", session.name)["metadata"]["ownerReferences"][0]["name"]
-    assert until(lambda: not there(session.name), 10)
+    assert until(lambda: not there(session.name), 10, every=0.5)
     assert installation.get("lease", lease), "control: this process has not ended, nor has its lease"
 
 
@@ -148,7 +139,9 @@ def test_what_is_kept_outlives_its_process_and_nothing_else_does(installation: I
     name = done.stdout.strip()
     assert name, done.stderr
     try:
-        assert until(lambda: of_run(installation, run).get("sandboxes") == [name], 10), of_run(installation, run)
+        assert until(lambda: of_run(installation, run).get("sandboxes") == [name], 10, every=0.5), of_run(
+            installation, run
+        )
         assert "leases" not in of_run(installation, run)
         time.sleep(2)
         found = installation.get("sandbox", name)
@@ -196,8 +189,8 @@ def test_closing_leaves_no_thread_and_no_descriptor_behind(installation: Install
     threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         live()
-    assert until(lambda: threading.active_count() <= threads, 5), threading.enumerate()
-    assert until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors + 2, 5)
+    assert until(lambda: threading.active_count() <= threads, 5, every=0.5), threading.enumerate()
+    assert until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors + 2, 5, every=0.5)
 
 
 def test_every_object_names_its_run_worker_test_and_version(installation: Installation, python_pool: str) -> None:

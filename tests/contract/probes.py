@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING
+
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pytest_arl import Process, SandboxSession, StepResult
@@ -23,6 +24,7 @@ __all__ = [
     "NOISE",
     "agent_of",
     "agents",
+    "high_water",
     "living",
     "marked",
     "new_marker",
@@ -30,7 +32,6 @@ __all__ = [
     "parents",
     "python",
     "start_python",
-    "until",
 ]
 
 NOISE = 1.5
@@ -38,6 +39,7 @@ NOISE = 1.5
 
 _LIVING = """
 import os
+from tests.waiting import until
 for name in os.listdir("/proc"):
     if name.isdigit() and int(name) not in (1, os.getpid()):
         try:
@@ -140,11 +142,8 @@ def agents() -> set[int]:
     return found
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
-    """Wait for something to become true; whether it did."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return bool(condition())
+def high_water(status: str) -> int:
+    """The most memory that a process held, by its /proc/PID/status."""
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024

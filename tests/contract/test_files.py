@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_arl import InfrastructureError, UsageError
-from tests.contract.probes import start_python, until
+from tests.contract.probes import high_water, start_python
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession
@@ -252,23 +253,17 @@ def test_100_mb_go_in_and_come_out_in_bounded_memory(sandbox: SandboxSession, tm
             file.write(number.to_bytes(4) + piece[4:])
     here.chmod(0o750)
     Path("/proc/self/clear_refs").write_text("5")
-    before = _high_water(Path("/proc/self/status").read_text())
+    before = high_water(Path("/proc/self/status").read_text())
 
     sandbox.upload(here, "file")
     sandbox.download("file", back)
 
-    grown = _high_water(Path("/proc/self/status").read_text()) - before
+    grown = high_water(Path("/proc/self/status").read_text()) - before
     with here.open("rb") as one, back.open("rb") as other:
         assert hashlib.file_digest(one, "sha256").digest() == hashlib.file_digest(other, "sha256").digest()
     assert stat.S_IMODE(back.stat().st_mode) == 0o750
     assert grown < 64 * MIB
-    assert _high_water(sandbox.run("cat", "/proc/1/status").stdout) < 64 * MIB
-
-
-def _high_water(status: str) -> int:
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
+    assert high_water(sandbox.run("cat", "/proc/1/status").stdout) < 64 * MIB
 
 
 def test_what_is_not_there_is_an_oserror_that_says_so(sandbox: SandboxSession, tmp_path: Path) -> None:

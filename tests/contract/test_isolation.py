@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.contract.backends import not_on_a_cluster
-from tests.contract.probes import living, marked, new_marker, on_host, python, start_python, until
+from tests.contract.probes import living, marked, new_marker, on_host, python, start_python
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession

@@ -14,7 +14,8 @@ import pytest
 
 from pytest_arl import SandboxLost
 from tests.contract.backends import not_on_a_cluster
-from tests.contract.probes import agent_of, living, marked, new_marker, on_host, python, start_python, until
+from tests.contract.probes import agent_of, living, marked, new_marker, on_host, python, start_python
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession

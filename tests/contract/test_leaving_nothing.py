@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_arl import SandboxLost
-from tests.contract.probes import agents, marked, new_marker, start_python, until
+from tests.contract.probes import agents, marked, new_marker, start_python
 from tests.contract.trees import TREES
 from tests.leftovers import Traces, left_of, look_at
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession

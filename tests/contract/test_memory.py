@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.memory_table import KINDS, program
 from tests.contract.backends import not_on_a_cluster
-from tests.contract.probes import living, python, until
+from tests.contract.probes import living, python
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

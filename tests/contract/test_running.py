@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.probes import living, marked, new_marker, on_host, python, start_python
+from tests.contract.probes import high_water, living, marked, new_marker, on_host, python, start_python
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession
@@ -374,17 +373,11 @@ def _highest_resident(*, reset: bool = False) -> int:
     """Bytes of memory that this process has held at the most since the last reset."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
-    return _high_water(Path("/proc/self/status").read_text())
+    return high_water(Path("/proc/self/status").read_text())
 
 
 def _highest_of_the_agent(sandbox: SandboxSession) -> int:
-    return _high_water(sandbox.run("cat", "/proc/1/status").check().stdout)
-
-
-def _high_water(status: str) -> int:
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
+    return high_water(sandbox.run("cat", "/proc/1/status").check().stdout)
 
 
 def _end(pids: set[int]) -> None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.probes import NOISE, living, marked, new_marker, start_python, until
+from tests.contract.probes import NOISE, living, marked, new_marker, start_python
 from tests.contract.trees import TREES
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pytest_arl import SandboxSession, StepResult

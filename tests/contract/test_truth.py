@@ -25,7 +25,8 @@ from pytest_arl.backends.base import AcquireRequest, TaskRequest
 from pytest_arl.hooks import get_backend
 from pytest_arl.settings import current, override
 from pytest_arl.steps import parse_steps
-from tests.contract.probes import NOISE, agent_of, agents, marked, new_marker, until
+from tests.contract.probes import NOISE, agent_of, agents, marked, new_marker
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.contract.backends import ContractBackend

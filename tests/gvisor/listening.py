@@ -14,11 +14,12 @@ from pytest_arl.backends.local import interpreter
 from pytest_arl.backends.local.identity import new_name
 from pytest_arl.cluster import pod
 from pytest_arl.pools import LocalPool
-from tests.agent.harness import BASE_ENV, wait_until
+from tests.agent.harness import BASE_ENV
 from tests.agent.remote_harness import MODULUS, POD, Agent, _listens, free_port
 from tests.gvisor.backend import USER
 from tests.gvisor.layout import Program, write_bundle
 from tests.gvisor.runsc import START_SECONDS, Container, Runsc
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,7 @@ def agent_of(runsc: Runsc, *, memory: int | None = None, user: int = USER) -> It
         write_bundle(folder, LocalPool("listening", Path("/"), network="host"), name, program, memory)
         container = Container(runsc, name, folder, (), network="host", cgroups=memory is not None)
         keep.callback(container.close)
-        wait_until(lambda: container.process.poll() is not None or _listens(port), START_SECONDS)
+        until(lambda: container.process.poll() is not None or _listens(port), START_SECONDS)
         assert container.process.poll() is None, container.said()
         assert _listens(port), f"nothing listens after {START_SECONDS:.0f} s: {container.said()}"
         yield Agent(port, container.process, keep)

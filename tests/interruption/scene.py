@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.leftovers import Traces, below, left_of, look_at, still_alive, until
+from tests.leftovers import Traces, below, left_of, look_at, still_alive
+from tests.waiting import until
 
 __all__ = ["SANDBOXES", "Scene", "started"]
 

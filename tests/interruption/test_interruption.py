@@ -18,7 +18,8 @@ import pytest
 
 from pytest_arl import SandboxSession
 from tests.interruption.scene import SANDBOXES, Scene, started
-from tests.leftovers import below, until
+from tests.leftovers import below
+from tests.waiting import until
 
 
 def _look(scene: Scene, workers: int = 1, marked: int = 16) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ from pytest_arl.session import open_sandbox
 from pytest_arl.session.open_sandbox import OpenSandbox
 from pytest_arl.settings import Settings
 from tests.local.conftest import MakeBackend, acquire, run, sh
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -34,13 +35,6 @@ def two_at_most(make_backend: MakeBackend) -> Iterator[MakeBackend]:
     """Backends under --arl-max-sandboxes=2."""
     with settings_module.override({"max_sandboxes": 2}, "this test"):
         yield make_backend
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_the_hook_gives_this_backend(folder: Path) -> None:
@@ -320,24 +314,24 @@ WARM = "[pools.w]\nwarm = 2\n[pools.cold]\n"
 def test_a_warm_pool_hands_out_what_is_ready_and_fills_up_again(make_backend: MakeBackend) -> None:
     backend = make_backend(WARM)
     assert not acquire(backend, "w").warm  # type: ignore[attr-defined]  # optional in the protocol
-    wait_for(lambda: backend._warm.count() == 2)
+    assert until(lambda: backend._warm.count() == 2)
     ready = {id(one) for shelf in backend._warm._ready.values() for one in shelf}
     sandbox = acquire(backend, "w")
     assert id(backend._open[sandbox.name]) in ready
     assert sandbox.warm  # type: ignore[attr-defined]  # as above
     assert not acquire(backend, "cold").warm  # type: ignore[attr-defined]  # as above
     assert sh(sandbox, "echo works") == "works\n"
-    wait_for(lambda: backend._warm.count() == 2)
+    assert until(lambda: backend._warm.count() == 2)
 
 
 def test_a_warm_sandbox_that_died_is_not_handed_out(make_backend: MakeBackend) -> None:
     backend = make_backend(WARM)
     acquire(backend, "w")
-    wait_for(lambda: backend._warm.count() == 2)
+    assert until(lambda: backend._warm.count() == 2)
     ready = list(backend._warm._ready["w"])
     for one in ready:
         one.sandbox_process.kill()
-    wait_for(lambda: not any(one.sandbox_process.alive() for one in ready))
+    assert until(lambda: not any(one.sandbox_process.alive() for one in ready))
     assert sh(acquire(backend, "w"), "echo works") == "works\n"
 
 
@@ -345,14 +339,14 @@ def test_an_agent_that_waits_for_a_processor_is_told_from_one_that_does_nothing(
     backend = make_backend("")
     sandbox = acquire(backend, "default")
     enclosure = backend._open[sandbox.name].sandbox_process
-    wait_for(lambda: not enclosure.starved())
+    assert until(lambda: not enclosure.starved())
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     agents = enclosure._pid
     try:
         enclosure._pid = busy.pid  # in the place of an agent that is starved: no test can starve one
-        wait_for(enclosure.starved)
+        assert until(enclosure.starved)
         busy.send_signal(signal.SIGSTOP)
-        wait_for(lambda: not enclosure.starved())
+        assert until(lambda: not enclosure.starved())
     finally:
         enclosure._pid = agents
         busy.kill()
@@ -362,7 +356,7 @@ def test_an_agent_that_waits_for_a_processor_is_told_from_one_that_does_nothing(
 def test_warm_sandboxes_count_and_give_way(two_at_most: MakeBackend) -> None:
     backend = two_at_most(WARM)
     acquire(backend, "w")
-    wait_for(lambda: backend._warm.count() == 1)
+    assert until(lambda: backend._warm.count() == 1)
     time.sleep(0.1)
     assert backend._warm.count() == 1  # one open, one ready: two
     cold = acquire(backend, "cold", timeout=5)
@@ -374,7 +368,7 @@ def test_a_reset_leaves_what_is_warm_its_place(make_backend: MakeBackend) -> Non
     backend = make_backend(WARM)
     with settings_module.override({"max_sandboxes": 3}, "this test"):
         cold, warm = acquire(backend, "cold"), acquire(backend, "w")
-        wait_for(lambda: backend._warm.count() == 1)  # two open, one ready: three
+        assert until(lambda: backend._warm.count() == 1)  # two open, one ready: three
         (ready,) = backend._warm.ready()
         checkpoint = cold.checkpoint()
         sh(cold, "touch x")
@@ -391,7 +385,7 @@ def test_nothing_is_kept_warm_before_it_is_used_nor_after_the_end(make_backend: 
     time.sleep(0.1)
     assert backend._warm.count() == 0
     acquire(backend, "w")
-    wait_for(lambda: backend._warm.count() == 2)
+    assert until(lambda: backend._warm.count() == 2)
     pids = [one.sandbox_process._process.pid for one in backend._warm._ready["w"]]
     backend.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
@@ -404,7 +398,7 @@ def test_filling_waits_while_somebody_waits_for_a_sandbox(make_backend: MakeBack
         acquire(backend, "w")
         time.sleep(0.1)
         assert backend._warm.count() == 0
-    wait_for(lambda: backend._warm.count() == 2)
+    assert until(lambda: backend._warm.count() == 2)
 
 
 def test_a_pool_that_cannot_be_kept_warm_says_so_and_is_tried_at_the_next_use(
@@ -412,16 +406,16 @@ def test_a_pool_that_cannot_be_kept_warm_says_so_and_is_tried_at_the_next_use(
 ) -> None:
     backend = make_backend(WARM)
     acquire(backend, "w")
-    wait_for(lambda: backend._warm.count() == 2)
+    assert until(lambda: backend._warm.count() == 2)
     plan = backend._plans["w"]
     with caplog.at_level(logging.WARNING, "pytest_arl"):
         backend._plans["w"] = replaced(plan, command=("/not/there",))
         with pytest.raises(BackendUnavailable):
             acquire(backend, "w")
-        wait_for(lambda: "not kept warm" in caplog.text)
+        assert until(lambda: "not kept warm" in caplog.text)
     backend._plans["w"] = plan
     acquire(backend, "w")
-    wait_for(lambda: backend._warm.count() == 2)
+    assert until(lambda: backend._warm.count() == 2)
 
 
 def test_warm_sandboxes_make_resets_quick(make_backend: MakeBackend) -> None:
@@ -429,7 +423,7 @@ def test_warm_sandboxes_make_resets_quick(make_backend: MakeBackend) -> None:
     sandbox = acquire(backend, "w")
     checkpoint = sandbox.checkpoint()
     run(sandbox, "true")
-    wait_for(lambda: backend._warm.count() == 2)
+    assert until(lambda: backend._warm.count() == 2)
     ready = {id(one) for one in backend._warm._ready["w"]}
     fresh = sandbox.restore(checkpoint)
     assert id(backend._open[fresh.name]) in ready

@@ -16,6 +16,7 @@ from pytest_arl.backends.local import LocalBackend, survey
 from pytest_arl.backends.local.probe import probe
 from pytest_arl.config_files import TRUST
 from pytest_arl.errors import UsageError
+from tests.folders import open_to_all
 from tests.local.conftest import MakeBackend, acquire, run, sh
 
 
@@ -30,12 +31,6 @@ def project(folder: Path) -> Path:
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text("")
     return folder
-
-
-def open_to_all(folder: Path) -> None:
-    for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink() and path.stat().st_uid == os.getuid():
-            path.chmod(path.stat().st_mode | (0o777 if path.is_dir() else 0o666))
 
 
 def refused(backend: LocalBackend, match: str) -> None:

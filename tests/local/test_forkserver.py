@@ -25,8 +25,8 @@ from pytest_arl.backends.local import spawner
 from pytest_arl.backends.local.cgroup_mounts import memberships, mounts
 from pytest_arl.backends.local.forkserver import Child, ForkServer, NoForkServer
 from pytest_arl.backends.local.probe import probe
-from tests.contract.probes import until
 from tests.local.conftest import AS_ROOT, EXPECTED_TIER
+from tests.waiting import until
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from pytest_arl.backends.local.probe import probe
-from tests.leftovers import until
 from tests.local.conftest import needs_cgroups
+from tests.waiting import until
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 PRELUDE = """

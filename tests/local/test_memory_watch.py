@@ -23,8 +23,8 @@ from pytest_arl.backends.local.watched_cgroup import MI, Version1
 from pytest_arl.backends.local.watched_sandbox import WatchedSandbox, end_unwatched
 from pytest_arl.errors import SandboxLost
 from pytest_arl.results import StepResult
-from tests.leftovers import until
 from tests.local.conftest import MakeBackend, acquire, needs_cgroups, python, run, sh
+from tests.waiting import until
 
 POOL = '[pools.p]\nmemory = "64Mi"\nworkspace = "64Mi"\ntmp = "32Mi"\n'
 MEMORY = 64 * MI

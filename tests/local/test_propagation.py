@@ -13,7 +13,8 @@ import pytest
 
 from pytest_arl.agent_client.channel_errors import ChannelLost
 from pytest_arl.backends.local.propagation import Propagation
-from tests.leftovers import below, look_at, still_alive, until
+from tests.leftovers import below, look_at, still_alive
+from tests.waiting import until
 
 _PROGRAM = """
 import sys, time

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pytest_arl.backends.local.warm import WarmPools
+from tests.waiting import until
 
 
 @dataclasses.dataclass(eq=False)
@@ -61,13 +62,6 @@ def kitchen() -> Iterator[Kitchen]:
     made.shelf.close()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
 def take(kitchen: Kitchen, plan: Any, seconds: float = 10) -> One | None:
     return kitchen.shelf.take(plan, time.monotonic() + seconds)
 
@@ -79,7 +73,7 @@ def test_the_first_who_comes_makes_his_own(kitchen: Kitchen) -> None:
 def test_who_comes_while_one_is_made_waits_for_it(kitchen: Kitchen) -> None:
     plan = plan_of(1)
     take(kitchen, plan)
-    wait_for(lambda: kitchen.begun == 1)
+    assert until(lambda: kitchen.begun == 1)
     threading.Timer(0.1, kitchen.allowed.release).start()
     assert isinstance(take(kitchen, plan), One)
 
@@ -87,10 +81,10 @@ def test_who_comes_while_one_is_made_waits_for_it(kitchen: Kitchen) -> None:
 def test_who_finds_all_that_are_made_waited_for_makes_his_own(kitchen: Kitchen) -> None:
     plan = plan_of(1)
     take(kitchen, plan)
-    wait_for(lambda: kitchen.begun == 1)
+    assert until(lambda: kitchen.begun == 1)
     waiter = threading.Thread(target=take, args=(kitchen, plan))
     waiter.start()
-    wait_for(lambda: kitchen.shelf._waiting.total() == 1)
+    assert until(lambda: kitchen.shelf._waiting.total() == 1)
     assert take(kitchen, plan) is None
     kitchen.allowed.release()
     waiter.join(10)
@@ -100,7 +94,7 @@ def test_who_finds_all_that_are_made_waited_for_makes_his_own(kitchen: Kitchen) 
 def test_who_waits_for_one_that_fails_makes_his_own(kitchen: Kitchen, caplog: pytest.LogCaptureFixture) -> None:
     plan = plan_of(1)
     take(kitchen, plan)
-    wait_for(lambda: kitchen.begun == 1)
+    assert until(lambda: kitchen.begun == 1)
     kitchen.fails = OSError("no room")
     threading.Timer(0.1, kitchen.allowed.release).start()
     assert take(kitchen, plan) is None
@@ -110,7 +104,7 @@ def test_who_waits_for_one_that_fails_makes_his_own(kitchen: Kitchen, caplog: py
 def test_waiting_ends_at_the_deadline(kitchen: Kitchen) -> None:
     plan = plan_of(1)
     take(kitchen, plan)
-    wait_for(lambda: kitchen.begun == 1)
+    assert until(lambda: kitchen.begun == 1)
     assert take(kitchen, plan, seconds=0.05) is None
     assert kitchen.shelf._waiting.total() == 0
 
@@ -118,7 +112,7 @@ def test_waiting_ends_at_the_deadline(kitchen: Kitchen) -> None:
 def test_those_that_are_made_count_as_room(kitchen: Kitchen) -> None:
     kitchen.most = 1
     take(kitchen, plan_of(3))
-    wait_for(lambda: kitchen.begun == 1)
+    assert until(lambda: kitchen.begun == 1)
     time.sleep(0.05)
     assert kitchen.begun == 1
 
@@ -126,7 +120,7 @@ def test_those_that_are_made_count_as_room(kitchen: Kitchen) -> None:
 def shelved(kitchen: Kitchen, plan: Any) -> One:
     take(kitchen, plan)
     kitchen.allowed.release()
-    wait_for(lambda: kitchen.shelf.count() == 1)
+    assert until(lambda: kitchen.shelf.count() == 1)
     (one,) = kitchen.shelf.ready()
     return one
 
@@ -146,14 +140,14 @@ def test_one_of_the_same_plan_is_handed_out(kitchen: Kitchen) -> None:
 
 def test_one_that_was_begun_by_a_plan_that_changed_is_not_handed_out(kitchen: Kitchen) -> None:
     take(kitchen, plan_of(1))
-    wait_for(lambda: kitchen.begun == 1)
+    assert until(lambda: kitchen.begun == 1)
     changed = plan_of(1)
     take(kitchen, changed, seconds=0.05)
     kitchen.allowed.release()
-    wait_for(lambda: kitchen.begun == 2)  # for the plan that is in force
+    assert until(lambda: kitchen.begun == 2)  # for the plan that is in force
     assert kitchen.shelf.count() == 0
     kitchen.allowed.release()
-    wait_for(lambda: kitchen.shelf.count() == 1)
+    assert until(lambda: kitchen.shelf.count() == 1)
 
 
 def test_one_that_has_died_is_closed_and_not_handed_out(kitchen: Kitchen) -> None:
@@ -167,7 +161,7 @@ def test_one_that_has_died_is_closed_and_not_handed_out(kitchen: Kitchen) -> Non
 def test_closing_ends_what_is_made_meanwhile(kitchen: Kitchen) -> None:
     plan = plan_of(1)
     take(kitchen, plan)
-    wait_for(lambda: kitchen.begun == 1)
+    assert until(lambda: kitchen.begun == 1)
     threading.Timer(0.05, kitchen.allowed.release).start()
     kitchen.shelf.close()
     assert take(kitchen, plan) is None

@@ -8,11 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -34,17 +35,11 @@ def alive(mark: str) -> list[str]:
 
 
 def is_there(mark: str) -> None:
-    deadline = time.monotonic() + 5
-    while not alive(mark) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert alive(mark)
+    assert until(lambda: alive(mark), 5, every=0.05)
 
 
 def nothing_stays(mark: str) -> None:
-    deadline = time.monotonic() + 5
-    while alive(mark) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not alive(mark)
+    assert until(lambda: not alive(mark), 5, every=0.05)
 
 
 def test_a_worker_that_crashes_is_the_controllers_to_tell(project: Project, mark: str) -> None:

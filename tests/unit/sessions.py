@@ -1,7 +1,5 @@
 """What the tests of sessions share."""
 
-import time
-from collections.abc import Callable
 from typing import Any, Self
 
 from pytest_arl import (
@@ -17,13 +15,6 @@ HELLO: dict[str, Any] = {"name": "hello", "type": "Command", "command": ["echo",
 def shell(script: str, name: str | None = None, **more: Any) -> dict[str, Any]:
     step = {"type": "Command", "command": ["sh", "-c", script], **more}
     return step if name is None else {"name": name, **step}
-
-
-def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.002)
 
 
 class Listener(list[tuple[Any, ...]]):

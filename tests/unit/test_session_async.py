@@ -16,6 +16,7 @@ import trio
 
 from pytest_arl import SandboxClosed, SandboxSession, UsageError
 from tests.toy_backend import ToyBackend, ToySandbox
+from tests.waiting import until
 
 Main = Callable[[], Awaitable[Any]]
 HELLO: dict[str, Any] = {"name": "hello", "type": "Command", "command": ["echo", "hi"]}
@@ -188,9 +189,7 @@ def test_cancelling_a_creation_leaves_no_sandbox(
 
     run(main)
     go_on.set()
-    deadline = time.monotonic() + 5
-    while session._lifecycle._opening and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert until(lambda: not session._lifecycle._opening)
     assert toy.open == []
     assert not session.is_open
 

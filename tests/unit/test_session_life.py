@@ -20,7 +20,8 @@ from pytest_arl import (
 from pytest_arl.backends.base import AcquireRequest
 from pytest_arl.settings import override
 from tests.toy_backend import ToyBackend, ToySandbox
-from tests.unit.sessions import HELLO, until
+from tests.unit.sessions import HELLO
+from tests.waiting import until
 
 USES: list[Callable[[SandboxSession], object]] = [
     lambda s: s.execute([HELLO]),
@@ -172,7 +173,7 @@ def test_a_session_that_is_forgotten_leaves_nothing(toy: ToyBackend) -> None:
     (checkpoint,) = sandbox.checkpoints
     del session
     gc.collect()
-    until(lambda: sandbox.closed and not checkpoint.folder.exists())
+    assert until(lambda: sandbox.closed and not checkpoint.folder.exists())
     assert toy.open == []
 
 
@@ -187,7 +188,7 @@ def test_a_session_that_is_forgotten_is_not_kept_alive_by_its_own_parts(toy: Toy
     try:
         del session
         assert gone() is None
-        until(lambda: not toy.open)
+        assert until(lambda: not toy.open)
     finally:
         gc.enable()
     assert (sandbox.closed, result.ok, process.name) == (True, True, "sleep")

@@ -17,7 +17,8 @@ from pytest_arl import (
 )
 from pytest_arl.settings import override
 from tests.toy_backend import ToyBackend, ToySandbox
-from tests.unit.sessions import HELLO, listening, shell, until
+from tests.unit.sessions import HELLO, listening, shell
+from tests.waiting import until
 
 # --- the ARL wrapper's samples ---
 
@@ -234,7 +235,7 @@ def test_start_gives_a_process_to_talk_to(session: SandboxSession) -> None:
     assert (process.name, process.command, process.poll()) == ("cat", ("cat",), None)
     process.write("hey\n")
     process.write(b"you\n")
-    until(lambda: process.stdout == "hey\nyou\n")
+    assert until(lambda: process.stdout == "hey\nyou\n")
     assert session.run("echo", "meanwhile").ok
     process.close_stdin()
     assert process.wait(5).check().stdout == "hey\nyou\n"

@@ -10,13 +10,7 @@ import pytest
 
 from pytest_arl import SandboxLost, SandboxSession, UsageError
 from tests.toy_backend import ToyBackend, ToySandbox
-
-
-def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.002)
+from tests.waiting import until
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:
@@ -27,10 +21,10 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
 
 def test_callers_are_served_in_their_order(session: SandboxSession) -> None:
     threads = [in_thread(lambda: session.run("sleep", "0.2"))]
-    until(lambda: session._tasks._turns._inside)
+    assert until(lambda: session._tasks._turns._inside)
     for number in range(6):
         threads.append(in_thread(lambda number=number: session.run("sh", "-c", f"echo {number} >> log")))  # type: ignore[misc] # bound on purpose
-        until(lambda number=number: len(session._tasks._turns._waiting) == number + 1)  # type: ignore[misc] # likewise
+        assert until(lambda number=number: len(session._tasks._turns._waiting) == number + 1)  # type: ignore[misc] # likewise
     for thread in threads:
         thread.join(10)
     assert session.read_text("log").split() == list("012345")
@@ -60,7 +54,7 @@ def test_sandboxes_run_side_by_side(tmp_path: Path) -> None:
 
 def test_files_are_served_while_a_task_runs(session: SandboxSession) -> None:
     thread = in_thread(lambda: session.run("sh", "-c", "while [ ! -e go ]; do sleep 0.01; done"))
-    until(lambda: session._tasks._turns._inside)
+    assert until(lambda: session._tasks._turns._inside)
     session.write("go", "")
     assert session.read("go") == b""
     thread.join(5)
@@ -69,7 +63,7 @@ def test_files_are_served_while_a_task_runs(session: SandboxSession) -> None:
 
 def test_a_reset_waits_for_its_turn(session: SandboxSession) -> None:
     thread = in_thread(lambda: session.run("sleep", "0.2"))
-    until(lambda: session._tasks._turns._inside)
+    assert until(lambda: session._tasks._turns._inside)
     began = time.monotonic()
     session.reset()
     assert time.monotonic() - began > 0.1
@@ -78,13 +72,13 @@ def test_a_reset_waits_for_its_turn(session: SandboxSession) -> None:
 
 def test_an_interrupt_while_waiting_leaves_the_queue_consistent(session: SandboxSession) -> None:
     first = in_thread(lambda: session.run("sleep", "0.5"))
-    until(lambda: session._tasks._turns._inside)
+    assert until(lambda: session._tasks._turns._inside)
     later: list[object] = []
 
     def interrupt() -> None:
-        until(lambda: len(session._tasks._turns._waiting) == 1)
+        assert until(lambda: len(session._tasks._turns._waiting) == 1)
         later.append(in_thread(lambda: later.append(session.run("echo", "later"))))
-        until(lambda: len(session._tasks._turns._waiting) == 2)
+        assert until(lambda: len(session._tasks._turns._waiting) == 2)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     helper = in_thread(interrupt)
@@ -93,7 +87,7 @@ def test_an_interrupt_while_waiting_leaves_the_queue_consistent(session: Sandbox
     assert first.is_alive()
     first.join(5)
     helper.join(5)
-    until(lambda: len(later) == 2)
+    assert until(lambda: len(later) == 2)
     assert session.run("ls").stdout == ""
     assert (session._tasks._turns._inside, list(session._tasks._turns._waiting)) == (set(), [])
 
@@ -108,9 +102,9 @@ def test_deleting_ends_the_task_that_runs_and_the_ones_that_wait(session: Sandbo
             errors.append(error)
 
     threads = [in_thread(work)]
-    until(lambda: any(sandbox._running for sandbox in toy.open))
+    assert until(lambda: any(sandbox._running for sandbox in toy.open))
     threads.append(in_thread(work))
-    until(lambda: session._tasks._turns._waiting)
+    assert until(lambda: session._tasks._turns._waiting)
     session.delete_sandbox()
     for thread in threads:
         thread.join(5)

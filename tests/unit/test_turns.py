@@ -1,19 +1,12 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 from pytest_arl import UsageError
 from pytest_arl.session.fair_queue import Abandoned, Cancellation, FairQueue, Place
-
-
-def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
+from tests.waiting import until
 
 
 class Caller(threading.Thread):
@@ -45,7 +38,7 @@ def queue_up(turns: FairQueue, log: list[str], names: str) -> list[Caller]:
     callers = []
     for name in names:
         callers.append(Caller(turns, log, name))
-        until(lambda: len(turns._inside) + len(turns._waiting) == len(callers))
+        assert until(lambda: len(turns._inside) + len(turns._waiting) == len(callers))
     return callers
 
 
@@ -53,7 +46,7 @@ def test_callers_get_their_turn_in_the_order_in_which_they_asked() -> None:
     turns, log = FairQueue(), list[str]()
     callers = queue_up(turns, log, "abcdef")
     for number, caller in enumerate(callers, start=1):
-        until(lambda number=number: len(log) == number)  # type: ignore[misc] # bound on purpose
+        assert until(lambda number=number: len(log) == number)  # type: ignore[misc] # bound on purpose
         time.sleep(0.005)
         assert log == list("abcdef")[:number]
         caller.go_on.set()
@@ -62,11 +55,11 @@ def test_callers_get_their_turn_in_the_order_in_which_they_asked() -> None:
 def test_many_may_be_inside_where_the_limit_says_so() -> None:
     turns, log = FairQueue(2), list[str]()
     callers = queue_up(turns, log, "abc")
-    until(lambda: len(log) == 2)
+    assert until(lambda: len(log) == 2)
     time.sleep(0.01)
     assert log == ["a", "b"]
     callers[1].go_on.set()
-    until(lambda: len(log) == 3)
+    assert until(lambda: len(log) == 3)
     for caller in callers:
         caller.go_on.set()
 
@@ -75,7 +68,7 @@ def test_a_higher_limit_lets_those_in_who_wait() -> None:
     turns, log = FairQueue(1), list[str]()
     callers = queue_up(turns, log, "abc")
     turns.set_limit(None)
-    until(lambda: sorted(log) == ["a", "b", "c"])
+    assert until(lambda: sorted(log) == ["a", "b", "c"])
     for caller in callers:
         caller.go_on.set()
 
@@ -109,9 +102,9 @@ def test_an_interrupt_while_waiting_leaves_the_queue_as_it_was() -> None:
     (holder,) = queue_up(turns, log, "a")
 
     def interrupt() -> None:
-        until(lambda: len(turns._waiting) == 1)
+        assert until(lambda: len(turns._waiting) == 1)
         after = Caller(turns, log, "after")
-        until(lambda: len(turns._waiting) == 2)
+        assert until(lambda: len(turns._waiting) == 2)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         assert after.is_alive()
 
@@ -126,7 +119,7 @@ def test_an_interrupt_while_waiting_leaves_the_queue_as_it_was() -> None:
     helper.join(5)
     assert log == ["a"]
     holder.go_on.set()
-    until(lambda: log == ["a", "after"])
+    assert until(lambda: log == ["a", "after"])
 
 
 def test_the_thread_inside_is_told_that_it_would_wait_for_itself() -> None:
@@ -145,7 +138,7 @@ def test_a_cancelled_wait_is_abandoned_and_passes_nothing_on() -> None:
     (holder,) = queue_up(turns, log, "a")
     cancellation = Cancellation()
     waiting = Caller(turns, log, "b", cancellation)
-    until(lambda: len(turns._waiting) == 1)
+    assert until(lambda: len(turns._waiting) == 1)
     cancellation.cancel()
     waiting.join(5)
     assert isinstance(waiting.error, Abandoned)
