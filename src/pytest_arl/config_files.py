@@ -70,7 +70,7 @@ class ConfigFiles:
         with os.fdopen(descriptor, "rb") as file:
             state = os.fstat(descriptor)
             if not stat.S_ISREG(state.st_mode):
-                raise OSError(errno.EINVAL, "it is no file")
+                raise OSError(errno.EINVAL, "it is not a file")
             if (doubt := self._doubt(path, state)) is not None:
                 self._doubts[str(path)] = doubt
             return file.read()
@@ -80,7 +80,7 @@ class ConfigFiles:
         doubt = self._doubts.get(str(path))
         if doubt is not None:
             raise UsageError(
-                f"{path} {doubt}, or set {TRUST}={path.parent} to obey it: it says what sandboxes get of this machine"
+                f"{path} {doubt}, or set {TRUST}={path.parent} to trust it: it says what sandboxes get of this machine"
             )
 
     def read_toml(self, path: Path) -> dict[str, Any]:
@@ -92,8 +92,8 @@ class ConfigFiles:
         return parse_toml(path, content)
 
     def folders(self, start: Path) -> list[Path]:
-        """Where to look for configuration: a folder, and those above it up to the top of its repository, if it lies in
-        one of ours.
+        """Where to look for configuration: a folder, and those above it up to the top of its repository, if it
+        lies in one of ours.
         """
         folders = [start, *start.parents]
         for index, folder in enumerate(folders):
@@ -147,6 +147,6 @@ def parse_toml(path: Path, content: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
     except RecursionError:
-        raise UsageError(f"{path} nests its values too deep: nothing that is set there does") from None
+        raise UsageError(f"{path} nests its values too deep: no setting needs that") from None

@@ -58,12 +58,9 @@ def _choice(value: object, choices: tuple[str, ...]) -> str:
 
 
 def _seconds(value: object) -> float:
-    from pytest_arl.text.units import parse_duration  # noqa: PLC0415 - only who sets one pays for the parser
+    from pytest_arl.text.units import parse_positive_duration  # noqa: PLC0415 - a run that sets none needs no parser
 
-    seconds = parse_duration(value)
-    if not seconds:
-        raise UsageError("must be more than 0: nothing waits for ever here, and nothing comes at once")
-    return seconds
+    return parse_positive_duration(value)
 
 
 def _timeout(value: object) -> float | None:
@@ -149,11 +146,11 @@ SETTINGS: Mapping[str, Setting] = {
             "what makes sandboxes: local, kubernetes, or the name that a plugin gave its own",
             "NAME",
         ),
-        Setting("namespace", None, _optional_text, "Kubernetes namespace; means nothing on this machine", "NAME"),
+        Setting("namespace", None, _optional_text, "Kubernetes namespace; the local backend ignores it", "NAME"),
         Setting("kubeconfig", None, _path, "file that says where the cluster is ($KUBECONFIG, ~/.kube/config)", "FILE"),
         Setting("context", None, _optional_text, "context of the kubeconfig (its current one)", "NAME"),
         Setting("scope", "function", _scope, f"how long arl_sandbox lives: {one_of(SCOPES)}", "SCOPE"),
-        Setting("timeout", None, _timeout, "limit of each execute(), as in 90s; none by default", "DURATION"),
+        Setting("timeout", None, _timeout, "time limit of each execute(), such as 90s (none)", "DURATION"),
         Setting("acquire_timeout", 120.0, _seconds, "longest wait for a sandbox to be ready (120s)", "DURATION"),
         Setting("max_sandboxes", None, _positive, "most sandboxes open at once in a process; none is no limit", "N"),
         Setting("output", None, _path, "folder for steps.jsonl and full outputs", "DIR"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_arl.errors import PoolNotFound, UsageError
-from pytest_arl.text.units import parse_duration, parse_quantity
+from pytest_arl.text.units import parse_positive_duration, parse_quantity
 from pytest_arl.text.wording import hint, nearest, type_name
 
 if TYPE_CHECKING:
@@ -323,10 +323,7 @@ def _cpus(value: object, _base: Path) -> float:
 
 
 def _cpu_time(value: object, _base: Path) -> float:
-    seconds = parse_duration(value)
-    if not seconds:
-        raise UsageError("must be more than 0")
-    return seconds
+    return parse_positive_duration(value)
 
 
 _PARSERS: Mapping[str, Callable[[object, Path], object]] = {

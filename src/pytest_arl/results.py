@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from pytest_arl.errors import SandboxLost, StepFailed, UsageError
 from pytest_arl.steps.types import StepType  # noqa: TC001 - pydantic reads the annotation
+from pytest_arl.text.endings import ending
 from pytest_arl.text.timestamps import timestamp
 from pytest_arl.text.units import format_duration, go_duration
-from pytest_arl.text.wording import hint, last_lines, shorten
+from pytest_arl.text.untrusted import shorten, tail
+from pytest_arl.text.wording import hint
 from pytest_arl.usage import Usage  # noqa: TC001 - pydantic reads the annotation
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from pytest_arl.steps import Step
 
 __all__ = ["Outcome", "StepResult", "TaskResult"]
+
+_LAST_LINES = 10
+"""Lines of a step's output in the message of ``check()``."""
 
 Outcome = Literal["Succeeded", "Failed", "TimedOut", "OutOfMemory", "Killed", "Cancelled", "Skipped"]
 
@@ -137,7 +142,7 @@ class StepResult(_Result):
 
     def __repr__(self) -> str:
         sizes = f"stdout {self.stdout_size} bytes, stderr {self.stderr_size} bytes"
-        return f"<StepResult {shorten(repr(self.name), 60)} {_ending(self)}, {sizes}>"
+        return f"<StepResult {shorten(repr(self.name), 60)} {described(self)}, {sizes}>"
 
 
 class TaskResult(_Result, Mapping[str, Any]):
@@ -249,7 +254,7 @@ class TaskResult(_Result, Mapping[str, Any]):
 
     def __repr__(self) -> str:
         failed = self.failed_step
-        ended = f": step {failed.name!r} {_ending(failed)}" if failed is not None else ""
+        ended = f": step {failed.name!r} {described(failed)}" if failed is not None else ""
         done = sum(step.ok for step in self.steps)
         line = f"<TaskResult {self.state}, {done} of {self.total} steps in {format_duration(self.duration)}{ended}"
         return f"{shorten(line, 180)}>"
@@ -312,22 +317,21 @@ def origin(result: StepResult) -> _Origin | None:
     return result._origin  # noqa: SLF001 - this module's own
 
 
-def _ending(step: StepResult) -> str:
-    """How a step ended, for one line."""
-    code = "" if step.exit_code is None else f", exit code {step.exit_code}"
-    signal = f" ({step.signal})" if step.signal else ""
-    return f"{step.outcome}{code}{signal}, {format_duration(step.duration)}"
+def described(step: StepResult) -> str:
+    """The end of a step: ``exited 2 after 4.1 s``."""
+    after = None if step.outcome == "Skipped" else step.duration
+    return ending(step.outcome, step.exit_code, signal=step.signal, limit=step.limit, seconds=after)
 
 
 def _report(step: StepResult) -> str:
-    """What ``check()`` says of a step that did not succeed: one line, then the end of its stderr."""
+    """The message of ``check()`` for a step that did not succeed: one line, then the end of its stderr."""
     __tracebackhide__ = True
-    shown = last_lines(step.stderr)
-    where, cut = ("stderr", step.stderr_size) if shown else ("stdout", step.stdout_size)
-    shown = shown or last_lines(step.stdout)
-    lines = [f"{_which(step)} {_what_happened(step)}"]
+    where, size = ("stderr", step.stderr_size) if step.stderr.strip() else ("stdout", step.stdout_size)
+    shown, _ = tail(step.stderr.rstrip() or step.stdout.rstrip(), _LAST_LINES)
+    why = ": an earlier step did not succeed" if step.outcome == "Skipped" else ""
+    lines = [f"{_which(step)} {described(step)}{why}"]
     if shown:
-        lines += [f"the end of its {where} ({cut} bytes):", *(f"  | {line}" for line in shown)]
+        lines += [f"the end of its {where} ({size} bytes):", *(f"  | {line}" for line in shown)]
     return "\n".join(lines)
 
 
@@ -339,24 +343,6 @@ def _which(step: StepResult) -> str:
         return f"step {name}"
     number = f"{of.index + 1}/{of.total} " if of.total > 1 else ""
     return f"step {number}{name} ({of.step.shown})"
-
-
-def _what_happened(step: StepResult) -> str:
-    after = f"after {format_duration(step.duration)}"
-    limit = f" (limit {step.limit.removeprefix('memory').strip(' :=')})" if step.limit else ""
-    match step.outcome:
-        case "TimedOut":
-            return f"timed out {after}"
-        case "OutOfMemory":
-            return f"ran out of memory{limit if limit != ' (limit )' else ''} {after}"
-        case "Cancelled":
-            return f"was cancelled {after}"
-        case "Skipped":
-            return "was skipped: an earlier step did not succeed"
-        case _:
-            hit = f", limit hit: {step.limit}" if step.limit else ""
-            how = f"was killed by {step.signal}" if step.signal else f"exited {step.exit_code}"
-            return f"{how} {after}{hit}"
 
 
 def _timestamp(seconds: float | None) -> str | None:

@@ -132,14 +132,14 @@ def test_a_right_without_which_something_is_missed(healthy: FakeCluster) -> None
 def test_an_operator_that_was_never_there(healthy: FakeCluster) -> None:
     del healthy.objects[LEASE]
     healthy.put_list("/api/v1/namespaces/arl-system/pods", waiting("ImagePullBackOff", "no such image"))
-    one_trouble(healthy, "MISSING", "no operator has ever led", "kubectl apply")
+    one_trouble(healthy, "MISSING", "no operator has ever run", "kubectl apply")
     assert "ImagePullBackOff: no such image" in troubles(healthy)[0].what
 
 
 def test_an_operator_that_stopped(healthy: FakeCluster) -> None:
     healthy.objects[LEASE] = lease(renewed=100)
     one_trouble(
-        healthy, "MISSING", "the operator does not run: pod-1 renewed its Lease", "logs deployment/arl-operator"
+        healthy, "MISSING", "the operator is not running: pod-1 last renewed its Lease", "logs deployment/arl-operator"
     )
 
 

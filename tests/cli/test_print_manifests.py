@@ -126,7 +126,7 @@ def test_images_are_those_of_this_version_unless_others_are_named(capsys: pytest
     ],
 )
 def test_what_would_become_other_yaml_is_refused(installation: Installation) -> None:
-    with pytest.raises(UsageError, match="is no name of"):
+    with pytest.raises(UsageError, match="is not a name of"):
         render(installation)
     assert render(Installation(operator_image="a", agent_image="b/c:1", sandboxes=("x" * 63,)))
 

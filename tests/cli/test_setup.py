@@ -224,7 +224,7 @@ def test_nobody_is_asked_where_nobody_is(words: list[str], machine: Machine, mon
         profile.file.write_text(profile.text)
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
-        assert "say --yes" in machine.refuses(EXIT_USAGE, *words)
+        assert "give --yes" in machine.refuses(EXIT_USAGE, *words)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_a_wrong_value_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == (
-        "pytest-arl: 'two words' is no name of an image, such as registry.example/pytest-arl-operator:1.0\n"
+        "pytest-arl: 'two words' is not a name of an image, such as registry.example/pytest-arl-operator:1.0\n"
     )
 
 

@@ -75,7 +75,7 @@ def test_the_doctor_tells_the_operator_s_absence(installation: Installation) -> 
     elsewhere = ("--operator-namespace", "default")
     code, said = run(installation, "doctor", "--backend", "kubernetes", *elsewhere)
     assert code == 1
-    assert "no operator has ever led in namespace default" in said
+    assert "no operator has ever run in namespace default" in said
 
 
 def test_a_cluster_that_is_away_is_said_in_seconds(installation: Installation, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_doctor_names_the_rights_that_are_missing_and_their_rule(
     installation.kubectl("create", "rolebinding", "ordinary", "--clusterrole=arl-user", account)
     code, said = doctor(installation, kubeconfig=ordinary)
     assert code == 0, said
-    assert "this user may do what tests do with" in said
+    assert "this user has the rights that tests need for" in said
     assert f"leads in namespace {installation.operator_namespace}" in said
 
 

@@ -320,7 +320,9 @@ async def test_a_status_is_written_after_what_others_write(monkeypatch: pytest.M
         assert server.asked[0][1] == f"{TASKS}/t/status"
 
 
-async def test_who_writes_all_the_time_keeps_a_status_out_and_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_writes_all_the_time_keeps_a_status_out_and_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with serving(monkeypatch) as (server, api):
         stored = Stored("t", "mine", 7)
         stored.meanwhile = 1000
@@ -343,7 +345,8 @@ async def test_of_a_refusal_so_much_is_kept_and_no_more(monkeypatch: pytest.Monk
         with pytest.raises(ApiError) as caught:
             await api.create(PODS, {})
         assert len(caught.value.message) == len(str(caught.value)) == min(size, MOST_MESSAGE)
-        assert caught.value.message.endswith("..." if size > MOST_MESSAGE else "y")
+        assert caught.value.message.endswith("y")
+        assert (" ... " in caught.value.message) == (size > MOST_MESSAGE)
         assert len(caught.value.reason) == 128
 
 

@@ -17,7 +17,7 @@ from pytest_arl.operator import pool_keeper as module
 from pytest_arl.operator import template
 from pytest_arl.operator.pod_problems import Problem
 from pytest_arl.operator.pool_keeper import PoolKeeper
-from pytest_arl.text.wording import readable
+from pytest_arl.text.untrusted import readable
 from tests.operator.api_server import refused
 from tests.operator.control_room import Room, leading
 from tests.operator.objects import T0, pool, sandbox

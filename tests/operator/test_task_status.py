@@ -52,7 +52,7 @@ def test_the_second_of_three_fails() -> None:
     assert "exitCode" not in found["steps"][2]
     told = condition(found, "Failed")
     assert told["reason"] == "StepFailed"
-    assert told["message"] == "step 'b' exited 42"
+    assert told["message"] == "step 'b' exited 42 after 500 ms"
 
 
 @pytest.mark.parametrize("outcome", ["TimedOut", "OutOfMemory", "Killed", "Cancelled"])

@@ -365,7 +365,7 @@ def test_a_test_that_has_got_it_before_is_told_how_to_order_them(project: Projec
     """)
     outcome = project.run("--arl-scope=module")
     outcome.counts(passed=1, errors=1)
-    assert "let 'data' ask for 'student', or name 'student' first" in outcome.text
+    assert "let 'data' request 'student', or list 'student' first" in outcome.text
 
 
 def test_a_test_that_loses_the_sandbox_does_not_take_the_next_one_with_it(project: Project) -> None:

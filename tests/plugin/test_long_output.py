@@ -12,8 +12,7 @@ from pytest_arl.cli.text import table
 from pytest_arl.plugin.record import TestRecord
 from pytest_arl.plugin.sinks.failure_sections import sections
 from pytest_arl.text import untrusted as plugin_text
-from pytest_arl.text import wording
-from pytest_arl.text.untrusted import bounded, neutralise, one_line, tail
+from pytest_arl.text.untrusted import bounded, command_line, neutralise, one_line, printable, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,9 +62,8 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "tail": lambda text: tail(text, 10),
     "everything": lambda text: tail(text, 10**9),
     "bounded": lambda text: bounded(text.encode("utf-8", "surrogateescape"), 65536),
-    "last lines": wording.last_lines,
-    "printable": wording.printable,
-    "command line": lambda text: wording.command_line([text, text]),
+    "printable": printable,
+    "command line": lambda text: command_line([text, text]),
     "table": lambda text: table([["a"], [text]]),
     "a failure's sections": _shown,
 }

@@ -274,7 +274,7 @@ def test_what_is_kept_of_a_sandboxs_output_has_the_bound_of_its_pool(project: Pr
     outcome.passes(1)
     sizes = [path.stat().st_size for path in sorted((project.path / "out/output").rglob("*.stdout"))]
     assert sizes == [50_000, 4096, 40_000, 4096, 3_000], "whole where there is room, else what the result has"
-    assert outcome.text.count("printed more than its pool lets be kept: files are cut or missing") == 1
+    assert outcome.text.count("printed more than its pool keeps, so files are cut or missing") == 1
     assert "raise `kept` of pool 'small'" in outcome.text
 
 

@@ -257,9 +257,7 @@ def test_a_run_without_a_sandbox_is_left_as_it_is(project: Project) -> None:
     assert "\x1b[8mown" in project.run().text
 
 
-_ACTS = re.compile(
-    r"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]|\x1b[^\[]|\x1b\[[0-9;]*[^0-9;m]|^::error|##\[", re.MULTILINE
-)
+_ACTS = re.compile(r"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]|\x1b[^\[]|\x1b\[[0-9;]*[^0-9;m]|^::error|##\[", re.MULTILINE)
 
 
 @pytest.mark.parametrize("what", ["mount", "root folder"])

@@ -65,7 +65,7 @@ def test_what_belongs_to_another_user_is_refused(tmp_path: Path, whose: str) -> 
 
 def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out/steps.jsonl").mkdir(parents=True)
-    with pytest.raises(UsageError, match="is no file"):
+    with pytest.raises(UsageError, match="is not a file"):
         OutputFolder.start(tmp_path / "out", None)
 
 

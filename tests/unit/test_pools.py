@@ -153,7 +153,7 @@ def test_a_pools_file_takes_the_place_of_pyproject(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [(None, "cannot read"), ("[pools", "is no TOML"), ("pools = 3", "must be a table"), ("[pool.a]", "'pool'")],
+    [(None, "cannot read"), ("[pools", "is not valid TOML"), ("pools = 3", "must be a table"), ("[pool.a]", "'pool'")],
 )
 def test_a_bad_pools_file_is_named(tmp_path: Path, text: str | None, says: str) -> None:
     file = tmp_path / "pools.toml"

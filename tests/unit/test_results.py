@@ -74,14 +74,20 @@ def test_check_names_the_step_its_command_code_and_time() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"exit_code": 139, "signal": "SIGSEGV"}, "was killed by SIGSEGV after 4.1 s"),
+        ({"exit_code": 139, "signal": "SIGSEGV"}, "was killed by SIGSEGV after 4.1 s (exit code 139)"),
         ({"outcome": "Killed", "exit_code": 137, "signal": "SIGKILL"}, "was killed by SIGKILL"),
-        ({"outcome": "TimedOut", "exit_code": 124, "duration": 10.0}, "timed out after 10 s"),
-        ({"outcome": "OutOfMemory", "exit_code": 137, "limit": "memory 512Mi"}, "ran out of memory (limit 512Mi)"),
-        ({"outcome": "OutOfMemory", "exit_code": 137, "limit": "memory"}, "ran out of memory after"),
-        ({"outcome": "Cancelled", "exit_code": 137}, "was cancelled after 4.1 s"),
-        ({"outcome": "Skipped", "exit_code": None}, "was skipped"),
-        ({"limit": "processes 512"}, "exited 2 after 4.1 s, limit hit: processes 512"),
+        ({"outcome": "TimedOut", "exit_code": 124, "duration": 10.0}, "timed out after 10 s (exit code 124)"),
+        (
+            {"outcome": "OutOfMemory", "exit_code": 137, "limit": "memory 512Mi"},
+            "ran out of memory after 4.1 s (limit 512Mi, exit code 137)",
+        ),
+        (
+            {"outcome": "OutOfMemory", "exit_code": 137, "limit": "memory"},
+            "ran out of memory after 4.1 s (exit code 137)",
+        ),
+        ({"outcome": "Cancelled", "exit_code": 137}, "was cancelled after 4.1 s (exit code 137)"),
+        ({"outcome": "Skipped", "exit_code": None}, "was skipped: an earlier step did not succeed"),
+        ({"limit": "processes 512"}, "exited 2 after 4.1 s (limit processes 512)"),
     ],
 )
 def test_check_says_how_a_step_ended(changes: dict[str, Any], says: str) -> None:
@@ -110,7 +116,7 @@ def test_a_repr_is_one_line_without_output() -> None:
             assert "secret" not in text
             assert "\n" not in text
             assert len(text) < 200
-    assert repr(failed()) == "<StepResult 'build' Failed, exit code 2, 4.1 s, stdout 0 bytes, stderr 0 bytes>"
+    assert repr(failed()) == "<StepResult 'build' exited 2 after 4.1 s, stdout 0 bytes, stderr 0 bytes>"
 
 
 def test_a_task_succeeds_when_all_its_steps_do() -> None:

@@ -167,7 +167,7 @@ def test_each_phase_is_logged_and_no_secret_is(toy: ToyBackend, caplog: pytest.L
         "acquiring a sandbox of pool toys (backend toy)",
         f"{before}: ready after",
         f"{before}: step 1/1 'sh' starts (sh -c 'exit 3')",
-        f"{before}: step 1/1 'sh' ended: Failed, exit code 3",
+        f"{before}: step 1/1 'sh' exited 3 after",
         f"{before}: reset in",
         f", now {session.name}",
         f"{session.name}: closed",
@@ -291,9 +291,9 @@ def test_each_step_is_logged_as_it_ends_not_when_all_have(
         ],
         on_output=look,
     )
-    assert "step 1/3 'first' ended: Succeeded" in told[0]
+    assert "step 1/3 'first' succeeded" in told[0]
     assert "step 2/3 'second' starts" in told[0]
-    assert "'second' ended" not in told[0]
-    assert "step 2/3 'second' ended: Failed, exit code 4" in caplog.text
-    assert "step 3/3 'third' ended: Skipped" in caplog.text
+    assert "'second' exited" not in told[0]
+    assert "step 2/3 'second' exited 4 after" in caplog.text
+    assert "step 3/3 'third' was skipped" in caplog.text
     assert "'third' starts" not in caplog.text

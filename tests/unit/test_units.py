@@ -8,6 +8,7 @@ from pytest_arl.errors import UsageError
 from pytest_arl.text.units import (
     format_duration,
     format_quantity,
+    format_size,
     go_duration,
     parse_duration,
     parse_quantity,
@@ -81,7 +82,26 @@ def test_a_quantity_survives_being_written(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0121, "12 ms"), (4.12, "4.1 s"), (10, "10 s"), (130.4, "130 s"), (0, "0 ms")]
+    ("seconds", "text"),
+    [
+        (0, "0 ms"),
+        (0.00042, "0.4 ms"),
+        (0.005, "5 ms"),
+        (0.00996, "10 ms"),
+        (0.0121, "12 ms"),
+        (0.9996, "1.0 s"),
+        (4.12, "4.1 s"),
+        (10, "10 s"),
+        (99.96, "100 s"),
+        (130.4, "130 s"),
+    ],
 )
 def test_a_duration_for_people_is_short(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0Mi"), (400_000, "0.4Mi"), (2**20, "1Mi"), (241 * 2**20 + 7, "241Mi"), (2**31, "2048Mi")]
+)
+def test_a_size_for_people_has_the_unit_of_a_pools_limits(size: int, text: str) -> None:
+    assert format_size(size) == text

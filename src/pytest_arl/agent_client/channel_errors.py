@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_arl.text.wording import printable
+from pytest_arl.text.untrusted import one_line
 
 __all__ = ["AgentError", "ChannelLost", "ChannelTimeout", "quoted"]
 
@@ -35,4 +35,4 @@ class AgentError(Exception):
 
 def quoted(text: str) -> str:
     """An agent's words, for a message: they may be anybody's."""
-    return printable(text[:_LONGEST_TEXT]).replace("\n", "\\n")
+    return one_line(text, _LONGEST_TEXT)

@@ -63,7 +63,7 @@ def _namespace(cluster: Cluster) -> Iterator[Finding]:
     try:
         found = cluster.get(f"/api/v1/namespaces/{name}")
     except PermissionDenied:
-        yield note(f"namespace {name} (whether it exists, this user may not see)")
+        yield note(f"namespace {name} (this user may not check that it exists)")
         return
     if found is None:
         yield bad(f"there is no namespace {name}", f"kubectl create namespace {name}, or choose one with --namespace")
@@ -79,7 +79,7 @@ def _definitions(cluster: Cluster) -> Iterator[Finding]:
     served = cluster.get(f"/apis/{GROUP}/{VERSION}")
     if served is None:
         others = [version["version"] for version in (cluster.get(f"/apis/{GROUP}") or {}).get("versions", ())]
-        what = f"serves {', '.join(others)} of {GROUP}, not {VERSION}" if others else f"knows nothing of {GROUP}"
+        what = f"serves {', '.join(others)} of {GROUP}, not {VERSION}" if others else f"does not serve {GROUP}"
         yield bad(f"the cluster {what}: the custom resources are not installed", cure)
         return
     there = {resource["name"] for resource in served.get("resources", ())}
@@ -95,7 +95,7 @@ def _same_definitions(cluster: Cluster, cure: str) -> Iterator[Finding]:
     try:
         other = [kind.plural for kind in KINDS if not _is_ours(cluster, kind.plural)]
     except PermissionDenied:
-        yield good(f"custom resources {GROUP}/{VERSION} (whether of this version, this user may not see)")
+        yield good(f"custom resources {GROUP}/{VERSION} (this user may not check that they are of this version)")
         return
     if other:
         yield warn(f"custom resources of another version than this pytest-arl: {', '.join(other)}", cure)
@@ -123,10 +123,10 @@ def _operator(cluster: Cluster, namespace: str, sleep: Callable[[float], None]) 
     try:
         lease = cluster.get(path("leases", namespace, OPERATOR_LEASE))
     except PermissionDenied as error:
-        yield note(f"whether an operator runs in {namespace}, this user may not see ({error})")
+        yield note(f"this user may not check that an operator runs in {namespace} ({error})")
         return
     if lease is None:
-        yield bad(f"no operator has ever led in namespace {namespace}{_said_of_operator(cluster, namespace)}", _APPLY)
+        yield bad(f"no operator has ever run in namespace {namespace}{_said_of_operator(cluster, namespace)}", _APPLY)
         return
     spec: Json = lease["spec"]
     holder = spec.get("holderIdentity")
@@ -143,7 +143,7 @@ def _operator(cluster: Cluster, namespace: str, sleep: Callable[[float], None]) 
         yield warn(f"operator {holder} leads, but its clock and this machine's differ", "set the clocks (NTP)")
     else:
         yield bad(
-            f"the operator does not run: {holder} renewed its Lease in {namespace} last at {spec.get('renewTime')}"
+            f"the operator is not running: {holder} last renewed its Lease in {namespace} at {spec.get('renewTime')}"
             f"{_said_of_operator(cluster, namespace)}",
             _LOGS.format(namespace),
         )
@@ -178,4 +178,4 @@ def _network(cluster: Cluster, operator_namespace: str) -> Iterator[Finding]:
             "(with every --sandboxes that it had)",
         )
     else:
-        yield good("NetworkPolicy arl-sandboxes (that the cluster's network enforces it is not checked)")
+        yield good("NetworkPolicy arl-sandboxes (not checked: whether the cluster's network enforces it)")

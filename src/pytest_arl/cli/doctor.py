@@ -23,11 +23,11 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which backend, and which cluster."""
     parser.epilog = (
-        "Exits 1 where something is missing that the backend needs: that of --backend, else the one that is "
-        "configured (`local` by default). What only the other one needs is shown and does not count."
+        "Exits 1 if something is missing for the backend of --backend, else for the configured one (`local` by "
+        "default). What only the other backend needs is shown but does not count."
     )
     add_options(parser)
-    parser.add_argument("--backend", choices=("local", "kubernetes"), help="look at this one only")
+    parser.add_argument("--backend", choices=("local", "kubernetes"), help="check this backend only")
     parser.add_argument(
         "--operator-namespace",
         metavar="NAME",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pytest_arl.text.wording import printable
+from pytest_arl.text.untrusted import neutralise, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,11 +53,6 @@ def show(findings: Iterable[Finding]) -> str:
     """Findings as they are printed, each cure under its own."""
     lines = []
     for finding in findings:
-        lines.append(f"  {finding.level:<8} {_line(finding.what)}")
-        lines += [f"           {line}" for line in printable(finding.cure).splitlines()]
+        lines.append(f"  {finding.level:<8} {one_line(finding.what, None)}")
+        lines += [f"           {line}" for line in neutralise(finding.cure).splitlines()]
     return "".join(f"{line}\n" for line in lines)
-
-
-def _line(text: str) -> str:
-    """Text as one line: names and images of a cluster are other people's."""
-    return printable(text).replace("\n", " ")

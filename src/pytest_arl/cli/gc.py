@@ -37,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which runs, and how far to go."""
     parser.description = (
         "Removes what ended test runs left on the cluster: their Leases, their Sandboxes, and with these their Tasks "
-        "and pods. A run has ended when none of its Leases is renewed any more. Kept sandboxes stay unless asked for."
+        "and pods. A run has ended when none of its Leases is renewed. Kept sandboxes stay unless asked for."
     )
     add_options(parser)
     parser.add_argument("-A", "--all-namespaces", action="store_true", help="in every namespace")
     parser.add_argument("--run", metavar="ID", dest="run_id", help="everything of this run, ended or not, kept or not")
-    parser.add_argument("--older-than", metavar="DURATION", help="only what was created longer ago, such as 1h")
+    parser.add_argument("--older-than", metavar="DURATION", help="only what is older than this, such as 1h")
     parser.add_argument("--kept", action="store_true", help="kept sandboxes of ended runs, too")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from pytest_arl.cluster.pod import EXECUTOR_CONTAINER
 from pytest_arl.errors import InfrastructureError
 from pytest_arl.pools import load_pools
 from pytest_arl.text.units import format_quantity
-from pytest_arl.text.wording import printable
+from pytest_arl.text.untrusted import neutralise
 
 if TYPE_CHECKING:
     import argparse
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
             # A kubeconfig lies about on many machines: it matters to those who use it.
             if settings.value("backend") == "kubernetes":
                 raise
-            notes.append(f"kubernetes: {printable(str(error))}")
+            notes.append(f"kubernetes: {neutralise(str(error))}")
     if arguments.output == "json":
         sys.stdout.write(json.dumps(shown, indent=2) + "\n")
     else:

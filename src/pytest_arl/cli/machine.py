@@ -30,7 +30,7 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     if host.bwrap and lacks(host.bwrap):
         yield note(
             f"in use is {described(host.bwrap)}",
-            "see docs/security.md: sandboxes do without; of the system's and the wheel's the newest that works is used",
+            "sandboxes do not need it (docs/security.md); the newest that works, the system's or the wheel's, is used",
         )
     yield from (
         warn(f"{path} does not work here: {said}", "the next one is used")
@@ -39,11 +39,11 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     )
     if host.bwrap and (refused := refused_below(host.bwrap, privileged=host.privileged)):
         yield note(
-            f"what {host.bwrap} starts has no capabilities here, not even in namespaces of its own ({refused})",
-            "sandboxes need none; in a sandbox no other one can be made on this machine, whatever a pool says",
+            f"programs that {host.bwrap} starts get no capabilities here, even in their own namespaces ({refused})",
+            "sandboxes need none, but on this machine no sandbox can be made inside another, whatever its pool says",
         )
     yield from (
-        warn(f"sandboxes have this from the shell: {what}", "start from a shell without it, or as root")
+        warn(f"sandboxes inherit this limit from the shell: {what}", "start from a shell without it, or as root")
         for what in lowered()
     )
     try:

@@ -101,14 +101,14 @@ def examine_nodes(cluster: Cluster) -> Iterator[Finding]:
         limits = {node: _pids(cluster, node) for node in nodes}
     except InfrastructureError:
         yield note(
-            "the kubelets' podPidsLimit, this user may not see",
-            "without one only the agent keeps a fork bomb from the node's processes: ask who runs the cluster",
+            "this user may not see the kubelets' podPidsLimit",
+            "without one, only the agent protects the node from a fork bomb: ask the cluster's administrator",
         )
         return
     unbounded = [node for node, limit in limits.items() if limit is not None and limit <= 0]
     if unbounded:
         yield warn(
-            f"no podPidsLimit on {', '.join(unbounded)}: only the agent keeps a fork bomb from the node's processes",
+            f"no podPidsLimit on {', '.join(unbounded)}: only the agent protects the node from a fork bomb",
             "podPidsLimit: 1024 in the KubeletConfiguration (with kind: kubeadmConfigPatches, see docs/cluster.md)",
         )
     elif any(limits.values()):

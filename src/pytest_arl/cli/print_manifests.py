@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--create-namespace",
         action=argparse.BooleanOptionalAction,
-        help=f"whether that namespace is printed as well (default: only for {DEFAULT_NAMESPACE})",
+        help=f"print that namespace as well (default: only for {DEFAULT_NAMESPACE})",
     )
     parser.add_argument(
         "--sandboxes",
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--only-there",
         action="store_true",
-        help="the operator has no rights but in the namespaces of --sandboxes: the default, and need not be given",
+        help="the operator has rights in the namespaces of --sandboxes only (the default)",
     )
     where.add_argument(
         "--everywhere",

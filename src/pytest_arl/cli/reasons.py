@@ -8,7 +8,7 @@ _CURES = {
     "ErrImagePull": "check the image's name in the pool's template, and imagePullSecrets if its registry wants a login",
     "ImageNeverPull": "the node does not have the image, and imagePullPolicy Never keeps it from being pulled",
     "InvalidImageName": "correct the image's name in the pool's template",
-    "CreateContainerConfigError": "a ConfigMap, Secret or user that the template names is not there: "
+    "CreateContainerConfigError": "a ConfigMap, Secret or user that the template names does not exist: "
     "kubectl describe pod says which",
     "CrashLoopBackOff": "the container ends by itself: kubectl logs says why; with an agent image of another version, "
     "install both images of one version",
@@ -16,7 +16,7 @@ _CURES = {
     "QuotaExceeded": "raise the ResourceQuota, or lower the pool's replicas or requests",
     "PodSecurityViolated": "for the level `restricted`: runAsNonRoot: true and a runAsUser in the template's "
     "securityContext; else the message says which field",
-    "PodRefused": "the message has the API server's words: an admission policy, or a name that is not there",
+    "PodRefused": "see the API server's message: an admission policy, or a name that does not exist",
     "NamespaceTerminating": "wait until the namespace is gone, or use another one",
     "AgentEnded": "kubectl logs of the pod says why the agent cannot run in this image",
     "OOMKilled": "raise resources.limits.memory of the pool's template",

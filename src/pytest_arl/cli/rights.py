@@ -52,7 +52,7 @@ RIGHTS = (
     Right(
         "leases",
         ("get", "list", "create", "patch", "delete"),
-        "nobody notices that a run was killed",
+        "a killed run goes unnoticed",
     ),
     Right("pods/portforward", ("get", "create"), "no files, no live output, no long output", needed=False),
     Right("pods", ("get", "list"), "errors cannot say why a pod does not start", needed=False),
@@ -72,7 +72,7 @@ def examine_rights(cluster: Cluster) -> Iterator[Finding]:
         try:
             refused = [verb for verb in right.verbs if not _may(cluster, right, verb)]
         except InfrastructureError as error:
-            yield note(f"what this user may do could not be asked: {error}")
+            yield note(f"the rights of this user cannot be checked: {error}")
             return
         if refused:
             what = f"this user may not {one_of(refused)} {right.resource}: {right.without}"
@@ -80,7 +80,7 @@ def examine_rights(cluster: Cluster) -> Iterator[Finding]:
         else:
             allowed.append(right.resource)
     if allowed:
-        yield good(f"this user may do what tests do with {', '.join(allowed)}")
+        yield good(f"this user has the rights that tests need for {', '.join(allowed)}")
 
 
 def _may(cluster: Cluster, right: Right, verb: str) -> bool:

@@ -32,9 +32,9 @@ _SECONDS = 60.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``pytest-arl setup``."""
     parser.description = (
-        "Ubuntu 23.10 and newer keep bubblewrap from making sandboxes, by AppArmor. This writes a profile for the one "
-        f"bubblewrap that sandboxes are made with to {apparmor.FOLDER} and loads it, with sudo, after it has shown it "
-        "and asked. Where sandboxes can be made it changes nothing."
+        "On Ubuntu 23.10 and newer, AppArmor keeps bubblewrap from making sandboxes. This shows a profile for the "
+        f"bubblewrap that is used here, asks, writes it to {apparmor.FOLDER} and loads it with sudo. It changes "
+        "nothing where sandboxes can be made already."
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--undo", action="store_true", help="remove the profiles that this command has written")
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not _works(host):
         root.remove(profile)
         raise BackendUnavailable(f"the profile did not help, and was removed again: {_said(host, profile)}")
-    sys.stdout.write(f"{host.bwrap} makes sandboxes here now ({host.tier}); `pytest-arl setup --undo` takes it back\n")
+    sys.stdout.write(f"{host.bwrap} makes sandboxes here now ({host.tier}); `pytest-arl setup --undo` reverts this\n")
     return 0
 
 
@@ -139,7 +139,7 @@ def _agreed(yes: bool, question: str) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise UsageError("nobody can be asked here: say --yes")
+        raise UsageError("cannot ask: stdin is not a terminal; give --yes")
     sys.stdout.write(f"{question} [y/N] ")
     sys.stdout.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

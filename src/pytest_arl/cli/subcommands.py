@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_arl.errors import ArlError, UsageError
-from pytest_arl.text.wording import printable
+from pytest_arl.text.untrusted import neutralise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "doctor": _Command(
-        "pytest_arl.cli.doctor", "say what is missing on this machine and on the cluster, with the cure"
+        "pytest_arl.cli.doctor", "show what is missing on this machine and on the cluster, and how to fix it"
     ),
     "gc": _Command("pytest_arl.cli.gc", "remove what ended test runs left on the cluster"),
     "manifests": _Command(
@@ -40,7 +40,7 @@ _COMMANDS = {
     ),
     "operator": _Command("pytest_arl.cli.operator", "the cluster's side of pytest-arl (operator run)"),
     "pools": _Command("pytest_arl.cli.list_pools", "list the pools of this machine and of the cluster"),
-    "setup": _Command("pytest_arl.cli.setup", "let bubblewrap make sandboxes where AppArmor keeps it from that"),
+    "setup": _Command("pytest_arl.cli.setup", "allow bubblewrap to make sandboxes where AppArmor blocks it"),
 }
 
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="pytest-arl", description="Sandboxes for tests: the cluster's part of it.")
+    parser = argparse.ArgumentParser(prog="pytest-arl", description="Sandboxes for tests: checks, set-up and clean-up.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((word for word in words if not word.startswith("-")), None)
@@ -95,7 +95,7 @@ class _Version(argparse.Action):
 
 
 def _say(error: ArlError, code: int) -> int:
-    sys.stderr.write(f"pytest-arl: {printable(str(error))}\n")
+    sys.stderr.write(f"pytest-arl: {neutralise(str(error))}\n")
     return code
 
 

@@ -61,14 +61,16 @@ class Installation:
         for name in (self.namespace, *self.sandboxes):
             if not _NAMESPACE.fullmatch(name):
                 raise UsageError(
-                    f"{name!r} is no name of a namespace: lower-case letters, digits and '-', at most 63 characters"
+                    f"{name!r} is not a name of a namespace: lower-case letters, digits and '-', at most 63 characters"
                 )
         for name in self.sandboxes:
             if name in _CLUSTERS_OWN:
                 raise UsageError(f"namespace {name} is the cluster's own: give sandboxes another one by --sandboxes")
         for image in (self.operator_image, self.agent_image):
             if image and not _IMAGE.fullmatch(image):
-                raise UsageError(f"{image!r} is no name of an image, such as registry.example/pytest-arl-operator:1.0")
+                raise UsageError(
+                    f"{image!r} is not a name of an image, such as registry.example/pytest-arl-operator:1.0"
+                )
 
 
 def render(installation: Installation) -> str:

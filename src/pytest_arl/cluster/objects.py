@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pytest_arl.cluster.kinds import KINDS, group_of
 from pytest_arl.text.timestamps import parse_timestamp
-from pytest_arl.text.wording import readable
+from pytest_arl.text.untrusted import readable
 
 __all__ = [
     "LONGEST_REASON",

@@ -100,7 +100,7 @@ class Destination:
                 return
             assert self._parent is not None
             if self._parent.look(self._name) is not None:
-                raise UsageError(f"download: {self._shown} is in the way: a folder comes")
+                raise UsageError(f"download: {self._shown} is in the way of a folder")
         elif self.folder is not None:
             raise UsageError(
                 f"download: {self._shown} is a folder; name the file that is to be written, such as "

@@ -43,7 +43,7 @@ def _moves(root: Folder, into: Folder) -> Iterator[tuple[bytes, list[bytes]]]:
                     pending.append(below + b"/" + name if below else name)
                 elif state is not None and (comes or is_folder(state)):
                     raise UsageError(
-                        f"download: {there.path(name)} is in the way: a link, or a file where a folder comes: "
+                        f"download: {there.path(name)} is in the way: a link, or a file in place of a folder: "
                         "remove it, or download to another place"
                     )
                 else:
@@ -61,6 +61,6 @@ def _entries(folder: Folder) -> Iterator[tuple[bytes, bool]]:
 def _same_file_system(here: Folder, there: Folder) -> None:
     if os.fstat(here.fd).st_dev != os.fstat(there.fd).st_dev:
         raise UsageError(
-            f"download: {there.shown} is on another file system than the folder above it, so that nothing can be "
-            "moved there at once: download what belongs into it by itself"
+            f"download: {there.shown} is on another file system than the folder above it, so files cannot be "
+            "moved there atomically: download its content separately"
         )

@@ -27,8 +27,8 @@ def named(what: str, path: Path, *, follow: bool) -> Path:
 def link_refused(what: str, path: Path, target: str) -> UsageError:
     """The error for a link that nobody said to follow."""
     return UsageError(
-        f"{what}: {path} is a link to {target!r}, which may be anything on this machine: name what it leads to, or "
-        "say follow_symlinks=True if it may be followed"
+        f"{what}: {path} is a link to {target!r}, which may be anything on this machine: name its target, or give "
+        "follow_symlinks=True if it may be followed"
     )
 
 

@@ -40,7 +40,7 @@ def check_own(state: os.stat_result | None, folder: Folder, name: bytes) -> None
     if state is None:
         return
     if stat.S_ISLNK(state.st_mode):
-        raise UsageError(f"{path} is a link to {folder.link_to(name)!r}: remove it, or name what it leads to")
+        raise UsageError(f"{path} is a link to {folder.link_to(name)!r}: remove it, or name its target")
     if state.st_uid != os.geteuid():
         raise UsageError(f"{path} belongs to {_user(state.st_uid)}: name a folder in it that does not exist yet")
 

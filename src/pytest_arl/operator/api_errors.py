@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_arl.cluster.objects import LONGEST_REASON, MOST_MESSAGE
-from pytest_arl.text.wording import readable
+from pytest_arl.text.untrusted import readable
 
 __all__ = ["CONTENDED", "GARBLED", "AnswerTooLong", "ApiError"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.cluster.objects import condition
 from pytest_arl.operator.template_rules import executor_of
-from pytest_arl.text.wording import shown
+from pytest_arl.text.untrusted import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,4 +60,4 @@ def _projected(source: Object, spec: Object) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
-    return shown(value, 253)
+    return one_line(value, 253)

@@ -8,7 +8,7 @@ import sys
 import traceback
 
 from pytest_arl.text.timestamps import timestamp
-from pytest_arl.text.wording import shorten
+from pytest_arl.text.untrusted import shorten
 
 __all__ = ["setup"]
 

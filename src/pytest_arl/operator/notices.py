@@ -12,7 +12,7 @@ from pytest_arl.cluster.kinds import UnsafeName, path
 from pytest_arl.cluster.objects import key, uid
 from pytest_arl.operator.api_errors import ApiError
 from pytest_arl.text.timestamps import now
-from pytest_arl.text.wording import readable
+from pytest_arl.text.untrusted import readable
 
 if TYPE_CHECKING:
     from pytest_arl.cluster.objects import Object

@@ -20,7 +20,7 @@ from pytest_arl.operator.pool_deployment import PoolDeployment
 from pytest_arl.operator.pool_status import Told, pool_status, same
 from pytest_arl.operator.resources import ResourcesInvalid
 from pytest_arl.operator.waiting import PodInvalid, Waiter, Wishes
-from pytest_arl.text.wording import readable
+from pytest_arl.text.untrusted import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

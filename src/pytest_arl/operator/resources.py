@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from pytest_arl.text.wording import shown
+from pytest_arl.text.untrusted import one_line
 
 if TYPE_CHECKING:
     from pytest_arl.cluster.objects import Object
@@ -142,4 +142,4 @@ def _fitting(requests: Object, limits: Object) -> Object:
 
 
 def _shown(value: object) -> str:
-    return shown(value, _LONGEST)
+    return one_line(value, _LONGEST)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl.cluster.names import MOST_STATUS_BYTES
 from pytest_arl.cluster.objects import conditions, status_of
 from pytest_arl.operator.progress import level
+from pytest_arl.text.endings import ending
 from pytest_arl.text.timestamps import now, timestamp
 from pytest_arl.text.units import go_duration
 
@@ -88,7 +89,7 @@ def result(
         outcome = _condition("Complete", "Succeeded", _count(len(steps)))
     else:
         name = progress.steps[len(progress.ended) - 1]["name"]
-        outcome = _condition("Failed", _reason(last), _sentence(name, last))
+        outcome = _condition("Failed", _reason(last), _sentence(name, last, limits))
     return _ended(task, status, [_STARTED, outcome], began, ended)
 
 
@@ -182,10 +183,10 @@ def _step(step: Object, end: StepEnd, shown: tuple[str, str], limits: Mapping[st
         "truncated": any(map(_short, shown, end.sizes, end.output)),
         "durationSeconds": end.seconds,
     }
-    limit, usage = end.limit, end.usage
+    usage = end.usage
     optional = {
         "signal": end.signal,
-        "limit": f"{limit} {limits[limit]}" if limit is not None and limit in limits else limit,
+        "limit": _limit(end, limits),
         "startedAt": None if end.at is None else timestamp(end.at),
         "usage": None if usage is None else {key: one for key, one in usage.to_json().items() if one is not None},
     }
@@ -209,10 +210,11 @@ def _reason(end: StepEnd) -> str:
     return "StepFailed" if end.outcome == "Failed" else end.outcome
 
 
-def _sentence(name: str, end: StepEnd) -> str:
-    how = {
-        "TimedOut": "reached its timeout",
-        "OutOfMemory": "ran out of memory",
-        "Cancelled": "was cancelled",
-    }.get(end.outcome)
-    return f"step {name!r} " + (how or f"exited {end.code}")
+def _sentence(name: str, end: StepEnd, limits: Mapping[str, str]) -> str:
+    limit = _limit(end, limits)
+    return f"step {name!r} {ending(end.outcome, end.code, signal=end.signal, limit=limit, seconds=end.seconds)}"
+
+
+def _limit(end: StepEnd, limits: Mapping[str, str]) -> str | None:
+    """The limit that a step reached, with the pool's value where it has one: ``memory 512Mi``."""
+    return f"{end.limit} {limits[end.limit]}" if end.limit is not None and end.limit in limits else end.limit

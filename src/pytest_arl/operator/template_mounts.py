@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.cluster import pod
 from pytest_arl.operator.template_shape import TemplateInvalid
-from pytest_arl.text.wording import shown
+from pytest_arl.text.untrusted import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,4 +101,4 @@ def _paths(container: Object) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
-    return shown(value, 253)
+    return one_line(value, 253)

@@ -12,7 +12,7 @@ from pytest_arl.cluster import pod
 from pytest_arl.operator.privileges import privilege
 from pytest_arl.operator.template_mounts import is_another_ones, refuse_kernels, refuse_mounts, refuse_nested
 from pytest_arl.operator.template_shape import HANDLER, HOOKS, POD_AFFINITIES, TemplateInvalid
-from pytest_arl.text.wording import shown
+from pytest_arl.text.untrusted import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,4 +201,4 @@ def _refuse_security(security: Object, where: str) -> None:
 
 
 def _shown(value: object) -> str:
-    return shown(value, 253)
+    return one_line(value, 253)

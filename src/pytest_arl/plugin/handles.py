@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_arl.plugin.infrastructure import raise_all
 from pytest_arl.plugin.test_options import check_options
 from pytest_arl.session import SandboxSession
 
@@ -52,10 +53,7 @@ class SandboxFactory:
                 session.delete_sandbox()
             except Exception as error:  # noqa: BLE001 - the others are to be closed all the same
                 errors.append(error)
-        if len(errors) > 1:
-            raise ExceptionGroup("closing sandboxes", errors)
-        if errors:
-            raise errors[0]
+        raise_all("closing sandboxes", errors)
 
 
 class SandboxFixture(SandboxSession):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pytest_arl.errors import BackendUnavailable, InfrastructureError
 
@@ -22,6 +22,7 @@ __all__ = [
     "forget_subtests",
     "is_infrastructure",
     "mark_report",
+    "raise_all",
     "say_once",
     "status",
     "unavailable",
@@ -52,6 +53,14 @@ def _of_infrastructure(error: BaseException, kind: type[InfrastructureError]) ->
     return isinstance(error, kind)
 
 
+def raise_all(what: str, errors: Sequence[Exception]) -> None:
+    """Raise the errors of something that was done for each of several sandboxes; nothing where there are none."""
+    if len(errors) > 1:
+        raise ExceptionGroup(what, errors)
+    if errors:
+        raise errors[0]
+
+
 def unavailable(call: pytest.CallInfo[None]) -> BackendUnavailable | None:
     """The error that keeps every test of this run from a sandbox, if a test broke on that."""
     error = None if call.excinfo is None else call.excinfo.value
@@ -63,7 +72,7 @@ def unavailable(call: pytest.CallInfo[None]) -> BackendUnavailable | None:
 
 def say_once(report: pytest.TestReport, error: BackendUnavailable) -> None:
     """In place of a traceback of ours, which is the same for each test: a line. The run's end says the rest."""
-    report.longrepr = f"{type(error).__name__}: {error.brief} (the cause, and the cure: at the end of this run)"
+    report.longrepr = f"{type(error).__name__}: {error.brief} (cause and cure: at the end of this run)"
 
 
 def mark_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport, *, subtest: bool) -> None:

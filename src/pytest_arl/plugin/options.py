@@ -13,7 +13,6 @@ import pytest
 from pytest_arl.errors import UsageError
 from pytest_arl.plugin.own_files import keeping, pools_source, writes
 from pytest_arl.settings import SETTINGS, Settings
-from pytest_arl.text.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +64,12 @@ def header(settings: Settings) -> list[str]:
     if configured:
         names = ["backend", "pool", *(name for name in configured if name not in {"backend", "pool"})]
         lines = [", ".join(f"{name.replace('_', '-')} {_shown(settings, name)}" for name in names)]
-    return [f"arl: {printable(line)}" for line in (*lines, *_given_away(settings))]
+    lines += _given_away(settings)
+    if not lines:
+        return []
+    from pytest_arl.text.untrusted import one_line
+
+    return [f"arl: {one_line(line, None)}" for line in lines]
 
 
 def _given_away(settings: Settings) -> Iterator[str]:

@@ -69,7 +69,7 @@ class OutputFolder:
                 check_own(folder.look(name), folder, name)
             if there is not None:
                 if not stat.S_ISREG(there.st_mode):
-                    raise UsageError(f"{folder.path(_STEPS)} is no file: remove it, or name another folder")
+                    raise UsageError(f"{folder.path(_STEPS)} is not a file: remove it, or name another folder")
                 if worker is None:
                     folder.remove(_FILES)
                     folder.remove(_STEPS)

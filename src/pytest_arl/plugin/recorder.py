@@ -133,8 +133,8 @@ class Recorder:
         if not whole and session.name not in self._cut:
             self._cut.add(session.name)
             self.problem(
-                f"--arl-output: sandbox {session.name} printed more than its pool lets be kept: files are "
-                f"cut or missing: raise `kept` of pool {session.pool_ref!r}"
+                f"--arl-output: sandbox {session.name} printed more than its pool keeps, so files are cut or "
+                f"missing: raise `kept` of pool {session.pool_ref!r}"
             )
 
     def problem(self, text: str) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.errors import SandboxClosed, UsageError
+from pytest_arl.plugin.infrastructure import raise_all
 from pytest_arl.plugin.test_options import FIXTURE, Choice
 
 if TYPE_CHECKING:
@@ -149,10 +150,7 @@ class SharedSandboxes:
                         self.discard(session)
                 except Exception as error:  # noqa: BLE001 - the others are to be reset all the same
                     errors.append(error)
-        if len(errors) > 1:
-            raise ExceptionGroup("resetting shared sandboxes", errors)
-        if errors:
-            raise errors[0]
+        raise_all("resetting shared sandboxes", errors)
 
     def _resettable(self) -> list[tuple[Shared, SandboxSession]]:
         pairs = [(shared, shared.session) for shared in self._open]
@@ -177,9 +175,9 @@ def _refuse_stale(fixture: FixtureDef[Any], other: FixtureDef[Any], item: pytest
     """Raise UsageError where the test has already got from a fixture what is about to be torn down."""
     if other.argname in getattr(item, "funcargs", {}):
         raise UsageError(
-            f"the fixture {fixture.argname!r} ended, and what it had put into a sandbox goes with it; so does what "
-            f"{other.argname!r} has put there since, but this test has that already: let {other.argname!r} ask for "
-            f"{fixture.argname!r}, or name {fixture.argname!r} first"
+            f"the fixture {fixture.argname!r} ended, so its changes to the sandbox are undone, and with them the later "
+            f"ones of {other.argname!r}, which this test uses already: let {other.argname!r} request "
+            f"{fixture.argname!r}, or list {fixture.argname!r} first"
         )
 
 
@@ -203,6 +201,7 @@ def _refuse_conflicts(item: pytest.Item, shared: Shared, asked: dict[str, Choice
         else:
             continue
         raise UsageError(
-            f"{why}, but {FIXTURE} has scope {shared.scope} and is open already, since {shared.opener}, {is_so}; ask "
-            f"alike in the whole {shared.scope}, choose a narrower --arl-scope, or open one more with {FIXTURE}(...)"
+            f"{why}, but {FIXTURE} has scope {shared.scope} and is open already, since {shared.opener}, {is_so}; "
+            f"use the same options in the whole {shared.scope}, choose a narrower --arl-scope, or open one more with "
+            f"{FIXTURE}(...)"
         )

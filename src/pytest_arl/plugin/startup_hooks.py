@@ -27,7 +27,7 @@ __all__ = [
 
 _MARKER = (
     "arl(pool_ref=None, timeout=None, ...): options of this test's sandbox, as arl_sandbox(...) takes them. "
-    "Items that use a sandbox carry the marker anyway, so that -m 'not arl' leaves them out."
+    "Tests that use a sandbox have the marker automatically, so -m 'not arl' deselects them."
 )
 
 _FIXTURES = frozenset({"arl_sandbox", "arl_sandbox_factory"})

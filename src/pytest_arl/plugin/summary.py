@@ -11,7 +11,9 @@ import pytest
 
 from pytest_arl.plugin.record import without_output
 from pytest_arl.plugin.workers import Workers
-from pytest_arl.text.untrusted import cpu_time, duration, memory_used, one_line, printable
+from pytest_arl.text.endings import cpu_time, memory_used
+from pytest_arl.text.units import format_duration
+from pytest_arl.text.untrusted import one_line, printable
 
 if TYPE_CHECKING:
     from pytest_arl.plugin.recorder import Recorder, Totals
@@ -62,7 +64,7 @@ class Summary:
             terminalreporter.write_line(f"arl: {one_line(problem, 1000)}", yellow=True)
 
     def write_last_line(self, config: pytest.Config) -> None:
-        """What was used, after everything else; nothing where no sandbox was, in a worker, or with ``-qq``."""
+        """Count the sandboxes and steps, after everything else; silent without any, in a worker, and with ``-qq``."""
         terminal = config.pluginmanager.get_plugin("terminalreporter")
         totals = self._workers.totals(self._recorder.totals())
         line = last_line(totals, self._workers.crashed)
@@ -129,6 +131,6 @@ class _Slowest:
     def lines(self) -> list[str]:
         rows = sorted(self._rows, reverse=True)
         return [
-            f"{duration(seconds):>8}  {one_line(what, 40):<40}  {cpu:<11}  {memory:<14}  {test}"
+            f"{format_duration(seconds):>8}  {one_line(what, 40):<40}  {cpu:<11}  {memory:<14}  {test}"
             for seconds, what, cpu, memory, test in rows
         ]

@@ -9,7 +9,8 @@ from pytest_arl.results import bind_step
 from pytest_arl.session.async_bridge import in_thread
 from pytest_arl.session.fair_queue import Cancellation
 from pytest_arl.text.units import format_duration, parse_duration
-from pytest_arl.text.wording import command_line, type_name
+from pytest_arl.text.untrusted import command_line
+from pytest_arl.text.wording import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

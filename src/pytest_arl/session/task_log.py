@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pytest_arl.text.units import format_duration
+from pytest_arl.results import described
 
 if TYPE_CHECKING:
     from pytest_arl.results import StepResult
@@ -27,8 +27,7 @@ class TaskLog:
 
     def ended(self, step: StepResult) -> None:
         """Log the end of a step, and the start of the next one if it succeeded."""
-        code = "" if step.exit_code is None else f", exit code {step.exit_code}"
-        self._say("ended", f": {step.outcome}{code}, {format_duration(step.duration)}")
+        self._say(described(step))
         self._told += 1
         if step.ok:
             self._starts()
@@ -41,8 +40,8 @@ class TaskLog:
     def _starts(self) -> None:
         if self._told < len(self._steps):
             step = self._steps[self._told]
-            self._say("starts", f" ({step.shown})")
+            self._say(f"starts ({step.shown})")
 
-    def _say(self, verb: str, rest: str) -> None:
+    def _say(self, what: str) -> None:
         step = self._steps[self._told]
-        _logger.info("%s: step %d/%d %r %s%s", self._name, self._told + 1, len(self._steps), step.name, verb, rest)
+        _logger.info("%s: step %d/%d %r %s", self._name, self._told + 1, len(self._steps), step.name, what)

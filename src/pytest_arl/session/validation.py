@@ -8,8 +8,9 @@ from typing import Any
 
 from pytest_arl.errors import UsageError
 from pytest_arl.steps import Command
-from pytest_arl.text.units import parse_duration, parse_timeout
-from pytest_arl.text.wording import shorten, type_name
+from pytest_arl.text.units import parse_positive_duration, parse_timeout
+from pytest_arl.text.untrusted import shorten
+from pytest_arl.text.wording import type_name
 
 __all__ = ["callback", "command", "flag", "labels", "limit", "name", "retries", "seconds"]
 
@@ -113,12 +114,9 @@ def seconds(value: object, what: str) -> float | None:
     if value is None:
         return None
     try:
-        length = parse_duration(value)
+        return parse_positive_duration(value)
     except UsageError as error:
         raise UsageError(f"{what} {error}") from None
-    if not length:
-        raise UsageError(f"{what} must be more than 0")
-    return length
 
 
 def labels(value: object, what: str) -> dict[str, str]:

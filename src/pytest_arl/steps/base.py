@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pytest_arl.errors import UsageError
 from pytest_arl.steps.fields import Name  # noqa: TC001 - pydantic reads the annotation
-from pytest_arl.text.wording import hint, nearest, shorten
+from pytest_arl.text.untrusted import shorten
+from pytest_arl.text.wording import hint, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,8 +13,7 @@ from pytest_arl.steps import objects
 from pytest_arl.steps.base import StepBase
 from pytest_arl.steps.fields import Argv, Env, Flag, HiddenValues, OptionalPath, Stdin, Timeout
 from pytest_arl.text.units import go_duration, parse_duration
-from pytest_arl.text.untrusted import one_line, quoted_command
-from pytest_arl.text.wording import command_line, shorten
+from pytest_arl.text.untrusted import command_line, one_line, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Command"]
 
 _DESCRIBED_WORDS = 16
+
+_REPORTED, _KEPT = 200, 1000
+"""Characters of a command in a failing test's report, and in junitxml."""
 
 
 class Command(StepBase):
@@ -128,12 +130,12 @@ class Command(StepBase):
     def record_line(record: Mapping[str, Any]) -> str:
         """``make test (in /src)``."""
         where = f" (in {one_line(record['workDir'], 40)})" if record["workDir"] else ""
-        return one_line(quoted_command(record["command"])) + where
+        return command_line(record["command"], _REPORTED) + where
 
     @staticmethod
     def record_command(record: Mapping[str, Any]) -> str:
         """The command."""
-        return quoted_command(record["command"])
+        return command_line(record["command"], _KEPT)
 
     # Objects of a cluster
 

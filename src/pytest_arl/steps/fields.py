@@ -13,7 +13,8 @@ from pydantic import PlainValidator, WithJsonSchema
 
 from pytest_arl.errors import UsageError
 from pytest_arl.text.units import parse_timeout
-from pytest_arl.text.wording import shorten, type_name
+from pytest_arl.text.untrusted import shorten
+from pytest_arl.text.wording import type_name
 
 __all__ = [
     "Argv",

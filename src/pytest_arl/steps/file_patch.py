@@ -13,8 +13,7 @@ from pytest_arl.errors import UsageError
 from pytest_arl.steps import objects
 from pytest_arl.steps.base import StepBase, label
 from pytest_arl.steps.fields import Content, Mode, RequiredPath  # noqa: TC001 - pydantic reads the annotations
-from pytest_arl.text.untrusted import one_line
-from pytest_arl.text.wording import shorten, shown
+from pytest_arl.text.untrusted import one_line, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,7 +87,7 @@ class FilePatch(StepBase):
     @property
     def shown(self) -> str:
         """The path."""
-        return shown(self.path, 80)
+        return one_line(self.path, 80)
 
     def to_record(self, most: int) -> dict[str, Any]:
         """The step for reports, without its content."""

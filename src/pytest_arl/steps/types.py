@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from pytest_arl.errors import UsageError
 from pytest_arl.steps.command import Command
 from pytest_arl.steps.file_patch import FilePatch
-from pytest_arl.text.wording import hint, one_of, shorten, type_name
+from pytest_arl.text.untrusted import shorten
+from pytest_arl.text.wording import hint, one_of, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

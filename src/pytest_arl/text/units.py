@@ -12,7 +12,16 @@ import re
 from pytest_arl.errors import UsageError
 from pytest_arl.text.wording import type_name
 
-__all__ = ["format_duration", "format_quantity", "go_duration", "parse_duration", "parse_quantity", "parse_timeout"]
+__all__ = [
+    "format_duration",
+    "format_quantity",
+    "format_size",
+    "go_duration",
+    "parse_duration",
+    "parse_positive_duration",
+    "parse_quantity",
+    "parse_timeout",
+]
 
 __tracebackhide__ = True
 
@@ -22,6 +31,9 @@ _PART = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _FACTORS = {**_BINARY, **_DECIMAL}
+
+_WHOLE_MILLISECONDS, _WHOLE_SECONDS = 9.95, 99.95
+"""Longer ones are rounded to whole units: three digits tell a reader enough."""
 
 _LONGEST = 10 * 365 * 86400.0
 """Seconds. Beyond ten years a number is a mistake (milliseconds?), and some clocks overflow."""
@@ -51,8 +63,16 @@ def _seconds(text: str) -> float:
     raise UsageError(f'must be seconds or a duration such as "90s" or "1m30s", not {text!r}')
 
 
+def parse_positive_duration(value: object) -> float:
+    """Seconds as :func:`parse_duration` reads them, more than 0."""
+    seconds = parse_duration(value)
+    if not seconds:
+        raise UsageError("must be more than 0")
+    return seconds
+
+
 def parse_timeout(value: object) -> float | None:
-    """Seconds as :func:`parse_duration` reads them, more than 0; None, infinity and ``"none"`` are no limit."""
+    """The same, and None, infinity and ``"none"`` for no limit."""
     if value is None or value == math.inf or (isinstance(value, str) and value.strip().lower() == "none"):
         return None
     seconds = parse_duration(value)
@@ -74,10 +94,18 @@ def parse_quantity(value: object) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration for people: ``12 ms``, ``4.1 s``, ``130 s``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.0f} s" if seconds >= 100 or seconds == int(seconds) else f"{seconds:.1f} s"
+    """A duration for people: ``0.8 ms``, ``41 ms``, ``4.1 s``, ``130 s``."""
+    milliseconds = seconds * 1000
+    if milliseconds < _WHOLE_MILLISECONDS:
+        return f"{_short(milliseconds)} ms"
+    if milliseconds < 999.5:
+        return f"{milliseconds:.0f} ms"
+    return f"{_short(seconds) if seconds < _WHOLE_SECONDS else format(seconds, '.0f')} s"
+
+
+def _short(number: float) -> str:
+    """``4.1``; ``4`` where that is exact."""
+    return f"{number:.0f}" if number == int(number) else f"{number:.1f}"
 
 
 def go_duration(seconds: float) -> str:
@@ -91,3 +119,9 @@ def format_quantity(size: int) -> str:
         if size and size % factor == 0:
             return f"{size // factor}{suffix}"
     return str(size)
+
+
+def format_size(size: int) -> str:
+    """Bytes for people, in the unit of a pool's limits: ``0.4Mi``, ``241Mi``."""
+    mebibytes = size / 2**20
+    return f"{mebibytes:.0f}Mi" if mebibytes >= 10 or size % 2**20 == 0 else f"{mebibytes:.1f}Mi"

@@ -1,4 +1,4 @@
-"""How messages are put: the nearest right name, and untrusted text made safe to print.
+"""Names in messages: the nearest right one, lists of them, and the name of a type.
 
 Standard library only, and cheap: start-up imports it. What only an error needs is imported by that error.
 """
@@ -8,23 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-__all__ = [
-    "command_line",
-    "hint",
-    "last_lines",
-    "nearest",
-    "one_of",
-    "printable",
-    "readable",
-    "shorten",
-    "shown",
-    "type_name",
-]
-
-_COMMAND_LINE_LENGTH = 80
-"""Characters of a command that a message shows: it shares its line with a name, an outcome and a time."""
+__all__ = ["hint", "nearest", "one_of", "type_name"]
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -56,42 +42,3 @@ def type_name(value: object) -> str:
         return "None"
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
-
-
-def shorten(text: str, length: int) -> str:
-    """At most ``length`` characters of ``text``; a cut is marked."""
-    return text if len(text) <= length else f"{text[: length - 3]}..."
-
-
-def printable(text: str) -> str:
-    """Text with every control character but newline and tab spelled out, so that no terminal obeys it."""
-    if text.replace("\n", "").replace("\t", "").isprintable():
-        return text
-    return "".join(
-        char if char in "\n\t" or char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
-    )
-
-
-def readable(text: str, length: int) -> str:
-    """Somebody else's text, safe to print, at most ``length`` characters; no more of it is looked at than that."""
-    return shorten(printable(shorten(text, length)), length)
-
-
-def shown(value: object, length: int) -> str:
-    """Somebody else's value within a sentence: on one line, safe to print, at most ``length`` characters."""
-    return readable(str(value), length).replace("\n", " ")
-
-
-def command_line(command: Sequence[str], length: int = _COMMAND_LINE_LENGTH) -> str:
-    """A command on one line, quoted as a shell would want it and cut to ``length`` characters."""
-    import shlex  # noqa: PLC0415 - messages only
-
-    # A command may hold megabytes: quote no more of it than can be shown.
-    words = [word[: length + 1] for word in command[: length + 1]]
-    return shorten(printable(shlex.join(words)).replace("\n", "\\n").replace("\t", "\\t"), length)
-
-
-def last_lines(text: str, *, count: int = 10, width: int = 200) -> list[str]:
-    """The last lines of an output that have anything on them, safe to print and each at most ``width`` characters."""
-    tail = text[-count * width * 2 :].replace("\r\n", "\n").split("\n")
-    return [shorten(printable(line), width) for line in tail if line.strip()][-count:]

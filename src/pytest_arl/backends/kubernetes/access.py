@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_arl.errors import BackendUnavailable
-from pytest_arl.text.wording import hint, shorten
+from pytest_arl.text.untrusted import shorten
+from pytest_arl.text.wording import hint
 
 if TYPE_CHECKING:
     from pytest_arl.settings import Settings

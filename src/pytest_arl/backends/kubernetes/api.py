@@ -18,7 +18,7 @@ from pytest_arl.backends.kubernetes.refusals import Refused, Where, explained
 from pytest_arl.cluster import json_text
 from pytest_arl.cluster.kinds import path
 from pytest_arl.errors import BackendUnavailable
-from pytest_arl.text.wording import shorten
+from pytest_arl.text.untrusted import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

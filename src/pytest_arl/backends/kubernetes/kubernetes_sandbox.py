@@ -168,11 +168,8 @@ class KubernetesSandbox(AgentSandbox):
 
     def close(self) -> None:
         """End the sandbox and everything in it."""
-        with self._closing:
-            if self._closed or os.getpid() != self._owner:
-                return
-            self._closed = True
-        self._agent_connection.close()
+        if not self._begin_closing():
+            return
         self.held.mail.nudge()
         for waiting in tuple(self.held.mail.wakes):
             waiting.nudge()
@@ -181,12 +178,17 @@ class KubernetesSandbox(AgentSandbox):
 
     def let_go(self) -> None:
         """Close this side alone: the object is deleted by somebody else, or kept."""
+        if self._begin_closing():
+            self._on_close(self)
+
+    def _begin_closing(self) -> bool:
+        """Close the connection; False if that is done already, or in a forked child."""
         with self._closing:
             if self._closed or os.getpid() != self._owner:
-                return
+                return False
             self._closed = True
         self._agent_connection.close()
-        self._on_close(self)
+        return True
 
     def _replacement(self) -> KubernetesSandbox:
         return self._replace()

@@ -20,7 +20,7 @@ from pytest_arl.cluster.proof import proof_of
 from pytest_arl.errors import UsageError
 from pytest_arl.steps.objects import readable
 from pytest_arl.text.units import go_duration
-from pytest_arl.text.wording import shorten
+from pytest_arl.text.untrusted import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

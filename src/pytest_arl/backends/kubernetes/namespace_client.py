@@ -21,7 +21,8 @@ from pytest_arl.cluster.proof import KEY_BYTES, modulus_of
 from pytest_arl.errors import BackendUnavailable, PoolNotFound, UsageError
 from pytest_arl.pools import KEPT_TIMES
 from pytest_arl.text.units import parse_quantity
-from pytest_arl.text.wording import hint, printable
+from pytest_arl.text.untrusted import one_line
+from pytest_arl.text.wording import hint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,16 +85,11 @@ class Pool:
             name=str(found["metadata"]["name"]),
             output=min(_bytes(sandbox, "outputLimit", _OUTPUT), _MOST_OUTPUT),
             kept=_bytes(sandbox, "kept", _usually_kept(limits)),
-            isolation=_one_line(f"pod+{runtime}") if runtime else "pod",
-            limits={key: _one_line(value) for key, value in limits.items()},
+            isolation=one_line(f"pod+{runtime}", None) if runtime else "pod",
+            limits={key: one_line(value, None) for key, value in limits.items()},
             workspace=workspace,
             task_key=modulus_of(fields.task_key(found)),
         )
-
-
-def _one_line(text: str) -> str:
-    """Words of a pool's maker, for the last line of a run."""
-    return printable(text).replace("\n", "\\n")
 
 
 def _bytes(sandbox: Mapping[str, Any], field: str, default: int) -> int:

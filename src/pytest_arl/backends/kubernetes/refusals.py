@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_arl.cluster import json_text
 from pytest_arl.cluster.names import GROUP, VERSION
 from pytest_arl.errors import ArlError, BackendUnavailable, PermissionDenied, UsageError
-from pytest_arl.text.wording import printable, shorten
+from pytest_arl.text.untrusted import printable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

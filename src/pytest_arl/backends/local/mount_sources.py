@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_arl.backends.local.paths import trace
 from pytest_arl.errors import BackendUnavailable
-from pytest_arl.text.wording import shorten
+from pytest_arl.text.untrusted import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 from pytest_arl.plugin.record import failing_step
 from pytest_arl.plugin.report_sinks import ReportSink
 from pytest_arl.steps import step_type
-from pytest_arl.text.untrusted import cpu_time, duration, memory_used, one_line, tail
+from pytest_arl.text.endings import cpu_time, ending, memory_used
+from pytest_arl.text.units import format_duration
+from pytest_arl.text.untrusted import one_line, tail
 
 if TYPE_CHECKING:
     import pytest
 
     from pytest_arl.plugin.record import StepRecord, TestRecord
 
-__all__ = ["Sink", "how_it_ended", "sections"]
+__all__ = ["Sink", "sections"]
 
 _LINES_OF_STEPS = 12
 _LINES_OF_OUTPUT = 10
@@ -62,18 +64,6 @@ def sections(
     return made
 
 
-def how_it_ended(step: StepRecord) -> str:
-    """``Failed``, ``Killed by SIGSEGV``, ``OutOfMemory (memory 512Mi)``; «no result» where the sandbox was lost."""
-    if step["outcome"] is None:
-        return "no result"
-    words = str(step["outcome"])
-    if step["signal"]:
-        words += f" by {_word(step['signal'])}"
-    if step["limit"]:
-        words += f" ({_word(step['limit'])})"
-    return words
-
-
 def _sandbox_line(record: TestRecord, steps: list[StepRecord]) -> str:
     names = list(dict.fromkeys(step["sandbox"] for step in steps))
     if len(names) > 1:
@@ -106,19 +96,19 @@ def _around(steps: list[StepRecord], failing: StepRecord) -> list[StepRecord]:
 
 
 def _row(step: StepRecord, *, several: bool, phase: bool) -> list[str]:
-    code = "exit -" if step["exitCode"] is None else f"exit {step['exitCode']}"
-    row = [str(step["number"]), _word(step["name"]), how_it_ended(step), code, _duration(step), _usage(step)]
+    ended = ending(step["outcome"], step["exitCode"], signal=step["signal"], limit=step["limit"])
+    row = [str(step["number"]), _word(step["name"]), ended, _duration(step), _usage(step)]
     return row + [step["phase"]] * phase + [_word(step["sandbox"])] * several
 
 
 def _usage(step: StepRecord) -> str:
-    """``peak 241 of 256 Mi, cpu 3.90 s``, as far as it is known."""
+    """``peak 241Mi of 256Mi, cpu 3.9 s``, as far as it is known."""
     usage = step.get("usage")
     return ", ".join(part for part in (memory_used(usage, step.get("memoryLimit")), cpu_time(usage)) if part)
 
 
 def _duration(step: StepRecord) -> str:
-    return "-" if step["duration"] is None else duration(step["duration"])
+    return "-" if step["outcome"] in {None, "Skipped"} else format_duration(step["duration"])
 
 
 def _title(step: StepRecord) -> str:
