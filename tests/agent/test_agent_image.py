@@ -136,7 +136,7 @@ def test_no_locale_is_the_interpreters(folder: Path) -> None:
 def test_a_loader_that_is_not_the_known_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ld-linux.so").write_bytes(b"GLIBC_PRIVATE /etc/ld.so.cache\0")
 
-    with pytest.raises(RuntimeError, match=r"ld-linux\.so does not read /etc/ld\.so\.preload in the way"):
+    with pytest.raises(RuntimeError, match=r"ld-linux\.so does not name /etc/ld\.so\.preload as expected"):
         image._own_loader((tmp_path / "ld-linux.so").read_bytes(), tmp_path / "ld-linux.so")
 
 

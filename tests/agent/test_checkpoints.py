@@ -188,7 +188,7 @@ def test_a_checkpoint_of_something_else_is_a_usage_error(sandbox: Sandbox, mark:
         def close(self) -> None:
             pass
 
-    with pytest.raises(Exception, match="no checkpoint of this backend"):
+    with pytest.raises(Exception, match="not a checkpoint of this backend"):
         sandbox.handle.restore(Other())
 
 

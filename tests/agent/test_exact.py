@@ -57,7 +57,7 @@ def test_what_is_of_the_right_type_and_in_range_is_given_as_it_is(name: str) -> 
 def test_anything_else_is_refused_by_the_name_of_its_key_and_never_quoted(name: str) -> None:
     read, _, wrong = READERS[name]
     for value in wrong:
-        with pytest.raises(exact.Inexact, match=r"^'k' is to be ") as raised:
+        with pytest.raises(exact.Inexact, match=r"^'k' must be ") as raised:
             read(value)
         assert len(str(raised.value)) < 120
 
@@ -67,7 +67,7 @@ def test_a_key_that_is_not_there_is_none_or_false_or_refused() -> None:
     assert exact.maybe(exact.integer, {"k": None}, "k", 0, 7) is None
     assert exact.maybe(exact.integer, {"k": 7}, "k", 0, 7) == 7
     assert exact.flag({}, "k") is False
-    with pytest.raises(exact.Inexact, match="there is none"):
+    with pytest.raises(exact.Inexact, match="it is missing"):
         exact.integer({}, "k", 0, 7)
     with pytest.raises(exact.Inexact):
         exact.maybe(exact.integer, {"k": 8}, "k", 0, 7)

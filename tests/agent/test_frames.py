@@ -71,13 +71,13 @@ def test_every_kind_of_buffer_is_bytes_on_the_other_side(buffer: bytearray | mem
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, {"a": 1j}, [test_numbers_keep_their_type], {1: 2}])
 def test_a_type_that_the_wire_has_not_is_a_type_error(value: object) -> None:
-    with pytest.raises(TypeError, match="no place on the wire"):
+    with pytest.raises(TypeError, match="cannot encode"):
         frames.encode(value)
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
 def test_a_number_that_does_not_fit_is_a_value_error(number: int) -> None:
-    with pytest.raises(ValueError, match="no place on the wire"):
+    with pytest.raises(ValueError, match="cannot be encoded"):
         frames.encode([number])
 
 
@@ -107,7 +107,7 @@ def test_a_value_that_is_cut_short_is_refused(value: object, place: int) -> None
 
 
 def test_bytes_behind_a_value_are_refused() -> None:
-    with pytest.raises(ProtocolError, match="bytes follow"):
+    with pytest.raises(ProtocolError, match="bytes after"):
         frames.decode(NOTHING + b"x")
 
 

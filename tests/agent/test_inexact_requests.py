@@ -98,7 +98,7 @@ def test_a_wait_until_no_moment_is_refused_and_ends_nothing(sandbox: Sandbox) ->
     """A NaN is neither before nor after any moment: no round of the loop would know how long to sleep."""
     for seconds in (math.nan, math.inf, -1.0, True, "1"):
         said = answer(sandbox, *with_("wait", timeout=seconds))
-        assert "'timeout' is to be a number from 0" in said
+        assert "'timeout' must be a number from 0" in said
     assert answer(sandbox, *with_("wait", timeout=0)) == ""
     assert sandbox.run("true").ok
 

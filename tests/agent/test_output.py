@@ -141,7 +141,7 @@ def test_output_of_a_step_that_there_was_not_is_a_usage_error(sandbox: Sandbox, 
     request = task(command("echo", "x"))
     sandbox.handle.execute(request, None)
 
-    with pytest.raises(UsageError, match="no longer kept" if step >= 0 else "'step' is to be a whole number from 0"):
+    with pytest.raises(UsageError, match="no longer kept" if step >= 0 else "'step' must be a whole number from 0"):
         next(sandbox.handle.output(request.id, step, "stdout"))
 
 

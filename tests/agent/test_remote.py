@@ -98,7 +98,7 @@ def test_a_sandbox_has_one_holder_for_good(agent: Agent) -> None:
     admitted(agent.connect(), holder=digest(SECRET))  # the same once more
     peer.send(frames.HELLO, 0, {"holder": digest(b"another")})
 
-    assert peer.refusal() == "the sandbox is held by another"
+    assert peer.refusal() == "the sandbox has another holder"
     agent.operator()
     agent.holder_channel()
 
@@ -264,7 +264,7 @@ def test_a_nonce_or_a_mark_of_another_form_is_refused(agent: Agent, wrong: objec
     peer = agent.connect()
     peer.hello()
     peer.send(frames.HELLO, 0, holder_hello(ask=wrong))
-    assert "'ask' is to be" in peer.refusal()
+    assert "'ask' must be" in peer.refusal()
     assert agent.operator().run("true").ok
 
 
@@ -284,7 +284,7 @@ def test_nobody_is_the_holder_before_there_is_one(agent: Agent) -> None:
     peer.hello()
     peer.send(frames.HELLO, 0, holder_hello(b""))
 
-    assert peer.refusal() == "nobody holds this sandbox"
+    assert peer.refusal() == "this sandbox has no holder"
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_a_proof_that_its_holder_has_given_up_runs_nothing(agent: Agent) -> None
     operator = agent.operator()
     for _ in range(2):
         assert spend(agent, "a" * 64) == (False, False)
-        with pytest.raises(AgentError, match="is not to run any more"):
+        with pytest.raises(AgentError, match="was withdrawn"):
             operator.execute(command("true"), name="one", once="a" * 64)
     (result,) = operator.execute(command("true"), name="two", once="b" * 64)
     assert result.outcome == "Succeeded"
@@ -474,7 +474,7 @@ def test_a_signature_does_not_make_up_for_what_is_wrong_besides(agent: Agent, wr
     said = operator_hello(hello, wrong.get("epoch", 1))
     peer.send(frames.HELLO, 0, said | wrong)
 
-    assert peer.refusal() in {"an operator has an epoch", "the agent speaks version 1"}
+    assert peer.refusal() in {"an operator needs an epoch", "the agent speaks version 1"}
     assert operator.run("true").ok
 
 
@@ -506,7 +506,7 @@ def test_who_says_nothing_is_sent_away(agent: Agent) -> None:
     peer = agent.connect()
     peer.hello()
 
-    assert peer.refusal() == "nobody has said who he is"
+    assert peer.refusal() == "no HELLO received in time"
     assert 4.5 < time.monotonic() - began < 20
 
 
@@ -540,7 +540,7 @@ def test_a_hello_is_a_hello(agent: Agent, kind: int, stream: int) -> None:
     peer = agent.connect()
     peer.send(kind, stream, operator_hello(peer.hello(), 1))
 
-    assert "what comes first is a HELLO" in peer.refusal()
+    assert "expected a HELLO" in peer.refusal()
 
 
 def test_nothing_may_follow_a_hello_at_once(agent: Agent) -> None:
@@ -548,7 +548,7 @@ def test_nothing_may_follow_a_hello_at_once(agent: Agent) -> None:
     hello = operator_hello(peer.hello(), 1, config=CONFIG)
     peer.socket.sendall(frames.message(frames.HELLO, 0, hello) + frames.message(frames.PING, 1, {}))
 
-    assert "nothing may follow" in peer.refusal()
+    assert "data followed the HELLO" in peer.refusal()
 
 
 def test_a_hello_may_come_byte_by_byte(agent: Agent) -> None:
@@ -645,8 +645,8 @@ def test_a_signal_of_the_sandbox_is_not_taken_for_one_from_outside(agent: Agent,
     [
         (pod.POD_UID_VARIABLE, "", "ARL_POD_UID is not set"),
         (pod.OPERATOR_KEYS_VARIABLE, "", "ARL_OPERATOR_KEYS is not set"),
-        (pod.OPERATOR_KEYS_VARIABLE, "[]", "ARL_OPERATOR_KEYS is from 1 to 16 RSA"),
-        (pod.OPERATOR_KEYS_VARIABLE, f'[{{"n": "{MODULUS:x}"}}]', "ARL_OPERATOR_KEYS is not a JSON list"),
+        (pod.OPERATOR_KEYS_VARIABLE, "[]", "ARL_OPERATOR_KEYS: expected 1 to 16 RSA"),
+        (pod.OPERATOR_KEYS_VARIABLE, f'[{{"n": "{MODULUS:x}"}}]', "ARL_OPERATOR_KEYS: not a JSON list"),
     ],
 )
 def test_an_agent_that_cannot_start_says_why(bubblewrap: str, variable: str, value: str, said: str) -> None:

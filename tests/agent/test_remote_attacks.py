@@ -276,7 +276,7 @@ def test_there_are_places_for_so_many_and_the_oldest_stranger_goes(agent: Agent)
     peers = [agent.connect() for _ in range(65)]
 
     assert peers[0].hello()
-    assert peers[0].refusal() == "too many connections that do not say who they are"
+    assert peers[0].refusal() == "too many connections that have sent no HELLO"
     assert peers[1].hello()
     peers[1].send(frames.HELLO, 0, {"version": 1, "role": "none"})
     assert "only the operator" in peers[1].refusal()

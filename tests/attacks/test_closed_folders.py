@@ -47,7 +47,7 @@ def test_a_closed_folder_does_not_open_what_is_kept_in_it(
         assert sh(acquire(two_pools, "first"), f"chmod {mode} /data{folder}; stat -c %a /data{folder}").strip() == str(
             int(mode)
         )
-        with pytest.raises(UsageError, match=r"second.*/shared.* cannot be looked into.*chmod u\+rwx"):
+        with pytest.raises(UsageError, match=r"second.*/shared.* cannot be read.*chmod u\+rwx"):
             opened_and_written(two_pools)
     finally:
         for path in ("shared", "shared/a", "shared/a/b"):

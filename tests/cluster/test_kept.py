@@ -49,7 +49,7 @@ def test_a_download_just_below_what_a_pool_keeps_arrives_and_one_just_above_is_r
     message = str(caught.value)
     assert message.startswith("download of more: it takes "), message
     assert message.endswith(
-        "bytes more, and of the 1Mi that this machine keeps of a sandbox 1Mi were left before: take less of it, or raise "
+        "bytes more, but of the 1Mi that this machine keeps of a sandbox only 1Mi were left: take less of it, or raise "
         "`spec.sandbox.kept` of pool 'told'"
     )
     assert not (tmp_path / "more").exists()
@@ -70,5 +70,5 @@ def test_without_a_word_a_pool_keeps_four_times_what_its_sandboxes_can_hold(
     for number in range(most // (96 * KIB)):
         sandbox.download("file", tmp_path / str(number))
     sandbox.run("sh", "-c", ": > empty").check()
-    with pytest.raises(UsageError, match="of the 768Ki that this machine keeps of a sandbox 0 were left"):
+    with pytest.raises(UsageError, match="of the 768Ki that this machine keeps of a sandbox only 0 were left"):
         sandbox.download("empty", tmp_path / "empty")

@@ -92,7 +92,7 @@ _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
     [
         ({"volumes": [{"name": "host", "hostPath": {"path": "/etc"}}]}, "volume host: hostPath cannot be used"),
         ({"initContainers": [{"name": "i", "image": "x", "securityContext": {"privileged": True}}]}, "container i: "),
-        ({"container": {"terminationMessagePath": "/arl/boot.py"}}, "which is the agent's"),
+        ({"container": {"terminationMessagePath": "/arl/boot.py"}}, "reserved for the agent"),
         (
             {
                 "container": {"volumeMounts": [{"name": "v", "mountPath": path} for path in ("/vol", "/vol/up/x")]},

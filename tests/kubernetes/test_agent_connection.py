@@ -123,7 +123,7 @@ def test_a_connection_that_is_given_up_is_closed(make: Make, ways: Ways) -> None
 
 
 def test_an_agent_that_was_started_anew_is_not_the_sandboxs(make: Make, ways: Ways) -> None:
-    with pytest.raises(ChannelLost, match="started anew: what was in it before is lost"):
+    with pytest.raises(ChannelLost, match="restarted: its earlier state is lost"):
         make(boot="0" * 32).channel()
     assert ways.opened[0].closed
 
@@ -134,7 +134,7 @@ def test_an_agent_with_the_holders_mark_is_the_sandboxs(agent: Agent, make: Make
 
 
 def test_one_without_it_has_taken_the_agents_port(make: Make, ways: Ways) -> None:
-    with pytest.raises(ChannelLost, match="cannot show that it is the agent"):
+    with pytest.raises(ChannelLost, match="cannot prove that it is the agent"):
         make(mark=b"m" * 32).channel()
     assert ways.opened[0].closed
 
@@ -149,7 +149,7 @@ def test_an_agent_that_says_nothing_is_given_up(make: Make, ways: Ways, monkeypa
     monkeypatch.setattr(module, "_GREETING_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ways.address = silent.getsockname()
-        with pytest.raises(ChannelLost, match="has not answered a greeting"):
+        with pytest.raises(ChannelLost, match="has not answered the handshake"):
             make().channel()
     assert ways.opened[0].closed
 
@@ -189,7 +189,7 @@ def test_a_port_forward_that_is_not_allowed_names_the_rule(make: Make, ways: Way
     ("error", "said"),
     [
         (ConnectionError("a port-forward to pod pod-1 could not be opened: refused"), "could not be opened"),
-        (Refused(404, "NotFound", 'pods "pod-1" not found'), "takes no port-forward: pods"),
+        (Refused(404, "NotFound", 'pods "pod-1" not found'), "refused a port-forward: pods"),
     ],
 )
 def test_a_port_forward_that_fails_is_a_connection_that_is_lost(

@@ -123,7 +123,7 @@ def test_an_agent_that_has_told_the_operator_another_end_is_not_believed(
         assert found._results[0].exit_code == 1
         assert told == []
     else:
-        with pytest.raises(SandboxLost, match="another end"):
+        with pytest.raises(SandboxLost, match="another result"):
             found._finish(status)
 
 

@@ -75,7 +75,7 @@ def test_what_is_shown_of_a_pool_shows_nothing_else() -> None:
 def test_a_template_that_is_none_is_told_with_the_pools_name(api: Api, fake: FakeApi, template: Any) -> None:
     body = {"spec": {"replicas": 1, "template": template}, "status": {"taskKey": "00"}}
     fake.put(path("warmpools", "n", "odd"), body)
-    with pytest.raises(BackendUnavailable, match=r"'odd'.* no pod template"):
+    with pytest.raises(BackendUnavailable, match=r"'odd'.* not a pod template"):
         NamespaceClient(api, "n", "run").pool("odd")
 
 

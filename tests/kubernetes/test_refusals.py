@@ -46,8 +46,8 @@ def test_the_rule_for_a_port_forward_has_both_verbs_that_api_servers_ask_for() -
         (400, status(400, "BadRequest", 'strict decoding error: unknown field "spec.holder"'), r"another version.*pytest-arl manifests"),
         (403, status(403, "Forbidden", 'pods "x" is forbidden: exceeded quota: q, requested: count/x=1'), r"quota is used up"),
         (403, status(403, "Forbidden", "unable to create new content in namespace tests because it is being terminated"), r"is being deleted"),
-        (500, status(500, "InternalError", "etcdserver: leader changed"), r"not well"),
-        (502, b"<html>Bad Gateway</html>", r"Bad Gateway.*not well"),
+        (500, status(500, "InternalError", "etcdserver: leader changed"), r"has a problem"),
+        (502, b"<html>Bad Gateway</html>", r"Bad Gateway.*has a problem"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_the_cluster_is_said_with_its_cure(code: int, body: object, cure: str) -> None:

@@ -98,7 +98,7 @@ def scene(how: str, *outcomes: str) -> Scene:
 @pytest.mark.parametrize("how", ["status", "live"])
 def test_a_task_that_somebody_else_cancels_has_no_result(how: str) -> None:
     its = scene(how, "Succeeded", "Cancelled")
-    with pytest.raises(SandboxLost, match="somebody else cancelled or deleted its Task"):
+    with pytest.raises(SandboxLost, match="was cancelled or deleted by another client"):
         its.run.run()
     assert its.told == ["Succeeded"], "nobody is told of a step that somebody else ended"
     assert [step.outcome for step in its.results] == ["Succeeded", "Cancelled"], "what is known of it is in the report"
@@ -140,7 +140,7 @@ def test_a_task_that_is_cancelled_before_it_began_has_a_result_for_who_has_asked
         its.run.run()
         assert [step.outcome for step in its.results] == ["Cancelled"]
     else:
-        with pytest.raises(SandboxLost, match="somebody else"):
+        with pytest.raises(SandboxLost, match="another client"):
             its.run.run()
         assert its.told == []
 
@@ -222,7 +222,7 @@ def test_a_task_that_the_agent_never_had_is_given_up_there(refuses: bool) -> Non
     its.sandbox.exchange = lambda action: action(heard)
     its.sandbox.cancel("id")
     if refuses:
-        with pytest.raises(SandboxLost, match="does not give up a Task"):
+        with pytest.raises(SandboxLost, match="does not withdraw a Task"):
             its.run.run()
         assert its.deleted == [("sandboxes", "n", "sb")]
     else:
@@ -250,7 +250,7 @@ def test_where_the_agent_has_run_what_nothing_said_its_sandbox_is_used_no_more(
     its.sandbox.cancel("id")
     its.run._cancelled = cancelled
     if lost:
-        with pytest.raises(SandboxLost, match="its agent has run Task"):
+        with pytest.raises(SandboxLost, match="its agent ran Task"):
             its.run.run()
     else:
         its.run.run()

@@ -191,8 +191,8 @@ def test_nothing_is_made_on_the_host_for_a_mount_point(make_backend: MakeBackend
     (folder / "inner").mkdir()
     for outer in ("src:/src", "src:/src:rw"):
         project.chmod(0o777)
-        refused(make_backend(pool(outer, "inner:/src/not/there")), "does not exist there", str(project / "not/there"))
-    refused(make_backend(pool("inner:/usr/arl-not-there")), "does not exist there")
+        refused(make_backend(pool(outer, "inner:/src/not/there")), "does not exist in", str(project / "not/there"))
+    refused(make_backend(pool("inner:/usr/arl-not-there")), "does not exist in")
     assert sorted(path.name for path in project.iterdir()) == ["file"]
     (project / "there").mkdir()
     (folder / "inner/deep").write_text("deep\n")

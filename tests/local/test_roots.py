@@ -146,7 +146,7 @@ def test_a_mount_point_that_is_a_link_is_refused_and_nothing_is_made(
     [
         (lambda path: None, "does not exist"),
         (lambda path: path.write_text(""), "not a folder"),
-        (lambda path: path.mkdir(), "no root file system"),
+        (lambda path: path.mkdir(), "not a root file system"),
         (lambda path: (path / "rootfs/bin").mkdir(parents=True), "did you mean .*rootfs"),
         (lambda path: (path / "blobs").mkdir(parents=True) or (path / "oci-layout").write_text("{}"), "not unpacked"),
     ],

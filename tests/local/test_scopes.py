@@ -57,7 +57,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("root", [True, False])
 def test_what_systemd_run_says_is_the_reason(machine: Machine, root: bool) -> None:
     machine.program("systemd-run", "echo 'Failed to start transient scope unit: Permission denied' >&2; exit 1")
-    with pytest.raises(NoScope, match=r"gave no scope: Failed to start transient scope unit: Permission denied$"):
+    with pytest.raises(NoScope, match=r"created no scope: Failed to start transient scope unit: Permission denied$"):
         Systemd(root=root, run=machine.run).scope("/user.slice/session-3.scope")
 
 
@@ -85,15 +85,15 @@ def test_a_manager_that_hangs_is_waited_for_once(machine: Machine, monkeypatch: 
 
 def test_a_manager_that_moves_nothing_is_not_believed(machine: Machine) -> None:
     machine.program("systemd-run", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
-    with pytest.raises(NoScope, match="moved nothing into it"):
+    with pytest.raises(NoScope, match="moved no process into it"):
         Systemd(root=False, run=machine.run).scope("/")
 
 
 def test_without_systemd_or_its_program_there_is_nothing_to_ask(machine: Machine) -> None:
-    with pytest.raises(NoScope, match="no systemd-run"):
+    with pytest.raises(NoScope, match="systemd-run, which asks systemd for one, is not"):
         Systemd(root=True, run=machine.run).scope("/")
     (machine.run / "systemd/system").rmdir()
-    with pytest.raises(NoScope, match="no systemd that could"):
+    with pytest.raises(NoScope, match="systemd is not running here"):
         Systemd(root=True, run=machine.run).scope("/")
 
 
@@ -315,7 +315,7 @@ def test_where_the_scope_was_ended_a_sandbox_says_so_and_the_next_backend_gets_a
     """
     facts = start("if True:" + body).facts
     assert facts["isolation"] == "bwrap+cgroup"
-    assert "was ended by somebody else" in facts["said"]
+    assert "was killed from outside" in facts["said"]
 
 
 @real

@@ -102,7 +102,7 @@ async def test_an_agent_is_marked_when_it_is_met_and_asked_for_its_mark_later(mo
         assert (answer["holder"], answer["holderMark"]) == ("h", b"c" * 32)
         assert "ask" not in answer
 
-        with pytest.raises(AnotherAgent, match="cannot show"):
+        with pytest.raises(AnotherAgent, match="cannot prove"):
             await connect(boot="b1")
         told = {"mark", "holder", "holderMark"} & seen[1][2].keys()
         assert told == set(), "what took its place would know it then"
@@ -138,7 +138,7 @@ async def test_another_start_of_the_agent_is_shown_nothing(monkeypatch: pytest.M
         raise AssertionError("it was signed")
 
     async with agent(greets(), monkeypatch):
-        with pytest.raises(AnotherAgent, match="anew"):
+        with pytest.raises(AnotherAgent, match="restarted"):
             await connect(sign=sign, boot="b2")
 
 

@@ -77,7 +77,7 @@ async def test_an_object_that_is_longer_than_any_is_not_read(monkeypatch: pytest
         assert len(await api.items(PODS)) == 1
         server.objects[PODS] = [{"metadata": {"name": "x" * 100_000}}]
         monkeypatch.setattr("pytest_arl.operator.async_api._FIRST_PAGE", 1)
-        with pytest.raises(ApiError, match="read no further"):
+        with pytest.raises(ApiError, match="exceeds the limit"):
             await api.items(PODS)
         assert len(server.asked) == 2, "it is not asked for again"
 
@@ -202,7 +202,7 @@ async def test_an_answer_that_is_none_is_an_error_at_once(monkeypatch: pytest.Mo
             return web.Response(text="{'no': json}", content_type="application/json")
 
         server.handlers["GET"] = answer
-        with pytest.raises(ApiError, match="no JSON object"):
+        with pytest.raises(ApiError, match="not a JSON object"):
             await api.get(PODS)
         assert len(asked) == 1
 

@@ -67,13 +67,13 @@ def test_one_that_somebody_changes_all_the_time_is_written_again_or_makes_room(m
         nonlocal tries
         tries += 1
         if tries < 5:
-            raise ApiError(0, CONTENDED, "somebody else writes to it all the time")
+            raise ApiError(0, CONTENDED, "other clients keep changing it")
         return task()
 
     context: Any = SimpleNamespace(
         api=SimpleNamespace(write_status=write_status), store=SimpleNamespace(put=lambda *_: None)
     )
-    with pytest.raises(ApiError, match="somebody else"):
+    with pytest.raises(ApiError, match="other clients"):
         asyncio.run(write_end(context, task(), lambda _output: {}, yields=True))
     assert tries == 1
     assert asyncio.run(write_end(context, task(), lambda _output: {})) is True

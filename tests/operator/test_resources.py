@@ -93,7 +93,7 @@ def test_a_resource_that_the_pool_has_not_is_refused(field: str, name: str) -> N
 @pytest.mark.parametrize("nothing", ["0", 0, "0Mi", "0.0", "0e5"])
 def test_a_limit_of_nothing_is_none_and_refused(nothing: Any) -> None:
     """Kubernetes runs a container with a limit of 0 without any."""
-    with pytest.raises(ResourcesInvalid, match="which is no limit"):
+    with pytest.raises(ResourcesInvalid, match="which is not a limit"):
         granted({"limits": {"memory": nothing}})
     assert granted({"limits": {"memory": 1}})["limits"] == {"memory": 1}
 

@@ -91,7 +91,7 @@ TOO_LARGE = "etcdserver: request is too large"
     ("error", "goes_on"),
     [
         (ApiError(500, "InternalError", TOO_LARGE), True),
-        (ApiError(0, "Contended", "somebody else writes to it all the time"), True),
+        (ApiError(0, "Contended", "other clients keep changing it"), True),
         (ApiError(500, "InternalError", "etcdserver: no leader"), False),
         (ApiError(0, "Unreachable", "the API server does not answer"), False),
     ],
@@ -118,7 +118,7 @@ async def _that_runs(refusals: int, monkeypatch: pytest.MonkeyPatch) -> list[flo
     async def write_status(*_: Any) -> Any:
         writes.append(loop.time())
         if len(writes) <= refusals:
-            raise ApiError(0, "Contended", "somebody else writes to it all the time")
+            raise ApiError(0, "Contended", "other clients keep changing it")
         return None
 
     context: Any = SimpleNamespace(api=SimpleNamespace(write_status=write_status), store=Mock())

@@ -194,7 +194,7 @@ def test_privileges_that_are_asked_for_are_refused_rather_than_dropped(security:
     ],
 )
 def test_the_agents_folders_cannot_be_mounted_over(path: Any) -> None:
-    with pytest.raises(TemplateInvalid, match="which is the agent's"):
+    with pytest.raises(TemplateInvalid, match="reserved for the agent"):
         made(pool(volumeMounts=[{"name": "mine", "mountPath": path}]))
 
 
@@ -209,7 +209,7 @@ def test_what_lies_beside_them_can_be_mounted(path: Any) -> None:
 @pytest.mark.parametrize("volume", ["arl-folder", "arl-spool", "arl-workspace"])
 def test_no_container_of_the_template_mounts_the_agents_volumes(volume: Any) -> None:
     mount = {"name": volume, "mountPath": "/mine"}
-    said = rf"mounts the volume {volume}, which is the agent's"
+    said = rf"mounts the volume {volume}, which is reserved for the agent"
     with pytest.raises(TemplateInvalid, match=said):
         made(pool(volumeMounts=[mount]))
     for place in ("containers", "initContainers"):

@@ -112,9 +112,13 @@ def test_no_container_has_anything_where_the_agents_folders_are(place: str, path
         {"volumeDevices": [{"name": "mine", "devicePath": path}]},
         {"terminationMessagePath": path},
     ):
-        with pytest.raises(TemplateInvalid, match=r"container beside mounts something at .*, which is the agent's"):
+        with pytest.raises(
+            TemplateInvalid, match=r"container beside mounts something at .*, which is reserved for the agent"
+        ):
             made(with_neighbour(place, **lies))
-        with pytest.raises(TemplateInvalid, match=r"container executor mounts something at .*, which is the agent's"):
+        with pytest.raises(
+            TemplateInvalid, match=r"container executor mounts something at .*, which is reserved for the agent"
+        ):
             made(pool(**lies))
 
 
@@ -126,14 +130,16 @@ def test_no_container_names_a_volume_of_the_agents_in_any_way(place: str, volume
         {"volumeMounts": [{"name": volume, "mountPath": "/m", **way}]},
         {"volumeDevices": [{"name": volume, "devicePath": "/dev/m"}]},
     ):
-        with pytest.raises(TemplateInvalid, match=f"container beside mounts the volume {volume}, which is the agent's"):
+        with pytest.raises(
+            TemplateInvalid, match=f"container beside mounts the volume {volume}, which is reserved for the agent"
+        ):
             made(with_neighbour(place, **mounts))
 
 
 @pytest.mark.parametrize("path", ["/proc", "/proc/1", "/sys/fs/cgroup", "//sys"])
 def test_the_executor_has_nothing_where_the_kernels_folders_are(path: str) -> None:
     mounts = [{"name": "mine", "mountPath": path}]
-    with pytest.raises(TemplateInvalid, match="which is the kernel's"):
+    with pytest.raises(TemplateInvalid, match="which belongs to the kernel"):
         made(pool(volumeMounts=mounts))
     made(pool(volumeMounts=[{"name": "mine", "mountPath": "/dev/shm"}]))
 
@@ -149,15 +155,15 @@ def test_the_agents_folders_are_not_reached_through_a_link_of_the_image(place: s
         {"volumeDevices": [{"name": "mine", "devicePath": path}]},
     )
     for lies in ways:
-        with pytest.raises(TemplateInvalid, match="which is the agent's"):
+        with pytest.raises(TemplateInvalid, match="reserved for the agent"):
             made(pool(**lies))
-        with pytest.raises(TemplateInvalid, match="which is the agent's"):
+        with pytest.raises(TemplateInvalid, match="reserved for the agent"):
             made(with_neighbour(place, **lies))
 
 
 @pytest.mark.parametrize("path", ["/up/proc", "/up/sys", "/up/sys/fs/cgroup", "/a/b/proc/self"])
 def test_nor_are_the_kernels(path: str) -> None:
-    with pytest.raises(TemplateInvalid, match="which is the kernel's"):
+    with pytest.raises(TemplateInvalid, match="which belongs to the kernel"):
         made(pool(volumeMounts=[{"name": "mine", "mountPath": path}]))
     with pytest.raises(TemplateInvalid, match=r"spec\.sandbox\.workDir"):
         made(pool(sandbox={"workDir": path}))
@@ -249,7 +255,7 @@ def test_the_work_folder_is_not_the_agents(folder: str) -> None:
             {"volumes": [{"name": "host", "hostPath": {"path": "/"}}]},
             "volume host: hostPath cannot.*persistentVolumeClaim",
         ),
-        ({"volumes": [{"name": "arl-folder", "emptyDir": {}}]}, "a volume is named arl-folder"),
+        ({"volumes": [{"name": "arl-folder", "emptyDir": {}}]}, "the name of volume arl-folder"),
     ],
     ids=str,
 )
@@ -359,7 +365,7 @@ def test_the_old_way_to_ask_for_no_apparmor_is_refused() -> None:
     ("container", "said"),
     [
         ({"ports": [{"containerPort": 80, "hostPort": 80}]}, "hostPort cannot"),
-        ({"ports": [{"containerPort": pod.PORT}]}, f"the port {pod.PORT} is the agent's"),
+        ({"ports": [{"containerPort": pod.PORT}]}, f"the port {pod.PORT} is reserved"),
         ({"livenessProbe": {"httpGet": {"port": 80, "host": "10.0.0.1"}}}, "livenessProbe names a host"),
         ({"readinessProbe": {"tcpSocket": {"port": 80, "host": "10.0.0.1"}}}, "readinessProbe names a host"),
         ({"lifecycle": {"preStop": {"httpGet": {"host": "metadata"}}}}, "lifecycle names a host"),

@@ -133,7 +133,7 @@ def test_a_callback_that_would_wait_for_itself_is_told(session: SandboxSession) 
     def on_output(*_: object) -> None:
         session.run("true")
 
-    with pytest.raises(UsageError, match="this very thread"):
+    with pytest.raises(UsageError, match="this thread is already running"):
         session.execute([HELLO], on_output=on_output)
 
 
@@ -282,7 +282,7 @@ def test_a_background_step_of_a_task_has_a_handle_too(session: SandboxSession) -
     result = session.execute([shell("sleep 30", "server", background=True), HELLO]).check()
     for step in ("server", result.step("server")):
         assert session.process(step).poll() is None
-    with pytest.raises(UsageError, match="'hello' is no background step"):
+    with pytest.raises(UsageError, match="'hello' is not a background step"):
         session.process("hello")
 
 

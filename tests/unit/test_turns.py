@@ -126,7 +126,7 @@ def test_the_thread_inside_is_told_that_it_would_wait_for_itself() -> None:
     turns = FairQueue()
     ticket, again = Place(), Place()
     turns.enter(ticket)
-    with pytest.raises(UsageError, match="busy with a task of this very thread"):
+    with pytest.raises(UsageError, match="this thread is already running a task"):
         turns.enter(again, timeout=1)
     turns.leave(again)
     turns.leave(ticket)

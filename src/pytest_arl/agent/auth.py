@@ -97,12 +97,12 @@ def read_keys(text: str) -> Keys:
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError("not a JSON list of RSA public keys: " + str(error)) from None
     if not 0 < len(keys) <= _MOST_KEYS:
-        raise ValueError("from 1 to " + str(_MOST_KEYS) + " RSA public keys are wanted, not " + str(len(keys)))
+        raise ValueError("expected 1 to " + str(_MOST_KEYS) + " RSA public keys, got " + str(len(keys)))
     for modulus, exponent in keys:
         if not isinstance(exponent, int) or exponent < _SHORTEST_EXPONENT or not exponent & modulus & 1:
-            raise ValueError("an RSA public key has no proper exponent, or an even modulus")
+            raise ValueError("an RSA public key has an invalid exponent or an even modulus")
         if modulus.bit_length() < _SHORTEST_BITS:
-            raise ValueError("an RSA public key has less than " + str(_SHORTEST_BITS) + " bits")
+            raise ValueError("an RSA public key has fewer than " + str(_SHORTEST_BITS) + " bits")
     return keys
 
 
@@ -121,7 +121,7 @@ def _read_json(text: str) -> list[dict[str, Any]]:
     try:
         value, end = make_scanner(Context)(text, 0)  # type: ignore[arg-type]  # it takes what has these attributes
     except (StopIteration, ImportError):  # its errors are in the half that is not there
-        raise ValueError("no JSON") from None
+        raise ValueError("not JSON") from None
     if end != len(text) or not isinstance(value, list):
-        raise ValueError("no JSON list")
+        raise ValueError("not a JSON list")
     return value

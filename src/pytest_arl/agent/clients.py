@@ -144,7 +144,7 @@ class HolderClient(Client):
         return self.registration.holder_mark
 
     def _task(self, stream: int, _request: Said[messages.TaskKey]) -> None:
-        self.refuse(stream, "a sandbox's holder runs nothing here: tasks come from the operator")
+        self.refuse(stream, "the sandbox's holder cannot run tasks here: tasks come from the operator")
 
     def _spend(self, stream: int, request: Said[messages.SpendKey]) -> None:
         """Its own Task is over, and nothing told it that this agent had it: others may still make an object with the
@@ -181,5 +181,5 @@ def mark_of(hello: Said[messages.ClientHelloKey], key: messages.ClientHelloKey) 
 def _exactly(hello: Said[messages.ClientHelloKey], key: messages.ClientHelloKey, size: int) -> bytes | None:
     found = exact.maybe(exact.data, hello, key, size)
     if found is not None and len(found) != size:
-        raise exact.Inexact("'" + key + "' is to be " + str(size) + " bytes")
+        raise exact.Inexact("'" + key + "' must be " + str(size) + " bytes")
     return found

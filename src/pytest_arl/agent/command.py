@@ -158,7 +158,7 @@ def _become_program(
 def _cannot_start(program: bytes, error: OSError) -> CannotStart:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         if os.path.lexists(program):
-            return CannotStart(126, _text(program) + ": found, but the interpreter or loader that it names is not")
+            return CannotStart(126, _text(program) + ": found, but its interpreter or loader is missing")
         return CannotStart(127, _text(program) + ": " + _reason(error))
     return CannotStart(126, _text(program) + ": " + _reason(error))
 

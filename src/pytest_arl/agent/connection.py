@@ -234,7 +234,7 @@ class Connection:
     def _write(self, stream: int, request: Said[messages.WriteKey]) -> None:
         path, content = exact.data(request, "path", LONGEST_PATH), request["content"]
         if type(content) is not bytes and type(content) is not memoryview:
-            raise TypeError("a file's content is bytes")
+            raise TypeError("a file's content must be bytes")
         files.replace_file(
             self.parts.places.real(path), content, exact.maybe(exact.integer, request, "mode", 0, 0o7777)
         )
@@ -309,7 +309,7 @@ class Connection:
         if not self.parts.backgrounds.strays and not any(process.alive for process in doomed):
             self._reply(stream, {"changed": manifest.undo()})
         elif time.monotonic() > deadline:
-            self.refuse(stream, "processes that should end live on")
+            self.refuse(stream, "processes that were killed are still running")
         else:
 
             def again() -> None:
@@ -326,7 +326,7 @@ def _limit(request: Said[messages.ProcessRequestKey]) -> int:
 def _kept_process(pair: object) -> tuple[str, int]:
     """A background process that is to live on: its task's id and its step."""
     if type(pair) is not list or len(pair) != 2:
-        raise TypeError("a process is named by its task and its step")
+        raise TypeError("a process must be named by its task and its step")
     named = {"task": pair[0], "step": pair[1]}
     return exact.text(named, "task", LONGEST_ID), exact.integer(named, "step", 0, MOST_STEPS)
 

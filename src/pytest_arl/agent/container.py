@@ -69,10 +69,11 @@ class Container:
         """ValueError where something is missing or wrong, naming the variable."""
         private = PRIVATE_PREFIX.encode()
         self.pod = _wanted(variables, POD_UID_VARIABLE)
+        keys = _wanted(variables, OPERATOR_KEYS_VARIABLE)
         try:
-            self.keys = auth.read_keys(_wanted(variables, OPERATOR_KEYS_VARIABLE))
+            self.keys = auth.read_keys(keys)
         except ValueError as error:
-            raise ValueError(OPERATOR_KEYS_VARIABLE + " is " + str(error)) from None
+            raise ValueError(OPERATOR_KEYS_VARIABLE + ": " + str(error)) from None
         largest = variables.get(FILE_BYTES_VARIABLE.encode(), b"")
         self.file_bytes = int(largest) if largest.isdigit() and len(largest) <= _LONGEST_NUMBER else None
         self.workspace = variables.get(WORKSPACE_VARIABLE.encode()) or WORKSPACE.encode()
@@ -123,7 +124,7 @@ def own_config(container: Container, given: Said[ConfigKey]) -> Place:
     env = dict(container.env)
     for pair in exact.items(given, "env", _MOST_VARIABLES):
         if type(pair) is not list or [type(each) for each in pair] != [bytes, bytes]:
-            raise TypeError("a variable is not of bytes")
+            raise TypeError("a variable must be a pair of bytes")
         env[pair[0]] = pair[1]
     folders: list[tuple[bytes, str]] = []
     for pair in exact.items(given, "folders", _MOST_FOLDERS):

@@ -68,7 +68,7 @@ class Departure:
     def _entry(self, below: bytes, path: bytes, kind: Kind, state: os.stat_result) -> Entry:
         self._count += 1
         if self._count > self._most:
-            raise OSError(errno.EFBIG, "is one more than " + str(self._most) + " files and folders", path)
+            raise OSError(errno.EFBIG, "exceeds the limit of " + str(self._most) + " files and folders", path)
         entry = entries.entry(below, kind, stat.S_IMODE(state.st_mode), state.st_mtime_ns)
         if kind == "l":
             entry["to"] = os.readlink(path)

@@ -108,9 +108,9 @@ def _is_whole(value: str) -> bool:
 def _wrong(key: str, wanted: str, value: object) -> Inexact:
     kind = type(value)
     if value is None:
-        found = "there is none"
+        found = "it is missing"
     elif kind in (str, bytes, list):
         found = "it is " + kind.__name__ + " of length " + str(len(value))  # type: ignore[arg-type]  # as just seen
     else:
         found = "it is " + kind.__name__
-    return Inexact("'" + key + "' is to be " + wanted + "; " + found)
+    return Inexact("'" + key + "' must be " + wanted + "; " + found)

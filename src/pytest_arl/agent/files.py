@@ -88,7 +88,7 @@ def open_for_reading(path: bytes) -> tuple[int, os.stat_result]:
     if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
         problem = errno.EINVAL, "neither a file nor a folder"
     elif path.startswith(b"/proc/") or state.st_dev == os.stat("/proc").st_dev:
-        problem = errno.EACCES, "nothing of /proc is read from outside; run cat in the sandbox"
+        problem = errno.EACCES, "files in /proc cannot be read from outside the sandbox; run cat in it"
     if problem is not None:
         os.close(fd)
         raise OSError(*problem, path)
@@ -121,7 +121,7 @@ def replace_file(path: bytes, content: bytes | memoryview, mode: int | None) -> 
     for new folders above.
     """
     if mode is not None and mode & ~0o7777:
-        raise OSError(errno.EINVAL, "a mode is a number from 0 to 0o7777")
+        raise OSError(errno.EINVAL, "a mode must be a number from 0 to 0o7777")
     make_parents(path)
     folder, name = os.path.split(path)
     parent = system.open_plain(folder, _DIRECTORY)
@@ -145,7 +145,7 @@ def replace_file(path: bytes, content: bytes | memoryview, mode: int | None) -> 
 
 def _check_size(fd: int, size: int) -> None:
     if os.fstat(fd).st_size != size:
-        raise OSError(errno.EIO, "the file has not the size that was written")
+        raise OSError(errno.EIO, "the file does not have the size that was written")
 
 
 def mode_of(path: bytes, folder: int | None = None) -> int:

@@ -97,7 +97,7 @@ def _parts(value: object) -> list[Buffer]:
     try:
         _encode(value, out)
     except _struct.error as error:  # type: ignore[attr-defined]  # it is there
-        raise ValueError("no place on the wire for a value: " + str(error)) from None
+        raise ValueError("a value cannot be encoded: " + str(error)) from None
     return out
 
 
@@ -106,7 +106,7 @@ def _encode(value: object, out: list[Buffer]) -> None:
     if put is None:
         put = next((each for kind, each in _PUT.items() if isinstance(value, kind)), None)
         if put is None:
-            raise TypeError("no place on the wire for " + type(value).__name__)
+            raise TypeError("cannot encode " + type(value).__name__)
     put(value, out)
 
 
@@ -143,7 +143,7 @@ _MOST_KEYS, _LONGEST_KEY = 512, 32
 
 def _encoded_key(key: object) -> bytes:
     if not isinstance(key, str):
-        raise TypeError("no place on the wire for a key that is " + type(key).__name__)
+        raise TypeError("cannot encode a key that is " + type(key).__name__)
     raw = key.encode()
     encoded = _U32.pack(len(raw)) + raw
     if len(raw) <= _LONGEST_KEY and len(_KEYS) < _MOST_KEYS:
@@ -188,7 +188,7 @@ def decode(data: bytes | bytearray | memoryview, most: int | None = None) -> obj
     except (_struct.error, IndexError, UnicodeDecodeError) as error:  # type: ignore[attr-defined]  # it is there
         raise ProtocolError("a value is cut short or garbled: " + str(error)) from None
     if end != len(raw):
-        raise ProtocolError("bytes follow the value")
+        raise ProtocolError("unexpected bytes after the value")
     return value
 
 
@@ -219,7 +219,7 @@ def _decode(  # noqa: C901, PLR0911 - one case for each type
     if kind in _WORDS:
         return _WORDS[kind], at
     if kind not in (0x6C, 0x64):
-        raise ProtocolError("no value begins with " + repr(kind))
+        raise ProtocolError("unknown type byte " + repr(kind))
     if depth == MAX_DEPTH:
         raise ProtocolError("a value nests too deep")
     (count,) = _U32.unpack_from(raw, at)
@@ -429,7 +429,7 @@ class Parser:
     ) -> None:
         """The last frame of a message has come; ``filled`` of its bytes are where the others are already."""
         if kind > LAST:
-            raise ProtocolError("no message has the type " + str(kind))
+            raise ProtocolError("unknown message type " + str(kind))
         parts = self._parts.pop(stream, None) if self._parts else None
         if parts is not None:
             self._held -= len(parts) - filled
@@ -441,5 +441,5 @@ class Parser:
 
 def _refused(kind: int, size: int) -> ProtocolError:
     if kind != MORE:
-        return ProtocolError("no frame has the type " + str(kind))
+        return ProtocolError("unknown frame type " + str(kind))
     return ProtocolError("a part of a message has " + str(size) + " bytes: only the last may be short")

@@ -81,7 +81,7 @@ class Handshake:
         self.released().close()
 
     def _too_late(self) -> None:
-        self.dismiss("nobody has said who he is")
+        self.dismiss("no HELLO received in time")
 
     def _ready(self, _events: int) -> None:
         most = frames.HEADER.size + _FIRST_FRAME - len(self._data)
@@ -99,9 +99,9 @@ class Handshake:
             return
         size, kind, stream = frames.HEADER.unpack_from(self._data)
         if kind != frames.HELLO or stream or size > _FIRST_FRAME:
-            self.dismiss("what comes first is a HELLO of at most " + str(_FIRST_FRAME) + " bytes")
+            self.dismiss("expected a HELLO of at most " + str(_FIRST_FRAME) + " bytes")
         elif len(self._data) > frames.HEADER.size + size:
-            self.dismiss("nothing may follow a HELLO before the agent is ready")
+            self.dismiss("data followed the HELLO before the agent was ready")
         elif len(self._data) == frames.HEADER.size + size:
             self._introduced(self._data[frames.HEADER.size :])
 
@@ -114,7 +114,7 @@ class Handshake:
         if isinstance(hello, dict):
             self._admit(self, hello)
         else:
-            self.dismiss("a HELLO is a dict")
+            self.dismiss("a HELLO must be a dict")
 
 
 class PendingHandshakes:

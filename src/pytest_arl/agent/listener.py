@@ -135,7 +135,7 @@ class Listener:
         try:
             epoch = exact.integer(hello, "epoch", 0, exact.LARGEST)
         except exact.Inexact:
-            return "an operator has an epoch"
+            return "an operator needs an epoch"
         here = self._registration.here
         challenge = auth.challenge(nonce, here.pod, self._registration.boot, epoch)
         if not auth.signed(challenge, hello.get("signature"), here.keys):
@@ -144,7 +144,7 @@ class Listener:
 
     def _doubt_holder(self, hello: Said[ClientHelloKey]) -> str | None:
         if not self._registration.holder:
-            return "nobody holds this sandbox"
+            return "this sandbox has no holder"
         try:
             asked(hello)
         except exact.Inexact as error:
@@ -179,7 +179,7 @@ class Listener:
                 continue
             excess = self._pending.add(handshake.side, handshake)
             if excess is not None:
-                excess.dismiss("too many connections that do not say who they are")
+                excess.dismiss("too many connections that have sent no HELLO")
             handshake.greet(self._registration.boot, self._registration.here.pod)
 
     def _have_back(self) -> None:

@@ -102,9 +102,9 @@ def _introduce(fd: int, owner: int | None) -> Config:
             os._exit(0)
         for kind, _stream, value in (found := parser.feed(data)):
             if kind != frames.HELLO or not isinstance(value, dict) or value.get("version") != frames.VERSION:
-                raise frames.ProtocolError("the host does not speak version " + str(frames.VERSION))
+                raise frames.ProtocolError("the host does not speak protocol version " + str(frames.VERSION))
             if len(found) > 1 or not parser.between:
-                raise frames.ProtocolError("the host does not wait until the agent is ready")
+                raise frames.ProtocolError("the host sent more before the agent was ready")
             os.set_blocking(fd, False)
             return value  # type: ignore[return-value]  # it is the host that started this agent
 

@@ -53,9 +53,9 @@ class Registration:
         if holder is None:
             return None
         if type(holder) is not str or not auth.is_digest(holder):
-            return "a holder is the SHA-256 of a secret, in hexadecimal digits"
+            return "a holder must be the SHA-256 of a secret, in hexadecimal digits"
         if self.holder not in ("", holder):
-            return "the sandbox is held by another"
+            return "the sandbox has another holder"
         self.holder = holder
         self.holder_mark = self.holder_mark or mark
         return None

@@ -93,7 +93,7 @@ _LONGEST_SECONDS = 1e10
 def checked(step: Any) -> StepMessage:
     """A step whose fields have the right types; TypeError or ValueError for others, KeyError for what is missing."""
     if type(step) is not dict:
-        raise TypeError("a step is a dict")
+        raise TypeError("a step must be a dict")
     _TYPES[exact.word(step, "type", _NAMES)][0](step)
     return step  # type: ignore[return-value]  # as just checked
 
@@ -148,7 +148,7 @@ def _run_patch(step: FilePatchMessage, task: Runner) -> bool:
 
 def _require(right: bool) -> None:
     if not right:
-        raise TypeError("a step has a field of a wrong type")
+        raise TypeError("a step has a field of the wrong type")
 
 
 _TYPES: dict[str, tuple[Callable[[Any], None], Callable[[Any, Runner], bool | None]]] = {

@@ -50,7 +50,7 @@ class TaskRegistry:
             return "task " + self._running.id + " is running; a sandbox runs one at a time"
         proof = exact.maybe(exact.text, request, "once", LONGEST_PROOF)
         if proof in self._proofs:
-            return "a Task with this proof was run, or is not to run any more: it is a copy"
+            return "a Task with this proof has run already or was withdrawn: it is a copy"
         if len(self._proofs) >= _MOST_PROOFS:
             return _TOO_MANY
         task = Task(self._parts, request, subscriber, on_end=self._finished, on_growth=self._weigh)

@@ -299,7 +299,7 @@ class Task:
         """The running Command is over, and nothing of it lives."""
         foreground, self._foreground = self._foreground, None
         if foreground is None or foreground.status is None:
-            raise RuntimeError("a step is over before its program is")
+            raise RuntimeError("a step ended before its program")
         pipes = foreground.pipes
         pipes.drain()
         self._parts.limits.stop()

@@ -67,7 +67,7 @@ class Arrival:
         """So many bytes of it are a hole."""
         size = exact.integer(request, "n", 1, exact.LARGEST)
         if self._fd < 0 or size > self._left:
-            raise OSError(errno.EIO, "a hole that is none of the file's")
+            raise OSError(errno.EIO, "a hole outside the file")
         self._left -= size
         os.lseek(self._fd, size, os.SEEK_CUR)
         if not self._left:  # nothing is written behind it
@@ -85,7 +85,7 @@ class Arrival:
         """Everything has come: check it, move it to its place, and give the number of entries."""
         self._complete()
         if crc != self._crc:
-            raise OSError(errno.EIO, "the checksum of what came in is wrong")
+            raise OSError(errno.EIO, "the checksum of the received data is wrong")
         if not self._count:
             raise OSError(errno.EINVAL, "a transfer without entries")
         if _is_folder(self._root) and os.path.isdir(self._destination):
@@ -122,7 +122,7 @@ class Arrival:
 
     def _below(self, name: bytes) -> bytes:
         if name.startswith(b"/") or b".." in name.split(b"/") or b"\0" in name:
-            raise OSError(errno.EINVAL, "an entry that is not below the transfer's root")
+            raise OSError(errno.EINVAL, "an entry outside the transfer's root")
         return self._root + b"/" + name if name else self._root
 
     def _check(self) -> None:

@@ -103,7 +103,7 @@ class AgentSocket:
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
         if not poll.poll(_SEND_SECONDS * 1000):
-            raise self.fail(f"the agent took nothing for {_SEND_SECONDS:.0f} s")
+            raise self.fail(f"the agent read nothing for {_SEND_SECONDS:.0f} s")
 
     # In
 
@@ -123,7 +123,7 @@ class AgentSocket:
         except OSError as error:
             raise self.fail(self._reason(error)) from None
         except frames.ProtocolError as error:
-            raise self.fail(f"the agent does not keep to the protocol: {error}") from None
+            raise self.fail(f"the agent violated the protocol: {error}") from None
         except BaseException:
             # Bytes may have been read and lost: whoever waits for them would wait for ever.
             self.fail("an answer was interrupted in the middle")

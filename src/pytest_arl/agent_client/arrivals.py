@@ -92,7 +92,7 @@ class Arrival:
     def hole(self, size: int) -> None:
         """So many bytes of it are a hole."""
         if self._fd < 0 or size > self._left:
-            raise OSError(errno.EIO, "a hole that is none of the file's", self._remote)
+            raise OSError(errno.EIO, "a hole outside the file", self._remote)
         self._left -= size
         self._holes += size
         os.lseek(self._fd, size, os.SEEK_CUR)
@@ -152,11 +152,11 @@ class Arrival:
         if bool(parent) != bool(slash) or parent not in self._folders or last in (b"", b".", b"..") or b"\0" in last:
             raise OSError(
                 errno.EINVAL,
-                f"the sandbox sent the name {os.fsdecode(name)!r}, which is not below the download",
+                f"the sandbox sent the name {os.fsdecode(name)!r}, which is outside the download",
                 self._remote,
             )
         if name.count(b"/") >= MOST_DEPTH:
-            raise UsageError(f"download of {self._remote}: folders in folders, more than {MOST_DEPTH} deep")
+            raise UsageError(f"download of {self._remote}: folders are nested more than {MOST_DEPTH} deep")
         return self._nearby.folder(_at(parent)), last
 
 

@@ -87,8 +87,8 @@ class Share:
         shown = repr(path.decode("utf-8", "backslashreplace")) if path else "it"
         budget, before = self._budget, self._budget.left + self._taken
         return UsageError(
-            f"{self._what}: {shown} {said}, and of the {format_quantity(budget.most)} that this machine keeps of a "
-            f"sandbox {format_quantity(before)} were left before: {budget.cure}"
+            f"{self._what}: {shown} {said}, but of the {format_quantity(budget.most)} that this machine keeps of "
+            f"a sandbox only {format_quantity(before)} were left: {budget.cure}"
         )
 
     def settle(self) -> None:

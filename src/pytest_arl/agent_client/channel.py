@@ -76,7 +76,7 @@ class Channel:
         kind, value = self._receive_or_explain(stream, deadline)
         boot = messages.boot_of(value) if kind == frames.HELLO else None
         if boot is None:
-            raise self.fail(f"the agent is not of version {frames.VERSION}")
+            raise self.fail(f"the agent does not speak protocol version {frames.VERSION}")
         self.boot_id = boot
         found: dict[str, Any] = value
         return found
@@ -195,7 +195,7 @@ class Channel:
         if stream is not None:
             stream.arrived += _weight(kind, value)
             if stream.arrived - stream.taken > _MOST_HELD:
-                raise frames.ProtocolError("more for one exchange than is taken")
+                raise frames.ProtocolError("more data for one exchange than is accepted")
             stream.inbox.append((kind, value))
 
     # Its end

@@ -71,7 +71,7 @@ class DirectSandbox(AgentSandbox):
 
     def _channel_in_use(self) -> Channel:
         if self._channel.broken:
-            raise ChannelLost("it ended before this was asked of it")
+            raise ChannelLost("it had ended already")
         return self._channel
 
     # Tasks

@@ -118,8 +118,8 @@ def receive_file(stream: Stream, path: bytes, budget: Budget) -> bytes:
     except AgentError as error:
         if error.errno == errno.EFBIG:
             raise UsageError(
-                f"read: {os.fsdecode(path)} {error.text}, and {format_quantity(most)} are the most that is read into "
-                f"memory: use download() for large files{f', and {budget.cure}' if most < MOST_READ else ''}"
+                f"read: {os.fsdecode(path)} {error.text}; at most {format_quantity(most)} are read into memory: "
+                f"use download() for large files{f', and {budget.cure}' if most < MOST_READ else ''}"
             ) from None
         raise _named(error, path) from None
     return content.getvalue()
@@ -276,7 +276,7 @@ def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
         until += seconds
         allowed += more - 1
         if allowed < 0:
-            raise stream.unexpected(ValueError("a file in crumbs"))
+            raise stream.unexpected(ValueError("a file in too many small pieces"))
         if kind == frames.DATA:
             crc = crc32(value, crc)
         elif kind == frames.ENTRY:
@@ -285,7 +285,7 @@ def _incoming(stream: Stream) -> Iterator[tuple[int, Any]]:
             _checked(stream, messages.hole_size, value)
         elif kind == frames.END and isinstance(value, dict):
             if messages.transfer_checksum(value) != crc:
-                raise OSError(errno.EIO, "the checksum of what came out of the sandbox is wrong")
+                raise OSError(errno.EIO, "the checksum of the data from the sandbox is wrong")
             return
         else:
             raise stream.unexpected(kind)

@@ -39,7 +39,7 @@ def kept_output(agent: Exchange, task: str, step: int, stream: StreamName) -> It
         request = messages.fetch(task, step, STREAMS.index(stream), start=at, most=_PART)
         pieces, size_by_now, lost_by_now = agent.exchange(lambda exchange, request=request: _part(exchange, request))  # type: ignore[misc]  # a bound loop variable
         if size is not None and (size_by_now < size or lost_by_now < lost):
-            agent.lost("its agent has said something else of that output before")
+            agent.lost("its agent contradicted its earlier answer about that output")
         # What a process in the background prints meanwhile is not waited for.
         size, lost = size_by_now if size is None else size, lost_by_now
         yield from pieces
@@ -50,11 +50,11 @@ def kept_output(agent: Exchange, task: str, step: int, stream: StreamName) -> It
         short += 0 < length < _PART
         few = empty > _MOST_EMPTY or short > _MOST_SHORT
         if few or (at - received > lost and at < size):
-            agent.lost("its agent has less of an output than it says")
+            agent.lost("its agent sent less of an output than it announced")
     if lost:
         raise InfrastructureError(
             f"{lost} of the {size} bytes of {stream} are no longer kept: "
-            "a sandbox has 4 GiB of output at a time, less where its pool's `kept` is less or the disk is full"
+            "a sandbox keeps 4 GiB of output, or less if its pool's `kept` is lower or the disk is full"
         )
 
 

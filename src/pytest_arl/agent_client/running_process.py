@@ -82,7 +82,7 @@ class AgentProcess:
                 if taken is None:
                     raise self._too_late(timeout, start, len(view))
                 if not taken:
-                    raise BrokenPipeError(f"nobody reads the stdin of step {self._step.name!r} any more")
+                    raise BrokenPipeError(f"no process reads the stdin of step {self._step.name!r} any more")
         finally:
             self._writing.release()
 

@@ -131,7 +131,7 @@ class AgentSandbox(ABC):
     def _telling(self) -> Iterator[None]:
         __tracebackhide__ = True
         if self._closed:
-            self.lost("it ended before this was asked of it")
+            self.lost("it had ended already")
         try:
             yield
         except ChannelLost as error:
@@ -242,7 +242,7 @@ class AgentSandbox(ABC):
     def restore(self, checkpoint: Checkpoint) -> AgentSandbox:
         """Return to a checkpoint: in place where its processes live, else with a fresh sandbox."""
         if not isinstance(checkpoint, AgentCheckpoint):
-            raise UsageError(f"{checkpoint!r} is no checkpoint of this backend")
+            raise UsageError(f"{checkpoint!r} is not a checkpoint of this backend")
         if checkpoint.alive and checkpoint.agent is self:
             self._restore_in_place(checkpoint)
             return self

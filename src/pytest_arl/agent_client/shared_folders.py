@@ -28,6 +28,6 @@ def keep_out(what: str, local: Path, shared: Mapping[Path, str]) -> None:
         inside = any(folder.is_relative_to(source) for folder in passed)
         if inside or (local.is_dir() and source.is_relative_to(local.resolve())):
             raise UsageError(
-                f"{what}: {local} is in {source}, or holds it, and the sandbox can write there: name another "
+                f"{what}: {local} is inside {source} or contains it, and the sandbox can write there: name another "
                 f"folder, or copy in the sandbox, where it is {target}"
             )

@@ -113,4 +113,4 @@ class Stream:
     def unexpected(self, what: int | Exception) -> ChannelLost:
         """Give the agent up: it answered with a frame of this type, or with one that could not be read."""
         said = f"a frame of type {what:#x}" if isinstance(what, int) else f"{type(what).__name__}: {str(what)[:200]}"
-        return self._channel.fail(f"the agent does not keep to the protocol: {said}")
+        return self._channel.fail(f"the agent violated the protocol: {said}")

@@ -150,7 +150,7 @@ def _own_loader(code: bytes, source: Path) -> bytes:
     for name in ("preload", "cache") if b"GLIBC_PRIVATE" in code else ():
         theirs, ours = f"/etc/ld.so.{name}\0".encode(), f"/proc/arl.{name}\0".encode()
         if theirs not in code:
-            raise RuntimeError(f"{source} does not read /etc/ld.so.{name} in the way that is known")
+            raise RuntimeError(f"{source} does not name /etc/ld.so.{name} as expected")
         code = code.replace(theirs, ours.ljust(len(theirs), b"\0"))
     return code
 
@@ -177,7 +177,7 @@ def _try(folder: Path, parts: _Parts) -> None:
     wanted = [name for name, (origin, _) in parts.modules.items() if origin and name != "__main__"]
     prefix = _run([*command, "-c", _TRY, *wanted]).strip()
     if prefix != str(folder):
-        raise RuntimeError(f"the interpreter in {folder} believes to be in {prefix}")
+        raise RuntimeError(f"the interpreter in {folder} reports sys.prefix {prefix}")
 
 
 def _run(command: list[str]) -> str:

@@ -34,7 +34,7 @@ def main() -> int:
             if not check:
                 path.write_text(text)
     if check and differing:
-        sys.stderr.write(f"not what the models say: {', '.join(differing)}; run python -m pytest_arl.cluster\n")
+        sys.stderr.write(f"differs from the models: {', '.join(differing)}; run python -m pytest_arl.cluster\n")
         return 1
     return 0
 

@@ -54,7 +54,7 @@ def parse(raw: bytes) -> Any:
     try:
         return _decoded(_shallow(raw) if _is_deep(raw) else raw)
     except RecursionError:
-        raise ValueError("JSON that has no end") from None
+        raise ValueError("JSON that nests too deep") from None
     finally:
         if collects:
             gc.enable()

@@ -125,9 +125,9 @@ class AgentLink(asyncio.Protocol):
         if speaks != frames.VERSION:
             raise LinkLost(f"the agent speaks version {speaks}, the operator {frames.VERSION}")
         if pod_there != pod_uid:
-            raise LinkLost(f"at that address is the pod {pod_there} by now")
+            raise LinkLost(f"the pod at that address is now {pod_there}")
         if known is not None and boot != known:
-            raise AnotherAgent("the agent was started anew")
+            raise AnotherAgent("the agent was restarted")
         marks, asked = operator.marks(pod_uid, boot), os.urandom(NONCE_BYTES)
         answer: ClientHello = {
             "version": frames.VERSION,
@@ -146,7 +146,7 @@ class AgentLink(asyncio.Protocol):
         self.send(frames.HELLO, 0, answer)
         ready: Said[ReadyKey] = await self._greeting(frames.READY)
         if known is not None and ready.get("proof") not in [proof(mark, asked) for mark in marks]:
-            raise AnotherAgent("what answers on the agent's port cannot show that it is the agent")
+            raise AnotherAgent("the process on the agent's port cannot prove that it is the agent")
         try:
             self.hello = Hello(hello, ready)
         except exact.Inexact as error:
@@ -168,7 +168,7 @@ class AgentLink(asyncio.Protocol):
             raise LinkLost(f"the agent refuses the operator: {refused.text}", refused.code)
         value = self._greetings.pop(wanted)
         if not isinstance(value, dict):
-            raise LinkLost("the agent's greeting is garbled: it is no dict")
+            raise LinkLost("the agent's greeting is garbled: it is not a dict")
         return value
 
     async def hold(self, claim: Claim) -> None:
@@ -187,7 +187,7 @@ class AgentLink(asyncio.Protocol):
         kind, value = answer.result()
         if kind != frames.READY or not isinstance(value, dict) or value.get("held") is not True:
             refused = refusal(value)
-            raise LinkLost(f"the agent does not take its holder: {refused.text}", refused.code)
+            raise LinkLost(f"the agent refuses its holder: {refused.text}", refused.code)
 
     def open(self, on_frame: OnFrame, allowed: int = 0) -> int:
         """A new exchange; ``on_frame`` gets its frames, of which ``allowed`` bytes are expected, and some."""

@@ -40,4 +40,4 @@ class AnswerTooLong(ApiError):
     """An answer is longer than what is read of one."""
 
     def __init__(self, most: int) -> None:
-        super().__init__(0, "AnswerTooLong", f"an answer of more than {most} bytes is read no further")
+        super().__init__(0, "AnswerTooLong", f"an answer exceeds the limit of {most} bytes")

@@ -214,8 +214,8 @@ class AsyncApi:
                     raise
             who, version = await self._identity(where)
             if who != meta["uid"]:
-                raise ApiError(404, "NotFound", "another object has its name by now")
-        raise ApiError(0, CONTENDED, "somebody else writes to it all the time")
+                raise ApiError(404, "NotFound", "another object now has its name")
+        raise ApiError(0, CONTENDED, "other clients keep changing it")
 
     async def _patch_status(self, where: str, meta: Object, status: Object | Callable[[], Object]) -> Object:
         def change() -> Object:
@@ -323,7 +323,7 @@ class AsyncApi:
         began = time.perf_counter()
         found = _parsed(raw)
         if found is None:
-            raise ApiError(0, GARBLED, "the API server answers with what is no JSON object")
+            raise ApiError(0, GARBLED, "the answer of the API server is not a JSON object")
         return found, len(raw), time.perf_counter() - began
 
 
@@ -366,7 +366,7 @@ def _parsed(raw: bytes) -> Object | None:
 def _event(line: bytes) -> Object:
     found = _parsed(line)
     if found is None:
-        raise ValueError("an event is no JSON object")
+        raise ValueError("an event is not a JSON object")
     return found
 
 

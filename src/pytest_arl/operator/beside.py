@@ -108,5 +108,8 @@ class Pulse:
         while True:
             await asyncio.sleep(min(1.0, longest / 4))
             if self.age > longest:
-                _LOG.critical("one turn of the operator's loop took more than %.0f s: it is taken for stuck", longest)
+                _LOG.critical(
+                    "one turn of the operator's loop took more than %.0f s: the operator ends, as it seems stuck",
+                    longest,
+                )
                 os._exit(4)

@@ -95,7 +95,7 @@ class Control:
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
             self.context.jobs.failed((kind, body["metadata"].get("uid")), error)
             self.context.notices.warn(
-                body, "NotUnderstood", f"the operator leaves it alone: {type(error).__name__}: {error}"
+                body, "NotUnderstood", f"the operator does not serve it after an error: {type(error).__name__}: {error}"
             )
 
     def _event(self, kind: str, deleted: bool, body: Object) -> None:

@@ -100,7 +100,7 @@ class Leadership:
                     if not await self._write(self._body, self.epoch):
                         await self._look()
                         if not await self._write(self._body, self.epoch):
-                            raise LeadershipLost("somebody else writes the lease")
+                            raise LeadershipLost("another process writes the lease")
             except TimeoutError:
                 raise LeadershipLost("the API server did not take a renewal in time") from None
             except ApiError as error:

@@ -98,7 +98,7 @@ class IdleLinks:
             if uid(pod) in self._visited:
                 self._links[uid(pod)] = link
             else:
-                link.close("nobody wants it")
+                link.close("it is not needed")
         finally:
             self._visited.discard(uid(pod))
 
@@ -112,8 +112,8 @@ class IdleLinks:
             if claim is not None:
                 await link.hold(claim)
         except LinkLost as problem:
-            _LOG.info("a link to an idle pod is of no use: %s", problem, extra={"data": {"pod": name(pod)}})
-            link.close("of no use")
+            _LOG.info("a link to an idle pod failed: %s", problem, extra={"data": {"pod": name(pod)}})
+            link.close("it failed")
             return None
         return link
 

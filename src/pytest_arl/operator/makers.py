@@ -49,8 +49,10 @@ class Makers:
             for maker in unknown:
                 self._store.ours.learn(maker.uid, await self._deployment_of(maker))
         except ApiError as error:
-            self.trouble = Problem("PoolFailed", f"who made its pods could not be asked: {error.message}")
-            _LOG.warning("who made a pool's pods is not known: %s", error, extra={"data": {"pool": self._pool.name}})
+            self.trouble = Problem("PoolFailed", f"the owner of its pods cannot be looked up: {error.message}")
+            _LOG.warning(
+                "the owner of a pool's pods is not known: %s", error, extra={"data": {"pool": self._pool.name}}
+            )
             return []
         self.trouble = None
         return self._store.sort_again(self._pool) if unknown else []

@@ -65,7 +65,7 @@ def end_of_pod(pod: Object | None, *, boot_changed: bool = False) -> Problem:
     if leaving(pod):
         found = Problem("PodDeleted", f"the pod {name(pod)} was deleted")
     elif boot_changed:
-        found = Problem("AgentRestarted", f"the agent in the pod {name(pod)} was started anew: what ran in it is gone")
+        found = Problem("AgentRestarted", f"the agent in the pod {name(pod)} was restarted: what ran in it is gone")
     else:
         found = Problem("AgentLost", f"the agent in the pod {name(pod)} no longer answers")
     return found

@@ -170,7 +170,7 @@ class PoolDeployment:
             raise
         if not any(each["uid"] == uid(body) for each in there["metadata"].get("ownerReferences") or ()):
             raise template.TemplateInvalid(
-                f"a Deployment {self._key.name} is there already and is not this pool's: delete it, or rename the pool"
+                f"a Deployment {self._key.name} already exists and is not this pool's: delete it, or rename the pool"
             )
 
     async def shortage(self) -> Problem | None:

@@ -99,7 +99,7 @@ class PoolKeeper:
     def why(self) -> Problem:
         """The reason that there is no pod yet for those that wait, made fit to be shown once for all of them."""
         trouble, starting = self._seen
-        waits = Problem("WaitingForPod", f"waiting for a pod of pool {self.key.name}: {starting} start")
+        waits = Problem("WaitingForPod", f"waiting for a pod of pool {self.key.name}: {starting} starting")
         found = self._deployment.trouble or self._makers.trouble or self._refused or trouble or self._short or waits
         if found != self._said[0]:
             self._said = found, Problem(found.reason, readable(found.message, MOST_MESSAGE))

@@ -61,7 +61,7 @@ def pool_status(pool: Object, told: Told, task_key: str) -> Object:
     if told.network is not None:
         changes.append(told.network)
     if told.sidecar:
-        text = "the container `sidecar` is left out: the agent has its role"
+        text = "the container `sidecar` is left out: the agent does its job"
         changes.append({"type": "SidecarLeftOut", "status": "True", "reason": "OldManifest", "message": text})
     changes += exposure.told(pool, told.exposed)
     return {

@@ -59,14 +59,14 @@ def changed(asked: object, own: Object, most: Object, pool: str) -> Object:
         for name in wanted:
             if not any(name in known for known in (own_limits, own_requests, most)):
                 raise ResourcesInvalid(
-                    f"spec.resources.{field}.{_shown(name)}: pool {pool} has no such resource: leave it out, or have "
-                    "it named in spec.sandbox.maxResources of the WarmPool"
+                    f"spec.resources.{field}.{_shown(name)}: pool {pool} has no such resource: leave it out, or "
+                    "have it added to spec.sandbox.maxResources of the WarmPool"
                 )
     for name, value in limits.items():
         _bounded("limits", name, value, most.get(name, own_limits.get(name)), pool)
         # Kubernetes takes a limit of 0 for none at all.
         if amount(value) == 0 and amount(own_limits.get(name)) != 0:
-            raise ResourcesInvalid(f"spec.resources.limits.{_shown(name)} is 0, which is no limit: it must be more")
+            raise ResourcesInvalid(f"spec.resources.limits.{_shown(name)} is 0, which is not a limit: it must be more")
     for name, value in requests.items():
         _bounded("requests", name, value, most.get(name, own_limits.get(name, own_requests.get(name))), pool)
     all_limits = {**own_limits, **limits}
@@ -83,7 +83,7 @@ def refuse_small_bounds(own: Object, most: Object) -> None:
     for name, bound in most.items():
         size = amount(bound)
         if size is None or size <= 0:
-            raise ResourcesInvalid(f"spec.sandbox.maxResources.{_shown(name)} is no quantity such as 4 or 8Gi")
+            raise ResourcesInvalid(f"spec.sandbox.maxResources.{_shown(name)} is not a quantity such as 4 or 8Gi")
         for field in ("limits", "requests"):
             value = (own.get(field) or {}).get(name)
             given = amount(value)
@@ -97,7 +97,7 @@ def refuse_small_bounds(own: Object, most: Object) -> None:
 def _part(asked: object, field: str) -> Object:
     """Its ``limits`` or ``requests``. The API server has checked them, unless its schema was older."""
     if type(asked) is not dict or not asked.keys() <= {"limits", "requests"}:
-        raise ResourcesInvalid("spec.resources has limits and requests, and nothing else")
+        raise ResourcesInvalid("spec.resources may have limits and requests only")
     found = asked.get(field)
     if found is None:
         return {}
@@ -110,7 +110,7 @@ def _bounded(field: str, name: str, value: object, bound: object, pool: str) -> 
     size = amount(value)
     if size is None or size < 0:
         raise ResourcesInvalid(
-            f"spec.resources.{field}.{_shown(name)} is {_shown(value)}, which is no quantity such as 500m, 2 or 1Gi"
+            f"spec.resources.{field}.{_shown(name)} is {_shown(value)}, which is not a quantity such as 500m, 2 or 1Gi"
         )
     most = amount(bound)
     if bound is not None and (most is None or size > most):

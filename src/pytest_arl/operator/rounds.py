@@ -118,7 +118,7 @@ class Rounds:
                 look(body)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
                 self._jobs.failed(named, error)
-                text = f"the operator leaves it alone for a while: {type(error).__name__}: {error}"
+                text = f"the operator does not serve it for a while after an error: {type(error).__name__}: {error}"
                 self._context.notices.warn(body, "NotUnderstood", text)
 
     # Sandboxes

@@ -198,7 +198,7 @@ class SandboxKeeper:
                 try:
                     await self._serve(link)
                 finally:
-                    link.close("it is served no more")
+                    link.close("it is no longer served")
 
     # Tasks
 
@@ -238,7 +238,7 @@ class SandboxKeeper:
             adopt = partial(sandbox_object.adopt, self._api, task, self.sandbox.key.name, self.sandbox.uid)
             self._context.jobs.in_turn(lane, ("adopt", uid(task)), adopt)
         elif its != self.sandbox.uid:
-            text = f"its Sandbox is gone; another one of the name {self.sandbox.key.name} is there now"
+            text = f"its Sandbox is gone; another Sandbox now has the name {self.sandbox.key.name}"
             end_beside(self._context, task, lambda _: task_status.failed(task, "SandboxLost", text, time.time()))
             return None
         held = task_message.Held.of(self.sandbox.body)
@@ -282,7 +282,7 @@ class SandboxKeeper:
             await asyncio.sleep(pause)
             return
         what = "was given a Task" if task != NO_TASK else "was connected to"
-        how = "did not end it" if task != NO_TASK else "did not stay"
+        how = "did not finish it" if task != NO_TASK else "did not stay"
         text = f"its agent {what} {MOST_IN_VAIN + 1} times and {how}: {why}"
         await self.sandbox.fail(Problem("AgentUnreachable", text))
 

@@ -164,7 +164,7 @@ class SandboxLink:
                     asked = await self._say_why(fresh, here, asked)
             except LinkLost as problem:
                 refused_until = refused_until or time.monotonic() + _GREET_SECONDS
-                _LOG.warning("an agent is not admitted: %s", problem, extra=self._sandbox.data(pod=name(here)))
+                _LOG.warning("an agent was rejected: %s", problem, extra=self._sandbox.data(pod=name(here)))
                 self._context.heard(problem)
                 if time.monotonic() > refused_until:
                     await self._sandbox.fail(Problem("AgentUnreachable", str(problem)))

@@ -216,5 +216,5 @@ def _pod(pod: Object) -> Object:
 
 
 def _too_large_pod() -> Object:
-    message = f"what its object says is more than {MOST_POD // 1024} KiB, or than there is room for in its namespace"
+    message = f"its object is larger than {MOST_POD // 1024} KiB, or than the room that is left for its namespace"
     return {"spec": {"containers": []}, "status": {"phase": "Failed", "reason": "TooLarge", "message": message}}

@@ -83,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--agent-image", default=env("ARL_AGENT_IMAGE"), metavar="IMAGE", help="the agent's image (ARL_AGENT_IMAGE)")
     add("--agent-pull-policy", choices=["Always", "IfNotPresent", "Never"], help="imagePullPolicy of that image")
-    add("--health-port", type=int, default=8080, metavar="PORT", help="serves /healthz and /readyz; 0 is none")
-    add("--lease-seconds", type=float, default=15.0, metavar="S", help="how long its lease lasts unrenewed")
+    add("--health-port", type=int, default=8080, metavar="PORT", help="port of /healthz and /readyz; 0: none")
+    add("--lease-seconds", type=float, default=15.0, metavar="S", help="seconds that its lease lasts without a renewal")
     add("--identity", default=env("POD_NAME"), metavar="NAME", help="a successor of this name takes over at once")
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
 
@@ -223,10 +223,10 @@ async def _check(api: AsyncApi, options: Options) -> None:
             where = lease["metadata"]["namespace"]
             if not _renewed(lease):
                 continue
-            text = f"the original ARL operator runs in namespace {where}: stop it first, both cannot"
+            text = f"the original ARL operator runs in namespace {where}: stop it first, as both cannot run"
             if where == options.home:
                 raise StartRefused(text)
-            _LOG.warning("%s; so it seems by a Lease there, which others may have made", text)
+            _LOG.warning("%s; a Lease there says so, which others may have created", text)
 
 
 def _renewed(lease: dict[str, Any]) -> bool:

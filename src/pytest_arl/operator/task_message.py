@@ -62,7 +62,9 @@ class Held:
         """Raise Refused for a Task that is not the holder's."""
         key = opened(self.sealed)
         if key is None:
-            raise Refused("NotTheHolders", "the sandbox's sealedKey was not sealed for this operator: make another one")
+            raise Refused(
+                "NotTheHolders", "the sandbox's sealedKey was not sealed for this operator: create another Sandbox"
+            )
         wanted = proof_of(key, self.uid, name(task), task["spec"])
         if not is_proof(task["spec"].get("proof"), wanted):
             raise Refused(

@@ -172,7 +172,7 @@ class TaskRunner:
         if self._held is not None:
             self._held.check(task, self._context.opened)
         elif task["spec"].get("proof") is not None:
-            text = "it has a proof, and this Sandbox no key to check it by: another was put in its Sandbox's place"
+            text = "it has a proof, but this Sandbox has no key to check it: its Sandbox was replaced by another"
             raise task_message.Refused("NotTheHolders", text)
         return task_message.message(task, boot=link.hello.boot, epoch=self._context.epoch, pool=self._pool)
 
@@ -220,8 +220,8 @@ class TaskRunner:
             until = deadline if written else min(deadline, time.monotonic() + _REWRITE_SECONDS)
             news = await self._until(link, until, lambda shown=shown: len(self.progress.ended) > shown)  # type: ignore[misc]  # a bound loop variable
             if not news and time.monotonic() >= deadline:
-                link.close("the agent does not keep its deadlines")
-                raise LinkLost("the agent does not keep its deadlines")
+                link.close("the agent missed a deadline")
+                raise LinkLost("the agent missed a deadline")
             await self._until(link, min(pause, deadline), lambda: False)
 
     async def _until(self, link: AgentLink, until: float, enough: Callable[[], bool]) -> bool:
@@ -255,7 +255,7 @@ class TaskRunner:
         except ApiError as error:
             if not error.too_large and error.reason != CONTENDED:
                 raise
-            _LOG.warning("it is not written that a Task runs: %s", error)
+            _LOG.warning("the status of a running Task was not written: %s", error)
             return error.reason != CONTENDED
         return True
 
@@ -276,7 +276,7 @@ class TaskRunner:
             yields=yields,
         )
         if not known:  # its holder is told in the only way that is left
-            text = f"the end of Task {name(self.task)} cannot be written: its object is as large as may be"
+            text = f"the end of Task {name(self.task)} cannot be written: its object has reached its maximum size"
             await self._fail(Problem("TaskUnwritten", text))
         self._log(ended - began, told)
 
@@ -302,11 +302,11 @@ class TaskRunner:
 
 def _refusal(text: str) -> tuple[str, str]:
     if "payload" in text:
-        return "PayloadMissing", f"the agent was not given what the Task names: {text}"
+        return "PayloadMissing", f"the agent did not get the steps that the Task names: {text}"
     if "malformed" in text:
         return "SpecInvalid", f"the agent refuses the Task: {text}"
     if "no longer kept" in text:
-        return "SandboxLost", "it was run, and the agent no longer knows how it ended"
+        return "SandboxLost", "it ran, but the agent no longer knows its result"
     return "AgentRefused", f"the agent refuses the Task: {text}"
 
 

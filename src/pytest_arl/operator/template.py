@@ -249,7 +249,7 @@ def _owner(body: Object, *, controller: bool) -> Object:
 def _refuse_twins(spec: Object, volumes: list[str]) -> None:
     for volume in spec.get("volumes") or ():
         if volume.get("name") in volumes:
-            raise TemplateInvalid(f"a volume is named {volume['name']}, which is the agent's: rename it")
+            raise TemplateInvalid(f"the name of volume {volume['name']} is reserved for the agent: rename it")
 
 
 def _mount(executor: Object, workspace: str, folder: str) -> list[str]:

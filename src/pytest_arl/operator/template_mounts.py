@@ -53,7 +53,7 @@ def refuse_kernels(executor: Object, where: str) -> None:
     for path in _paths(executor):
         if _KERNELS.search(path):
             raise TemplateInvalid(
-                f"{where} mounts something at {_shown(path)}, which is the kernel's: use another folder"
+                f"{where} mounts something at {_shown(path)}, which belongs to the kernel: use another folder"
             )
 
 
@@ -61,10 +61,10 @@ def refuse_mounts(container: Object, where: str, ours: frozenset[str]) -> None:
     """TemplateInvalid for mounts of a volume of ``ours``, or where the agent is."""
     for mount in (*(container.get("volumeMounts") or ()), *(container.get("volumeDevices") or ())):
         if mount.get("name") in ours:
-            raise TemplateInvalid(f"{where} mounts the volume {mount['name']}, which is the agent's")
+            raise TemplateInvalid(f"{where} mounts the volume {mount['name']}, which is reserved for the agent")
     for path in _paths(container):
         if _THE_AGENTS.search(path):
-            raise TemplateInvalid(f"{where} mounts something at {_shown(path)}, which is the agent's")
+            raise TemplateInvalid(f"{where} mounts something at {_shown(path)}, which is reserved for the agent")
 
 
 def refuse_nested(executor: Object, where: str, workspace: str) -> None:

@@ -49,7 +49,7 @@ _NOT_IN_POD = {
     "hostNetwork": "two sandboxes of one node could then not both listen",
     "nodeName": "it goes past the scheduler; use nodeSelector, or affinity",
     "activeDeadlineSeconds": "it would end idle pods; use spec.sandbox.maxLifetimeSeconds",
-    "readinessGates": "nobody opens them, so that no sandbox would ever be ready",
+    "readinessGates": "nothing sets them, so no sandbox would become ready",
 }
 _NOT_IN_METADATA = {
     "finalizers": "its pods would stay when their sandboxes are gone",
@@ -74,13 +74,13 @@ def refuse(template: Object, executor: Object, workspace: str) -> None:
     _refuse_pod(spec)
     _refuse_executor(executor)
     if is_another_ones(workspace):
-        raise TemplateInvalid(f"spec.sandbox.workDir is {workspace}, which is not a sandbox's: use another folder")
+        raise TemplateInvalid(f"spec.sandbox.workDir is {workspace}, which is not for sandboxes: use another folder")
     refuse_nested(executor, f"container {_shown(executor.get('name'))}", workspace)
     ours = OURS - {each.get("name") for each in spec.get("volumes") or ()}
     for container in _containers(spec):
         where = f"container {_shown(container.get('name'))}"
         if container.get("name") == pod.AGENT_CONTAINER:
-            raise TemplateInvalid(f"a container is named {pod.AGENT_CONTAINER}, which is the agent's: rename it")
+            raise TemplateInvalid(f"the name of container {pod.AGENT_CONTAINER} is reserved for the agent: rename it")
         refuse_mounts(container, where, ours)
         _refuse_ports(container, where)
         _refuse_hosts(container, where)
@@ -119,8 +119,8 @@ def _refuse_pod(spec: Object) -> None:
     for volume in spec.get("volumes") or ():
         if volume.get("hostPath") is not None:
             raise TemplateInvalid(
-                f"volume {_shown(volume.get('name'))}: hostPath cannot be used in a pool: it is the node's; use a "
-                "persistentVolumeClaim, which whoever manages the cluster can bind to a folder of the node"
+                f"volume {_shown(volume.get('name'))}: hostPath cannot be used in a pool: it belongs to the node; use "
+                "a persistentVolumeClaim, which an administrator can bind to a folder of the node"
             )
     security = spec.get("securityContext") or {}
     _refuse_security(security, "spec.template.spec")
@@ -160,8 +160,8 @@ def _refuse_executor(executor: Object) -> None:
     for variable in executor.get("env") or ():
         if (variable.get("name") or "").startswith(pod.PRIVATE_PREFIX):
             raise TemplateInvalid(
-                f"{where}: the variable {_shown(variable['name'])} cannot be set: no step sees what begins with "
-                f"{pod.PRIVATE_PREFIX}, which is the agent's; rename it"
+                f"{where}: the variable {_shown(variable['name'])} cannot be set: names that begin with "
+                f"{pod.PRIVATE_PREFIX} are reserved for the agent; rename it"
             )
 
 
@@ -169,10 +169,10 @@ def _refuse_ports(container: Object, where: str) -> None:
     for port in container.get("ports") or ():
         if port.get("hostPort"):
             raise TemplateInvalid(
-                f"{where}: hostPort cannot be used in a pool: it is the node's, and one sandbox of a node would have it"
+                f"{where}: hostPort cannot be used in a pool: only one sandbox of each node could have it"
             )
         if port.get("containerPort") == pod.PORT:
-            raise TemplateInvalid(f"{where}: the port {pod.PORT} is the agent's: use another one")
+            raise TemplateInvalid(f"{where}: the port {pod.PORT} is reserved for the agent: use another one")
 
 
 def _refuse_hosts(container: Object, where: str) -> None:
@@ -195,8 +195,8 @@ def _refuse_security(security: Object, where: str) -> None:
     what = privilege(security)
     if what is not None:
         raise TemplateInvalid(
-            f"{where}: securityContext.{what} cannot be used in a pool: sandboxes have no privileges, nor has what "
-            "runs beside them; what needs them runs in a pod of its own"
+            f"{where}: securityContext.{what} cannot be used in a pool: sandboxes have no privileges, and "
+            "neither have containers beside them; run what needs them in a pod of its own"
         )
 
 

@@ -93,12 +93,12 @@ def _refuse_shape(value: object, shape: Any, field: str) -> None:
             _refuse_shape(value.get(name), part, f"{field}.{name}")
     elif isinstance(shape, list):
         if not isinstance(value, list) or None in value:
-            raise TemplateInvalid(f"{field} is not a list of {'texts' if shape[0] is str else 'mappings'}")
+            raise TemplateInvalid(f"{field} is not a list of {'strings' if shape[0] is str else 'mappings'}")
         _refuse_more(value, shape[1] if len(shape) > 1 else _MOST, field)
         for number, each in enumerate(value):
             _refuse_shape(each, shape[0], f"{field}[{number}]")
     elif type(value) is not shape:
-        raise TemplateInvalid(f"{field} is not a text")
+        raise TemplateInvalid(f"{field} is not a string")
 
 
 def _refuse_long(value: object, field: str) -> None:

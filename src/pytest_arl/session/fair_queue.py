@@ -89,8 +89,7 @@ class FairQueue:
         with self._mutex:
             if self._for_one and any(other.thread == place.thread for other in self._inside):
                 raise UsageError(
-                    "this sandbox is busy with a task of this very thread (are you in its on_output?): "
-                    "it could never get its turn"
+                    "deadlock: this thread is already running a task in this sandbox (called from on_output?)"
                 )
             self._waiting.append(place)
             gate = place.gate = threading.Lock()

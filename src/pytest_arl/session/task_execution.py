@@ -117,7 +117,7 @@ class TaskExecution:
         of = None if result is None else origin(result)
         if result is None or of is None or not isinstance(of.step, Command) or not of.step.background:
             shown = step if isinstance(step, str) else step.name
-            raise UsageError(f"{shown!r} is no background step whose result is still held: give its StepResult")
+            raise UsageError(f"{shown!r} is not a background step whose result is still known: give its StepResult")
         return self._process(task_id, index, result, of.step)
 
     def _process(self, task_id: str, index: int, started: StepResult, step: Command) -> Process:
@@ -223,7 +223,7 @@ class TaskExecution:
         for step in result.steps:
             if step.ok != (step.exit_code == 0) or (step.outcome == "Skipped") != (step.exit_code is None):
                 raise self._untrue(
-                    f"says that step {step.name!r} is {step.outcome} with exit code {step.exit_code}, which cannot be"
+                    f"says that step {step.name!r} is {step.outcome} with exit code {step.exit_code}, a contradiction"
                 )
 
     def _untrue(self, answer: str) -> InfrastructureError:

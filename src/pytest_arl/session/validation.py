@@ -69,7 +69,7 @@ def _refuse_common_slips(method: str, argv: tuple[object, ...]) -> None:
     # A program whose name has a space is said by a Path, which is never a command line.
     if isinstance(only, str) and len(only.split()) > 1:
         form = _right_form(method, only)
-        raise UsageError(f"{method}() takes the words one by one, and no shell reads them: {form}")
+        raise UsageError(f"{method}() takes the words one by one, as no shell splits them: {form}")
 
 
 def _right_form(method: str, line: str) -> str:

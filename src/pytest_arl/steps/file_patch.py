@@ -64,7 +64,7 @@ class FilePatch(StepBase):
                 try:
                     data["content"] = base64.b64decode("".join(data["content"].split()), validate=True)
                 except (binascii.Error, ValueError) as error:
-                    what = f"'content' is no base64 ({error}); a plain string needs no 'encoding'"
+                    what = f"'content' is not base64 ({error}); a plain string needs no 'encoding'"
                     raise UsageError(f"{label(FilePatch, data)}: {what}") from None
             super().__init__(**data)
 

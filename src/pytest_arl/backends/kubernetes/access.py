@@ -111,8 +111,7 @@ def _from_inside(config: Any, configuration: Any) -> str:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException as error:
         raise BackendUnavailable(
-            f"no cluster is configured: there is no kubeconfig, and the pod that this runs in has no service account "
-            f"that could be used ({error})"
+            f"no cluster is configured: there is no kubeconfig, and this pod has no usable service account ({error})"
         ) from None
     try:
         return (_ACCOUNT / "namespace").read_text().strip() or "default"
@@ -133,7 +132,7 @@ def _from_file(config: Any, configuration: Any, path: str, context: str | None, 
         raise BackendUnavailable(f"the kubeconfig {path} cannot be read: {said}") from None
     if not name:
         raise BackendUnavailable(
-            f"the kubeconfig {path} names no current context: kubectl config use-context, or --arl-context; "
+            f"the kubeconfig {path} has no current context: run `kubectl config use-context`, or give --arl-context; "
             f"known: {', '.join(by_name) or 'none'}"
         )
     if name not in by_name:
@@ -151,4 +150,6 @@ def _check_plugin(merged: dict[str, Any], context: dict[str, Any], configuration
     users = [getattr(entry, "value", entry) for entry in merged.get("users") or ()]
     user = next((entry.get("user") or {} for entry in users if entry.get("name") == context.get("user")), {})
     if "exec" in user and not configuration.api_key and not configuration.cert_file:
-        raise ValueError(f"its credential plugin {user['exec'].get('command')!r} gave none: run it by hand")
+        raise ValueError(
+            f"its credential plugin {user['exec'].get('command')!r} returned no credentials: run it by hand"
+        )

@@ -75,7 +75,7 @@ class AgentConnection:
         except ChannelTimeout:
             channel.close()
             forward.close()
-            raise ChannelLost(f"its agent has not answered a greeting for {_GREETING_SECONDS:.0f} s") from None
+            raise ChannelLost(f"its agent has not answered the handshake for {_GREETING_SECONDS:.0f} s") from None
         except BaseException:
             channel.close()
             forward.close()
@@ -85,12 +85,12 @@ class AgentConnection:
     @staticmethod
     def _check_boot(channel: Channel, boot: str) -> None:
         if channel.boot_id != boot:
-            raise channel.fail("its agent was started anew: what was in it before is lost")
+            raise channel.fail("its agent was restarted: its earlier state is lost")
 
     def _check_mark(self, channel: Channel, ready: Said[ReadyKey], nonce: bytes) -> None:
         """Fail where it has no proof. Any boot id can be repeated: everybody in the namespace can read it."""
         if self._mark is not None and ready.get("proof") != proof(self._mark, nonce):
-            raise channel.fail("what answers on its agent's port cannot show that it is the agent")
+            raise channel.fail("the process on its agent's port cannot prove that it is the agent")
 
     def _forward(self, pod: str) -> Forward:
         try:
@@ -101,7 +101,7 @@ class AgentConnection:
             if refused.status in (401, 403):
                 doing = f"opening a port-forward to pod {pod}, which files, live output and background processes need"
                 raise explained(refused, doing, self._api.where(self._namespace)) from None
-            raise ChannelLost(f"pod {pod} takes no port-forward: {refused.message or refused.status}") from None
+            raise ChannelLost(f"pod {pod} refused a port-forward: {refused.message or refused.status}") from None
 
     def _drop(self) -> None:
         opened, self._open = self._open, None

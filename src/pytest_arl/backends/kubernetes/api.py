@@ -113,7 +113,7 @@ class Api:
                     raise
                 # A UID that is not the object's, or somebody else's writes, one after another: a look tells.
                 if self.get(plural, namespace, name)["metadata"]["uid"] != uid:
-                    raise Refused(404, "NotFound", f"another object has the name {name} by now") from None
+                    raise Refused(404, "NotFound", f"another object now has the name {name}") from None
                 if refused.status == 422:
                     raise
                 conflict = refused
@@ -184,7 +184,7 @@ class Api:
         try:
             return json_text.parse(content) if content else {}
         except ValueError:
-            raise BackendUnavailable(f"{method} {path}: the API server answers with what is no JSON") from None
+            raise BackendUnavailable(f"{method} {path}: the answer of the API server is not JSON") from None
 
     def send(
         self,
@@ -222,8 +222,8 @@ class Api:
             if any(word in str(error) for word in _BROKEN):
                 raise ConnectionError(_not_reached(access, error)) from error
             raise BackendUnavailable(
-                f"{access.described} answers with a certificate that the kubeconfig does not vouch for "
-                f"({shorten(str(error), 200)}): certificate-authority-data may be another cluster's"
+                f"{access.described} presented a certificate that was not signed by the kubeconfig's CA "
+                f"({shorten(str(error), 200)}): certificate-authority-data may belong to another cluster"
             ) from None
         except (exceptions.HTTPError, OSError) as error:
             raise ConnectionError(_not_reached(access, error)) from error
@@ -255,6 +255,6 @@ def _not_reached(access: Access, error: Exception) -> str:
     said = " ".join(str(getattr(error, "reason", None) or error).split())
     said = said.rpartition(": ")[2] if ">: " in said else said
     return (
-        f"the cluster at {access.described} is not reached: {shorten(said, 200)}; is it running, and reachable from "
-        "here? (kubectl version asks it too)"
+        f"cannot reach the cluster at {access.described}: {shorten(said, 200)}; is it running, and reachable from "
+        "here? (`kubectl version` shows the same)"
     )

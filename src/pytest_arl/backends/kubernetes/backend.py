@@ -153,7 +153,7 @@ class KubernetesBackend:
             if mail.failure is not None:
                 raise type(mail.failure)(str(mail.failure))
             if mail.deleted:
-                raise BackendUnavailable(f"Sandbox {name!r} was deleted while it was waited for")
+                raise BackendUnavailable(f"Sandbox {name!r} was deleted before it was ready")
             if phase == "Failed":
                 raise self._failed(client, name, request, found)
             if not phase and not condition(found, "Ready"):
@@ -176,11 +176,10 @@ class KubernetesBackend:
     @staticmethod
     def _late(client: NamespaceClient, name: str, request: AcquireRequest, found: dict[str, Any] | None) -> str:
         phase = fields.phase(found) or "not noted by the operator"
-        last = statuses.why(found, "Ready") or "it says no more; kubectl describe shows it, and its pod's events"
+        last = statuses.why(found, "Ready") or "it gives no reason; kubectl describe shows it and its pod's events"
         return (
             f"no sandbox of pool {request.pool_ref!r} in namespace {client.namespace!r} after "
-            f"{format_duration(request.acquire_timeout)}: waited for Sandbox {name!r} to be Ready, which is "
-            f"{phase}; {last}"
+            f"{format_duration(request.acquire_timeout)}: Sandbox {name!r} is {phase}, not yet Ready; {last}"
         )
 
     @staticmethod

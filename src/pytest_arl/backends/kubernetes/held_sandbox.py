@@ -46,7 +46,7 @@ class HeldSandbox:
     def over(self) -> str | None:
         """Why it can run nothing any more, as far as is known; None while it can."""
         if self.mail.deleted:
-            return "its Sandbox was deleted, or its Lease was over"
+            return "its Sandbox was deleted, or its Lease expired"
         found = self.mail.latest
         if fields.phase(found) in ("Failed", "Terminating"):
             return statuses.why(found, "Ready") or f"it is {fields.phase(found)}"

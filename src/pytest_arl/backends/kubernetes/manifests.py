@@ -129,10 +129,10 @@ def go_size(body: bytes) -> int:
 
 def _check(task: TaskRequest) -> None:
     if len(task.steps) > MOST_STEPS:
-        raise UsageError(f"a task has {len(task.steps)} steps; a cluster takes {MOST_STEPS} in one Task: run several")
+        raise UsageError(f"a task has {len(task.steps)} steps; a Task has at most {MOST_STEPS}: run several tasks")
     for number, step in enumerate(task.steps, start=1):
         if len(step.name) > _LONGEST_NAME:
             raise UsageError(
-                f"step {number}: 'name' has {len(step.name)} characters; a cluster takes {_LONGEST_NAME}: "
+                f"step {number}: 'name' has {len(step.name)} characters; a cluster allows {_LONGEST_NAME}: "
                 f"{shorten(readable(step.name), 80)!r}"
             )

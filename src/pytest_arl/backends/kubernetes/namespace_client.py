@@ -154,8 +154,8 @@ class NamespaceClient:
         if not found.get("status"):
             raise BackendUnavailable(
                 f"no operator has looked at pool {name!r} of namespace {self.namespace!r} for "
-                f"{_FIRST_STATUS_SECONDS:.0f} s, so that anybody's Tasks would be run in its sandboxes: "
-                "`pytest-arl doctor` says whether one runs"
+                f"{_FIRST_STATUS_SECONDS:.0f} s; without an operator's key, its sandboxes would run Tasks of any user: "
+                "`pytest-arl doctor` says whether an operator runs"
             )
         try:
             pool = Pool.read(found)
@@ -163,7 +163,7 @@ class NamespaceClient:
             raise BackendUnavailable(f"pool {name!r} of namespace {self.namespace!r}: {error}") from None
         except (AttributeError, LookupError, TypeError) as error:
             raise BackendUnavailable(
-                f"pool {name!r} of namespace {self.namespace!r}: spec.template is no pod template ({error}); "
+                f"pool {name!r} of namespace {self.namespace!r}: spec.template is not a pod template ({error}); "
                 f"kubectl -n {self.namespace} describe warmpool {name}"
             ) from None
         with self._lock:
@@ -197,7 +197,7 @@ class NamespaceClient:
         try:
             known = self.pools()
         except Refused as refused:
-            listed = f"the pools there are cannot be listed: {refused.message}"
+            listed = f"its pools cannot be listed: {refused.message}"
         else:
             listed = hint(name, known) if known else "it has none; kubectl apply -f a WarmPool"
         return PoolNotFound(

@@ -43,7 +43,7 @@ class OperatorCheck:
             self._looked, self._before = True, self._client.operator_renewals()
         elif silent > _ABSENT_SECONDS and self._before == frozenset():
             raise BackendUnavailable(
-                f"{self._what} waits, and no operator is there to act on it: there is no Lease {OPERATOR_LEASE!r} "
+                f"{self._what} waits, but no operator is installed: there is no Lease {OPERATOR_LEASE!r} "
                 f"in namespace {OPERATOR_NAMESPACE!r} or {self._client.namespace!r}; {INSTALL}"
             )
         elif silent > _RENEWED_SECONDS and self._before and self._client.operator_renewals() == self._before:

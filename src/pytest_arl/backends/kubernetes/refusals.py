@@ -85,7 +85,7 @@ def explained(refused: Refused, doing: str, where: Where) -> ArlError:
     if refused.status in (400, 413, 422) and cure is None:
         return UsageError(f"the cluster refuses this: {said}")
     if cure is None and refused.passing:
-        cure = "the cluster is there, but not well: try again, and look at its API server"
+        cure = "the cluster answers, but has a problem: try again, and check its API server"
     return BackendUnavailable(f"{said}; {cure}" if cure else said)
 
 
@@ -93,11 +93,11 @@ def rule_for(message: str, namespace: str) -> str:
     """The rule that grants what the server's message says is forbidden."""
     found = _CANNOT.search(message)
     if found is None:
-        return "ask whoever administers the cluster"
+        return "ask the cluster's administrator"
     verbs = "get, create" if found["resource"] == "pods/portforward" else found["verb"]
     group = found["group"] or '""'
     return (
-        f"what grants it is a rule in a Role of namespace {namespace!r}: "
+        f"a Role of namespace {namespace!r} needs the rule "
         f"{{apiGroups: [{group}], resources: [{found['resource']}], verbs: [{verbs}]}} "
         "(pytest-arl manifests has the whole role, arl-user)"
     )

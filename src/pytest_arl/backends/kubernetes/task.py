@@ -144,9 +144,9 @@ class RunningTask:
         try:
             self._sandbox.exchange(spend)
         except ArlError as error:
-            self._lose(f"its agent does not give up a Task that it never had: {error}")
+            self._lose(f"its agent does not withdraw a Task that it never had: {error}")
         if spend.runs or (spend.ran and not self._cancelled):
-            self._lose(f"its agent has run Task {self.name!r}, and nothing said so")
+            self._lose(f"its agent ran Task {self.name!r}, but the Task never said so")
 
     # Waiting
 
@@ -242,7 +242,7 @@ class RunningTask:
 
             self._sandbox.exchange(ask)
             if _ends(exact) != _ends(self._results):
-                self._sandbox.lost("its agent has told the operator another end of that task")
+                self._sandbox.lost("its agent gave the operator another result of that task")
             self._results[:] = exact
         self._tell()
 
@@ -269,7 +269,7 @@ class RunningTask:
         """Raise where the task ended neither by itself nor by this client: what there is says nothing of its steps."""
         last = self._results[-1] if self._results else None
         if last is not None and self._is_foreign(last):
-            self._lose(f"somebody else cancelled or deleted its Task {self.name!r}")
+            self._lose(f"its Task {self.name!r} was cancelled or deleted by another client")
         whole = len(self._results) == len(self._task.steps) or (last is not None and last.outcome != "Succeeded")
         if not whole and not self._is_ours():
             self._lose(f"its Task {self.name!r} ended before its last step")
@@ -344,7 +344,7 @@ class RunningTask:
             except _NotThereError as error:
                 if fields.is_over(found):
                     raise InfrastructureError(
-                        f"sandbox {self._sandbox.name}: what task {self.name!r} printed is no longer kept ({error})"
+                        f"sandbox {self._sandbox.name}: the output of task {self.name!r} is no longer kept ({error})"
                     ) from None
                 self.mail.wait(number, _CANCEL_SECONDS)
 

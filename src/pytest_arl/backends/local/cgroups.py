@@ -203,9 +203,7 @@ class RunCgroups:
         """A cgroup for one sandbox. Raises OSError."""
         server = self._hierarchies.server
         if server is not None and not server.alive:
-            reason = (
-                "the process that starts sandboxes in them was ended by somebody else, who may have ended its scope"
-            )
+            reason = "the process that starts sandboxes in them was killed from outside, perhaps with its scope"
             raise OSError(errno.EPIPE, reason)
         name = secrets.token_hex(4)
         wanted = {

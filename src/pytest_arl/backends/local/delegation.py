@@ -56,9 +56,7 @@ def find_part(mount: CgroupMount, path: str, systemd: Systemd, *, as_root: bool)
     """Our part, by way of our own cgroup. Raises NoCgroups."""
     own = mount.folder(path)
     if own is None:
-        raise NoCgroups(
-            f"{mount.point} is of another cgroup namespace than this process, whose cgroup it does not show"
-        )
+        raise NoCgroups(f"{mount.point} belongs to another cgroup namespace and does not show this process's cgroup")
     places = _up_to_the_unit(mount.point, own)
     unit = places[-1]
     if not all(os.access(unit / name, os.W_OK) for name in _OWNED):

@@ -106,7 +106,7 @@ def serve(found: Hierarchies) -> Hierarchies:
 
 def _version_1(seen: list[CgroupMount], paths: dict[str, str], *, as_root: bool) -> Hierarchies:
     if not as_root:
-        raise NoCgroups("cgroups of version 1 are root's alone")
+        raise NoCgroups("only root can use cgroups of version 1")
     folders = {}
     for controller in (*_WANTED, _COUNTING):
         for mount in seen:

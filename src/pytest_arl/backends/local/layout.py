@@ -247,7 +247,7 @@ class Layout:
         if link is not None:
             raise UsageError(
                 f"{what}: {target} leads through {link}, which is a symbolic link in every sandbox (to "
-                f"{self._links[link]}), and a mount point is never made through one: choose another target"
+                f"{self._links[link]}), where no mount point can be made: choose another target"
             )
         top, bound = self._nearest(target) or ("", None)
         if bound is None:
@@ -258,8 +258,8 @@ class Layout:
         if not os.path.lexists(there):
             kind = "writable" if bound.writable else "read-only"
             raise UsageError(
-                f"{what}: {target} lies in the {kind} {top} and does not exist there, and nothing is made on this "
-                f"machine for a sandbox: make {there} first, or choose another target"
+                f"{what}: {target} does not exist in the {kind} {top}, and pytest-arl creates no folder on this "
+                f"machine for a mount point: create {there} first, or choose another target"
             )
         self._watch(str(there), what)
 
@@ -312,6 +312,6 @@ def check_components(root: Path, inside: str, what: str) -> None:
             return
         if stat.S_ISLNK(mode):
             raise UsageError(
-                f"{what}: {path} is a symbolic link (to {path.readlink()}), and a mount point is never made "
-                f"through one: use the path it leads to, or replace it by a folder"
+                f"{what}: {path} is a symbolic link (to {path.readlink()}), where no mount point can "
+                f"be made: use the path it leads to, or replace it by a folder"
             )

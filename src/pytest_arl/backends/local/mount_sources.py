@@ -73,8 +73,8 @@ class Sources:
                 except OSError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE):
                         raise BackendUnavailable(
-                            f"{path} cannot be held open ({error.strerror}): what pools mount, and the repositories in "
-                            "it, take a descriptor each: raise `ulimit -n`, or mount less"
+                            f"{path} cannot be held open ({error.strerror}): each mount of a pool, and each "
+                            "repository in it, takes a descriptor: raise `ulimit -n`, or mount less"
                         ) from None
                     raise
                 self._stack.callback(os.close, source.descriptor)
@@ -100,8 +100,8 @@ class Sources:
         """Raise BackendUnavailable where a source was replaced; ``what`` says whose it is."""
         if changed := self.change(source):
             raise BackendUnavailable(
-                f"{what}: {source.path} has been replaced since this run looked it up: {changed}. No sandbox is given "
-                "what came in its place: change what is in a folder rather than the folder, or start a new run"
+                f"{what}: {source.path} has been replaced since this run looked it up: {changed}. Sandboxes never "
+                "get the replacement: change the content of the folder instead of the folder, or start a new run"
             )
 
     def _look_again(self, source: MountSource) -> str:

@@ -92,7 +92,7 @@ def refuse_source(source: Path, what: str) -> None:
 
 
 def _refuse_everything(source: Path, what: str) -> None:
-    raise UsageError(f"{what}: {source} holds more of this machine than a sandbox may see: name a folder below it")
+    raise UsageError(f"{what}: {source} contains more of this machine than a sandbox may see: name a folder below it")
 
 
 def _check_source(mount: Mount, pool: LocalPool, survey: Survey, what: str) -> MountSource:
@@ -105,7 +105,9 @@ def _check_source(mount: Mount, pool: LocalPool, survey: Survey, what: str) -> M
     path = Path(source.path)
     base = canonical(os.path.realpath(pool.base_dir))
     if not mount.text.startswith(("/", "~")) and not path.is_relative_to(base):
-        raise UsageError(f"{what}: leads out of {pool.base_dir}, to {path}: write the absolute path if it is meant")
+        raise UsageError(
+            f"{what}: leads out of {pool.base_dir}, to {path}: write the absolute path if that is intended"
+        )
     refuse_source(path, what)
     if not source.is_folder() and not stat.S_ISREG(source.status.st_mode):
         raise UsageError(f"{what}: {path} is neither a folder nor a regular file")
@@ -114,12 +116,14 @@ def _check_source(mount: Mount, pool: LocalPool, survey: Survey, what: str) -> M
 
 def _check_target(target: str, pool: LocalPool, what: str) -> None:
     if any(target == top or target.startswith(f"{top}/") for top in RESERVED):
-        raise UsageError(f"{what}: {target} is the sandbox's own: choose another target, such as /src")
+        raise UsageError(f"{what}: {target} is reserved for the sandbox itself: choose another target, such as /src")
     if target in _LOADER:
-        raise UsageError(f"{what}: {target} decides what the agent in a sandbox loads: choose another target")
+        raise UsageError(f"{what}: {target} controls what the agent in a sandbox loads: choose another target")
     refused = (*_OWN, *_HOSTS) if pool.root is None else _OWN
     if target in refused:
-        raise UsageError(f"{what}: {target} is the sandbox's own: choose a target below it, or another, such as /src")
+        raise UsageError(
+            f"{what}: {target} is a folder of the sandbox: choose a target below it, or another, such as /src"
+        )
     if pool.root is None and Path("/", Path(target).parts[1]).is_symlink() and f"/{Path(target).parts[1]}" in _HOSTS:
         raise UsageError(f"{what}: {target} leads through a symbolic link: write the path it leads to")
 
@@ -152,8 +156,8 @@ def refuse_special_files(
     for path, kind in _walk(source, without, what if writable else None):
         if kind in refused:
             raise UsageError(
-                f"{what}: {path} is a {_KINDS[kind]}, and even a read-only mount connects through it: remove it, "
-                "or mount a folder without it"
+                f"{what}: {path} is a {_KINDS[kind]}, and even a read-only mount lets a sandbox connect to it: "
+                "remove it, or mount a folder without it"
             )
         if os.path.basename(path) in REPOSITORIES:  # noqa: PTH119 - a string in, a string out
             repositories.append(os.path.relpath(path, source))

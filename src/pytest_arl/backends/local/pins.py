@@ -57,9 +57,9 @@ def find_pins(
     pins = _outermost(pins)
     if len(pins) > _MOST:
         raise UsageError(
-            f"{what}: more than {_MOST} things in it would have to be kept read-only, such as {pins[-1].name!r}, each "
-            "by a mount of its own: remove those that nobody needs (a sandbox may have made them), mount a folder "
-            "below it, or mount it :ro"
+            f"{what}: more than {_MOST} files in it need a read-only mount of their own, such as {pins[-1].name!r}: "
+            "remove those that are not needed (a sandbox may have created them), mount a folder below it, or mount "
+            "it :ro"
         )
     for kept in survey.kept:
         if kept.kind in _OURS:
@@ -88,8 +88,8 @@ def refuse_closed(path: str, what: str) -> None:
     closed = closed_folder(path)
     if closed is not None:
         raise UsageError(
-            f"{what}: {closed} cannot be looked into, so what is in it cannot be kept read-only, and a sandbox could "
-            f"open it: `chmod u+rwx {closed}`, or mount it :ro"
+            f"{what}: {closed} cannot be read, so its files cannot be kept read-only, but a sandbox could open it: "
+            f"`chmod u+rwx {closed}`, or mount it :ro"
         )
 
 

@@ -187,7 +187,7 @@ def _run(path: str, arguments: list[str], *program: str, descriptors: tuple[int,
     if done.returncode == 0:
         return ""
     lines = done.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("bwrap: ") if lines else f"exited {done.returncode} and said nothing"
+    return lines[-1].removeprefix("bwrap: ") if lines else f"exited {done.returncode} without a message"
 
 
 @functools.cache

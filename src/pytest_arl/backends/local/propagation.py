@@ -163,8 +163,8 @@ class Ending:
 
 def _failure(error: OSError) -> BackendUnavailable:
     return BackendUnavailable(
-        f"a sandbox's mounts cannot be set apart from this machine's later ones: {error.strerror or error}. Where a "
-        "security profile forbids that to Python, `unshare --user --map-current-user --mount pytest ...` does without"
+        f"a sandbox's mounts cannot be isolated from later mounts of this machine: {error.strerror or error}. If a "
+        "security profile forbids that to Python, run `unshare --user --map-current-user --mount pytest ...`"
     )
 
 

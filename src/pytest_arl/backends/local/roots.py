@@ -75,10 +75,10 @@ def _check_shape(root: Path, what: str) -> None:
             f"{what} is an image that is not unpacked (layers, not files): unpack it, for example with `umoci unpack`"
         )
     if "rootfs" in names and not names.intersection(_SIGNS):
-        raise UsageError(f"{what} is no root file system; did you mean {str(root / 'rootfs')!r}?")
+        raise UsageError(f"{what} is not a root file system; did you mean {str(root / 'rootfs')!r}?")
     programs = [name for name in names if (root / name).is_file() and os.access(root / name, os.X_OK)]
     if not names.intersection(_SIGNS) and not programs:
-        raise UsageError(f"{what} is no root file system: it has none of {', '.join(_SIGNS)}, and no program either")
+        raise UsageError(f"{what} is not a root file system: it has none of {', '.join(_SIGNS)}, and no programs")
 
 
 def can_overlay(root: Path, targets: list[str]) -> bool:

@@ -159,7 +159,7 @@ class SandboxProcess:
             if self._plan.limits.cpus is not None and (self._cgroup is None or not self._cgroup.limits_cpus):
                 os.sched_setaffinity(child, _share_of_cpus(self._plan.limits.cpus))
         except OSError as error:
-            raise BackendUnavailable(f"the sandbox cannot be bounded: {error}{_said(self._stderr)}") from None
+            raise BackendUnavailable(f"the limits of the sandbox cannot be set: {error}{_said(self._stderr)}") from None
 
     def _failure(self, deadline: float) -> Exception:
         if time.monotonic() >= deadline:
@@ -202,8 +202,8 @@ class SandboxProcess:
         if self._cgroup is not None and self._cgroup.out_of_memory():
             limits = self._plan.limits
             return (
-                f"it ran out of memory: what its processes held (memory {format_quantity(limits.memory)}), its files "
-                f"and the kernel's own records of them reached {format_quantity(limits.wall)} together"
+                f"it ran out of memory: its processes (memory {format_quantity(limits.memory)}), its files "
+                f"and the kernel's records of them reached {format_quantity(limits.wall)} together"
             )
         if code is None:
             return f"its agent closed the connection, but is still running{_said(self._stderr)}"

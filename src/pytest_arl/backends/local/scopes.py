@@ -107,18 +107,18 @@ class Systemd:
                 prefix, self._environment(), seconds=_SECONDS, begun=lambda pid: name in _membership(pid)
             )
         except NoForkServer as error:
-            raise NoScope(f"{self.name} gave no scope: {error}") from None
+            raise NoScope(f"{self.name} created no scope: {error}") from None
         if name not in _membership(server.pid):
             server.close()
-            raise NoScope(f"{self.name} made a scope and moved nothing into it")
+            raise NoScope(f"{self.name} created a scope but moved no process into it")
         return server
 
     def _command(self, program: str) -> list[str]:
         if not self.booted:
-            raise NoScope("there is no systemd that could give one")
+            raise NoScope("systemd is not running here")
         path = shutil.which(program)
         if path is None:
-            raise NoScope(f"there is no {program}, which asks systemd for one")
+            raise NoScope(f"{program}, which asks systemd for one, is not installed")
         return [path] if self._root else [path, "--user"]
 
     def _environment(self) -> dict[str, str]:
@@ -133,7 +133,7 @@ class Systemd:
                 if folder.stat().st_uid == self._uid and (folder / "systemd/private").is_socket():
                     return {"XDG_RUNTIME_DIR": str(folder)}
         raise NoScope(
-            "systemd's user manager, which could give one, does not run for this user",
+            "systemd's user manager does not run for this user",
             "`loginctl enable-linger` starts it and keeps it (from root: `loginctl enable-linger USER`)",
         )
 

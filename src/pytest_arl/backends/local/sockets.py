@@ -94,8 +94,8 @@ class SocketWatch:
                     continue
                 if shown.what:
                     raise BackendUnavailable(
-                        f"{shown.what}: {path} is a socket, made since this run looked there, and even a read-only "
-                        "mount connects through it: remove it, or mount a folder without it"
+                        f"{shown.what}: {path} is a socket that was created during this run, and even a read-only "
+                        "mount lets a sandbox connect to it: remove it, or mount a folder without it"
                     )
                 found.add(os.path.normpath(os.path.join(shown.target, below, name)))
         self.seen = tuple(sorted(found))

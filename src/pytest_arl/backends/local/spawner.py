@@ -63,7 +63,7 @@ def hear_of_children() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         except ValueError:
             raise BackendUnavailable(
-                "this process ignores SIGCHLD, so that no sandbox can be watched: start it without that, or call "
+                "this process ignores SIGCHLD, so sandboxes cannot be monitored: start it without that, or call "
                 "signal.signal(signal.SIGCHLD, signal.SIG_DFL) in its main thread first"
             ) from None
 

@@ -169,8 +169,8 @@ class Survey:
             for folder, (text, _) in _writable.items():
                 if folder in folders:
                     raise UsageError(
-                        f"{what}: {path} leads through the symbolic link {link}, which lies in what {text!r} lets "
-                        f"sandboxes write: write the path it leads to, {found.way.end}, if that is meant"
+                        f"{what}: {path} leads through the symbolic link {link}, which {text!r} lets sandboxes "
+                        f"change: if that is intended, write the path it leads to, {found.way.end}"
                     )
         self.sources.require(found.source, what)
         return found.source

@@ -31,7 +31,7 @@ NOT_INSTALLED = (
 )
 
 MASKED_PROC = (
-    "/proc is partly masked, as containers have it. Start the container with an unmasked one "
+    "/proc is partly masked, as is usual in containers. Start the container with an unmasked one "
     "(docker: `--security-opt systempaths=unconfined`; podman: `--security-opt unmask=ALL`; a pod: "
     "`procMount: Unmasked` with `hostUsers: false`), "
     "or accept the weaker isolation with `--arl-isolation-min='bwrap, outer /proc'`."
@@ -101,20 +101,20 @@ class _Cause:
 _CAUSES: tuple[_Cause, ...] = (
     _Cause(
         lambda host: host.namespaces_refused and host.read("proc/sys/kernel/unprivileged_userns_clone") == "0",
-        "This kernel is set to give user namespaces to root only: `sudo sysctl kernel.unprivileged_userns_clone=1`.",
+        "This kernel allows user namespaces to root only: `sudo sysctl kernel.unprivileged_userns_clone=1`.",
     ),
     _Cause(
         lambda host: (
             host.namespaces_refused
             and (host.refused[1] in _USED_UP or host.read("proc/sys/user/max_user_namespaces") == "0")
         ),
-        "The number of user namespaces is limited to none, or all are in use: "
+        "User namespaces are disabled (their limit is 0), or all are in use: "
         "`sudo sysctl user.max_user_namespaces=15000`.",
     ),
     _Cause(
         lambda host: host.by_apparmor and not apparmor.loadable(host.root),
-        "AppArmor keeps {bwrap} from making sandboxes{label}, and that is the machine's around this container. There, "
-        "not here: `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`.",
+        "AppArmor keeps {bwrap} from making sandboxes{label}. It runs on the machine around this container: there, "
+        "not here, `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`.",
     ),
     _Cause(
         lambda host: host.by_apparmor,
@@ -134,14 +134,14 @@ _CAUSES: tuple[_Cause, ...] = (
     ),
     _Cause(
         lambda host: host.namespaces_refused and host.filtered,
-        "A seccomp filter forbids namespaces, as container runtimes have it. Start the container with one that allows "
+        "A seccomp filter forbids namespaces, as in most containers. Start the container with one that allows "
         "them (docker: `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`, and as root in it "
         "`--cap-add SYS_ADMIN --cap-add NET_ADMIN`; a pod: `seccompProfile: {{type: Unconfined}}`).",
     ),
     _Cause(
         lambda host: host.namespaces_refused,
-        "Something on this host forbids namespaces: a security module, or whatever virtualises it. "
-        "Outside of it bubblewrap would work.",
+        "Something on this host forbids namespaces: a security module, or the virtualisation. "
+        "Outside of it, bubblewrap would work.",
     ),
     _Cause(lambda host: host.refused[0] == "proc", MASKED_PROC),
 )

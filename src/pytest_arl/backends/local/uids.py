@@ -40,7 +40,7 @@ def can_lease() -> bool:
 def why_not() -> str:
     """What keeps root from becoming another user here; empty where nothing does."""
     if not all(_is_mapped(kind) for kind in ("uid", "gid")):
-        return "this process is root where there are no other users (/proc/self/uid_map): run it as an ordinary user"
+        return "this process is root in a user namespace without other users: run it as an ordinary user"
     has = 0
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
