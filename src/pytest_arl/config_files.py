@@ -45,7 +45,7 @@ class ConfigFiles:
 
     @property
     def known(self) -> dict[str, bytes | str]:
-        """What is known of each path: the content, or why it could not be read."""
+        """The known paths, each with its content or the reason why it could not be read."""
         with self._lock:
             return dict(self._known)
 
@@ -92,7 +92,7 @@ class ConfigFiles:
         return parse_toml(path, content)
 
     def folders(self, start: Path) -> list[Path]:
-        """Where to look for configuration: a folder, and those above it up to the top of its repository, if it
+        """Folders that may have configuration: a folder, and those above it up to the top of its repository, if it
         lies in one of ours.
         """
         folders = [start, *start.parents]
@@ -110,7 +110,7 @@ class ConfigFiles:
         return any(trusted == "*" or folder.is_relative_to(trusted) for trusted in self._trusted)
 
     def _doubt(self, path: Path, state: os.stat_result) -> str | None:
-        """Why a file may be somebody else's word, and the cure."""
+        """The reason why another user may have written a file, and the cure; None where there is none."""
         if self._trusts(path.parent):
             return None
         if not _ours(state):

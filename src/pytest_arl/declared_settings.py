@@ -23,7 +23,7 @@ SCOPES = ("function", "class", "module", "session")
 """Scopes that a plugin's fixture can have; pytest knows ``package`` only for fixtures of that package's conftest."""
 
 ISOLATION_TIERS = ("bwrap+cgroup", "bwrap+rlimit", "bwrap, outer /proc")
-"""Of this machine's sandboxes, strongest first."""
+"""Isolation of this machine's sandboxes, strongest first."""
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""The errors, as one tree.
 
 ::
 
@@ -49,7 +49,7 @@ class ArlError(Exception):
 
 
 class UsageError(ArlError, ValueError):
-    """What the caller wrote cannot be done. Nothing was run."""
+    """The caller's arguments or settings cannot be used. Nothing was run."""
 
 
 class InfrastructureError(ArlError):

@@ -1,4 +1,4 @@
-"""How a backend is found: one pluggy hook, in pytest and without it.
+"""Finding a backend: one pluggy hook, in pytest and without it.
 
 Whoever brings a backend implements the hook, marked or not, under its own name::
 
@@ -146,7 +146,7 @@ class _Backends:
         return tuple(sorted(names))
 
     def _callers(self, hook: str) -> list[Callable[..., Any]]:
-        """Those to ask, in order: pytest's plugins and conftests, then entry points and the built-in."""
+        """The implementations to ask, in order: pytest's plugins and conftests, then entry points and the built-in."""
         relays = [self._pytest_hook] if self._pytest_hook is not None else []
         callers = [getattr(relay, hook, None) for relay in (*relays, self.manager().hook)]
         return [caller for caller in callers if caller is not None]

@@ -1,4 +1,4 @@
-"""What a pool on this machine is: a table of pyproject.toml, or of the file that ``--arl-pools-file`` names.
+"""Pools of this machine: a table of pyproject.toml, or of the file that ``--arl-pools-file`` names.
 
 Shape only: whether a mount or a root folder exists, and may be used, is judged where sandboxes are made.
 Standard library only.
@@ -40,12 +40,12 @@ DEFAULT_POOL = "default"
 
 _MI = 2**20
 _LEAST_STACK = 512 * 2**10
-"""What the interpreter of a sandbox's agent runs with."""
+"""Enough for the interpreter of a sandbox's agent."""
 _MOST_STACK = 2**50
 _OUTPUTS = 8
 _SPARE_OUTPUT = 4 * _MI
 KEPT_TIMES = 4
-"""How often all that a sandbox can hold is kept of it, where its pool does not say."""
+"""Default of ``kept``: so many times all that a sandbox can hold."""
 
 
 @dataclass(frozen=True, slots=True)

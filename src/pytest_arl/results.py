@@ -1,4 +1,4 @@
-"""What came back: of a step, and of the task that it was part of.
+"""Results of steps, and of the tasks that they are part of.
 
 Neither has a truth value, so that ``assert sandbox.run("false")`` cannot pass by accident; their ``repr`` is one line
 and holds no output, for a sandbox's output is untrusted and may be long.
@@ -56,7 +56,7 @@ class _Result(BaseModel):
 
 
 class StepResult(_Result):
-    """How one step ended.
+    """The result of one step.
 
     Attributes:
         name, type: the step's.
@@ -101,12 +101,12 @@ class StepResult(_Result):
 
     @cached_property
     def stdout(self) -> str:
-        """What it printed, as text; bytes that are no UTF-8 are U+FFFD."""
+        """Its stdout as text; bytes that are no UTF-8 are U+FFFD."""
         return self.stdout_bytes.decode("utf-8", "replace")
 
     @cached_property
     def stderr(self) -> str:
-        """What it printed to stderr, as text; bytes that are no UTF-8 are U+FFFD."""
+        """Its stderr as text; bytes that are no UTF-8 are U+FFFD."""
         return self.stderr_bytes.decode("utf-8", "replace")
 
     @property
@@ -146,7 +146,7 @@ class StepResult(_Result):
 
 
 class TaskResult(_Result, Mapping[str, Any]):
-    """How a task ended: its steps, and the Task's JSON as a read-only mapping.
+    """The result of a task: its steps, and the Task's JSON as a read-only mapping.
 
     ``result["status"]["steps"][0]["exitCode"]`` reads what the cluster's Task would say.
 
@@ -202,12 +202,12 @@ class TaskResult(_Result, Mapping[str, Any]):
 
     @cached_property
     def stdout(self) -> str:
-        """What the steps printed, one after another."""
+        """The stdout of the steps, one after another."""
         return "".join(step.stdout for step in self.steps)
 
     @cached_property
     def stderr(self) -> str:
-        """What the steps printed to stderr, one after another."""
+        """The stderr of the steps, one after another."""
         return "".join(step.stderr for step in self.steps)
 
     def step(self, name: str) -> StepResult:
@@ -284,7 +284,7 @@ class TaskResult(_Result, Mapping[str, Any]):
 
 
 class _Origin:
-    """Where a step's result comes from: what messages and ``output`` need, and JSON does not."""
+    """The origin of a step's result: needed by messages and ``output``, and not by JSON."""
 
     __slots__ = ("index", "session", "step", "task_id", "total")
 
@@ -313,7 +313,7 @@ def bind_step(result: StepResult, like: StepResult) -> StepResult:
 
 
 def origin(result: StepResult) -> _Origin | None:
-    """Where a step's result comes from; None where no session has bound it."""
+    """The origin of a step's result; None where no session has bound it."""
     return result._origin  # noqa: SLF001 - this module's own
 
 

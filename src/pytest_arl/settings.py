@@ -84,11 +84,11 @@ class Settings(Mapping[str, Value]):
         self.files = files
         """Configuration as it was when it was first read."""
         self.writes = writes or {}
-        """What this side writes while sandboxes run, by the option that asks for it: no sandbox may write there."""
+        """Paths that this side writes while sandboxes run, by option: no sandbox may write there."""
         self.keeps: Keeps = keeps or dict
         """Other files that this side reads and writes: no sandbox may change them. Asked before the first sandbox."""
         self.start_dir = start_dir
-        """Where the search for a pyproject.toml began: pytest's rootdir, or the working directory."""
+        """The start of the search for a pyproject.toml: pytest's rootdir, or the working directory."""
         self.project = project
 
     @classmethod
@@ -185,7 +185,7 @@ class Settings(Mapping[str, Value]):
         return Settings(merged, self.start_dir, self.project, self.files, self.writes, self.keeps)
 
     def configured(self) -> dict[str, Value]:
-        """What somebody set, for the header."""
+        """Settings that are not the default, for the header."""
         return {name: value for name, value in self._values.items() if value.source != DEFAULT}
 
     def __getitem__(self, name: str) -> Value:

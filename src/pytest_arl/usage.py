@@ -1,4 +1,4 @@
-"""What a Command used of the machine."""
+"""Resources that a Command used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Count = Annotated[int, Field(ge=0)]
 
 
 class Usage(BaseModel):
-    """What a Command used with everything it started, orphans and children that ended before it included.
+    """Resources that a Command used with everything it started, orphans and children that ended before it included.
 
     The names are those of getrusage(2). What cannot be known is None, never a guess.
 
@@ -72,7 +72,7 @@ class Usage(BaseModel):
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any] | None) -> Usage | None:
-        """What a Task's status says; keys of a later version are left out. ValueError for what cannot be."""
+        """The figures of a Task's status; keys of a later version are left out. ValueError for what cannot be."""
         if not found:
             return None
         return cls(**{name: found[camel] for name, camel in _CAMEL.items() if camel in found})

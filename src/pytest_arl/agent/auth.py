@@ -1,4 +1,4 @@
-"""Who may speak to an agent that listens: the operator, by a signature, and the sandbox's holder, by a secret.
+"""Admission to an agent that listens: the operator, by a signature, and the sandbox's holder, by a secret.
 
 Nothing secret is in the pod. The agent has public keys and sends a nonce; the operator signs what ``challenge`` gives
 (RSASSA-PKCS1-v1_5 with SHA-256, which is one ``pow`` here). The operator tells the agent the SHA-256 of the holder's
@@ -46,7 +46,7 @@ _DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")  # RFC 80
 
 
 def challenge(nonce: bytes, pod: str, boot: str, epoch: int) -> bytes:
-    """What the operator signs: for this connection only, to this agent only, as the leader of this epoch.
+    """The message that the operator signs: for this connection only, to this agent only, as the leader of this epoch.
 
     The nonce has a fixed length, and neither a pod's UID nor a boot id holds a NUL: no two challenges are alike.
     """
@@ -54,7 +54,7 @@ def challenge(nonce: bytes, pod: str, boot: str, epoch: int) -> bytes:
 
 
 def signed(message: bytes, signature: object, keys: Keys) -> bool:
-    """Whether one of the keys has signed the message."""
+    """True if one of the keys has signed the message."""
     return isinstance(signature, bytes) and any(_signed(message, signature, *key) for key in keys)
 
 
@@ -75,12 +75,12 @@ def digest(data: bytes) -> bytes:
 
 
 def is_digest(text: object) -> bool:
-    """Whether this is a SHA-256 in hexadecimal digits, lower case."""
+    """True if this is a SHA-256 in hexadecimal digits, lower case."""
     return isinstance(text, str) and len(text) == 64 and not text.strip("0123456789abcdef")
 
 
 def same(secret: object, holder: str) -> bool:
-    """Whether a secret is the one that this digest (hexadecimal) is of, in a time that tells nothing."""
+    """True if a secret has this digest (hexadecimal); the time that it takes tells nothing."""
     return isinstance(secret, bytes) and bool(_equal(digest(secret).hex(), holder))
 
 

@@ -95,7 +95,7 @@ class Background:
             self._ended_waiters.append(callback)
 
     def forget(self, callback: Callable[[], None]) -> None:
-        """Whoever gave this to ``when_ended`` does not wait any more."""
+        """Forget a waiter that was given to ``when_ended``."""
         if callback in self._ended_waiters:
             self._ended_waiters.remove(callback)
 
@@ -154,7 +154,7 @@ class Background:
         self._look()
 
     def _look(self) -> None:
-        """If it has ended and nothing of it lives: no descendant can print or wait for input any more."""
+        """True if it has ended and nothing of it lives: no descendant can print or wait for input any more."""
         if self.status is None or self.alive:
             return
         self.pipes.drain()
@@ -214,7 +214,7 @@ class Backgrounds:
         self._loop.call_at(time.monotonic() + pause, self._watch)
 
     def alive(self) -> list[Background]:
-        """Those of which anything lives."""
+        """Background programs of which anything lives."""
         return [process for process in self._all if process.alive]
 
     def _gone(self, clean: bool) -> None:

@@ -20,7 +20,7 @@ _QUEUES = b"/dev/mqueue"  # POSIX message queues, which outlive their processes
 
 
 class Manifest:
-    """What the writable folders held when it was made."""
+    """The content of the writable folders when it was made."""
 
     def __init__(self, roots: list[bytes]) -> None:
         self._roots = roots

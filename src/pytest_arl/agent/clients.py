@@ -1,4 +1,4 @@
-"""Those who were admitted to an agent that listens, and what each may do.
+"""Admitted clients of an agent that listens, and the requests that each may make.
 
 The *operator* runs tasks: it alone keeps them in order. The *holder* is the client whose sandbox this is: files,
 output, background processes, checkpoints, and being told of tasks.
@@ -97,7 +97,7 @@ class OperatorClient(Client):
             super()._received(kind, stream, value)
 
     def told(self, hello: Said[messages.ClientHelloKey]) -> None:
-        """What the agent is to be, and whose the sandbox is; each is said once."""
+        """Configure the agent and name the sandbox's holder; each is said once."""
         nonce = None
         try:
             nonce = asked(hello)

@@ -19,13 +19,13 @@ _IGNORED = [
     for number in _signal.valid_signals()
     if number == _signal.SIGPIPE or _signal.getsignal(number) == _signal.SIG_IGN
 ]
-"""What a program starts with at its default. Python ignores some, the agent SIGPIPE, and whoever started the agent may
+"""Signals at their default in programs. Python ignores some, the agent SIGPIPE, and whoever started the agent may
 have ignored others (nohup does). What is not ignored, an exec sets back by itself.
 """
 _KIND, _NAMED_PIPE = 0o170000, 0o010000  # of st_mode
 
 _user: int | None = None
-"""Whom programs run as, where the agent's real user is another."""
+"""The user of programs, where the agent's real user is another."""
 
 
 def start_at_default(numbers: Iterable[int]) -> None:

@@ -38,7 +38,7 @@ _MOST_KEPT = 100_000
 
 
 class Connection:
-    """What belongs to one peer of the agent: its link, its transfers, and the methods that its messages call.
+    """State of one peer of the agent: its link, its transfers, and the methods that its messages call.
 
     Attributes:
         link: the way back to the client.
@@ -150,7 +150,7 @@ class Connection:
 
     @staticmethod
     def _kept(task: Task, step: int, which: int) -> bytes | Capture | None:
-        """What is kept of a stream of a step that ended, or of a background process."""
+        """The kept part of a stream of a step that ended, or of a background process."""
         if step in task.background:
             return task.background[step].pipes.captures[which]
         if step >= len(task.records):
@@ -305,7 +305,7 @@ class Connection:
             self._return_without(doomed, stream, self.parts.manifests[number], time.monotonic() + 2)
 
     def _return_without(self, doomed: list[Background], stream: int, manifest: Manifest, deadline: float) -> None:
-        """Once only the kept processes live, put files and IPC objects back and say what the host must send."""
+        """Put files and IPC objects back once only the kept processes live, and tell what the host must send."""
         if not self.parts.backgrounds.strays and not any(process.alive for process in doomed):
             self._reply(stream, {"changed": manifest.undo()})
         elif time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What a pod gives the agent that is PID 1 of one of its containers.
+"""The environment that a pod gives the agent as PID 1 of one of its containers.
 
 The agent stays the user that the container runs as. Its environment says who it is and whom to believe; the cgroup
 that it is in counts what the kernel refuses; a folder takes output that is too long for memory. All but the first
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["PORT", "SPOOL_FOLDER", "WORKSPACE", "Container", "environment", "look", "own_config"]
 
 PORT = 7070
-"""Where the agent listens."""
+"""The port on which the agent listens."""
 SPOOL_FOLDER = "/arl-spool"
 WORKSPACE = "/workspace"
 
 PRIVATE_PREFIX = "ARL_"
-"""What begins so in the environment is for the agent, and no step sees it."""
+"""Prefix of variables that are for the agent alone: no step sees them."""
 POD_UID_VARIABLE = "ARL_POD_UID"
 OPERATOR_KEYS_VARIABLE = "ARL_OPERATOR_KEYS"
 WORKSPACE_VARIABLE = "ARL_WORKSPACE"
@@ -42,7 +42,7 @@ _KUBELETS = (
     b"KUBERNETES_PORT=",
     b"KUBERNETES_PORT_",
 )
-"""Where the cluster's API is: the kubelet tells every container, also with ``enableServiceLinks: false``."""
+"""Address of the cluster's API, which the kubelet gives every container, also with ``enableServiceLinks: false``."""
 
 _SPOOL_IN_MEMORY = 64 * 1024 * 1024
 """Bytes of output where there is no folder for it: they count in the pod's memory."""
@@ -55,7 +55,7 @@ _PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Container:
-    """What the environment says.
+    """The agent's container, by its environment.
 
     Attributes:
         pod: the pod's UID.
@@ -117,7 +117,7 @@ def look(variables: dict[bytes, bytes]) -> Container:
 
 
 def own_config(container: Container, given: Said[ConfigKey]) -> Place:
-    """What the agent is to be: what the operator says where that is his to say, else what is here.
+    """The agent's configuration: the operator's values where it may give them, else those of this container.
 
     TypeError, ValueError or LookupError for what is malformed.
     """

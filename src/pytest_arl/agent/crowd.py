@@ -21,7 +21,7 @@ _BUSY = 0.2  # of a processor, in the kernel, that forks in vain take at least
 
 
 class Crowd:
-    """How many tasks live in the sandbox, the agent's own included.
+    """Counter of the kernel's tasks that live in the sandbox, the agent's own included.
 
     Attributes:
         reached: whether there were as many as there may be, at some look since the step began.

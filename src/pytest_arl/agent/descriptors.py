@@ -56,7 +56,7 @@ class Descriptors:
         self._due = now + (time.thread_time() - begin) / _BUDGET
 
     def _started(self) -> list[int]:
-        """What may live of the step, the newest first: pids are given in order until they start again."""
+        """Pids that may be of the step, the newest first: pids are given in order until they start again."""
         last = tree.last_pid()
         if last and 0 <= last - self._first <= _FEW:
             return list(range(last, self._first, -1))
@@ -73,7 +73,7 @@ class Descriptors:
             return False
 
     def _count(self, pid: int, folder: str) -> int:
-        """Before version 6.2 Linux did not give the number as the folder's size. They can be very many: a look counts
+        """Count them one by one: before version 6.2 Linux did not give the number as the folder's size. A look counts
         as many as its time allows, and the next one goes on from there.
         """
         if self._counting is None or self._counting[0] != pid:

@@ -62,7 +62,7 @@ def content(fd: int, size: int, piece: int) -> Iterator[bytes | int]:
 
 
 def _seek(fd: int, at: int, whence: int, size: int) -> int:
-    """Where the next data or the next hole begins, and never a place before ``at``."""
+    """The start of the next data or of the next hole, never before ``at``."""
     try:
         return max(at, min(os.lseek(fd, at, whence), size))
     except OSError as error:

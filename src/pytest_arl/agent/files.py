@@ -33,7 +33,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 class Places:
-    """What a path of the host's means in the sandbox: relative ones are under the workspace."""
+    """A path of the host's in the sandbox: relative ones are under the workspace."""
 
     def __init__(self, workspace: bytes) -> None:
         self._workspace = workspace

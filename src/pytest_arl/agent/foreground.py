@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["CANCELLED_CODE", "TIMED_OUT_CODE", "Foreground", "ending"]
 
 TIMED_OUT_CODE = 124
-"""What timeout(1) of the GNU coreutils exits with."""
+"""Exit code of timeout(1) of the GNU coreutils."""
 
 CANCELLED_CODE = 128 + int(_signal.SIGKILL)
 
 _KILL_RETRY_SECONDS = 0.005
 _PASSES_SECONDS = 0.3  # 24 passes were enough against chains of fork and exit; a pass takes about 2 ms
 _COLLECTING_SECONDS = 3.0
-"""For a supervisor to wait for what was killed, while nothing more of it goes."""
+"""Time for a supervisor to wait for killed processes, while none of them goes."""
 _UNKILLABLE_SECONDS = 5.0
-"""After how long nothing that was killed goes any more; a slow machine may take longer for hundreds of processes."""
+"""Time after which no killed process goes any more; a slow machine may take longer for hundreds of processes."""
 _LONGEST_KILLING = 60.0
 _COUNT_SECONDS = 0.2
 _EX_OSERR = 71

@@ -193,7 +193,7 @@ def decode(data: bytes | bytearray | memoryview, most: int | None = None) -> obj
 
 
 def _bounds(raw: bytes | memoryview, at: int) -> tuple[int, int]:
-    """Where the bytes begin and end whose length is next."""
+    """Begin and end of the bytes whose length is next."""
     begin = at + 4
     end = begin + _U32.unpack_from(raw, at)[0]
     if end > len(raw):
@@ -275,7 +275,7 @@ def message(kind: int, stream: int, value: object) -> bytes:
 
 
 def pieces(kind: int, stream: int, value: object) -> list[Buffer]:
-    """What :func:`message` gives, in pieces to be sent one after the other: what is large in it is not copied."""
+    """The result of :func:`message` in pieces to be sent one after the other: what is large in it is not copied."""
     parts = _parts(value)
     left = sum(map(len, parts))
     if left <= MAX_PAYLOAD:
@@ -345,7 +345,7 @@ class Parser:
         self._under_way = 0, 0, 0  # its type, stream and length
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, int, object]]:
-        """What ``data`` completes, in order."""
+        """The messages that ``data`` completes, in order."""
         found: list[tuple[int, int, object]] = []
         if self._missing:
             data = self._fill(memoryview(data), found)
@@ -362,7 +362,7 @@ class Parser:
 
     @property
     def between(self) -> bool:
-        """Whether nothing has begun that is not complete."""
+        """True if no message has begun that is not complete."""
         return not (self._buffer or self._parts or self._missing)
 
     def _cut(self, buffer: bytes | bytearray | memoryview, found: list[tuple[int, int, object]]) -> int:

@@ -1,4 +1,4 @@
-"""Those who have connected to an agent that listens, and not yet said who they are."""
+"""Connections to an agent that listens, before their handshake is done."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ class Handshake:
 
 
 class PendingHandshakes:
-    """Those who wait, by where they come from. Where they are too many, the one goes who has waited longest, of those
-    from his own address; where all are too many, of those from the address that most have come from.
+    """Pending handshakes by source address. Over the limit of an address its oldest one is dropped; over the limit of
+    all, the oldest of the address that has most.
     """
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ def prepare(socket: _socket.socket) -> None:
 
 
 def side_of(family: int, address: tuple[Any, ...]) -> str:
-    """Where somebody comes from: his address, or ``INSIDE`` for all of this pod's own: only those can be bound."""
+    """The origin of a connection: its address, or ``INSIDE`` for all of this pod's own: only those can be bound."""
     probe = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
         probe.bind((address[0], 0, *address[2:]))

@@ -1,4 +1,4 @@
-"""What processes hold, exactly: pages that several share are counted once, and files of the workspace not at all.
+"""Memory of processes, exactly: pages that several share are counted once, and files of the workspace not at all.
 
 The kernel gives each process its part of what it shares. It walks over all pages for that, which takes milliseconds.
 """
@@ -35,7 +35,7 @@ class _Device:
 
     @property
     def name(self) -> bytes:
-        """As /proc/PID/maps has it."""
+        """A mapping as in /proc/PID/maps."""
         if self._name is None:
             try:
                 file = os.memfd_create("device")

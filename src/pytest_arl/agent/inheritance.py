@@ -42,13 +42,13 @@ class Inheritance:
         self._clean = True
 
     def check(self) -> None:
-        """Before a step. Taken where the step would inherit less than the first one did."""
+        """Check before a step. Raises Taken where the step would inherit less than the first one did."""
         if not self._clean:
             self.restore()
         self._clean = False
 
     def settle(self) -> None:
-        """Nothing of the sandbox lives, so nothing changes until the next step. Taken as ``check`` raises it."""
+        """Restore when nothing of the sandbox lives, until the next step. Raises Taken as ``check`` does."""
         self.restore()
         self._clean = True
 

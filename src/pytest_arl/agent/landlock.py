@@ -15,7 +15,7 @@ _PATH_BENEATH = 1
 _REFER = 1 << 13
 _RESOLVE_UNIX = 1 << 16
 _FIRST_VERSION = 9
-"""That knows the right to connect to a socket by its path: Linux 7.1."""
+"""The version that knows the right to connect to a socket by its path: Linux 7.1."""
 
 
 def keep_from_sockets(version: int = _FIRST_VERSION, right: int = _RESOLVE_UNIX) -> bool:

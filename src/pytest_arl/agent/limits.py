@@ -1,4 +1,4 @@
-"""Which limit a step ran into.
+"""The limit that a step ran into.
 
 A limit is named where it is known to have been reached: where the kernel counted what it refused (cgroups), where a
 folder is full, and where a look at the running step saw as many processes, descriptors or bytes as there may be.
@@ -113,7 +113,7 @@ class Limits:
             self._pids_before = self._pids_last = self._pids.value()
 
     def stop(self) -> None:
-        """Nothing of the step lives any more: kills for memory are counted a last time, for all who ask."""
+        """Count kills for memory a last time, as nothing of the step lives any more."""
         self._kills = self.oom_kills()
 
     def end(self) -> None:
@@ -227,12 +227,12 @@ class Limits:
         return self._oom is not None and self._oom.value() > self._oom_before
 
     def memory_kills(self) -> int:
-        """How often that has happened since the sandbox was made."""
+        """The number of kills for memory since the sandbox was made."""
         watched = 0 if self._watch is None else self._watch.kills
         return watched + (0 if self._oom is None else self._oom.value())
 
     def oom_kills(self) -> int | None:
-        """How often that has happened since the step began; None where nothing counts it."""
+        """The number of kills for memory since the step began; None where nothing counts it."""
         if self._kills is not None or (self._watch is None and self._oom is None):
             return self._kills
         watched = 0 if self._watch is None else self._watch.kills_of_step()

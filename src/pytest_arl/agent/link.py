@@ -71,7 +71,7 @@ class Link:
 
     @property
     def full(self) -> bool:
-        """Whether producers of unasked output should wait: see :meth:`when_room`."""
+        """True if producers of unasked output should wait: see :meth:`when_room`."""
         return self._queued > _HIGH_WATER
 
     def when_room(self, callback: Callable[[], None]) -> None:
@@ -121,12 +121,12 @@ class Link:
 
     @property
     def closed(self) -> bool:
-        """Whether ``close`` was called."""
+        """True once ``close`` was called."""
         return self._fd < 0
 
     @property
     def torn(self) -> bool:
-        """Whether a frame is on its way of which only a part has been sent."""
+        """True if a frame is on its way of which only a part has been sent."""
         return bool(self._unsent)
 
     def _tell_room(self) -> None:
@@ -194,7 +194,7 @@ class Link:
         return b"".join(short)
 
     def _produce(self, stream: int, lane: Lane, producer: Producer) -> bytes:
-        """As much as goes with one write: of many small files, each frame would be a call and wake the host."""
+        """Send as much as goes with one write: of many small files, each frame would be a call and wake the host."""
         pieces = []
         size = 0
         while size < _JOIN:

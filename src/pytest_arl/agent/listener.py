@@ -1,4 +1,4 @@
-"""From the exec to serving whoever connects and is admitted: the agent as PID 1 of a pod's container.
+"""The agent as PID 1 of a pod's container: from the exec to serving the clients that are admitted.
 
 Everybody can connect, the code in the sandbox too. Who does is told what to sign, has a few seconds and one frame to
 say who he is, and is given nothing before. However many come from one address (the code in the sandbox from its own),
@@ -70,7 +70,7 @@ def _end_if_asked(signals: int) -> None:
 
 
 def _say(text: str) -> None:
-    """For `kubectl logs`."""
+    """Write a line for `kubectl logs`."""
     os.write(2, ("pytest-arl agent: " + text + "\n").encode("utf-8", "replace"))
 
 

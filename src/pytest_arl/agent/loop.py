@@ -60,7 +60,7 @@ class Loop:
         self.orphaned: Callable[[struct_rusage], None] = lambda _used: None
         """Called with what an orphan used that was collected."""
         self.childless = True
-        """Whether, at the last look, no child was left: PID 1 inherits every orphan, so nothing else then lives in
+        """True if no child was left at the last look: PID 1 inherits every orphan, so nothing else then lives in
         its namespace.
         """
         self._watch_children()

@@ -1,4 +1,4 @@
-"""From the exec to serving: close up, introduce oneself, become what the host says, serve."""
+"""The agent's start: close up, introduce itself, become what the host says, serve."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _become(config: Config, fd: int, owner: int | None) -> None:
 
 
 def described(error: BaseException) -> str:
-    """What an error says, and where it came from: there is nobody to read a traceback."""
+    """An error's message and place: a traceback would have no reader."""
     trace = error.__traceback__
     where = []
     while trace is not None:

@@ -7,7 +7,7 @@ of the page.
 from __future__ import annotations
 
 KILLS = 0
-"""How often the watcher has ended everything in the sandbox but the agent."""
+"""The number of times that the watcher has ended everything in the sandbox but the agent."""
 SEEN = 8
 """Three numbers: a step, the most bytes that were seen held while it ran, and the most of the cgroup's whole usage."""
 ASLEEP = 32

@@ -37,7 +37,7 @@ _SCARCE = 0.1  # of the machine's memory
 
 
 class MemorySampler:
-    """What the processes of a sandbox hold, as far as looks at them can tell."""
+    """Memory that the processes of a sandbox hold, as far as looks at them can tell."""
 
     def __init__(self, memory: int, shm: bytes | None) -> None:
         """``memory`` is the limit in bytes, ``shm`` the sandbox's own /dev/shm."""
@@ -167,7 +167,7 @@ class MemorySampler:
         return min(bound, exact + max(0, self._shared.total() - shared) + pages * PAGE)
 
     def _estimate(self, alive: dict[int, Stat]) -> Generator[None, None, int]:
-        """What is held, where that is well below the limit: near enough, and cheap as a rule."""
+        """The held memory, where that is well below the limit: near enough, and cheap as a rule."""
         anonymous, mapped = {}, 0
         for pid in alive:
             anonymous[pid], in_files = anonymous_bytes(pid)
@@ -194,7 +194,7 @@ class MemorySampler:
         return self._shared.total() + pages * PAGE
 
     def _exact(self, now: float, alive: dict[int, Stat]) -> Generator[None, None, int]:
-        """What is held now. Everything is stopped meanwhile where it seems to be too much: then nothing grows, and
+        """Bytes held now. Everything is stopped meanwhile where it seems to be too much: then nothing grows, and
         before anything is ended for it, since pages that move while they are counted may be counted twice.
         """
         figure = self._memory + 1

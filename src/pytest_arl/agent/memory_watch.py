@@ -71,12 +71,12 @@ class MemoryWatch:
 
     @property
     def kills(self) -> int:
-        """How often the watcher has ended everything here."""
+        """The number of times that the watcher has ended everything here."""
         kills: int = self._page[_KILLS]
         return kills
 
     def kills_of_step(self) -> int:
-        """How often it has killed something since the step began."""
+        """The number of times that it has killed something since the step began."""
         return self.kills - self._kills_before
 
     def peak(self, *, killed: bool) -> int | None:
@@ -115,7 +115,7 @@ class MemoryWatch:
         return most if most > self._most_before else None
 
     def _left(self, usage: int) -> int:
-        """What is still held without the agent, where the cgroup uses ``usage``."""
+        """The memory that is held without the agent, where the cgroup uses ``usage``."""
         room = usage - self._usage_alone
         if room < _LITTLE:
             return 0  # there is room for nothing: spare the slower figures, and the slowest to the last
@@ -125,7 +125,7 @@ class MemoryWatch:
         return max(0, self._held() - self._own - grown)
 
     def _held(self) -> int:
-        """What the cgroup holds, the agent's included, but no files."""
+        """The memory of the cgroup, the agent's included, but no files."""
         held = 0
         lines = os.pread(self._stat, 8192, 0).splitlines()
         wanted = _HELD if any(line.startswith(b"total_rss ") for line in lines) else _HELD_VERSION_2

@@ -25,7 +25,7 @@ _LARGE_PIPE = 1024 * 1024
 _F_SETPIPE_SZ = 1031
 _PIECE = 252 * 1024
 _NULL_DEVICE = os.makedev(1, 3)
-"""Of Linux's memory devices (Documentation/admin-guide/devices.txt)."""
+"""Numbers of Linux's memory devices (Documentation/admin-guide/devices.txt)."""
 
 
 class Push:
@@ -196,7 +196,7 @@ class Feed:
         os.set_blocking(fd, False)
 
     def unseen(self, data: bytes, at: int) -> bytes:
-        """What is new of bytes that begin at that place of all that are written: they may be sent twice, where a
+        """The new part of bytes that begin at that place of all that are written: they may be sent twice, where a
         connection broke before the answer to the first time.
         """
         new = data[max(0, self._came - at) :]
@@ -336,7 +336,7 @@ class Pipes:
             output.pushes.append(push)
 
     def leave(self, link: Link) -> None:
-        """Nothing more is passed on over a link."""
+        """Stop passing output on over a link."""
         for output in self.outputs:
             output.pushes = [push for push in output.pushes if push.link is not link]
 

@@ -1,4 +1,4 @@
-"""What is kept of the steps that ended, and who is told of those that end."""
+"""Results of the steps that ended, and the subscribers to those that end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Subscriber:
         self.brief = exact.flag(request, "brief")
 
     def pushes(self, step: int) -> tuple[Push, Push]:
-        """What passes a step's stdout and stderr on to him."""
+        """Pushes that pass a step's stdout and stderr on to the subscriber."""
         return (
             Push(self.link, self.stream, step, frames.STDOUT, limit=self.limit, live=self.live),
             Push(self.link, self.stream, step, frames.STDERR, limit=self.limit, live=self.live),
@@ -47,7 +47,7 @@ class Subscriber:
 
 
 class Record:
-    """What is kept of a step that ended: its result as it went out, and its captures where they did not fit into it."""
+    """The record of a step that ended: its result as it went out, and its captures where they did not fit into it."""
 
     __slots__ = ("body", "captures")
 
@@ -68,7 +68,7 @@ class Record:
         yield frames.split(frames.STEP, subscriber.stream, body)
 
     def _shortened(self, step: int, subscriber: Subscriber) -> Generator[bytes, None, bytes]:
-        """For somebody who keeps less than was sent with the result: only that much (but all of it for one who
+        """Cut a record for a client that keeps less than was sent with the result (but give all of it to one that
         watches), and the result without it.
         """
         result: StepEnd = frames.decode(self.body)  # type: ignore[assignment]  # a record's body is a STEP's

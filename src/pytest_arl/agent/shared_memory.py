@@ -49,7 +49,7 @@ class Machine:
 
 
 class SharedMemory:
-    """What the sandbox holds so.
+    """The bytes that the sandbox holds so.
 
     Attributes:
         segments: identifiers of System V segments, which are their inodes too.

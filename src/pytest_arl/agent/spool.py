@@ -1,4 +1,4 @@
-"""Where output is kept until nobody can ask for it any more.
+"""The file that keeps output until no request for it can come any more.
 
 A capture keeps its first bytes in memory; a long one moves to the *spool*, one file without a name that
 belongs to the sandbox and is dealt out in extents. The file is bounded: when it is full, a capture that is still
@@ -56,7 +56,7 @@ class Spool:
 
 
 class _Extent:
-    """Where an extent lies in the file (None: there was no room), and how many bytes of it were written."""
+    """The place of an extent in the file (None: there was no room), and the number of its bytes that were written."""
 
     __slots__ = ("filled", "place")
 

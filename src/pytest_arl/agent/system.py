@@ -1,4 +1,4 @@
-"""What the agent needs of Linux and Python's builtins lack.
+"""Calls of Linux that Python's builtins lack.
 
 System calls go through ``_ctypes`` itself: ``import ctypes`` would cost 3 ms of every sandbox's start.
 """
@@ -70,14 +70,14 @@ class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001 - as
 
 
 class Ints(_ctypes.Array):  # type: ignore[type-arg]  # as above
-    """For a struct of numbers: msginfo and seminfo have fewer than that."""
+    """Size of a struct of numbers: msginfo and seminfo have fewer than that."""
 
     _type_ = _Int
     _length_ = 16
 
 
 class Longs(_ctypes.Array):  # type: ignore[type-arg]  # as above
-    """Of a page that is shared with another process."""
+    """A view of a page that is shared with another process."""
 
     _type_ = _Long
     _length_ = 16

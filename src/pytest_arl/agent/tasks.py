@@ -104,7 +104,7 @@ class Task:
             self._foreground.pipes.leave(link)
 
     def release(self) -> None:
-        """Nobody can ask for this task any more."""
+        """Forget the task, for which no request can come any more."""
         for record in self.records:
             for capture in record.captures or ():
                 capture.release()
@@ -129,7 +129,7 @@ class Task:
             yield frames.message(frames.DONE, subscriber.stream, ran)
 
     def _pushes(self) -> tuple[list[Push], list[Push]]:
-        """What passes the outputs of the step that starts on."""
+        """Pushes that pass on the outputs of the step that starts."""
         pairs = [subscriber.pushes(len(self.records)) for subscriber in self._subscribers]
         return [stdout for stdout, _ in pairs], [stderr for _, stderr in pairs]
 
@@ -205,7 +205,7 @@ class Task:
         self._finish()
 
     def _deadline_of(self, step: CommandMessage, pipes: Pipes) -> float | None:
-        """When a step must end, its task's timeout included."""
+        """The time when a step must end, its task's timeout included."""
         timeout = step.get("timeout")
         deadlines = [] if self._deadline is None else [self._deadline]
         deadlines += [] if timeout is None else [pipes.started + timeout]

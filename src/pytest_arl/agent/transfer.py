@@ -139,7 +139,7 @@ class Arrival:
                 os.rename(here, there)
 
     def _arrived(self) -> Iterator[tuple[bytes, bytes]]:
-        """What came and where it belongs, and what is in it where both are folders."""
+        """Pairs of an arrived path and its destination, with their content where both are folders."""
         stack = [b""]
         while stack:
             below = stack.pop()

@@ -1,4 +1,4 @@
-"""Which processes live in the sandbox, and killing them: all, or all but what runs in the background."""
+"""The processes that live in the sandbox, and how they are killed: all, or all but what runs in the background."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def can_see_processes() -> bool:
 
 
 class Stat:
-    """What /proc tells of a process.
+    """A process as /proc shows it.
 
     Attributes:
         state: a letter.
@@ -99,7 +99,7 @@ def _own_number() -> int:
 
 
 def stat(pid: int) -> Stat | None:
-    """What /proc tells of a process; None where it is gone."""
+    """A process as /proc shows it; None where it is gone."""
     try:
         file = os.open("/proc/%d/stat" % pid, os.O_RDONLY | os.O_CLOEXEC)  # noqa: UP031 - half the time
         try:

@@ -1,4 +1,4 @@
-"""What a step used, and the limit of its processor time.
+"""Usage of a step, and the limit of its processor time.
 
 The kernel tells it of each process that was waited for, with the children that this one had waited for. PID 1 inherits
 and waits for every orphan, so the sum over all that it collects is the whole step. What nobody waited for (children of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["CpuWatch", "Meter", "Sums", "live_seconds", "shown_limit"]
 
 WIRE = Struct("!2d8q")
-"""What a program used, in the order of ``pytest_arl.Usage``; -1 is not known. A later version may add to it."""
+"""Usage of a program, in the order of ``pytest_arl.Usage``; -1 is not known. A later version may add to it."""
 
 
 _BLOCK = 512  # bytes of ru_inblock and ru_oublock, whatever the disk's
@@ -83,7 +83,7 @@ class Sums:
     def used(
         self, peak: int | None = None, processes: int | None = None, oom_kills: int | None = None, missing: float = 0.0
     ) -> bytes:
-        """As the wire has it. ``missing``: seconds that are not in here."""
+        """Encode it. ``missing``: seconds that are not in here."""
         cpu = self.user + self.system
         in_user = missing * (self.user / cpu if cpu else 1.0)
         # A process begins with the size of what started it, until its exec and for its figure beyond: what is no larger
@@ -104,7 +104,7 @@ class Sums:
 
 
 class Meter:
-    """What the Command uses that runs now.
+    """Usage of the Command that runs now.
 
     Attributes:
         sums: over what ended of it.
@@ -271,7 +271,7 @@ def _is_larger_than_the_agent(rss: int) -> bool:
 
 
 def _pid_max() -> int:
-    """How many pids there are before they begin anew."""
+    """The number of pids before they begin anew."""
     try:
         with open(b"/proc/sys/kernel/pid_max", "rb") as file:
             return int(file.read())

@@ -197,7 +197,7 @@ class AgentSocket:
 
 
 def _after(pieces: list[Buffer], sent: int) -> list[Buffer]:
-    """What is left of pieces when so many bytes are sent."""
+    """The rest of the pieces when so many bytes are sent."""
     for index, piece in enumerate(pieces):
         if sent < len(piece):
             return [memoryview(piece)[sent:], *pieces[index + 1 :]]

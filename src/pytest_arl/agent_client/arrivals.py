@@ -143,7 +143,7 @@ class Arrival:
         self._share.grow(ENTRY_BYTES, self._name)
 
     def _place(self, name: bytes) -> tuple[int, bytes]:
-        """Where an entry goes: a folder that this transfer has made, and the name in it."""
+        """The destination of an entry: a folder that this transfer has made, and the name in it."""
         if not name:
             if self._entries:
                 raise OSError(errno.EINVAL, "two entries for the root", self._remote)

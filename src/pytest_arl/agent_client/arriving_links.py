@@ -113,7 +113,7 @@ def _parts(target: bytes) -> list[bytes]:
 
 
 def _leading(parts: list[bytes]) -> int:
-    """How many of the first parts go up: from the folder that the link lies in, which is no link."""
+    """The number of leading parts that go up: from the folder that the link lies in, which is no link."""
     return next((index for index, part in enumerate(parts) if part != b".."), len(parts))
 
 

@@ -1,4 +1,4 @@
-"""How much of one sandbox this machine keeps.
+"""A bound on the bytes of one sandbox that this machine keeps.
 
 What a file takes in a sandbox and what it takes here are two things: a hole, a file that is gone again, a stream that
 was printed cost a sandbox nothing. So its pool says how much is enough.
@@ -38,7 +38,7 @@ class Budget:
 
     @property
     def left(self) -> int:
-        """How many more they may be."""
+        """The number of bytes that are left."""
         return self.most - self._bytes
 
     def take(self, size: int, more: int = 0) -> int:
@@ -67,7 +67,7 @@ class Share:
 
     @property
     def left(self) -> int:
-        """How many bytes more it may keep."""
+        """The number of bytes that it may still keep."""
         return self._budget.left + self._spare
 
     def grow(self, size: int, path: bytes) -> None:
@@ -92,13 +92,13 @@ class Share:
         )
 
     def settle(self) -> None:
-        """Nothing more comes."""
+        """Give back what was taken in advance: nothing more comes."""
         self._budget.give(self._spare)
         self._taken -= self._spare
         self._spare = 0
 
     def close(self) -> None:
-        """Nothing of it is kept any longer. Idempotent."""
+        """Give everything back: nothing of it is kept any longer. Idempotent."""
         self._budget.give(self._taken)
         self._taken = self._spare = 0
 

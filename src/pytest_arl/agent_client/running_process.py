@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _STDIN_PIECE = 64 * 1024
 _MORE_BYTES = 1024 * 1024
-"""Beside what is asked for of both streams: the heads of frames."""
+"""Room beside the requested output of both streams, for the heads of frames."""
 
 
 class AgentProcess:
@@ -98,7 +98,7 @@ class AgentProcess:
         self._must_answer("close")
 
     def output(self, stream: StreamName) -> bytes:
-        """What the process printed so far, bounded like a result's."""
+        """Output of the process so far, bounded like a result's."""
         deadline = time.monotonic() + ANSWER_SECONDS
         streams = self._ask_with_output(lambda _stream, _value, found: found, self._request("output"), deadline)
         return streams[STREAMS.index(stream)]

@@ -1,4 +1,4 @@
-"""What a sandbox does through its agent's channel, whoever runs its tasks: the same on a laptop and on a cluster."""
+"""Requests of a sandbox over its agent's channel, whoever runs its tasks: the same on a laptop and on a cluster."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class AgentSandbox(ABC):
         """The channel; ChannelLost where there is none any more."""
 
     def agents_name(self, task_id: str) -> str:
-        """What the agent calls a task."""
+        """The agent's name of a task."""
         return task_id
 
     # Exchanges

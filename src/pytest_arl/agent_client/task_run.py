@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["GRACE_SECONDS", "STREAMS", "Collected", "TaskRun"]
 
 GRACE_SECONDS = 5.0
-"""How long after a timeout of its own the agent may take to report it; then it is not believed to live."""
+"""Time for the agent to report a timeout of its own; then it counts as dead."""
 LONGEST_GRACE = 60.0
 """Past its deadline, for an agent that says that it works on or that waits for a processor: a slow machine may need
 many seconds to end hundreds of processes, and a step that ran out of time there is not a sandbox that was lost.
@@ -33,7 +33,7 @@ _MOST_UNDER_WAY = 8 * 1024 * 1024  # bytes that the agent and the socket may hol
 
 
 class Collected:
-    """What has come of one step's output: the head, and the end where the middle was left out.
+    """The received part of one step's output: the head, and the end where the middle was left out.
 
     Written once into what becomes the result, as 16 MiB may be held many times over otherwise.
     """
@@ -51,7 +51,7 @@ class Collected:
         return STREAMS[which]
 
     def streams(self) -> tuple[bytes, bytes]:
-        """What is kept of stdout and of stderr."""
+        """The kept parts of stdout and of stderr."""
         stdout, stderr = (kept.getvalue() for kept in self._kept)
         return stdout, stderr
 
@@ -162,7 +162,7 @@ class TaskRun:
         return bool(results) and (len(results) == len(self._task.steps) or not results[-1].ok)
 
     def _deadline(self) -> float | None:
-        """When the host stops to believe that the agent keeps its own deadlines (monotonic seconds)."""
+        """The time when the host gives up an agent that misses its own deadlines (monotonic seconds)."""
         if self._cancel_until is not None:
             return self._cancel_until
         ends = [] if self._task.timeout is None else [self._began + self._task.timeout]

@@ -73,7 +73,7 @@ _LATER = {
     "unshielded",
     "whole_memory",
 }
-"""Those that most sandboxes never use. Others import each of them as a whole, and each imports only what is there
+"""Modules that most sandboxes never use. Others import each of them as a whole, and each imports only what is there
 already: what the agent opens once steps run may be theirs.
 """
 _REMOTE_MODULES = ("inheritance", "auth", "container", "registration", "handshake", "clients", "listener")

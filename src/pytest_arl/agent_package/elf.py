@@ -1,4 +1,4 @@
-"""How programs ask for a shared library (``libc.so.6`` may be the file ``libc-2.31.so``), and what loads them."""
+"""ELF files: the name of a shared library for programs (``libc.so.6`` may be ``libc-2.31.so``), and the loader."""
 
 from __future__ import annotations
 

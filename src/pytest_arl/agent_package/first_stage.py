@@ -94,7 +94,7 @@ c8 0b 80 d2           mov   x8, #94                 # exit_group
 01 00 00 d4           svc   #0
 """
 _MACHINES = {"x86_64": (62, _X86_64), "aarch64": (183, _AARCH64)}
-"""By machine its number in an ELF file and the program: bytes in hexadecimal, two blanks, what they mean."""
+"""Machines with their number in an ELF file and the program: bytes in hexadecimal, two blanks, what they mean."""
 
 _READ_EXECUTE, _READ_WRITE = 5, 6
 _LOAD, _STACK = 1, 0x6474E551

@@ -58,7 +58,7 @@ print(sys.prefix)
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What a running interpreter with the agent in it is made of.
+    """Parts of a running interpreter with the agent in it.
 
     Attributes:
         modules: for each imported one where it is from (a path, ``built-in``, ``frozen``), and whether it is a package.

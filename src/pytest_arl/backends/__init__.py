@@ -1,1 +1,1 @@
-"""What carries a sandbox's requests: the protocol of a backend, and the backends."""
+"""Transports of a sandbox's requests: the protocol of a backend, and the backends."""

@@ -1,4 +1,4 @@
-"""What a backend is: the one protocol behind every sandbox.
+"""The protocol of a backend, which is behind every sandbox.
 
 A backend hands sandboxes out of its pools; a sandbox runs tasks and moves files. The session
 above adds what all backends share (validation, order, recording, checkpoints by name), so that
@@ -39,7 +39,7 @@ OnStep = Callable[["StepResult"], object]
 
 @dataclass(frozen=True, slots=True)
 class AcquireRequest:
-    """What a session asks of a backend.
+    """A session's request to a backend.
 
     Attributes:
         pool_ref: the pool's name.
@@ -92,7 +92,7 @@ class BackgroundProcess(Protocol):
         """Let the process read end-of-file."""
 
     def output(self, stream: StreamName) -> bytes:
-        """What the process printed so far, bounded like a result's."""
+        """Output of the process so far, bounded like a result's."""
 
 
 class Checkpoint(Protocol):
@@ -120,7 +120,7 @@ class BackendSandbox(Protocol):
     output_limit: int
     """Bytes of each stream that a result keeps."""
     partial: list[StepResult]
-    """What is known of the latest task, also when ``execute`` raised: finished steps, and the output so far of the
+    """The known part of the latest task, also when ``execute`` raised: finished steps, and the output so far of the
     one that ran.
     """
 

@@ -36,7 +36,7 @@ class Cluster(Protocol):
 
     @property
     def namespace(self) -> str:
-        """Where the user's sandboxes are."""
+        """The namespace of the user's sandboxes."""
 
     @property
     def where(self) -> str:
@@ -66,7 +66,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 def has_cluster(settings: Settings) -> bool:
-    """Whether any cluster is configured: a setting, a kubeconfig, or a pod that this runs in."""
+    """True if a cluster is configured: by a setting, a kubeconfig, or a pod that this runs in."""
     if settings["kubeconfig"].value or settings["context"].value or "KUBERNETES_SERVICE_HOST" in os.environ:
         return True
     paths = os.environ.get("KUBECONFIG") or "~/.kube/config"

@@ -1,4 +1,4 @@
-"""What ``pytest-arl doctor`` looks at on the cluster: API, custom resources, rights, operator, network policy."""
+"""Checks of ``pytest-arl doctor`` on the cluster: API, custom resources, rights, operator, network policy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["examine_cluster"]
 
 _LEAST_MINOR = 30
-"""Of Kubernetes 1: the first whose CEL has all that the custom resources' rules use."""
+"""The first minor version of Kubernetes 1 whose CEL has all that the custom resources' rules use."""
 _APPLY = "pytest-arl manifests | kubectl apply -f -"
 _LOGS = "kubectl -n {0} get pods; kubectl -n {0} logs deployment/arl-operator"
 _RENEWED_WITHIN = 8.0
@@ -91,7 +91,7 @@ def _definitions(cluster: Cluster) -> Iterator[Finding]:
 
 
 def _same_definitions(cluster: Cluster, cure: str) -> Iterator[Finding]:
-    """Whether the cluster's schemas are this package's: another version's may refuse what this one sends."""
+    """Compare the cluster's schemas with this package's: another version's may refuse what this one sends."""
     try:
         other = [kind.plural for kind in KINDS if not _is_ours(cluster, kind.plural)]
     except PermissionDenied:
@@ -150,7 +150,7 @@ def _operator(cluster: Cluster, namespace: str, sleep: Callable[[float], None]) 
 
 
 def _said_of_operator(cluster: Cluster, namespace: str) -> str:
-    """What its pods say, where this user may look at them."""
+    """The state of its pods, where this user may look at them."""
     try:
         pods = [
             *items(cluster, f"/api/v1/namespaces/{namespace}/pods", labelSelector="app.kubernetes.io/name=arl-operator")

@@ -21,7 +21,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which backend, and which cluster."""
+    """Options for the backend and the cluster."""
     parser.epilog = (
         "Exits 1 if something is missing for the backend of --backend, else for the configured one (`local` by "
         "default). What only the other backend needs is shown but does not count."

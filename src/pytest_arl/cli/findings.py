@@ -1,4 +1,4 @@
-"""What a doctor finds: a line, how bad it is, and what to do about it."""
+"""Findings of a doctor: a line each, with its level and its cure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Finding:
 
 
 def good(what: str) -> Finding:
-    """As it should be."""
+    """A check that passed."""
     return Finding("ok", what)
 
 

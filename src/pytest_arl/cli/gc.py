@@ -34,7 +34,7 @@ _DURATION = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which runs, and how far to go."""
+    """Options for the runs, and for how much of them goes."""
     parser.description = (
         "Removes what ended test runs left on the cluster: their Leases, their Sandboxes, and with these their Tasks "
         "and pods. A run has ended when none of its Leases is renewed. Kept sandboxes stay unless asked for."
@@ -87,14 +87,14 @@ class Selection:
 
 @dataclass(slots=True)
 class Leftovers:
-    """What a run left in a namespace."""
+    """Objects that a run left in a namespace."""
 
     run: str
     namespace: str
     leases: list[Json] = field(default_factory=list)
     sandboxes: list[Json] = field(default_factory=list)
     everything: bool = True
-    """Whether these are all of the run's objects in the namespace, so that one request can delete them."""
+    """True if these are all of the run's objects in the namespace, so that one request can delete them."""
 
     def __bool__(self) -> bool:
         return bool(self.leases or self.sandboxes)

@@ -27,7 +27,7 @@ __all__ = ["ClusterPool", "add_arguments", "cluster_pools", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which pools, and how to print them."""
+    """Options for the pools to list, and for the format."""
     add_options(parser)
     parser.add_argument("-A", "--all-namespaces", action="store_true", help="the cluster's in every namespace")
     parser.add_argument("--backend", choices=("local", "kubernetes"), help="only those of this backend")
@@ -128,7 +128,7 @@ def _pool(pool: Json) -> ClusterPool:
 
 
 def _image(template: Json) -> str:
-    """That of the container that sandboxes run in; a question mark for what is no template."""
+    """The image of the container that sandboxes run in; a question mark for what is no template."""
     try:
         containers = (template.get("spec") or {}).get("containers") or [{}]
         named = [container for container in containers if container.get("name") == EXECUTOR_CONTAINER]

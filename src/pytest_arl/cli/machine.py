@@ -1,4 +1,4 @@
-"""What ``pytest-arl doctor`` looks at on this machine."""
+"""Checks of ``pytest-arl doctor`` on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``pytest-arl doctor`` looks at in a namespace: pools, their pods, and what bounds these."""
+"""Checks of ``pytest-arl doctor`` in a namespace: pools, their pods, and what bounds these."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _pool(cluster: Cluster, pool: ClusterPool) -> Finding:
 
 
 def _reasons(cluster: Cluster, pool: ClusterPool) -> Counter[tuple[str, str]]:
-    """Why its idle pods are not ready, and how many of them."""
+    """The reasons why its idle pods are not ready, with how many pods have each."""
     selector = f"{POOL_LABEL}={pool.name},{STATUS_LABEL}={STATUS_IDLE}"
     try:
         pods = [*items(cluster, path("pods", pool.namespace), labelSelector=selector)]
@@ -95,7 +95,7 @@ def why_not_ready(pod: Json) -> tuple[str, str] | None:
 
 
 def examine_nodes(cluster: Cluster) -> Iterator[Finding]:
-    """Whether a fork bomb in a pod ends at a limit of the pod: only the kubelet can set one."""
+    """Check that a fork bomb in a pod ends at a limit of the pod: only the kubelet can set one."""
     try:
         nodes = [str(node["metadata"]["name"]) for node in items(cluster, "/api/v1/nodes")][:_NODES]
         limits = {node: _pids(cluster, node) for node in nodes}

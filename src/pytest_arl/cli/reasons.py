@@ -1,4 +1,4 @@
-"""What to do about the reasons that Kubernetes and the operator give for a sandbox that does not start."""
+"""Cures for the reasons that Kubernetes and the operator give for a sandbox that does not start."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ _SAME = {
 
 
 def cure_of(reason: str) -> str:
-    """What to do; empty where nothing is known."""
+    """The cure; empty where none is known."""
     return _CURES.get(_SAME.get(reason, reason), "")

@@ -1,4 +1,4 @@
-"""Whether the user of this kubeconfig may do what a test run does: asked of the API server, right by right."""
+"""Check that the user of this kubeconfig has the rights of a test run: the API server is asked about each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
 class Right(NamedTuple):
-    """What a test run does with one kind of object.
+    """The rights that a test run needs for one kind of object.
 
     Attributes:
         resource: the plural, with the subresource.

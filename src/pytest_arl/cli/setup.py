@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _SECONDS = 60.0
-"""For the parser; sudo may ask for a password meanwhile."""
+"""Time for the parser; sudo may ask for a password meanwhile."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +103,7 @@ def _said(host: Host, profile: Profile) -> str:
 
 
 def _wanted() -> Profile:
-    """For the wheel's bubblewrap in this environment, else the system's."""
+    """A profile for the wheel's bubblewrap in this environment, else the system's."""
     found = candidates()
     if not found:
         raise BackendUnavailable("bubblewrap is not installed: `pip install 'pytest-arl[local]'`")

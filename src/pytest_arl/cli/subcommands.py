@@ -1,4 +1,4 @@
-"""What the words after ``pytest-arl`` mean, and how its errors reach who typed them: in a line, without a traceback."""
+"""The commands of ``pytest-arl``. Their errors are a line for the user, without a traceback."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def default_image(role: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """What differs from one cluster to another.
+    """Values that differ from one cluster to another.
 
     Attributes:
         namespace: where the operator runs.
@@ -147,5 +147,5 @@ def _served(installation: Installation) -> str:
 
 
 def version() -> str:
-    """Of the package that is installed, which is that of the images it goes with."""
+    """The version of this package, which is also that of its images."""
     return metadata.version("pytest-arl")

@@ -119,7 +119,7 @@ Conditions = Annotated[
 
 
 class SandboxDefaults(_Part):
-    """What a pool's sandboxes get where they do not say otherwise."""
+    """Defaults for a pool's sandboxes."""
 
     idle_timeout_seconds: Annotated[int, Field(ge=0, description="0 is never.")] | None = None
     max_lifetime_seconds: Annotated[int, Field(ge=0, description="0 is never.")] | None = None
@@ -188,7 +188,7 @@ class WarmPoolSpec(_Part):
 
 
 class WarmPoolStatus(_Part):
-    """What there is of a pool."""
+    """The state of a pool."""
 
     ready_replicas: int = 0
     allocated_replicas: int = 0
@@ -202,7 +202,7 @@ class WarmPoolStatus(_Part):
 
 
 class Holder(_Part):
-    """Who holds a sandbox: a test run, and what admits it to the agent."""
+    """The test run that holds a sandbox, and its key to the agent."""
 
     rules: ClassVar[list[dict[str, str]]] = [rule("self == oldSelf", "the holder of a Sandbox cannot be changed")]
 
@@ -259,7 +259,7 @@ class SandboxSpec(_Part):
 
 
 class SandboxStatus(_Part):
-    """How far a sandbox is."""
+    """The state of a sandbox."""
 
     phase: Literal["Pending", "Bound", "Ready", "Failed", "Terminating"] | None = None
     pod_name: str | None = None
@@ -364,7 +364,7 @@ class TaskSpec(_Part):
 
 
 class StepUsage(_Part):
-    """What a Command used with everything it started. What is not there is not known."""
+    """Resources that a Command used with everything it started. A figure that is missing is not known."""
 
     user_time: float | None = None
     system_time: float | None = None
@@ -379,7 +379,7 @@ class StepUsage(_Part):
 
 
 class StepStatus(_Part):
-    """How a step ended."""
+    """The result of a step."""
 
     name: str
     type: StepType
@@ -398,7 +398,7 @@ class StepStatus(_Part):
 
 
 class TaskStatus(_Part):
-    """How a task ended, or how far it is."""
+    """The result of a task, or its progress."""
 
     state: Literal["Pending", "Running", "Succeeded", "Failed"] | None = None
     steps: Annotated[list[StepStatus], Field(json_schema_extra={"x-kubernetes-list-type": "atomic"})] | None = None

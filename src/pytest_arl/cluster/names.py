@@ -19,7 +19,7 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 MOST_CONTAINERS, MOST_VOLUMES = 64, 256
-"""Of a pool's template. The operator looks at each, and refuses more by itself where these manifests are older."""
+"""Limits of a pool's template. The operator checks them, too, as the manifests in a cluster may be older."""
 
 MOST_STEPS = 256
 MOST_SPEC_BYTES = 768 * 1024

@@ -50,7 +50,7 @@ LONGEST_REASON = 128
 
 
 class Key(NamedTuple):
-    """Which object of its kind."""
+    """The namespace and name of an object among those of its kind."""
 
     namespace: str
     name: str
@@ -69,7 +69,7 @@ def name(body: Object) -> str:
 
 
 def uid(body: Object) -> str:
-    """What tells it from an earlier one of its name."""
+    """The uid, which differs from that of an earlier object of the same name."""
     found: str = body["metadata"]["uid"]
     return found
 
@@ -81,7 +81,7 @@ def version(body: Object) -> int:
 
 
 def leaving(body: Object) -> bool:
-    """Whether it is being deleted."""
+    """True if it is being deleted."""
     return body["metadata"].get("deletionTimestamp") is not None
 
 
@@ -134,7 +134,7 @@ def is_reason(text: object) -> bool:
 
 
 def created(body: Object) -> str:
-    """When it was created; these sort as text."""
+    """The time of its creation; these sort as text."""
     found: str = body["metadata"].get("creationTimestamp") or ""
     return found
 

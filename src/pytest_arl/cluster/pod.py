@@ -1,4 +1,4 @@
-"""What the agent's image, the operator and the client must agree on about a sandbox's pod.
+"""Names and paths of a sandbox's pod on which the agent's image, the operator and the client agree.
 
 The standard library only, and next to nothing of that: everything here is a name, a path or a command. What the
 agent itself needs to know stands in :mod:`pytest_arl.agent.container`. Nothing in its environment is secret, as every
@@ -70,7 +70,7 @@ EXECUTOR_CONTAINER = "executor"
 AGENT_CONTAINER = "arl-agent"
 """The first container of the pod, from the agent's image: it fills the agent's folder and idles."""
 INSTALL_FOLDER = "/shared"
-"""Where that container has the emptyDir which the executor has at AGENT_FOLDER. Its own is the image's."""
+"""The mount point in that container of the emptyDir that the executor has at AGENT_FOLDER. Its own is the image's."""
 
 GRACE_SECONDS = 5
 """terminationGracePeriodSeconds. The agent and the idling container end at once when they are asked to."""
@@ -105,12 +105,12 @@ WORKER_LABEL = f"{GROUP}/worker"
 LEASE_LABEL = f"{GROUP}/lease"
 """The Lease that an object lives by. The Lease of a process of a run carries its own name there."""
 LEASE_PREFIX = "arl-"
-"""How the name of such a Lease begins."""
+"""Prefix of the name of such a Lease."""
 
 
 def agent_folder(token: str) -> str:
-    """Where the executor has the agent. The token is of the pool and not to be guessed: an image may declare a volume
-    at any path that it knows (``VOLUME``), and what it has there would lie over the agent.
+    """The executor's folder with the agent. The token is of the pool and not to be guessed: an image may declare a
+    volume at any path that it knows (``VOLUME``), and what it has there would lie over the agent.
     """
     return f"{AGENT_FOLDER}-{token}"
 

@@ -1,4 +1,4 @@
-"""From pydantic's JSON Schema to what a CustomResourceDefinition wants: structural, inline, without nulls.
+"""Translate pydantic's JSON Schema to that of a CustomResourceDefinition: structural, inline, without nulls.
 
 Kubernetes leaves a field out where pydantic has None, so ``X | None`` becomes X, not required.
 """

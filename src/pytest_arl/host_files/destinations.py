@@ -1,4 +1,4 @@
-"""Where a download goes, opened once, and the folder beside it in which what comes is complete before it is moved."""
+"""The destination of a download, opened once, and the folder beside it that holds the data until it is complete."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Destination:
         self._name = b""
         self._parent: Folder | None = None
         self.folder: Folder | None = None
-        """What is there, and what comes is merged into."""
+        """The existing folder into which the download is merged."""
         with ExitStack() as stack:
             if path.name in ("", ".."):
                 self.folder = open_folder(path)

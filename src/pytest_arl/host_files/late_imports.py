@@ -54,7 +54,7 @@ class _Frozen:
         self._content = content
 
     def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
-        """As :class:`importlib.abc.PathEntryFinder` has it."""
+        """See :class:`importlib.abc.PathEntryFinder`."""
         name = fullname.rpartition(".")[2]
         origins = self._content.origins
         if name not in origins:
@@ -63,7 +63,7 @@ class _Frozen:
         return spec if spec is not None and _origin(spec, self._path) == origins[name] else None
 
     def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
-        """As :func:`pkgutil.iter_modules` asks for it."""
+        """See :func:`pkgutil.iter_modules`."""
         import pkgutil  # noqa: PLC0415 - whoever asks has it
 
         for name, is_package in pkgutil.iter_importer_modules(self._finder, prefix):  # type: ignore[attr-defined]
@@ -71,12 +71,12 @@ class _Frozen:
                 yield name, is_package
 
     def invalidate_caches(self) -> None:
-        """As :class:`importlib.abc.PathEntryFinder` has it."""
+        """See :class:`importlib.abc.PathEntryFinder`."""
         self._finder.invalidate_caches()
 
 
 def freeze_imports(folder: os.stat_result, path: str) -> None:
-    """From now on find in folders of ``sys.path`` what they have now, in this process, where sandboxes can write.
+    """Limit imports of this process, from folders of ``sys.path`` that sandboxes can write, to the present files.
 
     Args:
         folder: what sandboxes can write, with all below it.

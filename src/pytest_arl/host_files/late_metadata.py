@@ -29,7 +29,7 @@ def metadata_in(folder: str) -> tuple[str, ...]:
 
 
 def guard_metadata(lookup: Lookup) -> None:
-    """From now on find only known metadata.
+    """Limit this process to the metadata that is known.
 
     Args:
         lookup: gives the names that a folder of ``sys.path`` had, or None for one that is not frozen.
@@ -52,10 +52,10 @@ class _Guard:
         self._lookup = lookup
 
     def find_spec(self, *_: object) -> None:
-        """As :class:`importlib.abc.MetaPathFinder` has it."""
+        """See :class:`importlib.abc.MetaPathFinder`."""
 
     def find_distributions(self, *_: object, **__: object) -> Iterable[Any]:
-        """As :class:`importlib.metadata.DistributionFinder` has it. The finders after this one are looked up later."""
+        """See :class:`importlib.metadata.DistributionFinder`. The finders after this one are looked up later."""
         for finder in sys.meta_path:
             kind = finder if isinstance(finder, type) else type(finder)
             if kind.__name__ == "MetadataPathFinder" and (module := sys.modules.get(kind.__module__)) is not None:
@@ -71,7 +71,7 @@ def _guard(module: ModuleType, lookup: Lookup) -> None:
     find = kind().find_distributions  # bound, whether it is the class's or an instance's
 
     def find_distributions(context: Any = None) -> Iterator[Any]:
-        """As :class:`importlib.metadata.DistributionFinder` has it."""
+        """See :class:`importlib.metadata.DistributionFinder`."""
         context = module.DistributionFinder.Context() if context is None else context
         for entry in context.path:
             known = lookup(entry)

@@ -75,7 +75,7 @@ _guarded: list[_Guarded] = []
 
 
 def guard_quoted_sources(folders: Iterable[Path]) -> Callable[[], None]:
-    """From now on quote what these folders hold only where it is still as it was. Gives what ends that."""
+    """Quote sources in these folders only where they are unchanged. Returns a function that ends that."""
     keep = ExitStack()
     guarded = _Guarded(folders, keep)
     _guarded.append(guarded)
@@ -91,7 +91,7 @@ def guard_quoted_sources(folders: Iterable[Path]) -> Callable[[], None]:
 
 
 def _read(filename: str, module_globals: dict[str, Any] | None = None) -> list[str]:
-    """As ``linecache.updatecache``, which all quotes go through."""
+    """Replace ``linecache.updatecache``, through which all quotes go."""
     if not (filename.startswith("<") and filename.endswith(">")):
         for path in _candidates(filename):
             for guarded in _guarded:

@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 __all__ = ["AgentLink"]
 
 _SECONDS = 5.0
-"""For an agent to say hello, and to be ready after our answer."""
+"""Time for an agent to say hello, and to be ready after our answer."""
 
 _PONG_SECONDS = 30.0
-"""For an agent to answer while it works. A node that has a lot to do answers late."""
+"""Time for an agent to answer while it works. A node that has a lot to do answers late."""
 
 _GREETING_BYTES = 4 * 1024
-"""Of each of the two messages of an agent before it is introduced; they have some two hundred."""
+"""Most bytes of each of the two messages of an agent before it is introduced; they have some two hundred."""
 
 _ANSWER_BYTES = 4 * 1024
-"""Of an answer to whom nothing else is said."""
+"""Most bytes of an answer that has no other bound."""
 
 _UNASKED_BYTES, _LATE_BYTES = 4 * 1024, 1024 * 1024
 """Bytes that an agent may send unasked, and those that it may still send when nobody waits for them any longer."""
@@ -196,7 +196,7 @@ class AgentLink(asyncio.Protocol):
         return self._number
 
     def shut(self, stream: int) -> None:
-        """Nobody waits for an exchange any more."""
+        """Forget an exchange, for which no caller waits any more."""
         exchange = self._streams.pop(stream, None)
         if exchange is not None:  # what was asked for may be on its way
             self._spare = min(_LATE_BYTES, self._spare + exchange.left)

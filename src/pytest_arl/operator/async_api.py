@@ -55,14 +55,14 @@ _MOST_LARGE = 2
 """Answers of more than a page at a time, whoever waits for one."""
 
 _MOST_ITEMS = 1000
-"""Of a list that is wanted as a whole."""
+"""Most items of a list that is read as a whole."""
 
 _WATCH_SECONDS = 300
 _SILENCE_SECONDS = 90.0
-"""Without a word from a watch it is opened anew: bookmarks come every minute."""
+"""Silence after which a watch is opened anew: bookmarks come every minute."""
 
 PATIENCE_SECONDS = 30.0
-"""How long a request is repeated while the API server is away or overloaded."""
+"""Time for which a request is repeated while the API server is away or overloaded."""
 
 _MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"
@@ -70,7 +70,7 @@ _AGAIN = {429, 500, 502, 503, 504}
 _LONGEST_PAUSE = 5.0
 
 _MOST_CONFLICTS = 8
-"""Of a status with other writes to its object, one after another."""
+"""Most conflicts of a status with other writes to its object, one after another."""
 
 _NAMESPACE = re.compile(r"/namespaces/([^/]+)/")
 

@@ -33,7 +33,7 @@ class LeadershipLost(Exception):
 
 
 def may_take(spec: Object, identity: str, unchanged_seconds: float) -> bool:
-    """Whether a lease is free: nobody's, its holder's predecessor's, or not renewed for as long as it lasts."""
+    """True if a lease is free: nobody's, its holder's predecessor's, or not renewed for as long as it lasts."""
     holder = spec.get("holderIdentity") or ""
     return holder in ("", identity) or unchanged_seconds > float(spec.get("leaseDurationSeconds") or 15)
 
@@ -177,10 +177,10 @@ class Term:
 
     @classmethod
     def of(cls, leadership: Leadership, call: Callable[[Coroutine[Any, Any, None]], Coroutine[Any, Any, None]]) -> Term:
-        """That of a leadership whose requests are made in another loop, by ``call``."""
+        """The election of a leadership whose requests are made in another loop, by ``call``."""
         return cls(leadership.identity, leadership.epoch, lambda: call(leadership.confirm()))
 
 
 def _first_epoch() -> int:
-    """For a lease that is made anew: higher than any before, which nobody remembers. Minutes: it has 31 bits."""
+    """An epoch for a new lease: higher than any forgotten one. Minutes, as it has 31 bits."""
     return int(time.time()) // 60

@@ -32,7 +32,7 @@ _PATIENCE_SECONDS = 600.0
 """Time in which a Task's end is written again where the API server answers with errors. An absent one is waited for."""
 
 _MOST_RESULTS = 8
-"""Of a namespace, that are held in memory while somebody else keeps them from being written."""
+"""Most ends of a namespace that are held in memory while other writers keep them from being written."""
 
 
 def ending_of(task: Object) -> tuple[str, str]:

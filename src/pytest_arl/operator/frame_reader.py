@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST_ITEMS", "FrameReader"]
 
 MOST_ITEMS = 256
-"""Of all lists and dicts of a message. An agent's result of a step has some thirty."""
+"""Most items of all lists and dicts of a message. An agent's result of a step has some thirty."""
 
 
 class FrameReader:

@@ -31,7 +31,7 @@ _PROBE = b"G"
 
 @dataclass(slots=True)
 class Health:
-    """What is told.
+    """The answer about the operator's health.
 
     Attributes:
         state: ``standby``, ``syncing`` or ``leading``.

@@ -34,7 +34,7 @@ takes one for seconds.
 """
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 300.0
-"""From one visit to the next of the same pod, doubled with each: an agent may end every link that it is given."""
+"""Pause between two visits of the same pod, doubled with each: an agent may end every link that it is given."""
 
 
 class IdleLinks:

@@ -54,7 +54,7 @@ class AnotherAgent(LinkLost):
 
 
 class Claim(NamedTuple):
-    """Whose a sandbox is, as its agent is told.
+    """The holder of a sandbox, as its agent is told.
 
     Attributes:
         holder: the digest of the secret that the holder will show.
@@ -65,7 +65,7 @@ class Claim(NamedTuple):
     mark: bytes | None
 
     def message(self) -> ClaimMessage:
-        """As it is sent."""
+        """The message that is sent."""
         return {"holder": self.holder} if self.mark is None else {"holder": self.holder, "holderMark": self.mark}
 
     def add_to(self, hello: ClientHello) -> None:

@@ -28,7 +28,7 @@ __all__ = ["Leases"]
 _LOG = logging.getLogger(__name__)
 
 _UNSEEN_SECONDS, _LONGEST_UNSEEN_SECONDS = 20.0, 320.0
-"""How long a Sandbox's Lease may be unknown before the API server is asked for it: Kubernetes deletes a Sandbox within
+"""Time a Sandbox's Lease may be unknown before the API server is asked for it: Kubernetes deletes a Sandbox within
 seconds of its Lease. Between two such questions it is twice as long each time.
 """
 

@@ -1,4 +1,4 @@
-"""When things end by themselves: idle sandboxes, old ones, finished tasks, leases that nobody renews."""
+"""Ends of objects by time: idle sandboxes, old ones, finished tasks, leases that nobody renews."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 IDLE_SECONDS = 600
-"""For a sandbox that is not kept and has no lease: what a crashed ``kubectl apply`` by hand leaves behind."""
+"""Idle time of a sandbox that is not kept and has no lease, such as one of a crashed ``kubectl apply`` by hand."""
 
 MOST_FINISHED = 50
 """Finished Tasks with a ttl that a sandbox keeps; each may be half a megabyte in etcd."""
@@ -68,7 +68,7 @@ def expired(limits: Lifetimes, *, age: float, idle: float, busy: bool) -> tuple[
 
 
 def surplus(finished: list[tuple[str, str, str]], most: int = MOST_FINISHED) -> list[str]:
-    """Which finished Tasks go before their time: all but the latest. Each is (completion, name, UID)."""
+    """Finished Tasks that go before their time: all but the latest. Each is (completion, name, UID)."""
     return [uid for _, _, uid in sorted(finished)[: max(0, len(finished) - most)]]
 
 
@@ -84,7 +84,7 @@ def is_of_a_run(lease: Object) -> bool:
 
 
 class Clock:
-    """How long ago each lease was renewed, by this process's own monotonic clock.
+    """Ages of the leases' latest renewals, by this process's own monotonic clock.
 
     The renewTime in a Lease is its holder's wall clock, which may be wrong by more than the lease lasts; that it
     changed is all that counts. What was never seen to change counts from when it was first seen.
@@ -105,7 +105,7 @@ class Clock:
         self._seen.pop(which, None)
 
     def over(self, which: Hashable, lease: Object, monotonic: float) -> bool:
-        """Whether its holder let it run out."""
+        """True if its holder let it run out."""
         seen = self._seen.get(which)
         if seen is None:
             return False

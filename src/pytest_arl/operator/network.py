@@ -84,7 +84,7 @@ class Policies:
         self._seen: dict[str, tuple[float, list[Object]]] = {}
 
     async def look(self, namespace: str, labels: Mapping[str, str]) -> Object | None:
-        """That condition by the policies that are there; None where the API server does not say."""
+        """The condition by the present policies; None where the API server does not say."""
         try:
             found = await self._there(namespace)
         except ApiError as error:

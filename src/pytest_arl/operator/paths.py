@@ -1,4 +1,4 @@
-"""Where objects are on the API server, and what can be no part of that."""
+"""Paths of objects on the API server, and the names that cannot be part of one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UnsafeName(ValueError):
 
 
 def path(plural: str, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
-    """Where an object, or all of its kind, are. UnsafeName for a name that would lead elsewhere."""
+    """The path of an object, or of all of its kind. UnsafeName for a name that would lead elsewhere."""
     found = _PATHS[plural]
     if namespace is not None:
         found += f"/namespaces/{_segment(namespace)}"

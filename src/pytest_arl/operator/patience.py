@@ -1,4 +1,4 @@
-"""How long an agent is asked again that does not end a Task: links break, and a hostile agent breaks each.
+"""Patience with an agent that does not end a Task: links break, and a hostile agent breaks each.
 
 An agent that is given a Task again attaches to what runs or answers from its record, so asking again costs little and
 must have an end: a Task that hangs in a hostile agent would be asked for, and its operator be busy, for ever. The same
@@ -23,7 +23,7 @@ _LIVED_SECONDS = 60.0
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _GRACE_SECONDS = 10.0
-"""For an agent that is asked after a Task's deadline, by which it has the end of it in its record."""
+"""Time for an agent that is asked after a Task's deadline, by which it has the end of it in its record."""
 
 
 _MOST_TASKS = 256
@@ -31,7 +31,7 @@ _MOST_TASKS = 256
 
 
 class _Attempts:
-    """Those at one Task."""
+    """Attempts at one Task."""
 
     def __init__(self) -> None:
         self.vain = 0
@@ -46,7 +46,7 @@ class Patience:
         self._in_a_row = 0
 
     def deadline(self, task: str, moment: float, seconds: float) -> float:
-        """Until when to wait for a Task that may take ``seconds``: counted from the first attempt at it."""
+        """The time until which to wait for a Task that may take ``seconds``: counted from the first attempt at it."""
         attempts = self._at(task)
         if attempts.deadline is None:
             attempts.deadline = moment + seconds

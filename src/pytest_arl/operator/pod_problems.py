@@ -1,4 +1,4 @@
-"""Why a pod is not there, or not ready, in the words of whoever refused it: scheduler, kubelet, quota, image registry.
+"""Reasons why a pod is missing or not ready, in the words of the source: scheduler, kubelet, quota, image registry.
 
 A cause that a person can act on is worth more than «not ready»: these words end up in a Sandbox's condition and in the
 exception of whoever waits for it.
@@ -50,7 +50,7 @@ def trouble_of(pod: Object) -> Problem | None:
 
 
 def end_of_pod(pod: Object | None, *, boot_changed: bool = False) -> Problem:
-    """Why a pod that was in use is no longer of use."""
+    """The problem of a pod that was in use and no longer works."""
     if pod is None:
         return Problem("PodDeleted", "its pod was deleted")
     status = status_of(pod)
@@ -82,7 +82,7 @@ def _ended_container(pod: Object) -> Problem | None:
 
 
 def refused_pod(message: str) -> Problem:
-    """Why the API server did not create a pod."""
+    """The reason why the API server did not create a pod."""
     for words, reason in (
         ("exceeded quota", "QuotaExceeded"),
         ("failed quota", "QuotaExceeded"),

@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 _FAILED = "PoolFailed"
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 45.0, 1800.0
-"""Before a template that the API server has refused is tried again, at the next look at all pools."""
+"""Pause before a template that the API server has refused is tried again, at the next look at all pools."""
 
 _MOST_FAILURES = 3
 """Doublings of the second between two attempts of which the API server says that it could not."""

@@ -36,7 +36,7 @@ _STATUS_SECONDS = 1.0
 """Between two writes of a pool's status: each claim changes it, and nobody counts that fast."""
 
 _SHORT_SECONDS = 2.0
-"""How often to ask why a Deployment has fewer pods than it should."""
+"""Seconds between two questions why a Deployment has fewer pods than it should."""
 
 _LONGEST_REFUSAL = 8.0
 """Seconds between two tries to make a pod that the API server refuses."""
@@ -141,7 +141,7 @@ class PoolKeeper:
             self._context.spawn(self._lift(pod))
 
     def _may_be_made(self, cold: list[str]) -> list[str]:
-        """Those that get a pod of their own now: where the API server has refused one, they try one after another."""
+        """Claims that get a pod of their own now: where the API server has refused one, they try one after another."""
         if not cold:
             self._refused, self._refusals = None, 0
         if self._refused is None:
@@ -166,7 +166,7 @@ class PoolKeeper:
             self.wake.set()
 
     def _recent_claims(self) -> tuple[int, float]:
-        """How many there were lately, and for how many seconds there was none."""
+        """The number of recent claims, and the seconds since the latest."""
         moment = time.monotonic()
         quiet = moment - self._claims[-1] if self._claims else math.inf
         while self._claims and moment - self._claims[0] > pooling.RATE_SECONDS:
@@ -283,7 +283,7 @@ class PoolKeeper:
     # For itself
 
     async def run(self) -> None:
-        """Until the pool is gone."""
+        """Run until the pool is gone."""
         while (body := self.body) is not None:
             self.wake.clear()
             if not leaving(body):
@@ -325,7 +325,7 @@ class PoolKeeper:
         self.wake.set()
 
     async def _explain(self, body: Object) -> None:
-        """Where pods are missing, ask the Deployment why."""
+        """Ask the Deployment for the reason where pods are missing."""
         if not self._lacks() or self._deployment.trouble is not None:
             self._short = None
             return

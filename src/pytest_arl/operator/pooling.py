@@ -1,4 +1,4 @@
-"""Who gets which pod, and which pods may start: a pool's decisions, as pure functions.
+"""Allocation of pods, and the pods that may start: a pool's decisions, as pure functions.
 
 A pool's idle pods are its Deployment's business; each new one waits behind a scheduling gate. Lifting gates is how the
 operator refills gently: replacements that start during a burst of claims compete for CPU with the tests that
@@ -38,13 +38,13 @@ __all__ = [
 GATE = f"{GROUP}/gentle"
 
 QUIET_SECONDS = 1.5
-"""How long after a pool's last claim a burst counts as over. A guess between a test's setup and a person's patience."""
+"""Time from a pool's last claim to the end of a burst. A guess between a test's setup and a person's patience."""
 
 RATE_SECONDS = 5.0
-"""How long claims are counted for their rate: long enough that 20 at once are a burst, and no rate that goes on."""
+"""Time over which the rate of claims is counted: long enough that 20 at once are a burst, and no rate that goes on."""
 
 _START_SECONDS = 2.0
-"""From lifting a gate to a pod that can be claimed: 1.2 s alone on 2 cores, more beside a suite's work."""
+"""Time from lifting a gate to a pod that can be claimed: 1.2 s alone on 2 cores, more beside a suite's work."""
 
 AT_ONCE = 4
 """Pods of a pool that start at one time while nobody waits. A node of 2 cores starts 3 to 4.5 in a second."""
@@ -60,7 +60,7 @@ class Pods:
 
     @property
     def total(self) -> int:
-        """How many there are."""
+        """The number of pods."""
         return len(self.ready) + len(self.starting) + len(self.gated)
 
 
@@ -118,7 +118,7 @@ def refill(pods: Pods, replicas: int, claims: int, quiet_seconds: float) -> list
 
 
 def pool_trouble(pods: Pods) -> Problem | None:
-    """What keeps the pool from being ready, by the oldest pod that says so."""
+    """The problem that keeps the pool from being ready, by the oldest pod that says so."""
     for pod in pods.starting:
         found = trouble_of(pod)
         if found is not None:

@@ -1,4 +1,4 @@
-"""How far a task is, from what its agent sends. Memory is bounded by what was asked for, whatever comes."""
+"""Progress of a task, from its agent's frames. Memory is bounded by what was asked for, whatever comes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["LAST_MOMENT", "MOST_BYTES", "Garbled", "Progress", "StepEnd", "level"]
 
 MOST_BYTES = 1024 * 1024
-"""Of output that is held of all steps of a task; twice what any status can have."""
+"""Most bytes of output that are held of all steps of a task; twice what any status can have."""
 
 _OUTCOMES = tuple(each for each in get_args(Outcome) if each != "Skipped")
 LAST_MOMENT = 253_402_300_799.0
@@ -83,7 +83,7 @@ class StepEnd:
 
     @classmethod
     def read(cls, value: Said[StepEndKey], printed: tuple[bytes, bytes]) -> StepEnd:
-        """Of a STEP's value, and of what came before it. ValueError for what no agent says."""
+        """Read a STEP's value, with the output that came before it. ValueError for what no agent says."""
         stdout = exact.maybe(exact.data, value, "o", 2 * SENT_BYTES) or printed[0]
         stderr = exact.maybe(exact.data, value, "e", 2 * SENT_BYTES) or printed[1]
         out = exact.maybe(exact.integer, value, "out", 0, exact.LARGEST)

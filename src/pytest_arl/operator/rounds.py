@@ -39,14 +39,14 @@ _RESYNC_SECONDS, _LONGEST_RESYNC_SECONDS = 60.0, 1200.0
 _RESYNC_PAUSES = 20
 """A namespace whose objects take long to list is listed again less often: no event is lost but by a fault."""
 _DEAD_SECONDS = 20.0
-"""Without a whole round the operator is not ready: what it says of objects is old."""
+"""Time without a whole round after which the operator is not ready: what it says of objects is old."""
 
 _NOT_FOUND_SECONDS = 10.0
-"""How long a Task's Sandbox may be missing: the objects of one apply come in any order."""
+"""Time for which a Task's Sandbox may be missing: the objects of one apply come in any order."""
 
 _LAST_TASK_SECONDS = 30.0
 _ASKED_SECONDS = 600.0
-"""After which a finished Task that was deleted, and is still there, is deleted again."""
+"""Time after which a finished Task that was deleted, and is still there, is deleted again."""
 _BUSY_SURPLUS = 200
 """Finished Tasks over the bound that are left alone while the sandbox is busy: deleting costs what running does."""
 
@@ -65,7 +65,7 @@ class Rounds:
         self._ended = time.monotonic()
         self._asked: dict[str, float] = {}
         self._due: dict[str | None, float] = {}
-        """When a namespace is listed again."""
+        """The time when a namespace is listed again."""
 
     @property
     def alive(self) -> bool:
@@ -73,7 +73,7 @@ class Rounds:
         return time.monotonic() - self._ended < _DEAD_SECONDS
 
     async def run(self) -> None:
-        """For ever."""
+        """Run for ever."""
         self._due = dict.fromkeys(self._control.namespaces, time.monotonic() + _RESYNC_SECONDS)
         while True:
             began = time.monotonic()

@@ -113,7 +113,7 @@ class SandboxKeeper:
             runner.cancel()
 
     def tell_activity(self, seconds: float) -> bool:
-        """Whether status.lastTaskTime is old. It is written now and then: a Task has writes of its own."""
+        """True if status.lastTaskTime is old. It is written now and then: a Task has writes of its own."""
         return self._ran > self._told and time.monotonic() - self._told > seconds
 
     async def write_activity(self) -> None:
@@ -126,7 +126,7 @@ class SandboxKeeper:
                 _LOG.warning("the last task's time was not written: %s", error, extra=self.sandbox.data())
 
     async def run(self) -> None:
-        """Until the Sandbox is gone."""
+        """Run until the Sandbox is gone."""
         pause = _FIRST_PAUSE
         try:
             while (body := self.sandbox.body) is not None:
@@ -166,7 +166,7 @@ class SandboxKeeper:
             _LOG.warning("a sandbox was not deleted: %s", refused, extra=self.sandbox.data())
 
     async def _gone(self, body: Object) -> bool:
-        """Whether it is the Sandbox that was not found."""
+        """True if it is the Sandbox that was not found."""
         try:
             found = await self._api.get(path("sandboxes", *self.sandbox.key))
         except ApiError as error:

@@ -1,4 +1,4 @@
-"""From a Sandbox to a link with the agent in its pod: claimed, created, waited for, found again."""
+"""The link of a Sandbox with the agent in its pod: claimed, created, waited for, found again."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ __all__ = ["SandboxLink"]
 _LOG = logging.getLogger(__name__)
 
 _NOT_FOUND_SECONDS = 10.0
-"""How long a pool may be missing: the objects of one apply come in any order. A sandbox that is held comes later."""
+"""Time that a pool may be missing: the objects of one apply come in any order. A sandbox that is held comes later."""
 
 _LOST_SECONDS = 30.0
-"""How long an agent is looked for whose pod seems well. A node that has a lot to do answers late."""
+"""Time for which an agent is looked for whose pod seems well. A node that has a lot to do answers late."""
 
 _WORDS_SECONDS = 3.0
-"""How long to wait for the API to say why; it knows about two seconds after the connection ended."""
+"""Time to wait for the API to say why; it knows about two seconds after the connection ended."""
 
 _GREET_SECONDS = 20.0
-"""How long an agent that does not admit the operator is asked again."""
+"""Time for which an agent that does not admit the operator is asked again."""
 
 _SILENT_PAUSE, _REFUSED_PAUSE = 0.2, 2.0
 """The longest pause before an agent is connected to again: one that does not listen, one that listens and then does not
@@ -49,7 +49,7 @@ admit the operator. Each of the latter costs a signature.
 """
 
 _EVENTS_SECONDS = 5.0
-"""Without a word about a pod that does not start, its events are asked."""
+"""Silence about a pod that does not start after which its events are asked."""
 
 
 class SandboxLink:

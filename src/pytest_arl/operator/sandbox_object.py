@@ -24,7 +24,7 @@ MOST_REFILLS = 3
 """Times that room is made in a Sandbox that somebody fills again."""
 
 _LABELS = frozenset((pods.RUN_LABEL, pods.WORKER_LABEL, pods.LEASE_LABEL))
-"""By which its client and ``gc`` find it."""
+"""Labels by which its client and ``gc`` find it."""
 
 
 async def adopt(api: AsyncApi, task: Object, sandbox: str, its: str) -> None:

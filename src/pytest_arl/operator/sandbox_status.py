@@ -56,7 +56,7 @@ def ready(sandbox: Object, pod: Object, boot: str, work_dir: str) -> Object:
 
 
 def failed(sandbox: Object, why: Problem) -> Object:
-    """Nothing will run in it any more."""
+    """The end by a failure: nothing will run in it any more."""
     return _status(sandbox, "Failed", "False", why.reason, why.message)
 
 

@@ -45,7 +45,7 @@ _ORIGINAL_LEASE = "arl-operator.infra.io"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the operator is told.
+    """Options of the operator.
 
     Attributes:
         namespaces: those it works in; none is all.
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _take_descriptors() -> None:
-    """As many as may be had: a container may start with 1,024, and each sandbox has a connection."""
+    """Raise the limit of descriptors: a container may start with 1,024, and each sandbox has a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < most:

@@ -1,4 +1,4 @@
-"""What the operator knows of the cluster: the level that every decision looks at, however the events came.
+"""The operator's view of the cluster: the level that every decision looks at, however the events came.
 
 Filled by lists and by watches, in any order: an older version of an object never replaces a newer one. Of finished
 Tasks only what their end needs is kept, of all others what is asked of them (see slim.py), and of a namespace no more
@@ -42,7 +42,7 @@ _SMALL = 2 * 1024
 _LONGEST_TIME = 64
 
 DEFAULT_TTL_SECONDS = 86400
-"""After how long a finished Task goes that says nothing of it: whoever started it by hand can read it for a day."""
+"""Time after which a finished Task goes that says nothing of it: whoever started it by hand can read it for a day."""
 
 FOLLOWED = ("warmpools", "sandboxes", "tasks", "pods", "leases")
 SELECTED = {"pods": pods.POOL_LABEL, "leases": pods.RUN_LABEL}
@@ -51,14 +51,14 @@ SELECTED = {"pods": pods.POOL_LABEL, "leases": pods.RUN_LABEL}
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What is kept of a Task that is over."""
+    """The kept parts of a Task that is over."""
 
     key: Key
     uid: str
     version: int
     completed: str
     expires: float
-    """When its ttl is over, in seconds since the epoch."""
+    """The time when its ttl is over, in seconds since the epoch."""
     own_ttl: bool
     """True if the Task itself says how long it is kept."""
 

@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class Table(dict[K, dict[str, V]], Generic[K, V]):
-    """By key, what is known by UID or name. A key of which nothing is known has nothing, and takes no place."""
+    """A table by key, and in it by UID or name. A key of which nothing is known has nothing, and takes no place."""
 
     def __missing__(self, key: K) -> dict[str, V]:
         return {}

@@ -1,4 +1,4 @@
-"""Whose a Task is that has to be read to know it.
+"""Checks of Tasks that have to be read to know whose they are.
 
 Of large Tasks, and of a namespace's that has many, the steps are not kept. In a Sandbox that somebody holds, anybody
 may have made one, and reading thousands takes its time. So they are read beside its queue, a few at a time, and come

@@ -31,7 +31,7 @@ SENT_BYTES = 128 * 1024
 
 
 class Refused(Exception):
-    """Why a Task is not run: reason and sentence. Nothing of its content is in it."""
+    """The reason why a Task is not run, and a sentence. Nothing of its content is in it."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class Held:
 
     @classmethod
     def of(cls, sandbox: Object | None) -> Held | None:
-        """Of a Sandbox; None for one in which every Task is run."""
+        """The holder of a Sandbox; None for one in which every Task is run."""
         holder = ((sandbox or {}).get("spec") or {}).get("holder") or {}
         if sandbox is None or "sealedKey" not in holder or holder.get("openToAll") is True:
             return None

@@ -45,14 +45,14 @@ _QUICK_SECONDS = 0.03
 """A Task that takes no longer is written once. Each write costs the API server 2.2 ms, more than such a Task takes."""
 
 _REWRITE_SECONDS = 5.0
-"""After which it is written again that a Task runs, where somebody else changed the object all the time: its client
+"""Pause before the running status of a Task is written again after constant changes of the object: its client
 takes an object of which nothing is said for 40 s for one that no operator has seen.
 """
 _STEP_SECONDS = 0.5
 """Between two writes of steps that have ended."""
 
 _GRACE_SECONDS = 5.0
-"""How long after a timeout the agent may take to say so; then it is not believed to live."""
+"""Time for the agent to report a timeout; then it counts as dead."""
 
 _RETRY_SECONDS = 0.5
 _FOR_EVER = 365 * 86400.0
@@ -117,7 +117,7 @@ class TaskRunner:
             self._link.send_cancel(uid(self.task))
 
     def is_for(self, task: Object) -> bool:
-        """Whether this is that Task."""
+        """True if this is that Task."""
         return uid(task) == uid(self.task)
 
     async def run(self, link: AgentLink) -> None:
@@ -177,7 +177,7 @@ class TaskRunner:
         return task_message.message(task, boot=link.hello.boot, epoch=self._context.epoch, pool=self._pool)
 
     async def _known(self, link: AgentLink) -> bool:
-        """Whether the agent has it already, so that it is cancelled there."""
+        """True if the agent has it already, so that it is cancelled there."""
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         request = messages.attach(uid(self.task), 0, live=False)
 
@@ -197,7 +197,7 @@ class TaskRunner:
             link.shut(stream)
 
     async def _follow(self, link: AgentLink, message: TaskMessage, deadline: float) -> None:
-        """Until the agent says that it is over."""
+        """Follow it until the agent says that it is over."""
         stream = link.open(self.take, 64 * 1024 + len(self.progress.steps) * (4 * task_message.SENT_BYTES + 4096))
         self._began = time.time()
         try:
@@ -323,7 +323,7 @@ def _longest(message: TaskMessage) -> float:
 
 
 def _times(progress: Progress, began: float) -> tuple[float, float]:
-    """When the first step began and the last ended, by the agent's clock where it says so."""
+    """The times when the first step began and the last ended, by the agent's clock where it says so."""
     first, last = progress.ended[0], progress.ended[-1]
     start = first.at or began
     return start, max(start, min((last.at or start) + last.seconds, LAST_MOMENT))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CANCELLED_CODE", "cancelled", "encoded_size", "failed", "fit", "result", "running", "waiting"]
 
 CANCELLED_CODE = 137
-"""Of a step that was cancelled, also before it began: what SIGKILL makes of one."""
+"""Exit code of a step that was cancelled, also before it began: what SIGKILL makes of one."""
 
 _PER_STEP = 1536
 """Bytes of JSON that a step without output may take: names are 63 characters, limits, times and figures short."""

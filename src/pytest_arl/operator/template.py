@@ -1,4 +1,4 @@
-"""From a pool's template to the pods that run: the agent comes in, privileges go out.
+"""Pods from a pool's template: the agent comes in, privileges go out.
 
 The executor (the container of that name, else the first) keeps its image and loses its command to the agent. A first
 container from the agent's image copies the agent into an emptyDir in its postStart hook; kubelet starts the executor
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 _BOUNDED_VOLUMES = frozenset(("name", "emptyDir", "configMap", "secret", "projected", "downwardAPI"))
-"""Of a volume on the node's disk or in memory; any other may hold larger files than its node does."""
+"""Keys of a volume on the node's disk or in memory; any other may hold larger files than its node does."""
 
 _AGENT_USER = 65532
 _TOKEN_BYTES = 16
@@ -59,7 +59,7 @@ _KUBELETS_PREFIX = "KUBERNETES_"
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """What the operator adds to every pod.
+    """Parts that the operator adds to every pod.
 
     Attributes:
         image: of the agent.
@@ -74,25 +74,25 @@ class Agent:
     secret: bytes
 
     def folder(self, pool: Object) -> str:
-        """Where the sandboxes of a pool have the agent."""
+        """The folder of the agent in the sandboxes of a pool."""
         token = hmac.digest(self.secret, b"arl-folder-v1\0" + uid(pool).encode(), "sha256")[:_TOKEN_BYTES].hex()
         return pod.agent_folder(token)
 
 
 def workspace_of(pool: Object) -> str:
-    """Where steps of the pool's sandboxes run."""
+    """The container in which steps of the pool's sandboxes run."""
     found: str = (pool["spec"].get("sandbox") or {}).get("workDir") or pod.WORKSPACE
     return found
 
 
 def has_sidecar(pool: Object) -> bool:
-    """Whether an old manifest brings the ARL's sidecar, whose role the agent has."""
+    """True if an old manifest brings the ARL's sidecar, whose job the agent does."""
     containers = _well_shaped(pool)["spec"].get("containers") or ()
     return any(each.get("name") == SIDECAR for each in containers)
 
 
 def own_resources(pool: Object) -> Object:
-    """Those of the executor in the pool's template. TemplateInvalid where it is none."""
+    """Resources of the executor in the pool's template. TemplateInvalid where it is none."""
     found: Object = executor_of(_well_shaped(pool)["spec"]).get("resources") or {}
     return found
 
@@ -312,7 +312,7 @@ def _confined(security: Object) -> Object:
 
 
 def _without_raw(security: Object) -> Object:
-    """Of a container beside the executor. Runtimes give NET_RAW to each: one could read what the operator and the
+    """Drop NET_RAW beside the executor. Runtimes give it to each container: one could read what the operator and the
     holder send to the agent, over the network that a pod's containers share.
     """
     capabilities = security.get("capabilities") or {}

@@ -66,7 +66,7 @@ _TEMPLATE = {
         "volumes": [{"name": str}, MOST_VOLUMES],
     },
 }
-"""As far as the operator itself looks: a mapping, a list of these and how many, or a type. The rest is left to the API
+"""The shape as far as the operator itself looks: mappings, lists with their bounds, types. The rest is left to the API
 server.
 """
 

@@ -80,7 +80,7 @@ class Wishes:
         return own is not None and template.resources_for(wanted, own, pool) != own
 
     def _own_resources(self, pool: Object) -> Object | None:
-        """Those of the pool's executor; None where its template is none, as the pool's status says."""
+        """Resources of the pool's executor; None where its template is none, as the pool's status says."""
         version = _version(pool)
         if self._own[0] != version:
             try:

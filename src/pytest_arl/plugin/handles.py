@@ -1,4 +1,4 @@
-"""What the fixtures give: a session that can be called for one more sandbox, and a factory of sessions.
+"""The values of the fixtures: a session that can be called for one more sandbox, and a factory of sessions.
 
 Imported by the first test that uses a sandbox: the session's module is not cheap.
 """
@@ -60,7 +60,7 @@ class SandboxFixture(SandboxSession):
     """The value of ``arl_sandbox``: a :class:`~pytest_arl.SandboxSession`; calling it opens one more sandbox."""
 
     one_more: SandboxFactory
-    """What calling it calls."""
+    """The factory that a call of it calls."""
 
     def __call__(self, **options: Any) -> SandboxSession:
         """Open one more sandbox, with the options of :class:`~pytest_arl.SandboxSession`.

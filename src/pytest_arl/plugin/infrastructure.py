@@ -31,17 +31,17 @@ __all__ = [
 __tracebackhide__ = True
 
 IN_BODY: pytest.StashKey[bool] = pytest.StashKey()
-"""On an item while its body runs: a report made meanwhile is a subtest's."""
+"""Set on an item while its body runs: a report made meanwhile is a subtest's."""
 
 _SUBTESTS: pytest.StashKey[list[int]] = pytest.StashKey()
-"""On an item: how many of its subtests failed, by the infrastructure and otherwise."""
+"""The number of an item's subtests that failed, by the infrastructure and otherwise."""
 
 _FLAG = "arl_infrastructure"
 """Attribute of a report that is an error whatever its phase."""
 
 
 def is_infrastructure(error: BaseException) -> bool:
-    """Whether an exception, or every exception of a group, is the infrastructure's."""
+    """True if an exception, or every exception of a group, is the infrastructure's."""
     if "pytest_arl.errors" not in sys.modules:
         return False
     return _of_infrastructure(error, sys.modules["pytest_arl.errors"].InfrastructureError)
@@ -71,7 +71,7 @@ def unavailable(call: pytest.CallInfo[None]) -> BackendUnavailable | None:
 
 
 def say_once(report: pytest.TestReport, error: BackendUnavailable) -> None:
-    """In place of a traceback of ours, which is the same for each test: a line. The run's end says the rest."""
+    """Replace a traceback of ours, which is the same for each test, by a line. The run's end says the rest."""
     report.longrepr = f"{type(error).__name__}: {error.brief} (cause and cure: at the end of this run)"
 
 
@@ -106,7 +106,7 @@ _Status = tuple[str, str, "str | tuple[str, Mapping[str, bool]]"]
 
 
 def status(report: pytest.CollectReport | pytest.TestReport, result: _Status) -> _Status:
-    """What the terminal counts a report as, given what it would be without us."""
+    """The terminal's category for a report, given the one that it would have without us."""
     flag = getattr(report, _FLAG, None)
     if flag == "error" or (flag == "subtests" and report.outcome == "failed"):
         return "error", "E", "ERROR"

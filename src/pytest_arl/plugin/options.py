@@ -73,7 +73,7 @@ def header(settings: Settings) -> list[str]:
 
 
 def _given_away(settings: Settings) -> Iterator[str]:
-    """Where this machine's pools come from, and what of it each gives to sandboxes that they may change or speak to."""
+    """The source of this machine's pools, and the parts of the machine that each lets sandboxes change or reach."""
     source = pools_source(settings)
     if source is None:
         return

@@ -47,7 +47,7 @@ Identity = tuple[int, ...]
 
 
 class OutputFolder:
-    """Where a run's steps and their outputs go."""
+    """The folder of a run's steps and their outputs."""
 
     def __init__(self, folder: Folder, steps: int, worker: str | None) -> None:
         """``steps`` is the descriptor of ``steps.jsonl``."""
@@ -94,7 +94,7 @@ class OutputFolder:
 
     @property
     def identity(self) -> Identity:
-        """By which another process knows the folder."""
+        """Device and inode numbers by which another process recognises the folder."""
         states = os.fstat(self._folder.fd), os.fstat(self._steps)
         return tuple(number for state in states for number in (state.st_dev, state.st_ino))
 

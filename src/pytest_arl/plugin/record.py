@@ -1,4 +1,4 @@
-"""What a test ran, as plain JSON: made once, read by every report.
+"""The steps of a test as plain JSON: made once, read by every report.
 
 The record travels on pytest's report objects, so under xdist it crosses a process border and may hold
 JSON types only. It is bounded, because reports of a run are all kept in memory: full outputs are files
@@ -46,7 +46,7 @@ StepRecord = dict[str, Any]
 
 
 class TestRecord:
-    """What one attempt of one test ran so far. Not thread-safe: the recorder locks.
+    """The steps of one attempt of one test so far. Not thread-safe: the recorder locks.
 
     When it grows over :data:`MAX_TEST`, the oldest outputs go first, then the oldest steps, so that
     what led to a failure stays.
@@ -84,7 +84,7 @@ class TestRecord:
 
     @property
     def count(self) -> int:
-        """How many steps the test ran, left-out ones included."""
+        """The number of steps that the test ran, left-out ones included."""
         return self.omitted + len(self.steps)
 
     def _measure(self) -> None:

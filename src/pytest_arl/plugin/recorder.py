@@ -1,4 +1,4 @@
-"""Who ran what: listens to every session of this process and books its steps on the running test.
+"""The recorder: listens to every session of this process and books its steps on the running test.
 
 A session may be made anywhere (a fixture, a test's body, a thread the test started), so the recorder
 does not ask who made it: the test that is running when a task ends is the one that ran it.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["RECORD", "Recorder", "Totals"]
 
 RECORD: pytest.StashKey[TestRecord] = pytest.StashKey()
-"""On an item: what its latest attempt ran. Absent where it ran nothing."""
+"""The steps of an item's latest attempt. Absent where it ran nothing."""
 
 _ATTEMPT: pytest.StashKey[int] = pytest.StashKey()
 

@@ -28,7 +28,7 @@ class ReportSink:
     """One kind of report, where it is asked for. All methods are optional."""
 
     def before_report(self, item: pytest.Item, record: TestRecord, *, failed: bool) -> None:
-        """Before pytest makes the report of a phase: it copies the item's properties."""
+        """Set an item's properties before pytest makes the report of a phase, which copies them."""
 
     def on_failure(
         self,

@@ -1,4 +1,4 @@
-"""What pytest's report of a phase carries for us, and what it must not carry."""
+"""Our part of pytest's report of a phase, and what is taken from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Steps are those of the report's phase; ``omitted`` counts the oldest ones, left 
 
 
 def prepare(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Before pytest makes the report of a phase: it copies the item's properties."""
+    """Set an item's properties before pytest makes the report of a phase, which copies them."""
     for sink in sinks_of(item.config):
         sink.before_report(item, item.stash[RECORD], failed=call.excinfo is not None)
 
@@ -56,7 +56,7 @@ def shorten_class(report: pytest.TestReport) -> None:
 
 
 def _part(record: TestRecord, *, everything: bool) -> dict[str, Any]:
-    """What the record has that no report of this attempt carries yet."""
+    """The part of the record that no report of this attempt carries yet."""
     from pytest_arl.plugin.record import SCHEMA, without_output
 
     steps = record.since(record.reported)

@@ -37,7 +37,7 @@ _Session = TypeVar("_Session")
 
 
 class Run:
-    """What the hooks of one run share."""
+    """State that the hooks of one run share."""
 
     KEY: ClassVar[pytest.StashKey[Run]] = pytest.StashKey()
 
@@ -156,7 +156,7 @@ class Run:
 
     @property
     def recorder(self) -> Recorder:
-        """Who ran what."""
+        """The recorder of this run."""
         if self._recorder is None:
             from pytest_arl.plugin.recorder import Recorder
 
@@ -197,7 +197,7 @@ class Run:
         self.recorder.begin(item)
 
     def lay_over(self, asked: dict[str, Choice]) -> None:
-        """What the test asks stands above the command line, until its end. Raises UsageError for a bad value.
+        """Lay the test's options over the command line's until it ends. Raises UsageError for a bad value.
 
         By settings, it reaches sessions that are made in the test's body too.
         """
@@ -241,7 +241,7 @@ class Run:
         return {"labels": labels if item is None else {**labels, "test": item.nodeid}}
 
     def asked_options(self) -> dict[str, Any]:
-        """What the running test asks beside settings: those are laid over the run's while it runs."""
+        """Options of the running test that are not settings: those are laid over the run's while it runs."""
         return {key: choice.value for key, choice in self.asked.items() if key not in self._settings_asked}
 
 
@@ -257,7 +257,7 @@ def any_heard() -> bool:
 
 
 _runs: list[Run] = []
-"""Those of this process that have not ended, the innermost last."""
+"""Runs of this process that have not ended, the innermost last."""
 
 
 class _Listener:

@@ -48,10 +48,10 @@ class Shared:
         self.scope = scope
         self.opener = opener
         self.asked = asked
-        """What the opener asked; None where what tests ask does not reach this sandbox."""
+        """Options of the opener; None where options of tests do not reach this sandbox."""
         self.parameter = parameter
         self.clean = session.uses
-        """What the session's count of uses was when it was last as at its checkpoint."""
+        """The session's count of uses when it was last as at its checkpoint."""
         self.prepared: list[_Prepared] = []
         """The fixtures, wider than function, that have a checkpoint each, in the order of those."""
 
@@ -117,7 +117,7 @@ class SharedSandboxes:
         self._open = [shared for shared in self._open if shared.session is not session]
 
     def uses(self) -> dict[int, int]:
-        """How often each was used so far; to find out what a fixture's setup used."""
+        """The number of uses of each so far; to find out which ones a fixture's setup used."""
         return {id(shared): session.uses for shared, session in self._resettable()}
 
     def checkpoint(self, before: dict[int, int], fixture: FixtureDef[Any], request: SubRequest) -> None:

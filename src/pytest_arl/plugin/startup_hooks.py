@@ -65,7 +65,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Where tests are to run, load what records and reports them; before xdist starts its workers."""
+    """Load the recorder and the reports where tests are to run, before xdist starts its workers."""
     if not session.config.getoption("collectonly"):
         from pytest_arl.plugin import test_hooks
 

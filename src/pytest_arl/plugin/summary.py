@@ -1,4 +1,4 @@
-"""What a run says at its end: where the steps' time went, and what was used.
+"""The end of a run's report: the slowest steps, and the sandboxes that were used.
 
 Built from reports, in the process that the user started: under xdist the steps ran in others.
 """
@@ -86,7 +86,7 @@ def last_line(totals: Totals, crashed: list[str]) -> str | None:
 
 
 def _bubblewrap(totals: Totals) -> str:
-    """Which one made the sandboxes, where one did."""
+    """The bubblewrap that made the sandboxes, where one did."""
     if not any(tier.startswith("bwrap") for tier in totals["isolation"]):
         return ""
     from pytest_arl.backends.local.bubblewraps import described

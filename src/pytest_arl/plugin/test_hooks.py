@@ -94,7 +94,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    """What a fixture wider than function prepared in a shared sandbox is what tests find."""
+    """Keep for tests what a fixture wider than function prepared in a shared sandbox."""
     run = run_of(request.config)
     if fixturedef.scope == "function":
         return (yield)

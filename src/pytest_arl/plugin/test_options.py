@@ -1,4 +1,4 @@
-"""What a test asks of its sandbox: by markers (key by key, the closest first) and by an indirect parameter.
+"""Options of a test for its sandbox: by markers (key by key, the closest first) and by an indirect parameter.
 
 Both take the options of ``SandboxSession``. What a test asks stands above the command line and below the
 arguments of a call; it is laid over the settings while the test runs, so that a session made in the

@@ -1,4 +1,4 @@
-"""What passes between the processes of pytest-xdist: the run's settings to its workers, their totals back.
+"""Data that passes between the processes of pytest-xdist: the run's settings to its workers, their totals back.
 
 A worker starts, or starts anew, when untrusted code may have run: it is given what the controller has read before, and
 reads no configuration of ours itself. A worker says its totals at its end. One that crashes cannot, so reports carry a

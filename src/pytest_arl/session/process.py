@@ -31,7 +31,7 @@ _SLICE = 0.2
 
 
 class Process:
-    """What ``start()`` gives: a running Command. It ends with its sandbox, or with a ``with`` block of its own.
+    """The value of ``start()``: a running Command. It ends with its sandbox, or with a ``with`` block of its own.
 
     All methods may be called from any thread, also while the sandbox runs a task.
     """
@@ -60,7 +60,7 @@ class Process:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What runs."""
+        """The command that runs."""
         return self._step.command
 
     def wait(self, timeout: float | str | None = None) -> StepResult:
@@ -97,22 +97,22 @@ class Process:
 
     @property
     def stdout_bytes(self) -> bytes:
-        """What it printed so far, bounded like a result's."""
+        """Its stdout so far, bounded like a result's."""
         return self._output("stdout")
 
     @property
     def stderr_bytes(self) -> bytes:
-        """What it printed to stderr so far, bounded like a result's."""
+        """Its stderr so far, bounded like a result's."""
         return self._output("stderr")
 
     @property
     def stdout(self) -> str:
-        """What it printed so far, as text."""
+        """Its stdout so far, as text."""
         return self.stdout_bytes.decode("utf-8", "replace")
 
     @property
     def stderr(self) -> str:
-        """What it printed to stderr so far, as text."""
+        """Its stderr so far, as text."""
         return self.stderr_bytes.decode("utf-8", "replace")
 
     async def await_exit(self, timeout: float | str | None = None) -> StepResult:  # noqa: ASYNC109 - as wait() has it

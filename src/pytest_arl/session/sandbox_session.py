@@ -127,7 +127,7 @@ class SandboxSession(AsyncMethods):
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """What the sandbox is for."""
+        """The purpose of the sandbox."""
         return self._config.labels
 
     @property
@@ -143,7 +143,7 @@ class SandboxSession(AsyncMethods):
 
     @property
     def limits(self) -> Mapping[str, str]:
-        """What the sandbox's pool allows, as far as its backend says so: ``{"memory": "512Mi"}``; empty while there is
+        """Limits of the sandbox's pool, as far as its backend says so: ``{"memory": "512Mi"}``; empty while there is
         none.
         """
         held = self._lifecycle.held
@@ -165,7 +165,7 @@ class SandboxSession(AsyncMethods):
 
     @property
     def uses(self) -> int:
-        """How often something was done that can change what is in the sandbox: tasks, writes, uploads."""
+        """The number of operations that can change the sandbox's content: tasks, writes, uploads."""
         return self._lifecycle.uses
 
     # --- its life -----------------------------------------------------------------------------

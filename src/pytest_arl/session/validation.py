@@ -17,7 +17,7 @@ __all__ = ["callback", "command", "flag", "labels", "limit", "name", "retries", 
 __tracebackhide__ = True
 
 _MOST_RETRIES = 10
-"""As the cluster's Task allows."""
+"""The bound of the cluster's Task."""
 
 _NAME_LENGTH = 60
 """Characters of a step's name that is made from its program's: it heads a line of a report."""

@@ -29,7 +29,7 @@ def one_of(known: Iterable[str]) -> str:
 
 
 def hint(word: str, known: Iterable[str]) -> str:
-    """What to write instead of ``word``: the nearest known name, or all of them."""
+    """A name to write instead of ``word``: the nearest known name, or all of them."""
     names = list(known)
     best = nearest(word, names)
     listed = f"known: {', '.join(names)}"

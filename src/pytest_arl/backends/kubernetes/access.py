@@ -1,4 +1,4 @@
-"""Which cluster, as whom, in which namespace: from kubeconfig and context, or from inside a pod.
+"""Access to a cluster, its user and namespace: from kubeconfig and context, or from inside a pod.
 
 The official client is imported here, when a cluster is really used, and reads all of it: exec plugins, tokens that are
 renewed, client certificates, proxies.
@@ -49,7 +49,7 @@ class Access:
         return str(self.configuration.host).rstrip("/")
 
     def headers(self) -> dict[str, str]:
-        """Who asks."""
+        """Headers that identify the client."""
         found = {"User-Agent": "pytest-arl"}
         bearer = self.configuration.auth_settings().get("BearerToken")
         if bearer is not None and bearer.get("value"):

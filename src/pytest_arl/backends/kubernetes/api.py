@@ -31,14 +31,14 @@ __all__ = ["Api"]
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 15.0
 PATIENCE_SECONDS = 8.0
-"""For how long a call is repeated while the cluster is away or not well: seconds, not minutes."""
+"""Time for which a call is repeated while the cluster is away or has a problem: seconds, not minutes."""
 FIRST_PATIENCE_SECONDS = 3.0
 """The same before it has ever answered: most likely it is not there."""
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 
 _BROKEN = ("EOF", "reset", "timed out")
-"""What errors of TLS say that are about the connection, not about who is at its other end."""
+"""Words in errors of TLS that are about the connection, not about the identity of its other end."""
 
 _MOST_CONFLICTS = 5
 _PAGE = 100
@@ -54,7 +54,7 @@ class Api:
         self.access = access or connect(settings)
 
     def where(self, namespace: str) -> Where:
-        """What messages say of the cluster."""
+        """The cluster and namespace for messages."""
         return Where(self.access.described, namespace)
 
     def close(self) -> None:
@@ -229,7 +229,7 @@ class Api:
             raise ConnectionError(_not_reached(access, error)) from error
 
     def explaining(self, doing: str, namespace: str, action: Callable[[], Any]) -> Any:
-        """What ``action`` gives, where a refusal becomes the exception that callers of a backend expect."""
+        """The result of ``action``, where a refusal becomes the exception that callers of a backend expect."""
         __tracebackhide__ = True
         try:
             return action()

@@ -142,7 +142,7 @@ class KubernetesBackend:
         return made
 
     def _wait(self, client: NamespaceClient, name: str, request: AcquireRequest, mail: Mail) -> None:
-        """Until the sandbox is ready. Raises what it cannot be ready for."""
+        """Wait until the sandbox is ready. Raises the reason why it cannot be."""
         deadline = time.monotonic() + request.acquire_timeout
         operator_check = OperatorCheck(client, f"Sandbox {name!r}")
         while True:
@@ -184,7 +184,7 @@ class KubernetesBackend:
 
     @staticmethod
     def _give_up(client: NamespaceClient, name: str, made: dict[str, Any] | None) -> None:
-        """Nobody will have that sandbox. ``made``: the object, as far as its creation was answered."""
+        """Delete a sandbox that is not handed out. ``made``: the object, as far as its creation was answered."""
         uid = None if made is None else str(made["metadata"]["uid"])
         try:
             client.api.delete("sandboxes", client.namespace, name, uid=uid, patience=1.0)
@@ -224,7 +224,7 @@ class KubernetesBackend:
             _logger.warning("sandboxes were not deleted, and end with their Lease: %s", error)
 
     def forget(self) -> None:
-        """In a forked child: everything here is the parent's, and stays as it is."""
+        """Leave everything to the parent, in a forked child."""
         self._lock = threading.RLock()
         self._closed = True
         atexit.unregister(self.close)

@@ -119,7 +119,7 @@ class KubernetesSandbox(AgentSandbox):
     # The channel
 
     def exchange(self, action: Callable[[Stream], T], *, lasting: bool = False) -> T:
-        """What ``action`` gives for a stream of its own; on a new connection, where one broke and the pod lives."""
+        """The result of ``action`` with a stream of its own; on a new connection, where one broke and the pod lives."""
         __tracebackhide__ = True
         with self._telling():
             in_all = in_a_row = 0

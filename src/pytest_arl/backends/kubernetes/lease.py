@@ -1,4 +1,4 @@
-"""What says that this process lives: a Lease that it renews, and that owns its sandboxes.
+"""Proof that this process lives: a Lease that it renews, and that owns its sandboxes.
 
 A process that is killed renews nothing: the operator ends what the Lease owns once it is over, and deletes it.
 """

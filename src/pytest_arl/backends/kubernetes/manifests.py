@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 __all__ = ["Payload", "go_size", "holder_of", "sandbox_manifest", "task_manifest"]
 
 FINISHED_SECONDS = 300
-"""How long a finished Task of ours stays to be looked at."""
+"""Time for which a finished Task of ours stays to be looked at."""
 
 _LONGEST_NAME = 63
 _LONGEST_TEST = 1000
 
 
 def holder_of(request: AcquireRequest, run: str, worker: str, secret: bytes, sealed_key: str | None) -> dict[str, Any]:
-    """Who holds a sandbox. The secret itself stays here."""
+    """The holder of a sandbox. The secret itself stays here."""
     found: dict[str, Any] = {"run": run, "worker": worker, "secretHash": hashlib.sha256(secret).hexdigest()}
     if sealed_key is not None:
         found["sealedKey"] = sealed_key

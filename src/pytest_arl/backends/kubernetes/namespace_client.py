@@ -1,4 +1,4 @@
-"""What a process shares in one namespace of a cluster: its Lease, its watches, the pools that it knows."""
+"""State that a process shares in one namespace of a cluster: its Lease, its watches, the pools that it knows."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 __all__ = ["OPERATOR_NAMESPACE", "NamespaceClient", "Pool"]
 
 OPERATOR_NAMESPACE = "arl-system"
-"""Where `pytest-arl manifests` puts the operator."""
+"""The namespace in which `pytest-arl manifests` puts the operator."""
 _OUTPUT = 16 * 1024 * 1024
 _MOST_OUTPUT = 1 << 50
-"""Of what a pool asks for: as much as the operator tells the agent."""
+"""Bound on a pool's value: as much as the operator tells the agent."""
 _POOL_SECONDS = 60.0
 _NEW_POOL_SECONDS = 2.0
 _FIRST_STATUS_SECONDS = 15.0
-"""For an operator to look at a new pool: it took one second at most, and one that starts anew some more."""
+"""Time for an operator to look at a new pool: it took one second at most, and one that starts anew some more."""
 _LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What results and messages need of a WarmPool.
+    """Parts of a WarmPool that results and messages need.
 
     Attributes:
         name: the pool's.
@@ -104,7 +104,7 @@ def _bytes(sandbox: Mapping[str, Any], field: str, default: int) -> int:
 
 
 def _usually_kept(limits: Mapping[str, str]) -> int:
-    """As a pool of this machine has it, where all that a sandbox can hold is known."""
+    """The default of a pool of this machine, where all that a sandbox can hold is known."""
     try:
         return KEPT_TIMES * (parse_quantity(limits["workspace"]) + parse_quantity(limits["tmp"]))
     except (KeyError, UsageError):  # without a size, or with one such as 1e9, which Kubernetes takes
@@ -191,7 +191,7 @@ class NamespaceClient:
             return self._sealed[modulus]
 
     def no_such_pool(self, name: str) -> PoolNotFound:
-        """That there is no pool of that name, and which there are."""
+        """The error that there is no pool of that name, with those that there are."""
         with self._lock:
             self._pools.pop(name, None)
         try:
@@ -210,7 +210,7 @@ class NamespaceClient:
         return tuple(sorted(str(each["metadata"]["name"]) for each in found))
 
     def operator_renewals(self) -> frozenset[str] | None:
-        """When the operators that might serve this namespace last showed that they live; None where nobody says."""
+        """The latest renewals of the operators that may serve this namespace; None where they are not known."""
         found = set()
         for namespace in (self.namespace, OPERATOR_NAMESPACE):
             try:

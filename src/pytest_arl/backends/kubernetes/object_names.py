@@ -1,4 +1,4 @@
-"""What objects are called, and what their labels say: pure functions, so that `kubectl get -l` finds what ran where.
+"""Names and labels of objects: pure functions, so that `kubectl get -l` finds what ran where.
 
 Every object of a process carries its run (shared by the workers of pytest-xdist), its worker, the test it is for, the
 library's version, and the Lease it lives by.
@@ -38,7 +38,7 @@ _PREFIX = f"{GROUP}/"
 TEST_LABEL = f"{_PREFIX}test"
 VERSION_LABEL = f"{_PREFIX}version"
 KEPT_LABEL = f"{_PREFIX}kept"
-"""On Sandboxes that outlive their process."""
+"""Label of Sandboxes that outlive their process."""
 
 _LONGEST_LABEL = 63
 _LONGEST_NAME = 63  # of a Sandbox: it becomes part of a pod's
@@ -63,7 +63,7 @@ def run_id(environ: Mapping[str, str]) -> str:
 
 
 def worker_id(environ: Mapping[str, str]) -> str:
-    """Which worker of its run this process is."""
+    """The name of the worker of its run that this process is."""
     return label_value(environ.get("PYTEST_XDIST_WORKER") or "main")
 
 

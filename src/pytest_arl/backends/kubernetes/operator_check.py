@@ -1,4 +1,4 @@
-"""Nobody says anything of an object that was created: is there an operator at all?"""
+"""Check that an operator runs, where an object that was created stays without a status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["LOOK_SECONDS", "OperatorCheck"]
 
 LOOK_SECONDS = 1.0
-"""How often :meth:`OperatorCheck.check` is to be called."""
+"""Seconds between two calls of :meth:`OperatorCheck.check`."""
 
 _FIRST_SECONDS = 3.0
 _ABSENT_SECONDS = 15.0  # one that serves some namespaces only may have its Lease where nobody would look

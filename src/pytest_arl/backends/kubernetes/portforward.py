@@ -61,7 +61,7 @@ def open_forward(access: Access, namespace: str, pod: str, port: int) -> Forward
 
 
 def _tls(configuration: Any) -> dict[str, Any]:
-    """How to speak TLS, as the official client's ``create_websocket`` has it."""
+    """Options of TLS, as the official client's ``create_websocket`` has it."""
     options: dict[str, Any] = {"cert_reqs": ssl.CERT_NONE}
     if configuration.verify_ssl:
         options = {"cert_reqs": ssl.CERT_REQUIRED}
@@ -135,7 +135,7 @@ class Forward:
         return True
 
     def _carry_in(self) -> str | None:
-        """From the pod to here, until one side has to be waited for; which one, None at the end."""
+        """Carry data from the pod to here until one side has to be waited for. Returns which one, None at the end."""
         while True:
             try:
                 if not self._inbound:
@@ -152,7 +152,7 @@ class Forward:
                 return "local"
 
     def _carry_out(self) -> str | None:
-        """From here to the pod, likewise."""
+        """Carry data from here to the pod, likewise."""
         while True:
             try:
                 if not self._outbound:

@@ -1,4 +1,4 @@
-"""What the API server refuses, in words for the person at the keyboard: what was tried, what came back, what to do.
+"""Refusals of the API server in words for the person at the keyboard: what was tried, what came back, what to do.
 
 Pure functions over the server's Status objects, so that each can be tested without a cluster.
 """
@@ -42,7 +42,7 @@ class Refused(Exception):
 
     @classmethod
     def read(cls, status: int, body: bytes) -> Refused:
-        """From an answer: a Status object, or whatever a proxy wrote."""
+        """Read an answer: a Status object, or the words of a proxy."""
         try:
             found = json_text.parse(body)
         except ValueError:
@@ -59,7 +59,7 @@ class Refused(Exception):
 
     @property
     def passing(self) -> bool:
-        """Whether the same may be accepted in a moment."""
+        """True if the same request may be accepted in a moment."""
         return self.status in (408, 429, 500, 502, 503, 504)
 
 
@@ -104,7 +104,7 @@ def rule_for(message: str, namespace: str) -> str:
 
 
 def _cure(refused: Refused, where: Where) -> str | None:  # noqa: PLR0911 - one line for each thing that goes wrong
-    """What to do about a refusal that is nobody's typing error; None where nothing is known."""
+    """A cure for a refusal that is no typing error; None where none is known."""
     message = refused.message
     if refused.status == 401:
         return (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["RunningTask"]
 
 _CHECK_SECONDS = 15.0
-"""Without a word for that long, the object is looked at: an event may have been lost with a connection."""
+"""Silence after which the object is looked at: an event may have been lost with a connection."""
 _LAST_WORDS_SECONDS = 2.0
 _CANCEL_SECONDS = 2.0
 _OPERATOR_SECONDS = 15.0  # how much later than the agent the operator may be with its report
@@ -79,7 +79,7 @@ class RunningTask:
         self._client.tasks.forget(self.name)
 
     def run(self) -> None:
-        """From creating the Task to its last result."""
+        """Run it, from creating the Task to its last result."""
         manifest, payload = task_manifest(
             self.name,
             {"name": self._held.name, "uid": self._held.uid},
@@ -135,7 +135,7 @@ class RunningTask:
         self.mail.claim(made)
 
     def _spend(self) -> None:
-        """After its end: where nothing says that the agent had the Task, have it refuse the proof. Whoever reads the
+        """Have the agent refuse the proof after the end of a Task that it may never have had. Whoever reads the
         object could otherwise make it anew and have it run beside what comes later.
         """
         if self._taken or self._proof is None or not self._sandbox.alive():
@@ -215,7 +215,7 @@ class RunningTask:
             self._sandbox.lost(f"its agent did not report the end of a task that must end within {limit:.0f} s")
 
     def _latest(self) -> float | None:
-        """When it is not followed any longer, over however many connections; None where nothing bounds it."""
+        """The time when it is no longer followed, over however many connections; None where nothing bounds it."""
         limit = self._limit()
         return None if limit is None or self._began is None else self._began + 2 * limit + _AGAIN_SECONDS
 
@@ -372,7 +372,7 @@ def _ends(results: list[StepResult]) -> list[tuple[str, int | None]]:
 
 
 def _newer_fields(task: dict[str, Any]) -> list[str | None]:
-    """What a Task must not lose in silence, as it would to custom resources that do not have it."""
+    """Fields that a Task must not lose silently, as it would to custom resources that do not have it."""
     spec = task["spec"]
     return [spec.get("payloadHash"), spec.get("proof"), *(step.get("cpuTime") for step in spec["steps"])]
 

@@ -34,7 +34,7 @@ _LEAVE_SECONDS = 2.0
 
 
 class Mail:
-    """What is known of one object. Thread-safe.
+    """The latest state of one object. Thread-safe.
 
     Attributes:
         latest: the object as it was last seen, or None before it was.
@@ -84,7 +84,7 @@ class Mail:
             other.nudge()
 
     def fail(self, failure: ArlError | None) -> None:
-        """Nothing can be known of it, for this reason; or None again."""
+        """Note the reason why nothing can be known of it; None ends that."""
         with self._changed:
             if self.failure is not failure:
                 self.failure = failure
@@ -122,7 +122,7 @@ class Watch:
         self._failure: ArlError | None = None
 
     def mail(self, name: str) -> Mail:
-        """What is known of the object of that name, from here on; before it is created."""
+        """The state of the object of that name from here on; to be called before it is created."""
         mail = Mail()
         with self._lock:
             self._mails[name] = mail
@@ -133,7 +133,7 @@ class Watch:
         return mail
 
     def forget(self, name: str) -> None:
-        """Nobody waits for that object any more."""
+        """Forget that object, for which no caller waits any more."""
         with self._lock:
             self._mails.pop(name, None)
 

@@ -49,7 +49,7 @@ class Profile:
 
     @classmethod
     def of(cls, bwrap: str, folder: Path) -> Profile:
-        """Of a bubblewrap here. UsageError where AppArmor's parser cannot hold its path."""
+        """The profile of a bubblewrap here. UsageError where AppArmor's parser cannot hold its path."""
         path = os.path.realpath(bwrap)
         if not path.isprintable():  # control characters, and bytes that are no UTF-8
             raise UsageError(f"AppArmor cannot hold the path of {path!r}: use an environment whose path is printable")
@@ -58,7 +58,7 @@ class Profile:
 
     @property
     def text(self) -> str:
-        """As it is written. The label stays with what bubblewrap starts, and allows all that no profile allows."""
+        """Its text. The label stays with what bubblewrap starts, and allows all that no profile allows."""
         attachment = _GLOBS.sub(lambda found: f"\\{found[0]}", self.bwrap)
         return (
             f"{_MARK}{json.dumps(self.bwrap, ensure_ascii=False)}; `pytest-arl setup --undo` removes it.\n"
@@ -78,7 +78,7 @@ class Profile:
 
 
 def profiles(folder: Path) -> Iterator[Profile]:
-    """Those that `pytest-arl setup` has written here, in the order of their names."""
+    """Profiles that `pytest-arl setup` has written here, in the order of their names."""
     for file in sorted(folder.glob(f"{_PREFIX}*")):
         first = _read(file).partition("\n")[0]
         if first.startswith(_MARK):

@@ -160,7 +160,7 @@ class LocalBackend:
             return plan
 
     def _surveyed(self, pool: LocalPool, host: Host) -> Survey:
-        """What all pools mean, as it was when the first was used; looked up again where a pool itself has changed."""
+        """The pools' survey, as it was when the first was used; looked up again where a pool itself has changed."""
         if self._survey is None or self._survey.pools.get(pool.name) != pool:
             self._survey = Survey(self._sources, self._settings, pool, [host.bwrap], self._survey)
         return self._survey
@@ -268,7 +268,7 @@ class LocalBackend:
                 process_resources.release()
 
     def forget(self) -> None:
-        """In a forked child: everything here is the parent's, and stays as it is."""
+        """Leave everything to the parent, in a forked child."""
         self._lock = threading.RLock()
         self._closed = True
         for prepared in (*self._open.values(), *self._warm.ready()):

@@ -1,4 +1,4 @@
-"""Which bubblewraps there are, which is the newest, and what older ones lack.
+"""The bubblewraps of this machine, the newest first, and the fixes that older ones lack.
 
 A version only orders them, and is told to people: that one works is found out by running it (``probe``).
 """
@@ -27,7 +27,7 @@ _CAME_WITH = (
     ((0, 12, 0), "the fix of GHSA-pxhw-h44j-8pfx (unless its distributor added it)"),
     ((0, 11, 0), "overlays"),
 )
-"""What a version brought that sandboxes are the better for."""
+"""Fixes for sandboxes, by the version that brought them."""
 
 
 def candidates() -> tuple[str, ...]:
@@ -49,7 +49,7 @@ def candidates() -> tuple[str, ...]:
 
 
 def refusal(path: str) -> str:
-    """Why a bubblewrap is never run: it would have more rights than its caller. Empty for an ordinary one."""
+    """The reason never to run a bubblewrap: it would have more rights than its caller. Empty for an ordinary one."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - a string in, a string out
     except OSError as error:
@@ -65,7 +65,7 @@ def refusal(path: str) -> str:
 
 @functools.cache
 def version(path: str) -> tuple[int, int, int] | None:
-    """What it says of itself; None where that is no version, or comes too late. One that is refused is not asked."""
+    """Its version as it says; None where that is no version, or comes too late. One that is refused is not asked."""
     if refusal(path):
         return None
     found = re.match(rb"(?:bubblewrap|bwrap) v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?\b", _first_words(path))
@@ -152,7 +152,7 @@ def _words(path: str, option: str, longest: int, *, to_end: bool = False) -> byt
 
 
 def lacks(path: str) -> tuple[str, ...]:
-    """What newer ones have."""
+    """The fixes that newer ones have."""
     own = version(path)
     return () if own is None else tuple(what for since, what in _CAME_WITH if own < since)
 

@@ -1,4 +1,4 @@
-"""Where the kernel shows cgroups, and which are this process's, read from /proc."""
+"""Mounts of cgroups, and the cgroups of this process, read from /proc."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CgroupMount:
     read_only: bool
 
     def folder(self, path: str) -> Path | None:
-        """Where a cgroup of /proc/PID/cgroup lies; None where this mount does not show it.
+        """The folder of a cgroup of /proc/PID/cgroup; None where this mount does not show it.
 
         Seen from a cgroup namespace, what lies outside of it is called ``/..``, and names no more than the distance.
         """
@@ -42,7 +42,7 @@ class CgroupMount:
 
 
 def mounts(proc: Path) -> list[CgroupMount]:
-    """Those that this process sees: of several at one place, the last one hides the others."""
+    """Mounts that this process sees: of several at one place, the last one hides the others."""
     found = {}
     for line in (proc / "self/mountinfo").read_text().splitlines():
         fields, separator, rest = line.partition(" - ")

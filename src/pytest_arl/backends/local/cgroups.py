@@ -219,7 +219,7 @@ class RunCgroups:
         self._stack.close()
 
     def forget(self) -> None:
-        """In a forked child: close its copies of the locks. The folders are the parent's."""
+        """Close the copies of the locks, in a forked child. The folders are the parent's."""
         for descriptor in self.locks:
             with suppress(OSError):
                 os.close(descriptor)

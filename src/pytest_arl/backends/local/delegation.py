@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["HOST_LEAF", "NEEDED", "NoCgroups", "Part", "find_part"]
 
 HOST_LEAF = "arl-host"
-"""Where the processes of a divided part go."""
+"""The cgroup for the processes of a divided part."""
 NEEDED = ("memory", "pids")
 """The controllers without which a cgroup is of no use here."""
 _OWNED = ("", "cgroup.procs", "cgroup.subtree_control")
-"""What belongs to the user to whom a part is delegated."""
+"""Files that belong to the user to whom a part is delegated."""
 _MARKS = ("user.delegate", "trusted.delegate")
 
 
@@ -92,7 +92,7 @@ def _is_unit(folder: Path) -> bool:
 
 
 def _way(mount: CgroupMount, unit: Path, path: str, systemd: Systemd, *, as_root: bool) -> str:
-    """How it came to be ours. Raises NoCgroups."""
+    """The way in which it came to be ours. Raises NoCgroups."""
     if unit == mount.point:
         return "the top of what is seen here"
     for name in _MARKS:

@@ -33,12 +33,12 @@ __all__ = ["MOST_DESCRIPTORS", "Child", "ForkServer", "NoForkServer"]
 
 _PROGRAM = Path(__file__).with_name("forkserver_program.py")
 _START_SECONDS = 10.0
-"""For Python to start, on a machine that is busy."""
+"""Time for Python to start, on a machine that is busy."""
 _ANSWER_SECONDS = 60.0
-"""For a fork and an exec, which take 1 ms."""
+"""Time for a fork and an exec, which take 1 ms."""
 _END_SECONDS = 5.0
 MOST_DESCRIPTORS = 253
-"""In one message: SCM_MAX_FD, of Linux."""
+"""Most descriptors in one message: SCM_MAX_FD, of Linux."""
 
 
 class NoForkServer(Exception):
@@ -193,7 +193,7 @@ class ForkServer:
         spawner.see_off(self._process, _END_SECONDS)
 
     def forget(self) -> None:
-        """In a forked child: the server is the parent's."""
+        """Leave the server to the parent, in a forked child."""
         self._alive = False
         self._control.close()
         self._process.returncode = 0  # not our child: nothing to wait for, nothing to warn of

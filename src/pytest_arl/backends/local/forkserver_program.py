@@ -49,7 +49,7 @@ _syscall = _Call(_ctypes.dlsym(_ctypes.dlopen(None, 0), "syscall"))  # type: ign
 
 
 def _clone(cgroup: int) -> int:
-    """As fork: 0 in the child, which is in that cgroup."""
+    """Fork: 0 in the child, which is in that cgroup."""
     arguments = pack("11Q", _CLONE_PARENT | _CLONE_INTO_CGROUP, 0, 0, 0, 0, 0, 0, 0, 0, 0, cgroup)
     pid: int = _syscall(_Long(_SYS_CLONE3), _Bytes(arguments), _Long(len(arguments)))
     if pid == -1:
@@ -66,7 +66,7 @@ def _elsewhere(descriptor: int, taken: set[int]) -> int:
 
 
 def _run(argv: list[bytes], descriptors: list[int], numbers: list[int], limit: tuple[int, int]) -> None:
-    """In the child: become the program. Raises OSError."""
+    """Become the program, in the child. Raises OSError."""
     os.setsid()
     os.chdir("/")
     os.umask(_UMASK)

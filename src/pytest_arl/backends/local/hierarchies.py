@@ -1,4 +1,4 @@
-"""Where this process may make cgroups of its own, found in /proc.
+"""Places where this process may make cgroups of its own, found in /proc.
 
 Version 1 is used as root, below this process's own cgroup of each hierarchy. Version 2 is divided by whoever manages
 the tree, usually systemd, and used where a part of it is ours (:mod:`pytest_arl.backends.local.delegation`). There,
@@ -58,7 +58,7 @@ class Hierarchies:
 
 _PROC = Path("/proc")
 _in_use: list[Hierarchies] = []
-"""What was found last, if anything was: a process has one server."""
+"""The latest find, if any: a process has one server."""
 
 
 def find(proc: Path = _PROC, *, root: bool | None = None, systemd: Systemd | None = None) -> Hierarchies:
@@ -148,7 +148,7 @@ def _place(mount: CgroupMount, path: str) -> Path:
 
 
 def _with_server(found: Hierarchies) -> Hierarchies:
-    """With a server where one can be had: without, a process is moved, which takes longer."""
+    """Start a server where one can be had: without, a process is moved, which takes longer."""
     with suppress(NoForkServer):
         server = ForkServer.start()
         try:

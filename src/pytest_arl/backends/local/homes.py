@@ -1,4 +1,4 @@
-"""Where this machine's users live."""
+"""Home folders of this machine's users."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ACCOUNTS = "/etc/passwd"
 _LONGEST = 1024 * 1024
 _FIRST_USER, _NOBODY = 1000, 65534
 _TOPS = ("/home", "/var/home")
-"""Where homes lie side by side."""
+"""Folders in which homes lie side by side."""
 
 
 def known_homes() -> set[str]:
@@ -42,7 +42,7 @@ def known_homes() -> set[str]:
 
 
 def _resolved(home: str) -> str:
-    """Without asking for what lies in it, which would have an automounter fetch the home of everybody."""
+    """Resolve a folder without asking for its content, which would have an automounter fetch every home."""
     return canonical(os.path.realpath(home) if os.path.islink(home) else home)
 
 

@@ -85,7 +85,7 @@ def add_host_files(layout: Layout) -> None:
 
 
 def add_resolver(layout: Layout) -> None:
-    """How names are resolved on this machine's network."""
+    """Add the files by which names are resolved on this machine's network."""
     resolver = Path("/etc/resolv.conf")
     if resolver.exists():
         layout.bind(resolver.resolve(), str(resolver))

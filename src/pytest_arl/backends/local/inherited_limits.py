@@ -146,7 +146,7 @@ def _raise(child: int, name: str, wanted: int) -> None:
 
 
 def lowered() -> Iterator[str]:
-    """What sandboxes of this process have less of, since an ordinary user cannot take it back; for people."""
+    """Resources that sandboxes here have less of, since an ordinary user cannot take it back; for people."""
     for name, named in _NAMES.items():
         if name in FIXED and name != "NPROC" and _cannot_be_given(name, FIXED[name]):
             yield f"{named.text}: hard limit {_shown(name, _hard(name))} (`ulimit -H -{named.option}`)"

@@ -1,4 +1,4 @@
-"""Which Python runs the agent, and how it gets into a sandbox.
+"""The Python that runs the agent, and its files in a sandbox.
 
 A sandbox that shows this machine's /usr also shows the Python environment that pytest runs in, under the same
 paths. A root folder may hold no Python, no C library and no shell, or ones made to attack: the interpreter

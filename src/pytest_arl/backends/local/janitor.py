@@ -80,7 +80,7 @@ class Janitor:
             socket.send_fds(self._control, [message], descriptors)
 
     def epitaph(self) -> str:
-        """What is known of a janitor that is gone; empty while it lives."""
+        """The end of a janitor that is gone, in words; empty while it lives."""
         with self._lock:
             if not self._ended():
                 return ""
@@ -92,7 +92,7 @@ class Janitor:
         self._give_back()
 
     def forget(self) -> None:
-        """In a forked child: close its copies, and leave the process to the parent."""
+        """Close the copies, in a forked child, and leave the process to the parent."""
         self._control.close()
         for descriptor in (self._said, self._descriptor):
             with suppress(OSError):

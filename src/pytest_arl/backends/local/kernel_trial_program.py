@@ -38,7 +38,7 @@ def _new_root() -> None:
 
 
 def _fresh_proc() -> None:
-    """In a child, which is the first process of the new namespace."""
+    """Mount a new /proc in a child, which is the first process of the new namespace."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""What a sandbox's file system is made of, collected in the order in which bubblewrap makes it.
+"""Mounts of a sandbox's file system, collected in the order in which bubblewrap makes it.
 
 A layout knows what lies where, and so can tell before the start whether a mount point would be made through a symbolic
 link or inside a folder of the host: bubblewrap follows such a link and makes folders on the *host*, even
@@ -74,7 +74,7 @@ class Layout:
     arguments: list[Argument] = field(default_factory=list)
     watched: list[HeldSource] = field(default_factory=list)
     _bound: dict[str, _Bound | None] = field(default_factory=dict)
-    """What covers what: a folder of the host, or None where the sandbox's own memory is."""
+    """Covered paths: a folder of the host, or None where the sandbox's own memory is."""
     _made: set[str] = field(default_factory=set)
     _passages: dict[str, bool] = field(default_factory=dict)
     """Folders that lead to something and show nothing, and for each: is it a mount of its own?"""
@@ -198,7 +198,7 @@ class Layout:
             self._passages[parent] = own
 
     def close_passages(self) -> None:
-        """After everything was bound and before the root is read-only: bubblewrap must open these folders itself."""
+        """Close passages when all is bound and the root not yet read-only: bubblewrap must open them itself."""
         for folder in reversed(self._passages):
             self.arguments += ["--chmod", "0111", folder]
             if self._passages[folder]:
@@ -276,7 +276,7 @@ class Layout:
             raise BackendUnavailable(f"{what}: {path} cannot be opened: {error.strerror}") from None
 
     def pin(self, target: str, what: str) -> None:
-        """Before a mount point in a writable mount: make the folders above it mount points themselves.
+        """Make the folders above a mount point in a writable mount mount points themselves.
 
         A sandbox could otherwise rename one of them, put a symbolic link in its place, and so choose what of the host
         the next sandbox gets to see.

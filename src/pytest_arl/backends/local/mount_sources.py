@@ -132,7 +132,7 @@ class Sources:
             self._stack.close()
 
     def forget(self) -> None:
-        """In a forked child, where another thread's lock stays locked."""
+        """Take a new lock in a forked child, where another thread's lock stays locked."""
         self._lock = threading.Lock()
         self.close()
 
@@ -160,7 +160,7 @@ def _name(status: os.stat_result, *, other: bool = False) -> str:
 
 
 def _found(path: str) -> str:
-    """What keeps a path from leading where it did."""
+    """The obstacle that keeps a path from leading where it did."""
     here = ""
     for part in path.split("/")[1:]:
         here = f"{here}/{part}"

@@ -1,4 +1,4 @@
-"""Which folders of this machine a pool may show, judged before anything is started.
+"""Rules for the folders of this machine that a pool may mount, judged before anything is started.
 
 What a mount can give away is not obvious: a socket or FIFO in a read-only mount still connects to whoever serves it, a
 writable mount with a ``.git`` lets a sandbox plant hooks that run on the host. Each refusal is a UsageError with the
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["RESERVED", "add_mounts", "refuse_source", "refuse_special_files"]
 
 RESERVED = ("/arl", "/dev", "/proc", "/sys")
-"""Neither these nor anything below them can be a mount's target."""
+"""Folders that cannot be a mount's target, and nothing below them."""
 _LOADER = ("/etc/ld.so.preload", "/etc/ld.so.cache")
-"""By these the loader finds libraries for every program, the agent included, whatever that is told."""
+"""Files by which the loader finds libraries for every program, the agent included, whatever that is told."""
 _OWN = ("/", "/workspace", "/tmp", "/home", "/home/arl", "/etc")  # noqa: S108 - the sandbox's own
 _HOSTS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _KERNEL = ("/dev", "/proc", "/sys")
@@ -201,7 +201,7 @@ def _kind(entry: os.DirEntry[str]) -> int:
 
 
 def _check_rights(source: Path, what: str, *, writable: bool) -> None:
-    """As root, a sandbox runs as a uid of its own: what it may do is what everybody may."""
+    """Check a mount's mode as root: a sandbox has a uid of its own then and may do what everybody may."""
     mode = source.stat().st_mode
     needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0) | (stat.S_IWOTH if writable else 0)
     if mode & needed != needed:

@@ -1,4 +1,4 @@
-"""How a sandbox is set apart: namespaces, capabilities, and what ends it."""
+"""Isolation of a sandbox: namespaces, capabilities, and what ends it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INNER_ID = 1000
 """Uid and gid inside where a user namespace maps an ordinary user's own."""
 
 CAPABILITIES = ("CAP_CHOWN", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID")
-"""What the agent needs to become an unused user when it is started by root; it gives all of them up."""
+"""Capabilities that the agent needs to become an unused user when it is started by root; it gives all of them up."""
 
 
 def namespace_arguments(*, privileged: bool, network: str = "none") -> list[str]:

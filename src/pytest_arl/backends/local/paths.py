@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Way", "ancestry", "canonical", "closed_folder", "fixed", "inside", "trace"]
 
 _MOST_LINKS = 40
-"""As the kernel has it."""
+"""The bound of the kernel."""
 _FIRST_USER = 1000
 """Smaller uids belong to services of the machine."""
 

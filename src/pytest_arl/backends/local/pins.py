@@ -1,4 +1,4 @@
-"""What stays as it is inside a writable mount: bound over itself, read-only, so that a sandbox cannot replace it.
+"""Files that stay unchanged in a writable mount: bound over themselves, read-only, so no sandbox can replace them.
 
 Its hooks, settings and modules do their work outside of the sandbox, and what other mounts begin at decides what later
 sandboxes are given. Where the mount *is* such a thing, or lies in it, nothing is left to pin and the mount is refused.
@@ -28,9 +28,9 @@ REPOSITORIES = (".git", ".hg")
 _MOST = 256
 """The time that bubblewrap takes grows with their square: 400 take seconds, at each start."""
 _PARTS = ("bin", "include", "lib")
-"""How the names of an environment's folders begin."""
+"""Prefixes of the names of an environment's folders."""
 _OURS = (Kind.PROGRAM, Kind.SEARCHED, Kind.IMPORTS, Kind.METADATA, Kind.SETTINGS)
-"""What matters to this process, not to a pool."""
+"""Kinds that matter to this process, not to a pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def find_pins(
 
 @contextmanager
 def _reaching(path: str, what: str) -> Iterator[None]:
-    """Nothing to pin where the path does not exist. UsageError where a closed folder of ours hides whether it does."""
+    """Skip a path that does not exist. UsageError where a closed folder of ours hides whether it does."""
     try:
         yield
     except PermissionError as error:
@@ -94,7 +94,7 @@ def refuse_closed(path: str, what: str) -> None:
 
 
 def _writable(kept: Kept, pool: LocalPool) -> bool:
-    """What another pool mounts keeps its place only: that one may well be there to read what this one writes."""
+    """True if its content stays writable. Of another pool's mount only the place is kept: it may read it."""
     if kept.kind is Kind.SOURCE:
         return kept.writable or kept.pool != pool.name
     return kept.writable

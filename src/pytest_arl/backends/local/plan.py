@@ -1,4 +1,4 @@
-"""From a pool to everything a sandbox of it is started with, but what differs from one to the next.
+"""The plan of a pool: everything that its sandboxes are started with, but what differs from one to the next.
 
 A plan is made once for a pool (its mounts and root folder are judged then) and started many times.
 """
@@ -34,7 +34,7 @@ WORKSPACE = "/workspace"
 HOME = "/home/arl"
 TMP = "/tmp"  # noqa: S108 - the sandbox's own
 _PRELOAD = "/etc/ld.so.preload"
-"""What a root folder names here, its loader and the agent's would put into every program: into the agent too, and
+"""Libraries named here in a root folder get into every program, by its loader and the agent's: into the agent too, and
 as root while that still has capabilities.
 """
 _ROOM = 1024 * 1024
@@ -46,7 +46,7 @@ _KEYRINGS = ("/proc/keys", "/proc/key-users")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to start a sandbox of one pool.
+    """The plan by which sandboxes of one pool are started.
 
     Attributes:
         pool: the pool as it was when the plan was made.
@@ -206,7 +206,7 @@ def _lay_root(layout: Layout, pool: LocalPool, host: Host, survey: Survey) -> tu
 
 
 def _add_own(layout: Layout, pool: LocalPool, host: Host) -> None:
-    """What every sandbox has of its own, each with a bound."""
+    """Add the folders that every sandbox has of its own, each with a bound."""
     layout.proc(outer=host.outer_proc)
     layout.dev()
     layout.tmpfs("/dev/shm", pool.memory, 0o1777)  # noqa: S108 - the sandbox's own

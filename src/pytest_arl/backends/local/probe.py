@@ -1,4 +1,4 @@
-"""What this machine can do: which bubblewrap works here, and how strong its sandboxes are.
+"""A probe of this machine: the bubblewrap that works here, and the isolation of its sandboxes.
 
 Nothing is concluded from a version number. The real flags are run once, with a program that does as root what the agent
 does first, which takes 5 ms; what bubblewrap says is read, and the answer is kept for the life of the process.
@@ -35,7 +35,7 @@ _PATH = "/usr/bin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What was found.
+    """The result of the probe.
 
     Attributes:
         bwrap: the bubblewrap to use; empty where none works.
@@ -82,7 +82,7 @@ class Host:
 
 @functools.cache
 def probe() -> Host:
-    """What this machine can do; found out once for each process. Raises BackendUnavailable."""
+    """The result of the probe; found out once for each process. Raises BackendUnavailable."""
     __tracebackhide__ = True
     hear_of_children()
     return examine(candidates())
@@ -138,7 +138,7 @@ def _with_limits(path: str, *, privileged: bool, outer_proc: bool, tried: tuple[
 
 
 def _try(path: str, *, privileged: bool, outer_proc: bool) -> str:
-    """What this bubblewrap says to the real flags; empty where they work."""
+    """The message of this bubblewrap for the real flags; empty where they work."""
     arguments = [*namespace_arguments(privileged=privileged), *_programs()]
     arguments += ["--ro-bind", "/proc", "/proc"] if outer_proc else ["--proc", "/proc"]
     arguments += ["--hostname", "arl", "--dev", "/dev", "--perms", "1777", "--size", "65536", "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own

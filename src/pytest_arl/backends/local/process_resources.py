@@ -1,4 +1,4 @@
-"""What all sandboxes of this process share: a handle on this process, the run's cgroups, and the janitor.
+"""Resources that all sandboxes of this process share: a handle on this process, the run's cgroups, and the janitor.
 
 There is one of each for a process, however many backends it makes: made with the first sandbox, given back when the
 last backend is closed.
@@ -31,7 +31,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 @dataclass(frozen=True, slots=True)
 class ProcessResources:
-    """What a sandbox is started with, beside its plan.
+    """Resources for the start of a sandbox, beside its plan.
 
     Attributes:
         owner: a pidfd of this process.
@@ -105,7 +105,7 @@ class _Shared:
         self._cgroups = self.janitor = self._propagation = None
 
     def forget(self) -> None:
-        """In a forked child: all of it is the parent's, but for the child's copies of the descriptors."""
+        """Close the copies of the descriptors, in a forked child: the rest is the parent's."""
         if self._cgroups is not None:
             self._cgroups.forget()
         if self.janitor is not None:
@@ -140,7 +140,7 @@ os.register_at_fork(after_in_child=_shared.forget)
 
 
 def take(host: Host) -> ProcessResources:
-    """For one backend, which calls :func:`release` when it is closed. Raises BackendUnavailable."""
+    """Open them for one backend, which calls :func:`release` when it is closed. Raises BackendUnavailable."""
     return _shared.take(host)
 
 

@@ -32,9 +32,9 @@ __all__ = ["Ending", "Propagation"]
 
 _PROGRAM = Path(__file__).with_name("propagation_program.py")
 _SECONDS = 30.0
-"""For Python to start and a few system calls, on a machine that is busy."""
+"""Time for Python to start and a few system calls, on a machine that is busy."""
 _SIGNS = (b" master:", b" shared:")
-"""In a line of mountinfo(5), whose paths have no space: a mount that others are made in, too."""
+"""Signs in a line of mountinfo(5), whose paths have no space: a mount that others are made in, too."""
 
 
 class Propagation:
@@ -48,7 +48,7 @@ class Propagation:
         self._process: spawner.SpawnedProcess | None = None
 
     def end(self, pid: int, child: int) -> Ending:
-        """For the sandbox whose first process has that pid out here; ``child`` is its pidfd.
+        """Prepare the sandbox whose first process has that pid out here; ``child`` is its pidfd.
 
         Its agent runs, so all of its mounts are made, and no step may before :meth:`Ending.wait`. Raises
         BackendUnavailable, and ChannelLost where the sandbox has ended: why, others know.
@@ -125,7 +125,7 @@ class Propagation:
             self._give_back()
 
     def forget(self) -> None:
-        """In a forked child: close its copy, and leave the process to the parent."""
+        """Close the copy, in a forked child, and leave the process to the parent."""
         self._lock = threading.Lock()
         if self._control is not None:
             self._control.close()

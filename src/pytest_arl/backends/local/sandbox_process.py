@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["SandboxProcess"]
 
 _END_SECONDS = 5.0
-"""For a killed sandbox to be gone. Freeing a full workspace and 6,500 processes took less than one."""
+"""Time for a killed sandbox to be gone. Freeing a full workspace and 6,500 processes took less than one."""
 _cpus = itertools.count()
 
 
@@ -186,14 +186,14 @@ class SandboxProcess:
             self._apart.wait()
 
     def explain(self, reason: str = "") -> str:
-        """Why there is no sandbox, from what bubblewrap or the agent said."""
+        """The reason why there is no sandbox, from the words of bubblewrap or the agent."""
         why = reason or f"bubblewrap failed{_said(self._stderr)}"
         now = examine((self._plan.bwrap,))  # it worked before: what keeps it from that now, if anything does
         cure = "" if now.bwrap else now.cure
         return f"no sandbox of pool {self._plan.pool.name!r} could be made: {why}. {cure}".rstrip()
 
     def epitaph(self) -> str:
-        """What is known of an agent that is gone; empty where that is nothing."""
+        """The end of an agent that is gone, in words; empty where it is not known."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(0.5)
         code = self._process.returncode
@@ -236,7 +236,7 @@ class SandboxProcess:
                 self._stack.close()
 
     def forget(self) -> None:
-        """In a forked child: let go of what would keep the sandbox alive after the parent, whose it is."""
+        """Close, in a forked child, what would keep the sandbox alive after the parent, whose it is."""
         self._lock = threading.Lock()  # the other one may be held by a thread that is not here
         self.connection.close()
         if self._lease is not None:
@@ -277,7 +277,7 @@ def _unnamed_file() -> int:
 
 
 def _share_of_cpus(cpus: float) -> set[int]:
-    """As many of our processors as that is, other ones for the next sandbox."""
+    """Choose as many of our processors, other ones for the next sandbox."""
     ours = sorted(os.sched_getaffinity(0))
     count = min(len(ours), max(1, math.ceil(cpus)))
     first = next(_cpus) * count

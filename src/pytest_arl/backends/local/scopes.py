@@ -33,7 +33,7 @@ from pytest_arl.backends.local.forkserver import ForkServer, NoForkServer
 __all__ = ["NoScope", "Systemd"]
 
 _SECONDS = 10.0
-"""For systemd to answer, whatever it is busy with. Two were too few on a machine with ten times the work that it can do
+"""Time for systemd to answer. Two seconds were too few on a machine with ten times the work that it can do
 at once, and a tier must not depend on that. A manager that hangs is waited for once in each process."""
 _PROPERTIES = ("Delegate=yes", "TasksMax=infinity")
 """TasksMax: the manager's default, a part of what the machine has, would bound all sandboxes of a run together."""
@@ -122,7 +122,7 @@ class Systemd:
         return [path] if self._root else [path, "--user"]
 
     def _environment(self) -> dict[str, str]:
-        """Where the manager is. Raises NoScope where it does not run.
+        """Variables by which the manager is found. Raises NoScope where it does not run.
 
         XDG_RUNTIME_DIR is of the login that made the shell, which may be another user's (su), or none.
         """

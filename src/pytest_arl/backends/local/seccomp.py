@@ -129,7 +129,7 @@ class Instruction(NamedTuple):
     value: int
 
     def pack(self) -> bytes:
-        """As the kernel has it in memory."""
+        """The instruction as in the kernel's memory."""
         return struct.pack("<HBBI", *self)
 
 

@@ -85,7 +85,7 @@ class SocketWatch:
             self._sources.setdefault((status.st_dev, status.st_ino), []).append(shown)
 
     def look(self) -> tuple[str, ...]:
-        """Those in the toolchain, as paths in a sandbox. Raises BackendUnavailable for one in what the pool names."""
+        """Sockets in the toolchain, as paths in a sandbox. Raises BackendUnavailable for one in what the pool names."""
         found = set()
         for path in bound_paths():
             folder, name = os.path.split(path)

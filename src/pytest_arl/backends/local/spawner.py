@@ -149,7 +149,7 @@ class _Order:
             self.done.set()
 
     def end(self) -> None:
-        """Nobody wants what was started."""
+        """End what was started: no caller waits for it."""
         if self.process is not None:
             _end(self.process)
 
@@ -179,7 +179,7 @@ class _Spawner:
             orders.get().carry_out()
 
     def forget(self) -> None:
-        """In a forked child the thread is gone, and the lock may be held by a thread that is, too."""
+        """Begin anew in a forked child: the thread is gone there, and the lock's holder may be."""
         self.__init__()  # type: ignore[misc]  # the same fresh state as at import
 
 

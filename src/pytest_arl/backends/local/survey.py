@@ -1,4 +1,4 @@
-"""What the pools of a run mean on this machine, looked up before the first sandbox runs.
+"""The pools of a run on this machine, looked up before the first sandbox runs.
 
 What code in a sandbox may write must not decide what a later sandbox is given, nor what the Python reads that runs
 pytest. So all pools are looked at together, whichever is used first: a folder that one pool mounts writable may hold
@@ -44,7 +44,7 @@ _CONFIGURATION = (
 
 
 class Kind(Enum):
-    """Why something is kept, in words that fit after ``it is``."""
+    """The reason why something is kept, in words that fit after ``it is``."""
 
     PROGRAM = "the Python environment or a program that runs pytest and its sandboxes"
     SEARCHED = "on the PATH by which pytest finds its programs"
@@ -74,12 +74,12 @@ class Kept:
 
 
 _writable: dict[tuple[int, int], tuple[str, os.stat_result]] = {}
-"""What sandboxes of this process could ever write, by device and inode: the mount as it is written, and the folder."""
+"""Folders that sandboxes here could ever write, by device and inode: the mount as it is written, and the folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Where a path led, and for each link on its way the folders that held it then: they may be gone since."""
+    """The target of a path, and for each link on its way the folders that held it then: they may be gone since."""
 
     way: Way
     source: MountSource
@@ -198,7 +198,7 @@ def _paths(pool: LocalPool) -> Iterator[Path]:
 
 
 def _of_python(programs: Iterable[str]) -> Iterator[Kept]:
-    """What the running Python is made of and imports from, and the programs that are started beside it."""
+    """Files and import paths of the running Python, and the programs that are started beside it."""
     for path in dict.fromkeys((sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)):
         yield Kept(canonical(os.path.abspath(path)), Kind.PROGRAM)
     searched = filter(os.path.isabs, os.environ.get("PATH", os.defpath).split(os.pathsep))

@@ -175,4 +175,4 @@ MACHINES: Mapping[str, Architecture] = {
     "x86_64": Architecture(audit=0xC000003E, numbers=_X86_64, foreign_bit=0x40000000),
     "aarch64": Architecture(audit=0xC00000B7, numbers=_AARCH64, foreign_bit=None),
 }
-"""By the name that ``os.uname().machine`` gives."""
+"""Kinds of processors by the name that ``os.uname().machine`` gives."""

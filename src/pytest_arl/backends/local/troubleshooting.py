@@ -1,4 +1,4 @@
-"""Why bubblewrap does not work on this host, and what would mend it.
+"""Reasons why bubblewrap does not work on this host, and their cures.
 
 bubblewrap says which act of its failed first, in words that differ by version and by act: one cause («AppArmor denies
 capabilities») has four of them. So no words decide. What does: the sysctls, the AppArmor label that this bubblewrap is

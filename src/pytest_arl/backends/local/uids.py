@@ -24,7 +24,7 @@ _TRIES = 4096
 
 
 _NEEDED = {"CAP_CHOWN": 0, "CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_SETPCAP": 8}
-"""What the agent becomes another user with, by number."""
+"""Capabilities by which the agent becomes another user, by number."""
 
 
 def can_lease() -> bool:
@@ -38,7 +38,7 @@ def can_lease() -> bool:
 
 
 def why_not() -> str:
-    """What keeps root from becoming another user here; empty where nothing does."""
+    """The obstacle that keeps root from becoming another user here; empty where there is none."""
     if not all(_is_mapped(kind) for kind in ("uid", "gid")):
         return "this process is root in a user namespace without other users: run it as an ordinary user"
     has = 0

@@ -28,7 +28,7 @@ class Ready(Protocol):
     """A sandbox that nobody has yet."""
 
     def alive(self) -> bool:
-        """Whether it can be handed out."""
+        """True if it can be handed out."""
 
     def close(self) -> None:
         """End it."""
@@ -51,7 +51,7 @@ class WarmPools(Generic[ReadyT]):
         self._plans: dict[str, Plan] = {}
         self._ready: dict[str, deque[ReadyT]] = {}
         self._coming: Counter[int] = Counter()
-        """How many are being made, and below how many wait for one, by the identity of the plan."""
+        """The number that are being made, and below the number of those who wait, by the identity of the plan."""
         self._waiting: Counter[int] = Counter()
         self._busy = 0
         self._closed = False
@@ -59,7 +59,7 @@ class WarmPools(Generic[ReadyT]):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """While the caller makes a sandbox that somebody waits for, none is made for the shelf."""
+        """Make none for the shelf while the caller makes a sandbox that is waited for."""
         with self._changed:
             self._busy += 1
         try:
@@ -114,7 +114,7 @@ class WarmPools(Generic[ReadyT]):
             self._waiting[id(plan)] -= 1
 
     def count(self) -> int:
-        """How many are ready, of all pools."""
+        """The number that are ready, of all pools."""
         with self._changed:
             return self._count()
 
@@ -130,7 +130,7 @@ class WarmPools(Generic[ReadyT]):
             one.close()
 
     def _start(self) -> None:
-        """As many threads as can work at once: more would only slow each other down."""
+        """Start as many threads as can work at once: more would only slow each other down."""
         wanted = min(sum(plan.pool.warm for plan in self._plans.values()), len(os.sched_getaffinity(0)), _MOST_THREADS)
         while len(self._threads) < wanted and not self._closed:
             thread = threading.Thread(target=self._fill, name="arl-warm", daemon=True)
@@ -174,7 +174,7 @@ class WarmPools(Generic[ReadyT]):
             one.close()
 
     def ready(self) -> list[ReadyT]:
-        """Those that are ready, of all pools; for a forked child, which takes no lock."""
+        """The ready ones of all pools; for a forked child, which takes no lock."""
         return [one for shelf in self._ready.values() for one in shelf]
 
     def close(self) -> None:

@@ -78,7 +78,7 @@ class WatchSetup:
         return descriptor
 
     def failure(self) -> str:
-        """Why the sandbox was ended though nothing in it did anything wrong; empty where that is not so."""
+        """The reason why the sandbox was ended without a fault of its programs; empty where it was not."""
         (code,) = unpack("=Q", os.pread(self._page, 8, memory_page.FAILURE))
         if code:
             return f"its memory could not be watched any more: {os.strerror(code)}"

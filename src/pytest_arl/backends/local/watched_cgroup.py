@@ -18,7 +18,7 @@ _EBUSY = 16
 
 
 class CgroupFiles:
-    """What both versions have in common.
+    """Parts that both versions have in common.
 
     Attributes:
         events: a descriptor that polls ready (POLLPRI) when the brake was felt, or -1.
@@ -133,7 +133,7 @@ class Version1(CgroupFiles):
 
 
 class Version2(CgroupFiles):
-    """Where a part of the tree is this user's."""
+    """A cgroup in a part of the tree that is this user's."""
 
     names = (
         (b"memory.current", os.O_RDONLY),

@@ -161,7 +161,7 @@ class WatchedSandbox:
         return files, room
 
     def _measure(self, now: float, usage: int, files: int, room: int, own: int, resident: int) -> int:
-        """What is held, exactly. The kernel's limit follows."""
+        """The held memory, exactly. The kernel's limit follows."""
         held, kernel = self.group.figures()
         files_after, room_after = self._in_files()
         if files_after > files:  # what was written meanwhile would look like memory
@@ -174,7 +174,7 @@ class WatchedSandbox:
         return held
 
     def _expected(self, usage: int, files: int) -> int:
-        """What is held if all growth since the last exact look is that."""
+        """The held memory, if all growth since the last exact look is the processes'."""
         usage_then, files_then, held_then = self._exact
         return held_then + max(0, usage - usage_then - (files - files_then))
 

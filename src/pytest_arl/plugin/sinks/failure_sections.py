@@ -1,4 +1,4 @@
-"""What a failing test shows of its steps: one line each, then the end of what the failing one printed.
+"""The steps of a failing test in its report: one line each, then the end of what the failing one printed.
 
 It must fit a screen, and its titles start with ``Captured stdout`` and ``Captured stderr``, so that
 ``--show-capture``, junitxml, allure and everything else that reads captured output treat it alike.
@@ -24,7 +24,7 @@ __all__ = ["Sink", "sections"]
 
 _LINES_OF_STEPS = 12
 _LINES_OF_OUTPUT = 10
-"""For each stream. With 12 lines of steps, titles and the command, a screen of 40 lines holds it all."""
+"""Lines for each stream. With 12 lines of steps, titles and the command, a screen of 40 lines holds it all."""
 
 
 class Sink(ReportSink):

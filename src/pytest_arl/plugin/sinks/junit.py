@@ -78,7 +78,7 @@ _USAGE = {"userTime": "user_time", "systemTime": "system_time", "maxRss": "max_r
 
 
 def _usage_of(step: StepRecord) -> list[tuple[str, object]]:
-    """What a step used, in seconds and bytes, as far as it is known."""
+    """The resources that a step used, in seconds and bytes, as far as they are known."""
     usage = step.get("usage") or {}
     values = [(name, usage.get(key)) for key, name in _USAGE.items()]
     return [
