@@ -226,7 +226,7 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_the_one_that_brought_it_idles_and_ends_when_asked(bubblewrap: str, folder: Path) -> None:
+def test_the_container_that_brought_the_agent_idles_and_ends_at_sigterm(bubblewrap: str, folder: Path) -> None:
     """As PID 1, where a program without a handler is not ended by SIGTERM."""
     line = [bubblewrap, "--unshare-pid", "--as-pid-1", "--die-with-parent", "--ro-bind", str(folder), "/arl", *EMPTY]
     process = subprocess.Popen([*line, *pod.IDLE_COMMAND])

@@ -128,7 +128,7 @@ def test_shared_memory_that_came_since_is_gone(sandbox: Sandbox, server: AgentPr
     assert sandbox.sh(count).stdout == "0\n"
 
 
-def test_one_may_return_to_a_checkpoint_again_and_again(sandbox: Sandbox, server: AgentProcess, mark: Mark) -> None:
+def test_a_checkpoint_can_be_returned_to_repeatedly(sandbox: Sandbox, server: AgentProcess, mark: Mark) -> None:
     checkpoint = mark()
     before = listing(sandbox)
     for turn in range(4):

@@ -152,7 +152,7 @@ def test_a_message_may_have_as_many_items_as_the_limit() -> None:
     assert frames.decode(list_of(frames.MAX_ITEMS, NOTHING)) == [None] * frames.MAX_ITEMS
 
 
-def test_who_expects_fewer_items_takes_no_more() -> None:
+def test_a_list_longer_than_expected_is_refused() -> None:
     assert frames.decode(list_of(7, NOTHING), 7) == [None] * 7
     with pytest.raises(ProtocolError, match="items"):
         frames.decode(list_of(8, NOTHING), 7)
@@ -236,7 +236,7 @@ def test_a_message_in_pieces_is_the_message(value: object, stream: int) -> None:
 
 
 @pytest.mark.parametrize("size", [MAX_PAYLOAD - 4, 3 * MAX_PAYLOAD + 1])
-def test_what_is_large_is_not_copied_on_its_way(size: int) -> None:
+def test_large_values_are_not_copied_on_their_way(size: int) -> None:
     content = bytes(size)
     value = {"content": content, "names": ["x" * 20] * 9}
 
@@ -324,14 +324,14 @@ def test_parts_that_are_never_finished_are_held_up_to_the_limit(monkeypatch: pyt
             parser.feed(frames.frame(frames.MORE, stream, bytes(MAX_PAYLOAD)))
 
 
-def test_what_is_finished_no_longer_counts_as_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_message_no_longer_counts_as_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "MAX_MESSAGE", 2 * MAX_PAYLOAD)
     parser = Parser()
     for stream in range(5):
         assert parser.feed(frames.message(frames.REPLY, stream, bytes(MAX_PAYLOAD + 1)))
 
 
-def test_what_came_in_pieces_and_is_finished_counts_as_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_message_of_several_frames_counts_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "MAX_MESSAGE", 2 * MAX_PAYLOAD)
     parser = Parser()
     for _ in range(3):

@@ -23,7 +23,7 @@ def test_as_long_as_they_go_nothing_is_stuck(there: list[int]) -> None:
         del there[:10]
 
 
-def test_what_stays_is_stuck(there: list[int]) -> None:
+def test_processes_that_stay_count_as_stuck(there: list[int]) -> None:
     going = Going()
     assert going.stuck_for(100.0) == 0
     assert going.stuck_for(103.0) == 3

@@ -68,7 +68,7 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cgroup]:
     found.close()
 
 
-def test_what_is_left_at_the_end_was_held(cgroup: Cgroup) -> None:
+def test_memory_left_at_the_end_counts_as_held(cgroup: Cgroup) -> None:
     cgroup.watch.begin()
     cgroup.figures(usage=OWN + 30 * MI, anon=OWN + 30 * MI, peak=OWN + 50 * MI)
 

@@ -64,7 +64,7 @@ def test_an_init_is_not_reached_and_any_other_process_is(bubblewrap: str) -> Non
     assert run(ask) == [False, True]
 
 
-def test_who_was_reached_goes_on() -> None:
+def test_a_process_that_was_reached_runs_on() -> None:
     assert run("print(json.dumps([unshielded.is_reached(), open('/proc/self/stat').read().split()[2]]))") == [True, "R"]
 
 

@@ -48,7 +48,7 @@ def admitted(peer: Client, epoch: int = 1, **fields: object) -> dict[str, object
 # Who is there
 
 
-def test_the_agent_says_who_it_is_and_what_is_to_be_signed(agent: Agent) -> None:
+def test_the_agents_greeting_has_its_identity_and_a_nonce_to_sign(agent: Agent) -> None:
     first, second = agent.connect().hello(), agent.connect().hello()
 
     assert first["version"] == 1
@@ -83,7 +83,7 @@ def test_an_operator_is_admitted_and_says_once_what_the_agent_is_to_be(agent: Ag
     assert result.stdout == "has this\n"
 
 
-def test_an_operator_may_say_who_the_holder_is_later(agent: Agent) -> None:
+def test_an_operator_may_name_the_holder_later(agent: Agent) -> None:
     peer = agent.connect()
     assert admitted(peer, config=CONFIG) == {"configured": True, "held": False, "running": None}
     peer.send(frames.HELLO, 0, {"holder": digest(SECRET)})
@@ -237,7 +237,7 @@ def shown_to_holder(agent: Agent, **fields: Any) -> object:
     return found[2].get("proof")
 
 
-def test_the_first_mark_stands_and_is_shown_to_who_asks(agent: Agent) -> None:
+def test_the_first_mark_is_kept_and_proved_to_a_client_that_asks(agent: Agent) -> None:
     assert shown(agent) is None, "there is none yet"
     assert admitted(agent.connect(), mark=b"1" * 32).get("proof") is None, "nobody asked"
     assert shown(agent) == auth.proof(b"1" * 32, NONCE)
@@ -271,7 +271,7 @@ def test_a_nonce_or_a_mark_of_another_form_is_refused(agent: Agent, wrong: objec
 # The holder
 
 
-def test_the_holder_is_admitted_by_his_secret(agent: Agent) -> None:
+def test_the_holder_is_admitted_by_its_secret(agent: Agent) -> None:
     agent.operator()
     sandbox = agent.holder()
     sandbox.write("file", b"content", None)
@@ -311,7 +311,7 @@ def test_the_holder_runs_no_task(agent: Agent) -> None:
 
 
 @pytest.mark.parametrize("field", ["config", "holder"])
-def test_the_holder_says_neither_what_the_agent_is_nor_who_holds_it(agent: Agent, field: str) -> None:
+def test_the_holder_can_change_neither_config_nor_holder(agent: Agent, field: str) -> None:
     agent.operator()
     peer = agent.connect()
     peer.hello()
@@ -501,7 +501,7 @@ def test_a_signature_is_for_this_agent(agent: Agent, wrong: str) -> None:
     assert peer.refusal() == "the signature is not the operator's"
 
 
-def test_who_says_nothing_is_sent_away(agent: Agent) -> None:
+def test_a_connection_without_a_hello_is_closed(agent: Agent) -> None:
     began = time.monotonic()
     peer = agent.connect()
     peer.hello()
@@ -561,7 +561,7 @@ def test_a_hello_may_come_byte_by_byte(agent: Agent) -> None:
     assert found[0] == frames.READY
 
 
-def test_who_keeps_not_to_the_protocol_is_sent_away_alone(agent: Agent) -> None:
+def test_a_client_that_violates_the_protocol_loses_its_own_connection_only(agent: Agent) -> None:
     operator = agent.operator()
     peer = agent.connect()
     admitted(peer)

@@ -213,7 +213,7 @@ def test_another_pod_pushes_out_only_its_own() -> None:
     assert left == ["operator", "holder", *(f"other {number}" for number in range(992, 1000))]
 
 
-def test_many_pods_push_out_those_of_whom_there_are_most() -> None:
+def test_many_pods_push_out_connections_of_the_busiest_address() -> None:
     crowd = [(f"10.0.{pod}.{pod}", f"{pod}") for _ in range(8) for pod in range(1, 100)]
 
     left = crowded([("10.0.0.1", "operator"), *crowd])
@@ -282,7 +282,7 @@ def test_there_are_places_for_so_many_and_the_oldest_stranger_goes(agent: Agent)
     assert "only the operator" in peers[1].refusal()
 
 
-def test_there_are_places_for_so_many_who_are_admitted(agent: Agent, operator: Operator) -> None:
+def test_the_number_of_admitted_clients_is_bounded(agent: Agent, operator: Operator) -> None:
     channels = [agent.holder_channel() for _ in range(63)]
     peer = agent.connect()
     peer.hello()

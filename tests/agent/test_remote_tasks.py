@@ -60,7 +60,7 @@ STEPS = {
 
 @pytest.mark.parametrize("kind", STEPS)
 @pytest.mark.parametrize("limit", [16 << 20, 1000, 100_000])
-def test_whoever_attaches_afterwards_gets_what_the_operator_got(
+def test_a_client_that_attaches_afterwards_gets_the_same_as_the_operator(
     agent: Agent, operator: Operator, kind: str, limit: int
 ) -> None:
     steps = STEPS[kind]
@@ -72,9 +72,7 @@ def test_whoever_attaches_afterwards_gets_what_the_operator_got(
 
 
 @pytest.mark.parametrize("limits", [(1000, 16 << 20), (16 << 20, 1000), (1000, 3)])
-def test_everybody_gets_as_much_of_the_output_as_he_keeps(
-    agent: Agent, operator: Operator, limits: tuple[int, int]
-) -> None:
+def test_each_client_gets_as_much_output_as_it_keeps(agent: Agent, operator: Operator, limits: tuple[int, int]) -> None:
     for script, whole in (("yes out | head -c 3000000", 3_000_000), ("yes out | head -c 30000", 30_000)):
         step = command("sh", "-c", script)
         name = f"{script} {limits}"
@@ -89,7 +87,7 @@ def test_everybody_gets_as_much_of_the_output_as_he_keeps(
             assert result.stdout_size == whole
 
 
-def test_whoever_attaches_while_a_step_runs_gets_all_of_it(agent: Agent, operator: Operator) -> None:
+def test_a_client_that_attaches_during_a_step_gets_all_of_its_output(agent: Agent, operator: Operator) -> None:
     step = command(
         "sh", "-c", "head -c 300000 /dev/zero; echo began >&2; while [ ! -e go ]; do sleep 0.01; done; echo end"
     )
@@ -139,7 +137,7 @@ def test_live_output_comes_as_it_is_printed(agent: Agent, operator: Operator) ->
 
 @pytest.mark.parametrize("first", [1000, 16 << 20])
 @pytest.mark.parametrize(("size", "limit"), [(30_000, 16 << 20), (30_000, 1000), (3_000_000, 100_000)])
-def test_whoever_watches_gets_all_of_a_step_that_is_over(
+def test_a_watcher_gets_all_of_a_step_that_has_ended(
     agent: Agent, operator: Operator, size: int, limit: int, first: int
 ) -> None:
     step = command("sh", "-c", f"yes | head -c {size}")
@@ -264,7 +262,7 @@ def test_a_download_that_nobody_takes_any_more_ends(agent: Agent, operator: Oper
     assert until(lambda: len(agent.descriptors()) == before)
 
 
-def test_a_background_process_outlives_who_watched_it(agent: Agent, operator: Operator) -> None:
+def test_a_background_process_outlives_its_watcher(agent: Agent, operator: Operator) -> None:
     step = command("sh", "-c", "read line; echo got $line", background=True)
     operator.execute(step, name="server")
     first = agent.holder_channel()

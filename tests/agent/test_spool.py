@@ -89,7 +89,7 @@ def test_output_beyond_the_file_keeps_both_ends(spool: Spool) -> None:
     assert capture.size == size
 
 
-def test_what_is_lost_is_counted_exactly_and_never_made_up(spool: Spool) -> None:
+def test_lost_output_is_counted_exactly_and_never_made_up(spool: Spool) -> None:
     size = 40 * EXTENT + 1234
     capture = printed(spool, size)
     kept = whole(capture)

@@ -41,7 +41,7 @@ def test_a_task_that_is_asked_for_again_is_answered_and_not_run_again(sandbox: S
 
 
 @pytest.mark.parametrize(("steps", "ran"), [(["true", "true"], 2), (["false", "true"], 1)])
-def test_who_is_brief_is_told_nothing_after_the_last_result(sandbox: Sandbox, steps: list[str], ran: int) -> None:
+def test_a_brief_client_gets_nothing_after_the_last_result(sandbox: Sandbox, steps: list[str], ran: int) -> None:
     message = task_message(task(*map(command, steps), name="brief"), 1000, live=False, brief=True)
     with sandbox.stream() as stream:
         stream.send(frames.TASK, message)

@@ -45,7 +45,7 @@ def test_a_download_keeps_out_of_what_the_sandbox_can_write(sandbox: SandboxSess
     assert sorted(shared.parent.rglob("*")) == before
 
 
-def test_a_link_changes_nothing_about_that(sandbox: SandboxSession, shared: Path, tmp_path: Path) -> None:
+def test_a_link_does_not_lead_a_download_into_a_mount(sandbox: SandboxSession, shared: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(shared / "inside")
     sandbox.run("ln", "-s", str(tmp_path), "/shared/way-out").check()
     for target in (tmp_path / "link" / "x", shared / "way-out" / "x"):

@@ -34,7 +34,7 @@ def soon(seconds: float = 5) -> float:
     return time.monotonic() + seconds
 
 
-def test_an_answer_comes_back_to_who_asked() -> None:
+def test_an_answer_reaches_the_caller_that_asked() -> None:
     with agent_and_channel() as (agent, channel):
         Server(agent, echo)
 
@@ -240,7 +240,7 @@ def test_a_thread_whose_answer_is_behind_what_a_slow_one_does_not_take_gets_it_a
         assert result(20) == "yours"
 
 
-def test_a_caller_who_asks_from_within_on_output_reads_what_is_before_his_answer() -> None:
+def test_a_request_from_within_on_output_reads_the_frames_before_its_answer() -> None:
     with agent_and_channel() as (agent, channel), channel.open():
         for _ in range(5):
             channel._hand_out(frames.DATA, 1, bytes(4_000_000))
@@ -333,7 +333,7 @@ def test_an_agent_that_waits_for_a_processor_is_waited_for() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_starved_agent_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_socket, "_STARVED_SECONDS", 1.0)
     with agent_and_channel(starved=lambda: True) as (_, channel), channel.open() as stream:
         began = time.monotonic()
@@ -344,7 +344,7 @@ def test_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_caller_who_did_not_listen_for_long_does_not_blame_the_agent() -> None:
+def test_a_pause_of_the_caller_is_not_taken_for_silence_of_the_agent() -> None:
     with agent_and_channel() as (agent, channel), channel.open() as stream:
         Server(agent, echo)
         for _ in range(2):
@@ -471,7 +471,7 @@ def test_an_answer_of_the_wrong_kind_is_the_end() -> None:
         assert channel.broken
 
 
-def test_closing_wakes_who_waits_and_says_why() -> None:
+def test_closing_wakes_waiters_with_the_reason() -> None:
     asked = []
 
     def lost() -> str:

@@ -115,7 +115,7 @@ def test_an_answer_that_makes_no_sense_is_a_lost_sandbox(message: Entry) -> None
 
 
 @pytest.mark.parametrize("last", [step(0), step(0, outcome="Failed", code=1)])
-def test_what_comes_after_the_last_result_is_nobodys(last: dict[str, object]) -> None:
+def test_frames_after_the_last_result_belong_to_no_task(last: dict[str, object]) -> None:
     with sandbox_and_agent() as (sandbox, agent):
         count = 1 if last["code"] == 0 else 2
         more = [(frames.STEP, step(1, o=b"forged", out=6)), (frames.STDOUT, b"\0\0\0\1x"), (frames.DONE, {})]
@@ -220,7 +220,7 @@ def test_one_that_ends_the_task_while_it_is_asked_is_believed(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("busy", [False, None, 1, "yes", {}])
-def test_one_that_does_not_is_given_up(monkeypatch: pytest.MonkeyPatch, busy: object) -> None:
+def test_an_agent_that_answers_no_more_is_given_up(monkeypatch: pytest.MonkeyPatch, busy: object) -> None:
     monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.2)
     with sandbox_and_agent() as (sandbox, agent):
         result = in_thread(lambda: execute(sandbox, timeout=0.1))
@@ -242,7 +242,7 @@ def test_one_that_waits_for_a_processor_is_waited_for(monkeypatch: pytest.Monkey
     assert (found.outcome, found.limit) == ("TimedOut", "timeout")
 
 
-def test_one_that_says_so_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_that_is_busy_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_run, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(task_run, "LONGEST_GRACE", 0.5)
     with sandbox_and_agent() as (sandbox, agent):

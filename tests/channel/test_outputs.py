@@ -52,7 +52,7 @@ def test_all_parts_are_one_output() -> None:
     assert fetched(kept(b"", range(0))) == b""
 
 
-def test_what_is_lost_is_told_after_what_is_kept() -> None:
+def test_the_count_of_lost_output_follows_the_kept_output() -> None:
     with pytest.raises(Exception, match="50 of the 100 bytes"):
         fetched(kept(bytes(100), range(20, 70)))
 

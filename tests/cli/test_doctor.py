@@ -216,7 +216,7 @@ def test_nodes_without_a_limit_of_processes(healthy: FakeCluster) -> None:
     one_trouble(healthy, "warning", "no podPidsLimit on n", "podPidsLimit: 1024")
 
 
-def test_who_may_see_little_is_told_what_was_not_seen(healthy: FakeCluster) -> None:
+def test_a_user_with_few_rights_is_told_what_was_not_checked(healthy: FakeCluster) -> None:
     healthy.forbidden = {
         "/api/v1/namespaces/team",
         f"{DEFINITIONS}/warmpools.arl.infra.io",
@@ -245,7 +245,9 @@ def run_doctor(
     return run_main(["doctor", *words])
 
 
-def test_all_is_well(healthy: FakeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_healthy_cluster_has_no_findings(
+    healthy: FakeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_doctor(monkeypatch, healthy, "--backend", "kubernetes") == 0
     assert "MISSING" not in capsys.readouterr().out
 
@@ -264,7 +266,7 @@ def test_what_is_missing_counts_for_the_backend_in_question_only(
     assert run_doctor(monkeypatch, cluster) == 0
 
 
-def test_a_machine_without_bubblewrap_does_for_who_uses_the_cluster(
+def test_a_machine_without_bubblewrap_is_enough_for_the_kubernetes_backend(
     healthy: FakeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doctor, "_machine", lambda settings: iter([bad("no bubblewrap", "install it")]))

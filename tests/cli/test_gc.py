@@ -136,7 +136,7 @@ def connected(busy: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> FakeCluster
     return busy
 
 
-def test_it_acts_and_says_what_it_did(connected: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_removes_objects_and_lists_them(connected: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(["gc"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "removed 1 Sandbox of run gone in namespace team",

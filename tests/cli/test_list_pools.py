@@ -62,7 +62,7 @@ def test_json_has_the_same(connected: FakeCluster, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("words", "code"), [([], 0), (["--backend", "kubernetes"], 1)], ids=["lies-about", "asked-for"]
 )
-def test_a_cluster_that_is_away_matters_to_who_asks_for_it(
+def test_an_unreachable_cluster_is_an_error_only_if_its_pools_were_asked_for(
     words: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def connect(settings: Settings) -> FakeCluster:

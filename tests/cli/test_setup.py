@@ -109,7 +109,7 @@ def test_where_sandboxes_are_made_nothing_is_done() -> None:
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_root_writes_it_for_those_whom_apparmor_restricts(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_writes_a_profile_for_restricted_users(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "_is_root", lambda: True)
     machine.program("bwrap", f'exec {REAL} "$@"')
     assert machine.run("--yes")[1].startswith("nothing to do: ")
@@ -218,7 +218,9 @@ def test_what_cannot_be_done_is_said_in_a_line_and_nothing_is_changed(
 
 
 @pytest.mark.parametrize("words", [[], ["--undo"]], ids=["setup", "undo"])
-def test_nobody_is_asked_where_nobody_is(words: list[str], machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_there_is_no_question_but_an_error(
+    words: list[str], machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     profile = Profile.of(machine.bwrap, machine.profiles)
     if words:
         profile.file.write_text(profile.text)

@@ -226,7 +226,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_nobody_changes_whose_a_pools_pod_is(
+def test_the_owner_of_a_pools_pod_cannot_be_changed(
     installation: Installation, maker: Maker, python_pool: str, change: Json
 ) -> None:
     pod = f"pod/{_idle(installation, python_pool)[0]['metadata']['name']}"

@@ -139,7 +139,7 @@ def test_resources_that_no_pod_can_have_are_refused_with_a_sentence(shared: Room
     shared.kubectl("delete", "sandbox", "absurd")
 
 
-def test_an_eviction_is_told_in_the_words_of_who_evicts(shared: Room) -> None:
+def test_an_eviction_is_told_with_its_reason(shared: Room) -> None:
     shared.sandbox("evicted")
     pod = shared.ready("evicted")["status"]["podName"]
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": shared.namespace}}

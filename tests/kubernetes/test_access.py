@@ -42,7 +42,7 @@ def test_no_kubeconfig_is_said_with_what_to_do() -> None:
         connect(settings_for(None))
 
 
-def test_a_kubeconfig_that_is_not_there_is_named_with_who_named_it(tmp_path: Path) -> None:
+def test_a_missing_kubeconfig_is_named_with_the_setting_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailable, match=r"missing \(--arl-kubeconfig\)"):
         connect(settings_for(tmp_path / "missing"))
 

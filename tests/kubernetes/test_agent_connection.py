@@ -133,7 +133,7 @@ def test_an_agent_with_the_holders_mark_is_the_sandboxs(agent: Agent, make: Make
     assert busy(make(mark=b"m" * 32).channel()) is False
 
 
-def test_one_without_it_has_taken_the_agents_port(make: Make, ways: Ways) -> None:
+def test_a_process_without_the_mark_on_the_agents_port_is_refused(make: Make, ways: Ways) -> None:
     with pytest.raises(ChannelLost, match="cannot prove that it is the agent"):
         make(mark=b"m" * 32).channel()
     assert ways.opened[0].closed
@@ -154,7 +154,7 @@ def test_an_agent_that_says_nothing_is_given_up(make: Make, ways: Ways, monkeypa
     assert ways.opened[0].closed
 
 
-def test_closing_wakes_who_waits_and_is_for_good(make: Make) -> None:
+def test_closing_wakes_waiters_and_is_final(make: Make) -> None:
     holder = make()
     channel = holder.channel()
     errors: list[Exception] = []

@@ -95,7 +95,7 @@ def test_only_the_object_that_is_meant_is_deleted(api: Api, fake: FakeApi) -> No
 
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
-def test_what_may_pass_is_tried_again(api: Api, fake: FakeApi, code: int) -> None:
+def test_a_passing_refusal_is_tried_again(api: Api, fake: FakeApi, code: int) -> None:
     answers = [code, code]
     fake.put(PATH, {})
     fake.intercept = lambda *_: (answers.pop(), status(code, "", "busy")) if answers else None
@@ -104,7 +104,7 @@ def test_what_may_pass_is_tried_again(api: Api, fake: FakeApi, code: int) -> Non
 
 
 @pytest.mark.parametrize("code", [400, 403, 404, 409, 422])
-def test_what_will_not_pass_is_said_at_once(api: Api, fake: FakeApi, code: int) -> None:
+def test_a_lasting_refusal_is_raised_at_once(api: Api, fake: FakeApi, code: int) -> None:
     fake.intercept = lambda *_: (code, status(code, "No", "no"))
     with pytest.raises(Refused, match="no"):
         api.get("sandboxes", "n", "x")

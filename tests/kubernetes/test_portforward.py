@@ -122,7 +122,7 @@ def test_both_ways_at_once(ends: tuple[Server, Forward]) -> None:
         thread.join()
 
 
-def test_a_reader_who_waits_makes_the_sender_wait(ends: tuple[Server, Forward]) -> None:
+def test_a_slow_reader_makes_the_sender_wait(ends: tuple[Server, Forward]) -> None:
     server, forward = ends
     assert 0 < server.fill() < 4_000_000
     assert len(forward.socket.recv(1_000_000)) > 0
@@ -166,7 +166,7 @@ def test_a_ping_is_answered_and_a_pong_is_nothing(ends: tuple[Server, Forward]) 
     assert server.receive() == (websocket.ABNF.OPCODE_PONG, b"there?")
 
 
-def test_a_message_in_pieces_is_one(ends: tuple[Server, Forward]) -> None:
+def test_a_message_in_several_frames_is_put_together(ends: tuple[Server, Forward]) -> None:
     server, forward = ends
     server.frame(b"\0one ", websocket.ABNF.OPCODE_BINARY, final=False)
     server.frame(b"two", websocket.ABNF.OPCODE_CONT)

@@ -130,9 +130,7 @@ def test_a_sandbox_in_which_somebody_else_ended_a_task_is_used_no_more(how: str,
 
 @pytest.mark.parametrize("ours", [False, True])
 @pytest.mark.parametrize("live", [None, []])
-def test_a_task_that_is_cancelled_before_it_began_has_a_result_for_who_has_asked(
-    live: list[str] | None, ours: bool
-) -> None:
+def test_a_task_cancelled_before_it_began_gives_its_caller_a_result(live: list[str] | None, ours: bool) -> None:
     """As an operator says it that has nothing to say of its steps."""
     its = Scene({"state": "Failed", "conditions": [FAILED]}, live)
     if ours:

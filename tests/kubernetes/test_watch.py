@@ -53,7 +53,7 @@ def watching(fake: FakeApi) -> int:
     return sum(1 for _, _, query in fake.requests if query.get("watch"))
 
 
-def test_events_reach_who_waits_for_an_object_of_that_name(watch: Watch, fake: FakeApi) -> None:
+def test_events_reach_the_waiters_for_an_object_of_that_name(watch: Watch, fake: FakeApi) -> None:
     mail, other = watch.mail("a"), watch.mail("b")
     fake.put(path("a"), {"state": 1})
     assert comes(mail, lambda: state(mail) == 1)
@@ -142,9 +142,7 @@ def test_a_server_that_is_away_for_a_while_costs_nothing_but_time(watch: Watch, 
     assert mail.failure is None
 
 
-def test_a_watch_that_is_forbidden_is_told_to_who_waits_and_forgotten_once_it_is_allowed(
-    watch: Watch, fake: FakeApi
-) -> None:
+def test_a_forbidden_watch_fails_its_waiters_until_it_is_allowed(watch: Watch, fake: FakeApi) -> None:
     message = 'tasks.arl.infra.io is forbidden: User "u" cannot watch resource "tasks" in API group "arl.infra.io"'
     fake.intercept = lambda _method, _path, query: (
         (403, status(403, "Forbidden", message)) if query.get("watch") else None
@@ -202,7 +200,9 @@ def test_another_object_of_the_same_name_is_the_end_of_the_one_that_was_made(wat
     assert (state(mail), mail.deleted) == ("mine", True)
 
 
-def test_what_is_read_anew_under_the_name_is_not_it_either(watch: Watch, fake: FakeApi) -> None:
+def test_an_object_of_the_name_with_another_uid_is_not_taken_for_it_after_a_new_list(
+    watch: Watch, fake: FakeApi
+) -> None:
     mail = watch.mail("a")
     made = fake.put(path("a"), {"state": "mine", "metadata": {"uid": "mine"}})
     mail.claim(dict(made))

@@ -302,7 +302,7 @@ def test_two_sandboxes_do_not_see_each_other(make_backend: MakeBackend) -> None:
     assert "mine" not in sh(second, "ls /tmp")
 
 
-def test_who_and_where_a_step_is(sandbox: BackendSandbox) -> None:
+def test_a_step_has_the_sandboxs_host_name_user_and_folders(sandbox: BackendSandbox) -> None:
     assert sh(sandbox, "hostname; id -un; pwd; echo ~; stat -c %U /workspace ~ .") == (
         f"{sandbox.name}\narl\n/workspace\n/home/arl\narl\narl\narl\n"
     )

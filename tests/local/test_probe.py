@@ -239,7 +239,7 @@ def test_where_no_sandbox_can_be_had_it_is_said_once(fake: MakeFake, folder: Pat
     assert text.index("= no sandbox =") > text.index("assert (1 + 1) == 3")
 
 
-def test_who_asks_for_the_whole_trace_gets_it(fake: MakeFake, folder: Path) -> None:
+def test_the_whole_traceback_is_shown_if_asked_for(fake: MakeFake, folder: Path) -> None:
     text = run_without_a_sandbox(fake, folder, ["--full-trace", "-k", "test_asks_too"]).stdout
     assert "probe.py" in text
 

@@ -154,7 +154,7 @@ def test_the_manager_is_asked_whether_a_unit_is_delegated(machine: Machine, answ
     assert Systemd(root=False, run=machine.run).delegates("a.scope") is expected
 
 
-def test_who_cannot_be_asked_about_delegation_gives_no_answer(machine: Machine) -> None:
+def test_a_manager_that_cannot_be_asked_about_delegation_gives_none(machine: Machine) -> None:
     assert Systemd(root=False, run=machine.run).delegates("a.scope") is None
 
 

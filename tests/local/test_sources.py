@@ -108,7 +108,7 @@ def test_nothing_is_opened_through_a_link(tmp_path: Path) -> None:
     assert descriptors() == before
 
 
-def test_what_is_closed_is_lent_to_nobody(tmp_path: Path) -> None:
+def test_closed_sources_lend_no_descriptor(tmp_path: Path) -> None:
     sources = Sources()
     source = sources.open(str(tmp_path))
     assert sources.lend(source, os.dup) > 0

@@ -66,11 +66,11 @@ def take(kitchen: Kitchen, plan: Any, seconds: float = 10) -> One | None:
     return kitchen.shelf.take(plan, time.monotonic() + seconds)
 
 
-def test_the_first_who_comes_makes_his_own(kitchen: Kitchen) -> None:
+def test_the_first_caller_makes_its_own_sandbox(kitchen: Kitchen) -> None:
     assert take(kitchen, plan_of(2)) is None
 
 
-def test_who_comes_while_one_is_made_waits_for_it(kitchen: Kitchen) -> None:
+def test_a_caller_waits_for_a_sandbox_that_is_being_made(kitchen: Kitchen) -> None:
     plan = plan_of(1)
     take(kitchen, plan)
     assert until(lambda: kitchen.begun == 1)
@@ -78,7 +78,7 @@ def test_who_comes_while_one_is_made_waits_for_it(kitchen: Kitchen) -> None:
     assert isinstance(take(kitchen, plan), One)
 
 
-def test_who_finds_all_that_are_made_waited_for_makes_his_own(kitchen: Kitchen) -> None:
+def test_a_caller_makes_its_own_sandbox_if_others_wait_for_all_that_are_begun(kitchen: Kitchen) -> None:
     plan = plan_of(1)
     take(kitchen, plan)
     assert until(lambda: kitchen.begun == 1)
@@ -91,7 +91,9 @@ def test_who_finds_all_that_are_made_waited_for_makes_his_own(kitchen: Kitchen) 
     assert not waiter.is_alive()
 
 
-def test_who_waits_for_one_that_fails_makes_his_own(kitchen: Kitchen, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_caller_makes_its_own_sandbox_if_the_awaited_one_fails(
+    kitchen: Kitchen, caplog: pytest.LogCaptureFixture
+) -> None:
     plan = plan_of(1)
     take(kitchen, plan)
     assert until(lambda: kitchen.begun == 1)
@@ -150,7 +152,7 @@ def test_one_that_was_begun_by_a_plan_that_changed_is_not_handed_out(kitchen: Ki
     assert until(lambda: kitchen.shelf.count() == 1)
 
 
-def test_one_that_has_died_is_closed_and_not_handed_out(kitchen: Kitchen) -> None:
+def test_a_warm_sandbox_that_died_is_closed_and_not_handed_out(kitchen: Kitchen) -> None:
     plan = plan_of(1)
     dead = shelved(kitchen, plan)
     dead.dead = True

@@ -127,7 +127,7 @@ async def test_an_agent_that_has_its_mark_is_known_again(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "shown", [None, b"", b"p" * 32, auth.proof(b"m" * 32, b"n" * 32), "text", 1 << 40, [b"p"] * 9, {"proof": b"p"}]
 )
-async def test_one_that_shows_anything_else_is_another(monkeypatch: pytest.MonkeyPatch, shown: object) -> None:
+async def test_an_agent_with_a_wrong_proof_is_another_agent(monkeypatch: pytest.MonkeyPatch, shown: object) -> None:
     async with agent(greets(ready={"proof": shown}), monkeypatch):
         with pytest.raises(AnotherAgent):
             await connect(boot="b1")
@@ -168,7 +168,7 @@ async def test_another_pod_at_that_address_gets_no_signature(monkeypatch: pytest
         {"nonce": b"n" * 33},
     ],
 )
-async def test_who_does_not_greet_as_an_agent_is_none(monkeypatch: pytest.MonkeyPatch, hello: Any) -> None:
+async def test_a_peer_without_an_agents_greeting_is_no_agent(monkeypatch: pytest.MonkeyPatch, hello: Any) -> None:
     async with agent(greets(hello=hello), monkeypatch):
         with pytest.raises(LinkLost):
             await connect()
@@ -181,7 +181,7 @@ async def test_what_runs_there_is_a_name_or_nothing(monkeypatch: pytest.MonkeyPa
             await connect()
 
 
-async def test_nobody_listening_is_an_oserror(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_closed_port_is_an_oserror(monkeypatch: pytest.MonkeyPatch) -> None:
     async with agent(greets(), monkeypatch):
         pass
     with pytest.raises(OSError, match=r".+"):

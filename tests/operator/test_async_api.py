@@ -320,7 +320,7 @@ async def test_a_status_is_written_after_what_others_write(monkeypatch: pytest.M
         assert server.asked[0][1] == f"{TASKS}/t/status"
 
 
-async def test_who_writes_all_the_time_keeps_a_status_out_and_nobody_waiting(
+async def test_constant_writes_to_a_task_keep_its_status_out_and_no_queue_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with serving(monkeypatch) as (server, api):

@@ -11,7 +11,7 @@ def spec(holder: Any = "a", seconds: Any = 15) -> Any:
     return {"holderIdentity": holder, "leaseDurationSeconds": seconds}
 
 
-def test_who_may_take_a_lease() -> None:
+def test_a_lease_may_be_taken_when_it_is_free_ours_or_expired() -> None:
     assert may_take(spec(""), "me", 0)
     assert may_take(spec("me"), "me", 0)
     assert not may_take(spec("other"), "me", 15)

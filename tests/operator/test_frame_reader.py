@@ -31,9 +31,7 @@ def sent(kind: int, stream: int, value: object) -> bytes:
 
 
 @given(SENT, st.integers(1, 50), st.sets(st.integers(0, 9)))
-def test_however_it_is_cut_the_same_frames_come_out_but_for_those_that_nobody_wants(
-    given: Found, size: int, streams: set[int]
-) -> None:
+def test_pieces_of_any_size_give_the_same_wanted_frames(given: Found, size: int, streams: set[int]) -> None:
     found: Found = []
     reader = FrameReader(lambda _kind, stream, _size: stream in streams, lambda *frame: found.append(frame))
     data = b"".join(sent(*each) for each in given)
@@ -57,7 +55,7 @@ def test_of_a_frame_that_nobody_wants_nothing_is_held() -> None:
     assert found == []
 
 
-def test_each_step_is_one_frame_wanted_or_not() -> None:
+def test_each_call_of_step_takes_one_frame_wanted_or_not() -> None:
     for wanted in (True, False):
         reader, _ = reading(wanted)
         reader.feed(frames.frame(frames.STDOUT, 1, b"x") * 3 + frames.frame(frames.STDOUT, 1) * 2)

@@ -171,7 +171,7 @@ async def test_silent_agents_of_a_namespace_hold_up_no_visit_to_another(
     await scene.settle()
 
 
-async def test_an_agent_that_refuses_its_holder_is_left_to_who_connects_himself(scene: Scene) -> None:
+async def test_an_idle_link_is_not_handed_out_if_its_agent_refuses_the_holder(scene: Scene) -> None:
     scene.idle_links.look(idle())
     await scene.settle()
     scene.agent.refuses = "it has another holder"

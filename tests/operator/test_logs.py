@@ -55,7 +55,7 @@ def test_nothing_that_a_terminal_obeys_is_in_a_line(written: io.TextIOWrapper, c
     assert json.loads(line)["more"] == [said]
 
 
-def test_what_people_write_stays_readable(written: io.TextIOWrapper) -> None:
+def test_letters_of_other_languages_stay_readable(written: io.TextIOWrapper) -> None:
     logging.getLogger("pytest_arl.x").info("größe 日本 ✓ 🙂")
     (line,) = lines(written)
     assert "größe 日本 ✓ 🙂" in line

@@ -99,7 +99,7 @@ class Clock:
         return self.moment
 
 
-async def test_where_a_pod_is_refused_those_who_wait_try_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_claims_try_one_after_another_where_a_pod_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each on its own asked again each second: two hundred who waited made two hundred requests of it."""
     clock = Clock()
     async with leading(monkeypatch) as room:
@@ -247,7 +247,7 @@ async def test_nothing_is_made_while_the_latest_template_is_not_valid(monkeypatc
             await room.until(lambda: early.pod.done() and late.pod.done())
 
 
-async def test_a_refusal_is_made_fit_to_be_shown_once_for_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refusal_is_made_printable_once_for_all_waiting_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
     def counted(text: str, length: int) -> str:

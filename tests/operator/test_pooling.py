@@ -38,13 +38,13 @@ def test_a_ready_pod_without_an_address_is_still_starting() -> None:
     assert not found.ready
 
 
-def test_who_waits_gets_a_pod_that_starts_before_one_is_created() -> None:
+def test_a_waiting_claim_gets_a_starting_pod_before_one_is_created() -> None:
     found = sort_pods([pod("starts", ready=False)], ())
     assert share(["a"], (), found).cold == []
     assert share(["a", "b"], (), found).cold == ["b"]
 
 
-def test_a_gated_pod_is_started_for_who_waits_before_one_is_created() -> None:
+def test_a_gated_pod_is_started_for_a_waiting_claim_before_one_is_created() -> None:
     found = sort_pods([pod("gated", ready=False, gated=True)], ())
     plan = share(["a", "b"], (), found)
     assert names(plan.lift) == ["gated"]

@@ -52,7 +52,7 @@ def test_memory_is_bounded_whatever_comes() -> None:
     assert len(found.ended[0].output[0]) == 2 * SENT_BYTES
 
 
-def test_a_refusal_ends_it() -> None:
+def test_a_refusal_ends_a_tasks_progress() -> None:
     found = progress()
     found.take(frames.ERROR, {"text": "another boot"})
     assert (found.done, found.refused) == (True, ("another boot", "another boot"))
@@ -101,7 +101,7 @@ def test_what_no_agent_sends_is_garbled(kind: Any, value: Any) -> None:
     "change",
     [{"code": 255, "outcome": "Failed"}, {"o": b"x" * 2 * SENT_BYTES}, {"limit": "x" * 128}, {"at": 253_402_300_799.0}],
 )
-def test_what_is_just_inside_is_taken(change: Any) -> None:
+def test_values_at_the_bounds_are_accepted(change: Any) -> None:
     found = progress()
     found.take(frames.STEP, ended(0) | change)
     assert len(found.ended) == 1

@@ -33,7 +33,7 @@ def granted(asked: Any, *, own: Any = OWN, most: Any = None) -> Any:
 
 
 @pytest.mark.parametrize("asked", [{}, {"limits": {}}, {"requests": {}, "limits": {}}, {"limits": {"memory": "512Mi"}}])
-def test_who_asks_for_nothing_has_what_the_pool_gives(asked: Any) -> None:
+def test_a_sandbox_without_resources_has_those_of_the_pool(asked: Any) -> None:
     assert granted(asked) == OWN
 
 

@@ -11,7 +11,7 @@ from pytest_arl.operator.pod_problems import Problem
 from tests.operator.objects import pod, sandbox
 
 
-def test_who_never_waited_got_a_pod_that_was_ready() -> None:
+def test_a_claim_that_never_waited_got_a_ready_pod() -> None:
     the_pod = pod("p")
     the_pod["status"]["podIP"] = "10.0.0.1"
     waited = sandbox_status.pending(sandbox(), Problem("NoPod", "none is ready"))

@@ -104,7 +104,7 @@ def test_a_pools_processor_time_is_its_agents() -> None:
     assert [cpu_time(each) for each in (None, pool(), pool(sandbox={"cpuTime": "0s"}))] == [None, None, None]
 
 
-def test_what_is_kept_is_the_pools_what_is_sent_is_bounded() -> None:
+def test_output_is_kept_up_to_the_pools_limit_and_sent_up_to_a_bound() -> None:
     assert (sent(task())["keep"], sent(task())["limit"]) == (KEPT_BYTES, SENT_BYTES)
     small = sent(task(), pool(sandbox={"outputLimit": "1Ki"}))
     assert (small["keep"], small["limit"]) == (1024, 1024)

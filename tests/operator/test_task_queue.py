@@ -52,7 +52,7 @@ def test_tasks_run_in_the_order_in_which_they_were_made() -> None:
     assert its.next() is None
 
 
-def test_one_whose_end_is_being_written_is_passed_by() -> None:
+def test_a_task_whose_end_is_being_written_is_skipped() -> None:
     a, b = task("a"), task("b")
     its = Sandbox(a, b)
     its.ending.add(uid(a))
@@ -77,7 +77,7 @@ def test_each_of_many_that_are_ended_unrun_is_looked_at_a_few_times(count: int) 
     assert its.looks <= 4 * count
 
 
-def test_one_whose_end_was_not_written_comes_again_but_not_at_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_whose_end_was_not_written_comes_again_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = 100.0
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: moment))
     a = task("a")

@@ -129,7 +129,7 @@ async def _that_runs(refusals: int, monkeypatch: pytest.MonkeyPatch) -> list[flo
 
 
 @pytest.mark.parametrize(("refusals", "most"), [(0, 1), (3, 4)])
-def test_that_a_task_runs_is_written_again_where_somebody_kept_it_from_that(
+def test_the_running_status_of_a_task_is_written_again_after_a_conflict(
     monkeypatch: pytest.MonkeyPatch, refusals: int, most: int
 ) -> None:
     """Its client takes a Task of which nothing is said for one that no operator has seen."""

@@ -142,7 +142,7 @@ def test_the_middle_is_cut() -> None:
 
 
 @given(st.lists(st.text(max_size=300), max_size=6), st.integers(min_value=0, max_value=1000))
-def test_what_is_fitted_fits(texts: Any, room: Any) -> None:
+def test_fitted_texts_have_room(texts: Any, room: Any) -> None:
     found = fit(texts, room)
     assert sum(map(encoded_size, found)) <= room
     assert all(len(short) <= len(text) for short, text in zip(found, texts, strict=True))
@@ -154,7 +154,7 @@ def test_the_encoded_size_is_an_upper_bound(text: Any) -> None:
 
 
 @given(st.text(max_size=200))
-def test_what_has_room_is_not_touched(text: Any) -> None:
+def test_texts_that_have_room_are_left_unchanged(text: Any) -> None:
     assert fit([text], encoded_size(text)) == [text]
 
 

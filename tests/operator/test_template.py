@@ -201,7 +201,7 @@ def test_the_agents_folders_cannot_be_mounted_over(path: Any) -> None:
 @pytest.mark.parametrize(
     "path", ["/arlington", "/arl.d", "/opt/arl", "/arl-data", f"/arl-{31 * '0'}", f"/arl-{33 * '0'}"]
 )
-def test_what_lies_beside_them_can_be_mounted(path: Any) -> None:
+def test_paths_beside_the_agents_can_be_mounted(path: Any) -> None:
     mount = {"name": "mine", "mountPath": path}
     assert mount in executor(pool(volumeMounts=[mount]))["volumeMounts"]
 

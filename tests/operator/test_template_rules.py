@@ -182,7 +182,7 @@ def test_nor_are_the_kernels(path: str) -> None:
         "/x/asys",
     ],
 )
-def test_what_only_looks_like_them_is_mounted(path: str) -> None:
+def test_paths_that_only_look_reserved_can_be_mounted(path: str) -> None:
     made(pool(volumeMounts=[{"name": "mine", "mountPath": path}]))
 
 

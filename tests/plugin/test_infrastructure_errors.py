@@ -129,7 +129,7 @@ def test_xfail_in_setup_still_absorbs_what_is_not_the_infrastructures(project: P
     project.run().counts(xfailed=1)
 
 
-def test_a_group_of_infrastructure_errors_is_one(losing: Project) -> None:
+def test_a_group_of_infrastructure_errors_is_an_infrastructure_error(losing: Project) -> None:
     losing.test("""
         from pytest_arl import SandboxLost, SandboxTimeout
 

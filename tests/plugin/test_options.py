@@ -197,7 +197,7 @@ def test_the_options_are_gone_without_the_plugin(project: Project) -> None:
     [["-p", "no:terminal"], ["-p", "xdist", "-n0"], ["--setup-show"], ["-q"], ["-qq"], ["-p", "no:junitxml"], ["-s"]],
     ids=" ".join,
 )
-def test_it_gets_along_with(project: Project, args: list[str]) -> None:
+def test_it_works_beside_other_plugins(project: Project, args: list[str]) -> None:
     project.test("""
         def test_passes(arl_sandbox): arl_sandbox.run("true").check()
         def test_fails(arl_sandbox): arl_sandbox.run("false").check()

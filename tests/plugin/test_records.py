@@ -41,7 +41,7 @@ def test_every_step_is_recorded_once_in_the_phase_that_ran_it(project: Project) 
     assert [step["number"] for step in steps(reports)] == [1, 2, 3]
 
 
-def test_what_a_record_says(project: Project) -> None:
+def test_the_record_of_a_test_has_each_fact_of_its_steps(project: Project) -> None:
     project.test("""
         def test_it(arl_sandbox):
             arl_sandbox.execute([

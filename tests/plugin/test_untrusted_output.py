@@ -69,11 +69,11 @@ def test_colours_may_stay_up_to_the_end_of_the_text(text: str, shown: str) -> No
 
 
 @pytest.mark.parametrize("codes", ["8", "1;8", "08", "30", "40", "30;40", "38;5;0", "38;2;0;0;0", "107", "2", "7", "5"])
-def test_what_hides_a_text_is_no_colour(codes: str) -> None:
+def test_attributes_that_hide_a_text_are_spelled_out(codes: str) -> None:
     assert neutralise(f"\x1b[{codes}mhidden", keep_colours=True) == f"\\x1b[{codes}mhidden"
 
 
-def test_what_disarms_is_not_cut_off() -> None:
+def test_a_cut_leaves_no_workflow_command() -> None:
     for width in range(10, 60):
         assert not re.search(r"##\[", one_line("x" * 40 + "##[error]" + "y" * 40, width)), width
     for before in range(300):
@@ -190,7 +190,7 @@ _QUOTING = r"""
 
 
 @pytest.mark.parametrize("args", [[], ["-n1"]], ids=["alone", "n1"])
-def test_whatever_quotes_it(project: Project, args: list[str]) -> None:
+def test_quoted_output_acts_in_no_report(project: Project, args: list[str]) -> None:
     bodies = "".join(f"\n        def test_{name}(out, subtests): {body}" for name, body in SINKS.items())
     project.test(_QUOTING + bodies.replace(": with ", ":\n            with "))
     live = ["-p", "logging", "--log-cli-level=DEBUG"]

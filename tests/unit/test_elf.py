@@ -30,7 +30,7 @@ def test_folders_that_a_library_names_are_taken_out_and_nothing_else() -> None:
     assert without_search_path(made) == made
 
 
-def test_what_names_none_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_file_without_a_search_path_is_left_unchanged(tmp_path: Path) -> None:
     for content in (library((_SONAME, 1)), b"", b"#!/bin/sh\n"):
         assert without_search_path(content) == content
     (tmp_path / "file").write_bytes(library((_RPATH, 14), (_SONAME, 1)))

@@ -77,6 +77,6 @@ def test_no_text_takes_more_than_linear_time(unit: bytes) -> None:
         parse(nested(3_000, unit * 400_000))
 
 
-def test_the_longest_integer_is_one() -> None:
+def test_an_integer_of_400_digits_is_read_and_a_longer_one_is_infinite() -> None:
     assert parse(b"9" * 400) == 10**400 - 1
     assert parse(b"9" * 401) == math.inf

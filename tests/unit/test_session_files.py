@@ -30,7 +30,7 @@ def test_files_go_in_and_out_exactly(session: SandboxSession, tmp_path: Path) ->
     assert (tmp_path / "down" / "x").read_bytes() == b"1"
 
 
-def test_text_that_is_none_says_so(session: SandboxSession) -> None:
+def test_bytes_that_are_not_utf_8_are_a_decode_error(session: SandboxSession) -> None:
     session.write("a", b"\xff")
     with pytest.raises(UnicodeDecodeError):
         session.read_text("a")

@@ -85,7 +85,7 @@ def test_steps_run_in_order_up_to_the_first_that_fails(session: SandboxSession) 
     assert (result.state, result.exit_code, result.sandbox, result.pool_ref) == ("Failed", 3, session.name, "default")
 
 
-def test_what_cannot_be_done_is_not_begun(session: SandboxSession, sandbox: ToySandbox) -> None:
+def test_a_request_that_cannot_succeed_is_not_begun(session: SandboxSession, sandbox: ToySandbox) -> None:
     for steps in ([], [HELLO, {"type": "Comand"}], [HELLO, HELLO]):
         with pytest.raises(UsageError):
             session.execute(steps)

@@ -64,7 +64,7 @@ def test_many_may_be_inside_where_the_limit_says_so() -> None:
         caller.go_on.set()
 
 
-def test_a_higher_limit_lets_those_in_who_wait() -> None:
+def test_a_higher_limit_lets_waiting_callers_in() -> None:
     turns, log = FairQueue(1), list[str]()
     callers = queue_up(turns, log, "abc")
     turns.set_limit(None)

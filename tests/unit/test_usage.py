@@ -79,7 +79,7 @@ def test_json_is_camel_case_and_comes_back() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
-def test_a_status_without_it_has_none(nothing: dict[str, Any] | None) -> None:
+def test_a_status_without_usage_gives_none(nothing: dict[str, Any] | None) -> None:
     assert Usage.from_json(nothing) is None
 
 
