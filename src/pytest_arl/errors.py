@@ -20,7 +20,7 @@ A caller who wants to retry what the machine did wrong, and nothing else::
     except InfrastructureError:
         ...
 
-Two of them carry results. Results raise both, so this module does not know their types.
+Two of them carry results, whose types are named here for type checkers of users' code: an import that never runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from pytest_arl.results import StepResult, TaskResult
 
 __all__ = [
     "ArlError",
@@ -84,11 +84,10 @@ class SandboxLost(InfrastructureError):
     """The sandbox ended while it was needed.
 
     Attributes:
-        result: a :class:`~pytest_arl.results.TaskResult`: what is known of the interrupted task (its finished steps,
-            the output so far); or None.
+        result: the interrupted task as far as it is known (its finished steps, the output so far), or None.
     """
 
-    def __init__(self, message: str, result: Any = None) -> None:
+    def __init__(self, message: str, result: TaskResult | None = None) -> None:
         super().__init__(message)
         self.result = result
 
@@ -108,11 +107,11 @@ class StepFailed(ArlError, AssertionError):
     """Raised by ``check()`` for a step that did not succeed: a test failure, shown as F.
 
     Attributes:
-        step: the :class:`~pytest_arl.results.StepResult` of the step that failed.
-        result: the :class:`~pytest_arl.results.TaskResult` of its task, or None where only the step is known.
+        step: the result of the step that failed.
+        result: the result of its task, or None where only the step is known.
     """
 
-    def __init__(self, message: str, step: Any, result: Any = None) -> None:
+    def __init__(self, message: str, step: StepResult, result: TaskResult | None = None) -> None:
         super().__init__(message)
         self.step = step
         self.result = result

@@ -123,7 +123,7 @@ async def _that_runs(refusals: int, monkeypatch: pytest.MonkeyPatch) -> list[flo
 
     context: Any = SimpleNamespace(api=SimpleNamespace(write_status=write_status), store=Mock())
     runner, link = TaskRunner(context, task(), None, {}, AsyncMock()), Mock(lost=loop.create_future())
-    with pytest.raises(LinkLost, match="keep its deadlines"):
+    with pytest.raises(LinkLost, match="missed a deadline"):
         await runner._watch(link, time.monotonic() + 0.4)
     return writes
 

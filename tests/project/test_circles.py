@@ -11,8 +11,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src"
 
-KNOWN: set[frozenset[str]] = set()
-"""Circles that are still there."""
+FOR_USERS = [("pytest_arl.errors", "pytest_arl.results")]
+"""The one import for types that leads up: without it the results that an error carries had no type in users' code."""
 
 
 def modules(source: Path) -> dict[str, Path]:
@@ -80,10 +80,10 @@ def write(source: Path, **texts: str) -> None:
 def test_no_modules_import_each_other_in_a_circle() -> None:
     imported = graph(SOURCE)
     assert len(imported) > 200
-    found = circles(imported)
-    new = "\n\n".join(picture(circle, imported) for circle in found - KNOWN)
-    assert not new, f"modules that import each other in a circle:\n\n{new}"
-    assert not KNOWN - found, "this circle is broken: remove it from the list"
+    for module, other in FOR_USERS:
+        imported[module].remove(other)  # KeyError: it is gone, and can go from the list
+    found = "\n\n".join(picture(circle, imported) for circle in circles(imported))
+    assert not found, f"modules that import each other in a circle:\n\n{found}"
 
 
 @pytest.mark.parametrize(

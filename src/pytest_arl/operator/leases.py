@@ -100,7 +100,9 @@ class Leases:
         held = self._store.of_lease[holder.uid].values()
         for body in [self._store.get("sandboxes", at) for at in held if at.namespace == holder.namespace]:
             if body is not None and not leaving(body) and _holder(body) == holder:
-                _LOG.info("a sandbox has no lease any more and is deleted", extra={"data": {"sandbox": "/".join(key(body))}})
+                _LOG.info(
+                    "a sandbox has no lease any more and is deleted", extra={"data": {"sandbox": "/".join(key(body))}}
+                )
                 await self._control.delete_sandbox(body)
 
     async def _is_renewed(self, holder: _LeaseRef) -> bool:
