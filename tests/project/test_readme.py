@@ -85,3 +85,10 @@ def test_ci_runs_the_commands_of_the_readme_and_no_copies_of_them() -> None:
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_map_of_contributing_names_modules_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = [path for path in re.findall(r"`([\w/]+/\w+\.py)`", text) if not path.startswith("tests/")]
+    assert len(named) > 20
+    assert [path for path in named if not (ROOT / "src" / "pytest_arl" / path).exists()] == []
