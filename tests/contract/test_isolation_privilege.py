@@ -318,6 +318,11 @@ def test_what_a_step_puts_in_the_place_of_dev_null_is_no_later_steps_stdin(sandb
         assert (result.exit_code, result.stdout) == (0, "")
 
 
+def test_what_a_step_does_to_its_empty_stdin_no_later_step_finds(sandbox: SandboxSession) -> None:
+    code = "import fcntl, os; print(fcntl.fcntl(0, fcntl.F_GETFL) & os.O_NONBLOCK); fcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK)"
+    assert [sandbox.run("python3", "-I", "-c", code).stdout for _ in range(2)] == ["0\n", "0\n"]
+
+
 def test_what_a_step_prints_or_leaves_open_forges_no_result(sandbox: SandboxSession) -> None:
     """A frame of the agent's protocol is only bytes on a step's streams, and no other stream leads out."""
     from pytest_arl.agent import frames

@@ -275,6 +275,14 @@ def open_null() -> int:
     return fd
 
 
+def _opened_anew(null: int) -> int:
+    """The same device by an open file of its own: flags and locks that one step leaves on it are no later step's."""
+    try:
+        return os.open(f"/proc/self/fd/{null}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # no /proc
+        return os.dup(null)
+
+
 class Pipes:
     """A program's three streams: what it gets, and what the agent keeps of them. OSError where none can be had."""
 
@@ -301,7 +309,7 @@ class Pipes:
             self._theirs.append(reader)
             self._ours.append(writer)
         else:
-            self._theirs.append(os.dup(self._null))
+            self._theirs.append(_opened_anew(self._null))
         for _ in range(2):
             reader, writer = os.pipe2(os.O_CLOEXEC)
             self._theirs.append(writer)
