@@ -12,13 +12,14 @@ import pytest
 from aiohttp import web
 
 from pytest_arl.cluster import objects as objects_module
-from pytest_arl.cluster.objects import Key, key
+from pytest_arl.cluster.objects import Key, key, uid
 from pytest_arl.cluster.pod import LEASE_LABEL, POOL_LABEL, RUN_LABEL, STATUS_ALLOCATED, STATUS_LABEL
 from pytest_arl.operator import leases as leases_module
 from pytest_arl.operator import lifetimes as lifetimes_module
 from pytest_arl.operator import memory_shares as room_module
 from pytest_arl.operator import rounds as rounds_module
 from pytest_arl.operator.introduction import OLDER_EPOCH, LinkLost
+from pytest_arl.operator.jobs import MOST_IN_A_LANE
 from pytest_arl.operator.rounds import Rounds
 from pytest_arl.operator.sandbox_keeper import SandboxKeeper
 from tests.operator.api_server import refused
@@ -369,6 +370,38 @@ async def test_of_tasks_that_are_gone_no_round_remembers_that_they_waited(monkey
         room.context.store.remove("tasks", gone)
         room.rounds.once()
         assert list(room.control.orphans) == [kept["metadata"]["uid"]]
+
+
+async def test_of_tasks_without_a_sandbox_a_few_at_a_time_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may take the API server long."""
+    async with leading(monkeypatch) as room:
+        room.control.begin()
+        under_way: list[str] = []
+        going_on = asyncio.Event()
+
+        async def slowly(request: web.Request) -> web.Response:
+            under_way.append(request.path)
+            await going_on.wait()
+            return refused(404, "NotFound")
+
+        room.server.handlers["PATCH"] = slowly
+        for number in range(10):
+            room.context.store.put("tasks", task(f"waiting{number}"))
+        room.rounds.once()
+        await room.until(lambda: len(under_way) >= MOST_IN_A_LANE)
+        monkeypatch.setattr("pytest_arl.operator.rounds._NOT_FOUND_SECONDS", 0.0)
+        for number in range(10):
+            room.context.store.put("tasks", task(f"ending{number}"))
+        room.rounds.once()
+        await room.until(lambda: len(under_way) >= 2 * MOST_IN_A_LANE)
+        await asyncio.sleep(0.1)
+        assert len(under_way) == 2 * MOST_IN_A_LANE
+        came = next(each for each in room.context.store.all("tasks") if each["metadata"]["name"] == "ending9")
+        room.control.sandboxes[Key("ns", "sb")] = object()  # type: ignore[assignment]  # it came while the others were written
+        going_on.set()
+        await room.until(lambda: not room.context.jobs.busy(("end", uid(came))))
+        room.control.sandboxes.clear()
+        assert not any("ending9" in each for each in under_way)
 
 
 async def test_what_is_left_out_for_lack_of_room_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:

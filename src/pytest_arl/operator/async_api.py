@@ -21,6 +21,7 @@ from pytest_arl.cluster.kinds import path
 from pytest_arl.operator.api_errors import CONTENDED, GARBLED, AnswerTooLong, ApiError
 from pytest_arl.operator.credentials import connection
 from pytest_arl.operator.loop_share import LoopShare
+from pytest_arl.operator.managed_fields import ManagedFields
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -86,6 +87,7 @@ class AsyncApi:
         self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_MOST_OF_A_NAMESPACE))
         self._large = asyncio.Semaphore(_MOST_LARGE)
         self._share = LoopShare()
+        self._fields = ManagedFields()
         self._info: kopf.ConnectionInfo | None = None
         self._headers: dict[str, str] = {}
 
@@ -178,7 +180,9 @@ class AsyncApi:
                     raise _refusal(response.status, await response.content.read(_MOST_ANSWER))
                 async for line in _lines(response.content):
                     began = time.perf_counter()
-                    yield _event(line)  # and what is done about it
+                    event = _event(line)
+                    self._fields.note(event["object"], len(line))
+                    yield event  # and what is done about it
                     await self._share.rest(_namespace(where), time.perf_counter() - began)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise ApiError(0, "Unreachable", f"a watch was cut off: {type(error).__name__}: {error}") from None
@@ -194,6 +198,11 @@ class AsyncApi:
 
     async def patch(self, where: str, body: Object, *, patience: float = PATIENCE_SECONDS) -> Object:
         """A merge patch."""
+        meta = body.get("metadata") or {}
+        if "managedFields" not in meta:
+            emptied = await self._emptied(where, meta.get("uid"), meta.get("resourceVersion"))
+            if emptied is not None and "resourceVersion" in meta:
+                body = {**body, "metadata": {**meta, "resourceVersion": emptied}}
         return (await self._ask("PATCH", where, body, _MERGE, patience=patience))[0]
 
     async def write_status(self, plural: str, body: Object, status: Object | Callable[[], Object]) -> Object:
@@ -206,6 +215,7 @@ class AsyncApi:
         where = path(plural, meta["namespace"], meta["name"])
         version = meta.get("resourceVersion")
         for _ in range(_MOST_CONFLICTS):
+            version = await self._emptied(where, meta["uid"]) or version
             identity = {"uid": meta["uid"], "resourceVersion": version}
             try:
                 return await self._patch_status(where, identity, status)
@@ -222,6 +232,26 @@ class AsyncApi:
             return {"metadata": meta, "status": status() if callable(status) else status}
 
         return (await self._ask("PATCH", f"{where}/status", change, _MERGE))[0]
+
+    async def _emptied(self, where: str, which: str | None, version: str | None = None) -> str | None:
+        """The new version of an object whose managedFields have just been emptied, as they were crowded; else None.
+
+        Not by its status: there the API server sorts them first.
+        """
+        if which is None or not self._fields.are_crowded(which):
+            return None
+        meta: Object = {"uid": which, "managedFields": [{}]}
+        if version is not None:
+            meta["resourceVersion"] = version
+        try:
+            found = (await self._ask("PATCH", where, {"metadata": meta}, _MERGE))[0]
+        except ApiError as error:
+            if error.status in (403, 404, 422) or (error.status == 409 and version is None):  # the write itself says so
+                _LOG.warning("the managedFields of %s were not emptied: %s", where, error)
+                return None
+            raise
+        emptied: str = found["metadata"]["resourceVersion"]
+        return emptied
 
     async def _identity(self, where: str) -> tuple[str, str]:
         """UID and version of an object, without holding the rest of it."""
@@ -324,6 +354,7 @@ class AsyncApi:
         found = _parsed(raw)
         if found is None:
             raise ApiError(0, GARBLED, "the answer of the API server is not a JSON object")
+        self._fields.note(found, len(raw))
         return found, len(raw), time.perf_counter() - began
 
 
@@ -365,8 +396,8 @@ def _parsed(raw: bytes) -> Object | None:
 
 def _event(line: bytes) -> Object:
     found = _parsed(line)
-    if found is None:
-        raise ValueError("an event is not a JSON object")
+    if found is None or not isinstance(found.get("object"), dict):
+        raise ValueError("an event is not a JSON object, or has none")
     return found
 
 

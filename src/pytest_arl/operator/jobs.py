@@ -119,6 +119,9 @@ class Jobs:
         its = self._lanes[lane]
         try:
             await job()
+        except asyncio.CancelledError:  # the operator ends
+            its.waiting.clear()
+            raise
         except Exception as error:  # noqa: BLE001 - as for the others
             pause = min(self._fail(named, error), _LONGEST_IN_A_LANE)
             asyncio.get_running_loop().call_later(pause, self._queue, lane, named, job)

@@ -159,14 +159,19 @@ class Rounds:
         text = f"there is no Sandbox {sandbox.name} in namespace {sandbox.namespace}"
         since = control.orphans.setdefault(which, time.monotonic())
         if time.monotonic() - since >= _NOT_FOUND_SECONDS:
-            self._jobs.once(("end", which), lambda: self._end_orphan(task, text))
+            self._jobs.in_turn(("orphans", sandbox.namespace), ("end", which), lambda: self._end_orphan(task, text))
         elif not status_of(task).get("conditions"):
-            self._jobs.once(("wait", which), lambda: self._say(task, text))
+            self._jobs.in_turn(("waiting", sandbox.namespace), ("wait", which), lambda: self._say(task, text))
 
     async def _say(self, task: Object, text: str) -> None:
-        await write(self._context, task, lambda: task_status.waiting(task, "SandboxNotFound", text))
+        try:
+            await write(self._context, task, lambda: task_status.waiting(task, "SandboxNotFound", text))
+        except ApiError as error:  # in its lane it would come again, whether or not the Sandbox has come meanwhile
+            self._jobs.failed(("orphan", uid(task)), error)
 
     async def _end_orphan(self, task: Object, text: str) -> None:
+        if fields.sandbox_of(task) in self._control.sandboxes:
+            return  # it came while others were written
         await write_end(self._context, task, lambda _: task_status.failed(task, "SandboxNotFound", text, time.time()))
         self._control.orphans.pop(uid(task), None)
 
