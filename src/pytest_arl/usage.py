@@ -60,8 +60,8 @@ class Usage(BaseModel):
 
     @classmethod
     def from_agent(cls, figures: object) -> Usage | None:
-        """What an agent says, as :mod:`pytest_arl.agent.usage_meter` packs it; None where it says nothing. ValueError
-        for what cannot be.
+        """The figures of an agent, as :mod:`pytest_arl.agent.usage_meter` packs them; None where there are none.
+        ValueError for what cannot be.
         """
         if figures is None:
             return None

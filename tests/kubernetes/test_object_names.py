@@ -15,7 +15,7 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 @pytest.mark.parametrize("text", ["main", "gw12", "a" * 63, "A.b_c-d", ""])
-def test_what_fits_a_label_stays_as_it_is(text: str) -> None:
+def test_a_valid_label_is_left_unchanged(text: str) -> None:
     assert object_names.label_value(text) == text
 
 

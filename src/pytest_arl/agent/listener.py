@@ -75,7 +75,7 @@ def _say(text: str) -> None:
 
 
 class Listener:
-    """Where all come in, and those who were admitted."""
+    """Accepts connections, and keeps those that were admitted."""
 
     def __init__(self, registration: Registration, port: int) -> None:
         self._registration = registration

@@ -1,4 +1,4 @@
-"""What one agent runs its tasks with, whoever is connected to it. It knows none of them."""
+"""Parts with which one agent runs its tasks, whoever is connected to it. It knows none of them."""
 
 from __future__ import annotations
 

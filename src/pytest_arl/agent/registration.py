@@ -1,4 +1,4 @@
-"""What the operator and the holder have told an agent that listens, each once; whoever is connected to it by then."""
+"""Registration of operator and holder with an agent that listens, each once; whoever is connected to it by then."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Registration"]
 
 
 class Registration:
-    """Whose a listening agent is, and as what it is known.
+    """The holder of a listening agent, and the marks by which it is known.
 
     Attributes:
         here: what its pod has given it.

@@ -68,7 +68,7 @@ class Task:
         self.background: dict[int, Background] = {}
         self.done = False
         self.counted = 0
-        """What the registry has counted for it, in bytes."""
+        """Bytes that the registry has counted for it."""
         self._cancelled = False
         self._deadline: float | None = None
         self._foreground: Foreground | None = None

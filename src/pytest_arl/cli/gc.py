@@ -72,7 +72,7 @@ def _age(text: str | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the command line asks for.
+    """The choice that the command line makes.
 
     Attributes:
         run: one run only, whether it has ended or not, and its kept sandboxes too; None for all that have ended.
@@ -110,7 +110,7 @@ class Leftovers:
 
 
 def what_is_left(cluster: Cluster, namespace: str | None, choice: Selection, *, now: float) -> list[Leftovers]:
-    """What to remove, by run and namespace."""
+    """Objects to remove, by run and namespace."""
     selector = RUN_LABEL if choice.run is None else f"{RUN_LABEL}={choice.run}"
     runs: dict[tuple[str, str], Leftovers] = {}
     for plural in ("leases", "sandboxes"):
@@ -123,7 +123,7 @@ def what_is_left(cluster: Cluster, namespace: str | None, choice: Selection, *, 
 
 
 def _narrowed(left: Leftovers, choice: Selection, now: float) -> Leftovers:
-    """Of a run's objects those that are to go."""
+    """The objects of a run that are to be removed."""
     if choice.run is None and any(_is_held(lease, now) for lease in left.leases):
         return Leftovers(left.run, left.namespace)
     keep_kept = choice.run is None and not choice.kept

@@ -43,7 +43,7 @@ def _text(part: Mapping[str, Any], name: str) -> str:
 
 
 def sandbox_defaults(pool: Object | None) -> Object:
-    """What a pool's sandboxes get where they do not say otherwise; nothing where it is not there."""
+    """Defaults for a pool's sandboxes; nothing where it is not there."""
     return ((pool or {}).get("spec") or {}).get("sandbox") or {}
 
 
@@ -61,12 +61,12 @@ def pool_of(sandbox: Object) -> Key:
 
 
 def holder(sandbox: Object | None) -> Object:
-    """Who holds a Sandbox; empty where nobody does."""
+    """The holder of a Sandbox; empty where it has none."""
     return ((sandbox or {}).get("spec") or {}).get("holder") or {}
 
 
 def phase(sandbox: Object | None) -> str:
-    """How far a Sandbox is; empty where the operator has not said anything yet."""
+    """The phase of a Sandbox; empty where the operator has not said anything yet."""
     return _text(status_of(sandbox), "phase")
 
 
@@ -86,7 +86,7 @@ def warm(sandbox: Object | None) -> bool:
 
 
 def last_task_time(sandbox: Object) -> float | None:
-    """When a Task last ended in a Sandbox (seconds since the epoch), as far as it was written."""
+    """The time when a Task last ended in a Sandbox (seconds since the epoch), as far as it was written."""
     return parse_timestamp(status_of(sandbox).get("lastTaskTime"))
 
 
@@ -99,7 +99,7 @@ def sandbox_of(task: Object) -> Key:
 
 
 def state(task: Object | None) -> str:
-    """How far a Task is; empty where the operator has not said anything yet."""
+    """The state of a Task; empty where the operator has not said anything yet."""
     return _text(status_of(task), "state")
 
 

@@ -33,7 +33,7 @@ KINDS = {
 """By the plural that paths have."""
 
 GROUP_PATH = f"/apis/{API_VERSION}"
-"""Where the API server lists the custom resources that it has."""
+"""Path of the API server's list of its custom resources."""
 
 
 class UnsafeName(UsageError):
@@ -41,7 +41,7 @@ class UnsafeName(UsageError):
 
 
 def path(plural: str, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
-    """Where an object, or all of its kind, are. UnsafeName for a name that would lead elsewhere."""
+    """The path of an object, or of all of its kind. UnsafeName for a name that would lead elsewhere."""
     version = KINDS[plural].api_version
     found = f"/{'apis' if '/' in version else 'api'}/{version}"
     if namespace is not None:
@@ -60,5 +60,5 @@ def group_of(api_version: str) -> str:
 
 def _segment(name: str) -> str:
     if name in ("", ".", ".."):
-        raise UnsafeName(f"{name!r} is no object's name")
+        raise UnsafeName(f"{name!r} is not a name of an object")
     return quote(name, safe="")

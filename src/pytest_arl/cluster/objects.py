@@ -146,7 +146,7 @@ def age(body: Object, wall: float) -> float:
 
 
 def status_of(body: Object | None) -> Object:
-    """What was said of it; empty where nothing was, or where it is not there."""
+    """Its status; empty where it has none, or is not there."""
     found = (body or {}).get("status")
     return found if isinstance(found, dict) else {}
 

@@ -99,7 +99,7 @@ class Context:
         return self._keys.opened(sealed)
 
     def claim_of(self, sandbox: Object) -> Claim | None:
-        """Whose a Sandbox is, as its agent is told; None where nobody holds it."""
+        """The holder of a Sandbox, as its agent is told; None where it has none."""
         holder = fields.holder(sandbox)
         if "secretHash" not in holder:
             return None

@@ -51,7 +51,7 @@ class KeptSandbox:
         return None if body is None else self._store.get("warmpools", pool_of(body))
 
     async def fail(self, why: Problem) -> None:
-        """Nothing will run in it any more."""
+        """The end by a failure: nothing will run in it any more."""
         body = self.body
         if body is None:
             return
@@ -71,7 +71,7 @@ class KeptSandbox:
             self._store.put("sandboxes", await self._api.write_status("sandboxes", body, status))
 
     async def pause(self, seconds: float | None, *others: asyncio.Future[Any]) -> None:
-        """Until something changes, one of the others is done, or the time is over."""
+        """Wait until something changes, one of the others is done, or the time is over."""
         woken = asyncio.ensure_future(self.wake.wait())
         try:
             await asyncio.wait((woken, *others), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -80,5 +80,5 @@ class KeptSandbox:
             self.wake.clear()
 
     def data(self, **more: object) -> dict[str, object]:
-        """What a log line says besides."""
+        """Fields of a log line."""
         return {"data": {"sandbox": "/".join(self.key), "uid": self.uid, **more}}

@@ -55,7 +55,7 @@ class Leases:
         self._store = control.context.store
         self._clock = lifetimes.Clock()  # of those that are asked for
         self._unseen: dict[_LeaseRef, tuple[float, float]] = {}
-        """When a Lease is asked for, and the pause before that."""
+        """The time when a Lease is asked for, and the pause before that."""
 
     def look(self, lease: Object, moment: float) -> None:
         """Look at a Lease; ``moment`` is monotonic."""

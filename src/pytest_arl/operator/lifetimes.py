@@ -59,7 +59,7 @@ def limits_of(sandbox: Object, pool: Object | None) -> Lifetimes:
 
 
 def expired(limits: Lifetimes, *, age: float, idle: float, busy: bool) -> tuple[str, str] | None:
-    """Why a sandbox ends now: reason and sentence. A running task is never idle."""
+    """The reason why a sandbox ends now, and a sentence. A running task is never idle."""
     if limits.lifetime is not None and age >= limits.lifetime:
         return "LifetimeEnded", f"it has lived for its maxLifetimeSeconds, {limits.lifetime:g}"
     if limits.idle is not None and not busy and idle >= limits.idle:

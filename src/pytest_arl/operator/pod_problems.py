@@ -35,7 +35,7 @@ class Problem(NamedTuple):
 
 
 def trouble_of(pod: Object) -> Problem | None:
-    """What keeps a pod from being ready, where its own status says so."""
+    """The problem that keeps a pod from being ready, where its own status says so."""
     status = status_of(pod)
     if status.get("phase") == "Failed":
         return end_of_pod(pod)

@@ -66,7 +66,7 @@ class Pods:
 
 @dataclass(slots=True)
 class PodPlan:
-    """What to do now: pairs of who waits and what it gets, for whom to create a pod, which gates to lift."""
+    """Actions for the present state: pairs of a waiter and its pod, for whom to create a pod, which gates to lift."""
 
     claims: list[tuple[str, Object]] = field(default_factory=list)
     cold: list[str] = field(default_factory=list)

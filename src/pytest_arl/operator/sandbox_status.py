@@ -16,7 +16,7 @@ __all__ = ["bound", "failed", "finished", "pending", "phase", "ready", "says", "
 
 
 def phase(sandbox: Object) -> str:
-    """How far it is."""
+    """The phase of a Sandbox."""
     return fields.phase(sandbox) or "Pending"
 
 

@@ -66,7 +66,7 @@ class Options:
 
 
 class StartRefused(Exception):
-    """Why the operator does not start, in a line with the cure."""
+    """The reason why the operator does not start, in a line with the cure."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,7 +161,7 @@ async def _main(options: Options) -> None:
 
 
 async def _lead(api: AsyncApi, options: Options, state: health.Health, term: election.Term) -> None:
-    """Until the process is asked to end."""
+    """Serve until the process is asked to end."""
     state.state = "syncing"
     loaded = await keys.load(api, options.home)
     agent = Agent(options.agent_image, options.pull_policy, loaded.public, loaded.claims[0])
@@ -199,7 +199,7 @@ async def _keep(leadership: election.Leadership) -> None:
 
 
 async def _check(api: AsyncApi, options: Options) -> None:
-    """What must be there, and what must not."""
+    """Check the cluster for what must be there, and for what must not."""
     try:
         found = await api.get(GROUP_PATH)
     except ApiError as error:

@@ -44,7 +44,7 @@ class HeldSandbox:
         return fields.pod_name(self.mail.latest), fields.boot_id(self.mail.latest)
 
     def over(self) -> str | None:
-        """Why it can run nothing any more, as far as is known; None while it can."""
+        """The reason why it can run nothing any more, as far as is known; None while it can."""
         if self.mail.deleted:
             return "its Sandbox was deleted, or its Lease expired"
         found = self.mail.latest
@@ -73,7 +73,7 @@ class HeldSandbox:
         self._agents[task_id] = uid
 
     def agents_name(self, task_id: str) -> str:
-        """What the agent calls a task: the uid of its object."""
+        """The agent's name of a task: the uid of its object."""
         return self._agents.get(task_id, task_id)
 
     def cancel(self, task_id: str) -> None:

@@ -113,7 +113,7 @@ class KubernetesSandbox(AgentSandbox):
         self.held.cancel(task_id)
 
     def agents_name(self, task_id: str) -> str:
-        """What the agent calls a task: the uid of its object."""
+        """The agent's name of a task: the uid of its object."""
         return self.held.agents_name(task_id)
 
     # The channel

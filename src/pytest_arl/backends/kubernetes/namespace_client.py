@@ -67,7 +67,7 @@ class Pool:
 
     @classmethod
     def read(cls, found: dict[str, Any]) -> Pool:
-        """From a WarmPool; what its template leaves out is left out here. UsageError names a field that is wrong."""
+        """Read a WarmPool; what its template leaves out is left out here. UsageError names a field that is wrong."""
         __tracebackhide__ = True
         spec = found.get("spec") or {}
         sandbox = spec.get("sandbox") or {}

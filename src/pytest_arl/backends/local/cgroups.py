@@ -44,7 +44,7 @@ _FIGURES = {
 
 @dataclass(frozen=True, slots=True)
 class CgroupLimits:
-    """What one sandbox may use.
+    """Limits of one sandbox.
 
     Attributes:
         memory: bytes that its processes may hold, which the watcher sees to (:mod:`.watch_setup`).

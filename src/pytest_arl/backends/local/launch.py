@@ -40,7 +40,7 @@ class _File:
 
 @functools.lru_cache(maxsize=16)
 def _prepare(arguments: tuple[Argument, ...]) -> tuple[bytes | _File | HeldSource, ...]:
-    """What of the options is the same for all sandboxes of a pool, as bubblewrap reads it."""
+    """The options that all sandboxes of a pool share, as bubblewrap reads them."""
     parts: list[bytes | _File | HeldSource] = []
     words: list[bytes] = []
     for argument in arguments:

@@ -82,13 +82,13 @@ class Sources:
             return source
 
     def lend(self, source: MountSource, share: Callable[[int], int]) -> int:
-        """What ``share`` makes of a source's descriptor, which stays open meanwhile."""
+        """The result of ``share`` for a source's descriptor, which stays open meanwhile."""
         with self._lock:
             self._require_open()
             return share(source.descriptor)
 
     def change(self, source: MountSource) -> str:
-        """What was at a source's path, and what is there now; empty where that is the same."""
+        """The earlier and the present file at a source's path, in words; empty where they are the same."""
         with self._lock:
             self._require_open()
             # The kernel names the place where the opened thing is now, without links.

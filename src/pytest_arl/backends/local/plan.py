@@ -240,7 +240,7 @@ def _environment(pool: LocalPool) -> dict[str, str]:
 
 
 def _rlimits(pool: LocalPool, *, cgroup: bool) -> dict[str, int]:
-    """Beside a cgroup these are a second line; without one they are the only bound of a single process."""
+    """Resource limits: a second line beside a cgroup, and without one the only bound of a single process."""
     stack = inherited_limits.UNLIMITED if pool.stack is None else pool.stack
     limits = {**inherited_limits.FIXED, "NOFILE": pool.files, "STACK": stack}
     if not cgroup:

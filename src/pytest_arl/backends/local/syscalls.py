@@ -158,7 +158,7 @@ _AARCH64 = {
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What the filter must know of one kind of processor.
+    """Numbers of system calls of one kind of processor, for the filter.
 
     Attributes:
         audit: the kernel's AUDIT_ARCH number: a call of another convention (32-bit code) shows another one.
