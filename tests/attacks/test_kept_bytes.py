@@ -85,7 +85,7 @@ def test_downloads_are_counted_over_the_sandboxs_life(open_sandbox: OpenSandbox,
     with pytest.raises(UsageError) as caught:
         sandbox.download("file", tmp_path / "3")
     message = str(caught.value)
-    assert message.startswith("download of file: '/workspace/file' has 2000000 bytes, and of the 4Mi "), message
+    assert message.startswith("download of file: '/workspace/file' has 2000000 bytes, but of the 4Mi "), message
     assert message.endswith("take less of it, or raise `kept` of pool 'attacked'")
     sandbox.download("small", tmp_path / "4")  # what was refused is not counted
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".toml") == ["1", "2", "4"]
@@ -112,7 +112,7 @@ def test_a_file_is_read_up_to_what_the_pool_lets_be_kept(open_sandbox: OpenSandb
     sandbox.run("sh", "-c", make % (4 * MIB)).check()
     assert sandbox.read("file") == bytes(4 * MIB)
     sandbox.run("sh", "-c", make % (4 * MIB + 1)).check()
-    with pytest.raises(UsageError, match=r"read: file has 4194305 bytes, and 4Mi are the most .*`kept` of pool"):
+    with pytest.raises(UsageError, match=r"read: file has 4194305 bytes; at most 4Mi .*`kept` of pool"):
         sandbox.read("file")
 
 

@@ -42,7 +42,7 @@ def test_a_sandbox_does_not_lift_its_pools_limits(shared: Room) -> None:
             "spec.resources.limits.memory is 18Gi, but pool python allows up to 512Mi",
         ),
         ("cores", {"requests": {"cpu": "64"}}, "spec.resources.requests.cpu is 64, but pool python allows up to 5m"),
-        ("none", {"limits": {"memory": 0}}, "spec.resources.limits.memory is 0, which is no limit"),
+        ("none", {"limits": {"memory": 0}}, "spec.resources.limits.memory is 0, which is not a limit"),
         (
             "other",
             {"limits": {"nvidia.com/gpu": 1}},
