@@ -39,7 +39,6 @@ NOISE = 1.5
 
 _LIVING = """
 import os
-from tests.waiting import until
 for name in os.listdir("/proc"):
     if name.isdigit() and int(name) not in (1, os.getpid()):
         try:
