@@ -105,5 +105,7 @@ def test_more_than_can_be_kept_read_only_is_refused(
     sandbox = open_sandbox(keys)
     python(sandbox, "import os; os.makedirs('/shared/new/.git')").check()
     close_backends()
-    with pytest.raises(UsageError, match=r"more than 8 files in it need a read-only mount of their own, such as .*\.git"):
+    with pytest.raises(
+        UsageError, match=r"more than 8 files in it need a read-only mount of their own, such as .*\.git"
+    ):
         open_sandbox(keys)

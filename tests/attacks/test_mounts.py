@@ -87,7 +87,7 @@ def test_no_spelling_of_a_target_frees_what_is_kept_read_only(
 def test_no_spelling_of_a_target_reaches_what_is_the_sandboxs_own(
     open_sandbox: OpenSandbox, shared: Path, target: str
 ) -> None:
-    with pytest.raises(UsageError, match="reserved for the sandbox itself|is a folder of the sandbox"):
+    with pytest.raises(UsageError, match=r"reserved for the sandbox itself|is a folder of the sandbox"):
         open_sandbox(f'mounts = ["{shared}/inside:{target}"]')
 
 
