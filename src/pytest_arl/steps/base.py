@@ -33,7 +33,10 @@ class StepBase(BaseModel, ABC):
         needs: the fields that it must have, for a message.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
+    # Deferred, as this class has no instances, and a validator takes milliseconds of each start. Types say False.
+    model_config = ConfigDict(
+        defer_build=True, frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+    )
 
     free_text: ClassVar[dict[str, str]] = {}
     needs: ClassVar[str]

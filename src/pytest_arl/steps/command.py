@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pytest_arl.errors import UsageError
 from pytest_arl.steps import objects
@@ -49,6 +48,8 @@ class Command(StepBase):
         "env": "map",
     }
     needs: ClassVar[str] = "command: a list such as [echo, hi]"
+
+    model_config = ConfigDict(defer_build=False)
 
     type: Literal["Command"] = "Command"
     command: Argv
@@ -226,6 +227,8 @@ class Command(StepBase):
 
 def _bounded(argv: Sequence[str], most: int) -> list[str]:
     """The arguments, as long as they fit into so many bytes of JSON; what is cut ends in an ellipsis."""
+    import json  # noqa: PLC0415 - no start needs it
+
     kept: list[str] = []
     room = most
     for argument in argv:

@@ -7,7 +7,7 @@ import binascii
 import os
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pytest_arl.errors import UsageError
 from pytest_arl.steps import objects
@@ -36,6 +36,8 @@ class FilePatch(StepBase):
 
     free_text: ClassVar[dict[str, str]] = {"content": "text"}
     needs: ClassVar[str] = "path and content"
+
+    model_config = ConfigDict(defer_build=False)
 
     type: Literal["FilePatch"] = "FilePatch"
     path: RequiredPath
